@@ -1,0 +1,40 @@
+"""A session manager for proxies: bounded memory, every session accounted for, its whole life in OpenTelemetry."""
+
+from ._version import __version__
+from .config import SessionConfig
+from .exceptions import (
+    ConfigError,
+    ManagerClosed,
+    SessionError,
+    SessionExists,
+    SessionNotFound,
+    TooManySessions,
+)
+from .manager import SessionManager
+from .session import UNSET, Session, SessionMetadata
+from .sink import SessionSink
+from .stats import CleanupReport, SessionStats
+from .words import EndReason, Outcome, RejectionReason, SessionState, Trigger
+
+__all__ = [
+    "UNSET",
+    "CleanupReport",
+    "ConfigError",
+    "EndReason",
+    "ManagerClosed",
+    "Outcome",
+    "RejectionReason",
+    "Session",
+    "SessionConfig",
+    "SessionError",
+    "SessionExists",
+    "SessionManager",
+    "SessionMetadata",
+    "SessionNotFound",
+    "SessionSink",
+    "SessionState",
+    "SessionStats",
+    "TooManySessions",
+    "Trigger",
+    "__version__",
+]

@@ -1,0 +1,178 @@
+"""The counters that always balance, and the bounded memory of why recent sessions ended.
+
+Only counts that grow are kept, all in one dict; what is there now follows from them. So each change of a session's
+state is a single addition, and one C-level copy of the dict is a balanced snapshot on whichever thread it is taken:
+`created == cleaned + unleased + leased + closing`.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Final, TypeVar
+
+from ._ids import fingerprint
+from .words import CleanupError, EndReason, Occupancy, Outcome, RejectionReason, Trigger
+
+_CREATED: Final = ("created",)
+_LEASED: Final = ("leased",)
+_RELEASED: Final = ("released",)
+_CLOSING: Final = ("closing",)
+_RESERVED: Final = ("reserved",)
+_COMMITTED: Final = ("committed",)
+
+Run = tuple[Trigger, Outcome]
+KeyT = TypeVar("KeyT")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Totals:
+    """The books of one manager, or of several together, at one moment. Every key of the mappings is there."""
+
+    created: int
+    cleaned: Mapping[EndReason, int]
+    active: Mapping[Occupancy, int]
+    reserved: int
+    rejected: Mapping[RejectionReason, int]
+    runs: Mapping[Run, int]
+    errors: Mapping[CleanupError, int]
+
+    def __add__(self, other: "Totals") -> "Totals":
+        return Totals(
+            created=self.created + other.created,
+            cleaned=_sum(self.cleaned, other.cleaned),
+            active=_sum(self.active, other.active),
+            reserved=self.reserved + other.reserved,
+            rejected=_sum(self.rejected, other.rejected),
+            runs=_sum(self.runs, other.runs),
+            errors=_sum(self.errors, other.errors),
+        )
+
+    def settled(self) -> "Totals":
+        """Return the totals of a manager that is gone: what it still held counts as ended by `shutdown`."""
+        left = {EndReason.SHUTDOWN: sum(self.active.values())}
+        return Totals(
+            created=self.created,
+            cleaned={reason: count + left.get(reason, 0) for reason, count in self.cleaned.items()},
+            active=dict.fromkeys(Occupancy, 0),
+            reserved=0,
+            rejected=self.rejected,
+            runs=self.runs,
+            errors=self.errors,
+        )
+
+
+class Books:
+    """One manager's counters. Written by its event loop alone, read from any thread.
+
+    `active`, `leased`, `closing` and `reserved` are the owner's own running levels, for decisions on its loop;
+    telemetry and statistics take `totals()`. `limit` is the cap. `next_pass_at` is when the next interval pass is due
+    and `passes_running` how many passes run, for `overdue()`.
+    """
+
+    def __init__(self, clock: Callable[[], float], limit: int | None) -> None:
+        self.clock = clock
+        self.limit = limit
+        self.active = self.leased = self.closing = self.reserved = 0
+        self.peak_active = 0
+        self.next_pass_at: float | None = None
+        self.passes_running = 0
+        self._counts: dict[tuple[str, ...], int] = dict.fromkeys(
+            [
+                *(_CREATED, _LEASED, _RELEASED, _CLOSING, _RESERVED, _COMMITTED),
+                *product(("cleaned",), EndReason),
+                *product(("rejected",), RejectionReason),
+                *product(("run",), Trigger, Outcome),
+                *product(("error",), CleanupError),
+            ],
+            0,
+        )
+
+    def add_reserved(self) -> None:
+        self.reserved += 1
+        self._counts[_RESERVED] += 1
+
+    def add_unreserved(self) -> None:
+        self.reserved -= 1
+        self._counts[_COMMITTED] += 1
+
+    def add_created(self) -> None:
+        self.active += 1
+        self.peak_active = max(self.peak_active, self.active)
+        self._counts[_CREATED] += 1
+
+    def add_leased(self) -> None:
+        self.leased += 1
+        self._counts[_LEASED] += 1
+
+    def add_released(self) -> None:
+        self.leased -= 1
+        self._counts[_RELEASED] += 1
+
+    def add_closing(self) -> None:
+        self.closing += 1
+        self._counts[_CLOSING] += 1
+
+    def add_cleaned(self, reason: EndReason) -> None:
+        self.closing -= 1
+        self.active -= 1
+        self._counts["cleaned", reason] += 1
+
+    def add_rejected(self, reason: RejectionReason) -> None:
+        self._counts["rejected", reason] += 1
+
+    def add_run(self, trigger: Trigger, outcome: Outcome) -> None:
+        self._counts["run", trigger, outcome] += 1
+
+    def add_error(self, kind: CleanupError) -> None:
+        self._counts["error", kind] += 1
+
+    def totals(self) -> Totals:
+        counts = self._counts.copy()
+        created = counts[_CREATED]
+        cleaned = {reason: counts["cleaned", reason] for reason in EndReason}
+        leased = counts[_LEASED] - counts[_RELEASED]
+        closing = counts[_CLOSING] - sum(cleaned.values())
+        return Totals(
+            created=created,
+            cleaned=cleaned,
+            active={
+                Occupancy.UNLEASED: created - leased - counts[_CLOSING],
+                Occupancy.LEASED: leased,
+                Occupancy.CLOSING: closing,
+            },
+            reserved=counts[_RESERVED] - counts[_COMMITTED],
+            rejected={reason: counts["rejected", reason] for reason in RejectionReason},
+            runs={run: counts["run", *run] for run in product(Trigger, Outcome)},
+            errors={kind: counts["error", kind] for kind in CleanupError},
+        )
+
+    def overdue(self) -> float:
+        """Return by how many seconds the next interval pass is late; 0 on time and while a pass runs."""
+        next_pass_at = self.next_pass_at
+        if next_pass_at is None or self.passes_running:
+            return 0.0
+        return max(0.0, self.clock() - next_pass_at)
+
+
+class RecentEnds:
+    """Why the latest sessions ended: the last 4,096 of them, by fingerprint."""
+
+    CAPACITY: Final = 4096
+
+    def __init__(self) -> None:
+        self._reasons: OrderedDict[str, EndReason] = OrderedDict()
+
+    def add(self, session_id: str, reason: EndReason) -> None:
+        key = fingerprint(session_id)
+        self._reasons[key] = reason
+        self._reasons.move_to_end(key)
+        if len(self._reasons) > self.CAPACITY:
+            self._reasons.popitem(last=False)
+
+    def reason_of(self, session_id: str) -> EndReason | None:
+        return self._reasons.get(fingerprint(session_id))
+
+
+def _sum(left: Mapping[KeyT, int], right: Mapping[KeyT, int]) -> dict[KeyT, int]:
+    return {key: count + right[key] for key, count in left.items()}

@@ -1,0 +1,170 @@
+"""The embedder's code that a session's end calls: the sink's `export`, then the close hook.
+
+Each call has a task of its own and `close_timeout` seconds; `close_concurrency` sessions are served at once, in the
+order in which they ended. Whatever a call does (raise, hang, swallow its cancellation, call the manager), the session
+goes on to its removal in time. The failure is logged and counted.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any, Generic
+
+import anyio
+from opentelemetry import context as otel_context
+from opentelemetry.context import Context
+
+from ._books import Books
+from ._ids import fingerprint
+from ._tasks import Task, Tasks
+from .config import SessionConfig
+from .session import DataT, Session
+from .sink import SessionSink
+from .words import CleanupError, EndReason
+
+CloseHook = Callable[[Session[DataT], EndReason], Awaitable[None]]
+
+_logger = logging.getLogger("otel_sessions")
+
+_inside: ContextVar[tuple["Callbacks[Any]", ...]] = ContextVar("otel_sessions_inside", default=())
+"""The managers of whose calls the running task is a part."""
+
+
+class Ending(Generic[DataT]):
+    """A session between its `closing` mark and its removal, and what is to be called for it meanwhile.
+
+    `cause` is the telemetry context of the pass or the closer that ended it. `errors` counts the calls that failed.
+    """
+
+    def __init__(
+        self,
+        session: Session[DataT],
+        reason: EndReason,
+        cause: Context,
+        calls: list[tuple[CleanupError, CloseHook[DataT]]],
+    ) -> None:
+        self.session = session
+        self.reason = reason
+        self.cause = cause
+        self.calls = calls
+        self.errors = 0
+        self.inside = _inside.get()
+
+
+class Callbacks(Generic[DataT]):
+    """The sink and the close hook of one manager. `runs_hooks` says whether sessions that end from now on get theirs."""
+
+    def __init__(
+        self,
+        config: SessionConfig,
+        on_close: CloseHook[DataT] | None,
+        sink: SessionSink[DataT] | None,
+        books: Books,
+        tasks: Tasks,
+    ) -> None:
+        self.runs_hooks = True
+        self._closed = False
+        self._timeout = config.close_timeout
+        self._concurrency = config.close_concurrency
+        self._on_close = on_close
+        self._sink = sink
+        self._books = books
+        self._tasks = tasks
+        self._queue: deque[tuple[Ending[DataT], Callable[[Ending[DataT]], None]]] = deque()
+        self._runners = 0
+        self._calls = Tasks()
+        self._overstaying: set[Task] = set()
+
+    @property
+    def calling(self) -> bool:
+        """Whether the running task is part of a call, which must wait for no other."""
+        return self in _inside.get()
+
+    def calls(self) -> list[tuple[CleanupError, CloseHook[DataT]]]:
+        """Return what is to be called for a session that ends now."""
+        calls: list[tuple[CleanupError, CloseHook[DataT]]] = []
+        if self._closed:
+            return calls
+        if self._sink is not None:
+            calls.append((CleanupError.SINK, self._sink.export))
+        if self._on_close is not None and self.runs_hooks:
+            calls.append((CleanupError.HOOK, self._on_close))
+        return calls
+
+    def submit(self, ending: Ending[DataT], on_served: Callable[[Ending[DataT]], None]) -> None:
+        """Make an ending's calls when its turn comes; `on_served` is called with it when none is waited for any more."""
+        self._queue.append((ending, on_served))
+        if self._runners < self._concurrency:
+            self._runners += 1
+            self._tasks.start("otel-sessions closing", self._serve)
+
+    def press(self) -> None:
+        """Cancel once more what still runs although it was cancelled at its timeout."""
+        self._overstaying = {task for task in self._overstaying if not task.done}
+        for task in self._overstaying:
+            task.cancel()
+
+    def close(self) -> None:
+        """Call nothing any more, and cancel all that still runs."""
+        self._closed = True
+        self._calls.cancel()
+
+    async def dismiss(self, until: float) -> None:
+        """Cancel all that still runs and wait for it, on the loop's time; who ignores that is asked once more."""
+        begun = anyio.current_time()
+        for deadline in ((begun + until) / 2, until):
+            self._calls.cancel()
+            with anyio.CancelScope(deadline=deadline):
+                await self._calls.wait_empty()
+        if left := len(self._calls):
+            _logger.error("%d close hooks or exports ignore their cancellation and outlive the manager", left)
+
+    async def _serve(self) -> None:
+        try:
+            while self._queue:
+                ending, on_served = self._queue.popleft()
+                for kind, call in ending.calls:
+                    await self._call(ending, kind, call)
+                on_served(ending)
+        finally:
+            self._runners -= 1
+
+    async def _call(self, ending: Ending[DataT], kind: CleanupError, call: CloseHook[DataT]) -> None:
+        ended = anyio.Event()
+        failures: list[BaseException] = []
+
+        async def run() -> None:
+            otel_context.attach(ending.cause)
+            _inside.set((*ending.inside, self))
+            try:
+                await call(ending.session, ending.reason)
+            except Exception as failure:
+                failures.append(failure)
+            except anyio.get_cancelled_exc_class() as failure:
+                failures.append(failure)
+                raise
+            finally:
+                ended.set()
+
+        task = self._calls.start(f"otel-sessions {kind}", run)
+        try:
+            with anyio.move_on_after(self._timeout):
+                await ended.wait()
+        finally:  # a shutdown cuts the wait short
+            if not ended.is_set():
+                task.cancel()
+                self._overstaying.add(task)
+                self._note_error(ending, CleanupError.TIMEOUT, kind, None)
+        if failures:
+            self._note_error(ending, kind, kind, failures[0])
+
+    def _note_error(
+        self, ending: Ending[DataT], error: CleanupError, kind: CleanupError, failure: BaseException | None
+    ) -> None:
+        ending.errors += 1
+        self._books.add_error(error)
+        what = "was cut off" if failure is None else "failed"
+        _logger.error(
+            "the %s of session %s (%s) %s", kind, fingerprint(ending.session.id), ending.reason, what, exc_info=failure
+        )

@@ -1,0 +1,240 @@
+"""The cap: a place is taken before a session is made, and comes back when the session is gone.
+
+`reserved + live + closing <= max_sessions` at every moment, because a place is taken in one step with the check. A
+place that comes back goes straight to the creator who has waited longest, so nobody overtakes. How places are freed
+when all are taken is decided elsewhere (`_passes`, through `Relief`).
+"""
+
+from types import TracebackType
+from typing import Any, Generic, NoReturn, Protocol, Self, overload
+
+import anyio
+
+from ._books import Books
+from ._ids import new_id
+from ._roster import Roster
+from .config import SessionConfig, check_limit
+from .exceptions import TooManySessions
+from .session import UNSET, DataT, Limit, Session, Unset
+from .words import RejectionReason
+
+
+class Relief(Protocol):
+    """Who frees places when all are taken."""
+
+    def request(self) -> bool:
+        """Start an emergency pass unless one started less than a second ago; return whether one is marking now."""
+
+    def may_wait(self) -> bool:
+        """Return whether the running task may wait for a place: a close hook may not."""
+
+    def retry_after(self) -> float | None:
+        """Return the seconds until the next place may be free, None if that is unknown."""
+
+
+class _Waiter:
+    """A creator who waits for a place, until `answered`."""
+
+    def __init__(self) -> None:
+        self.answered = anyio.Event()
+        self.granted = False
+
+
+class Capacity(Generic[DataT]):
+    """The places of one manager."""
+
+    def __init__(self, config: SessionConfig, roster: Roster[DataT], books: Books) -> None:
+        self._limit = config.max_sessions
+        self._client_limit = config.max_sessions_per_client
+        self._patience = config.close_timeout
+        self._roster = roster
+        self._books = books
+        self.relief: Relief
+        self._clients: dict[str | None, int] = {}
+        self._waiters: dict[_Waiter, None] = {}
+        self._closed = False
+        self.granted = 0
+        """How many waiting creators got a place, ever."""
+
+    @property
+    def free(self) -> int | None:
+        """How many places are free, None without a cap."""
+        return None if self._limit is None else self._limit - self._books.active - self._books.reserved
+
+    async def take(self, client: str | None) -> None:
+        """Reserve a place, after a wait if places are about to be free.
+
+        Raises `TooManySessions` if there is none, and `ManagerClosed` once the manager shuts down.
+        """
+        self.require_accepting()
+        full = self.free == 0
+        if self._client_full(client):
+            self._refuse(RejectionReason.MAX_SESSIONS if full else RejectionReason.MAX_SESSIONS_PER_CLIENT)
+        if full and not self._may_queue():
+            self._refuse(RejectionReason.MAX_SESSIONS)
+        self._enter_client(client)
+        if full:
+            await self._wait(client)
+        else:
+            self._books.add_reserved()
+
+    def require_accepting(self) -> None:
+        """Raise `ManagerClosed` unless new sessions are accepted; one that is refused by a shutdown is counted."""
+        if self._closed:
+            self._books.add_rejected(RejectionReason.SHUTDOWN)
+        self._roster.require_accepting()
+
+    def give_back(self, client: str | None) -> None:
+        """Return a reserved place that became no session."""
+        self._books.add_unreserved()
+        self.freed(client)
+
+    def freed(self, client: str | None) -> None:
+        """Note that a place is free: its session is gone, or its reservation was given back."""
+        self._leave_client(client)
+        if self._waiters:
+            waiter = next(iter(self._waiters))
+            del self._waiters[waiter]
+            self._books.add_reserved()
+            self.granted += 1
+            waiter.granted = True
+            waiter.answered.set()
+
+    def move(self, client: str | None, new_client: str | None) -> None:
+        """Count a reserved place for another client; raise `TooManySessions` if that one's cap is reached."""
+        if client != new_client:
+            if self._client_full(new_client):
+                self._refuse(RejectionReason.MAX_SESSIONS_PER_CLIENT)
+            self._leave_client(client)
+            self._enter_client(new_client)
+
+    def dismiss_uncovered(self) -> None:
+        """Refuse the creators whose turn the closing sessions do not cover, last come first."""
+        while len(self._waiters) > self._books.closing:
+            self._waiters.popitem()[0].answered.set()
+
+    def close(self) -> None:
+        """Refuse all who wait: the manager shuts down."""
+        self._closed = True
+        while self._waiters:
+            self._waiters.popitem()[0].answered.set()
+
+    def _may_queue(self) -> bool:
+        assert self._limit is not None
+        if not self.relief.may_wait() or len(self._waiters) >= self._limit:
+            return False
+        return self.relief.request() or len(self._waiters) < self._books.closing
+
+    async def _wait(self, client: str | None) -> None:
+        waiter = _Waiter()
+        self._waiters[waiter] = None
+        try:
+            with anyio.move_on_after(self._patience):
+                await waiter.answered.wait()
+            if not waiter.granted:
+                self.require_accepting()
+                self._refuse(RejectionReason.MAX_SESSIONS)
+        except BaseException:
+            self._waiters.pop(waiter, None)
+            if waiter.granted:
+                self.give_back(client)
+            else:
+                self._leave_client(client)
+            raise
+
+    def _refuse(self, reason: RejectionReason) -> NoReturn:
+        self._books.add_rejected(reason)
+        limit = self._limit if reason is RejectionReason.MAX_SESSIONS else self._client_limit
+        assert limit is not None
+        retry_after = self.relief.retry_after() if reason is RejectionReason.MAX_SESSIONS else None
+        raise TooManySessions(limit, retry_after, reason)
+
+    def _client_full(self, client: str | None) -> bool:
+        return self._client_limit is not None and self._clients.get(client, 0) >= self._client_limit
+
+    def _enter_client(self, client: str | None) -> None:
+        if client is not None and self._client_limit is not None:
+            self._clients[client] = self._clients.get(client, 0) + 1
+
+    def _leave_client(self, client: str | None) -> None:
+        if client is None or self._client_limit is None:
+            return
+        self._clients[client] -= 1
+        if not self._clients[client]:
+            del self._clients[client]
+
+
+class Place(Generic[DataT]):
+    """A reserved place for one session. Leaving the block without `commit` gives it back."""
+
+    def __init__(self, capacity: Capacity[DataT], roster: Roster[DataT], books: Books, client: str | None) -> None:
+        self._capacity = capacity
+        self._roster = roster
+        self._books = books
+        self._client = client
+        self._reserved = False
+
+    async def __aenter__(self) -> Self:
+        await self._capacity.take(self._client)
+        self._reserved = True
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._reserved:
+            self._reserved = False
+            self._capacity.give_back(self._client)
+
+    @overload
+    def commit(
+        self: "Place[None]",
+        session_id: str | None = None,
+        *,
+        data: None = None,
+        client: str | None | Unset = UNSET,
+        max_idle_time: Limit = UNSET,
+        max_session_age: Limit = UNSET,
+    ) -> Session[None]: ...
+    @overload
+    def commit(
+        self,
+        session_id: str | None = None,
+        *,
+        data: DataT,
+        client: str | None | Unset = UNSET,
+        max_idle_time: Limit = UNSET,
+        max_session_age: Limit = UNSET,
+    ) -> Session[DataT]: ...
+    def commit(
+        self,
+        session_id: str | None = None,
+        *,
+        data: Any = None,
+        client: str | None | Unset = UNSET,
+        max_idle_time: Limit = UNSET,
+        max_session_age: Limit = UNSET,
+    ) -> Session[Any]:
+        """Turn the place into a session, visible at once; a new id is made if none is given.
+
+        Works once, inside the block. `client` replaces the one that the place was reserved for; the other keywords are
+        those of `SessionManager.create_session`. Raises `SessionExists`, `ConfigError` (a wrong limit),
+        `TooManySessions` (the cap of another `client`) and `ManagerClosed` (during a shutdown); the place is kept
+        then, for another try.
+        """
+        if not self._reserved:
+            raise RuntimeError("a place is committed once, inside its `async with` block")
+        self._capacity.require_accepting()
+        limits = self._roster.limits.owned(
+            max_idle_time if max_idle_time is UNSET else check_limit("max_idle_time", max_idle_time),
+            max_session_age if max_session_age is UNSET else check_limit("max_session_age", max_session_age),
+        )
+        session_id = new_id() if session_id is None else session_id
+        self._roster.require_vacant(session_id)
+        now = self._roster.clock()
+        if client is not UNSET:
+            self._capacity.move(self._client, client)
+            self._client = client
+        self._reserved = False
+        self._books.add_unreserved()
+        return self._roster.add(session_id, data, self._client, limits, now)

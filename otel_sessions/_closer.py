@@ -1,0 +1,159 @@
+"""How sessions end: the one way out.
+
+`end` hides a session and settles its reason in one step. If nobody else is bound to it and nothing is to be called, it
+is gone in that same step; else its holders leave, the sink and the close hook are called, and then it is gone. So
+every session is counted once, for the reason that came first.
+"""
+
+import logging
+from functools import partial
+from typing import Generic
+
+import anyio
+from opentelemetry.context import Context
+
+from ._callbacks import Callbacks, Ending
+from ._capacity import Capacity
+from ._leases import Lease, Leases
+from ._roster import Roster
+from ._tasks import Countdown, Tasks
+from .config import SessionConfig
+from .session import DataT, Session
+from .telemetry import Telemetry
+from .words import EndReason
+
+_logger = logging.getLogger("otel_sessions")
+
+
+class Batch:
+    """The endings that one caller waits for together.
+
+    `errors` counts the hooks and exports that failed; `cut` says that a shutdown gave some of them up.
+    """
+
+    def __init__(self) -> None:
+        self.pending = 0
+        self.errors = 0
+        self.cut = False
+        self._ended: anyio.Event | None = None
+
+    async def wait(self) -> None:
+        while self.pending:
+            self._ended = anyio.Event()
+            await self._ended.wait()
+
+    def note_end(self, errors: int) -> None:
+        self.pending -= 1
+        self.errors += errors
+        if not self.pending and self._ended is not None:
+            self._ended.set()
+
+
+class Closer(Generic[DataT]):
+    """Ends the sessions of one manager."""
+
+    def __init__(
+        self,
+        config: SessionConfig,
+        roster: Roster[DataT],
+        leases: Leases[DataT],
+        capacity: Capacity[DataT],
+        callbacks: Callbacks[DataT],
+        telemetry: Telemetry,
+        tasks: Tasks,
+    ) -> None:
+        self._roster = roster
+        self._leases = leases
+        self._capacity = capacity
+        self._callbacks = callbacks
+        self._telemetry = telemetry
+        self._pending: dict[Ending[DataT], Batch] = {}
+        self._holders: dict[Ending[DataT], set[Lease[DataT]]] = {}
+        self._drains: dict[Session[DataT], Context] = {}
+        self._leaving = Countdown(config.close_timeout, tasks, "otel-sessions leaving", self._call)
+        self._draining = Countdown(config.drain_timeout, tasks, "otel-sessions draining", self._end_drained)
+        self._idle: anyio.Event | None = None
+
+    def end(self, session: Session[DataT], fallback: EndReason, cause: Context, batch: Batch) -> EndReason:
+        """End a session that is in the map, and return the reason: the one it is due for, else `fallback`.
+
+        Its bound holders are cancelled, all but the running task. `batch` can be waited for.
+        """
+        now = self._roster.clock()
+        reason = session._due(now, session._limits) or fallback
+        holders = self._leases.bound_elsewhere(session)
+        self._roster.hide(session, reason, now)
+        self._forget_drain(session)
+        self._telemetry.session_ended(session.age, reason)
+        calls = self._callbacks.calls()
+        if not holders and not calls:
+            self._roster.finish(session)
+            self._capacity.freed(session.client)
+            return reason
+        ending = Ending(session, reason, cause, calls)
+        batch.pending += 1
+        self._pending[ending] = batch
+        if holders:
+            self._revoke(ending, holders)
+        else:
+            self._call(ending)
+        return reason
+
+    def drain(self, session: Session[DataT], cause: Context) -> None:
+        """Let the holders of an expired session keep it for `drain_timeout` seconds from the first such call."""
+        self._drains.setdefault(session, cause)
+        self._draining.add(session)
+
+    def abandon(self) -> None:
+        """Remove at once whatever is still closing, its calls made or not."""
+        if self._pending:
+            _logger.warning("%d sessions are removed before their close hooks have ended", len(self._pending))
+        for ending, batch in list(self._pending.items()):
+            batch.cut = True
+            self._finish(ending)
+
+    async def wait_idle(self) -> None:
+        """Return when no session is closing."""
+        while self._pending:
+            self._idle = anyio.Event()
+            await self._idle.wait()
+
+    def _revoke(self, ending: Ending[DataT], holders: list[Lease[DataT]]) -> None:
+        self._holders[ending] = set(holders)
+        self._leaving.add(ending)
+        for lease in holders:
+            lease.revoke(partial(self._note_left, ending))
+
+    def _note_left(self, ending: Ending[DataT], lease: Lease[DataT]) -> None:
+        holders = self._holders.get(ending)
+        if holders is None:
+            return
+        holders.discard(lease)
+        if not holders:
+            self._leaving.discard(ending)
+            self._call(ending)
+
+    def _call(self, ending: Ending[DataT]) -> None:
+        self._holders.pop(ending, None)
+        if ending.calls:
+            self._callbacks.submit(ending, self._finish)
+        else:
+            self._finish(ending)
+
+    def _finish(self, ending: Ending[DataT]) -> None:
+        batch = self._pending.pop(ending, None)
+        if batch is None:
+            return
+        self._holders.pop(ending, None)
+        self._roster.finish(ending.session)
+        self._capacity.freed(ending.session.client)
+        batch.note_end(ending.errors)
+        if not self._pending and self._idle is not None:
+            self._idle.set()
+
+    def _forget_drain(self, session: Session[DataT]) -> None:
+        if self._drains.pop(session, None) is not None:
+            self._draining.discard(session)
+
+    def _end_drained(self, session: Session[DataT]) -> None:
+        self.end(session, EndReason.MAX_AGE, self._drains.pop(session), Batch())

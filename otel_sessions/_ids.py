@@ -1,0 +1,17 @@
+"""Session ids are secrets: made here, and shown to people only as a fingerprint.
+
+Whoever knows an id can use its session, so no log, span, error text or repr ever holds one.
+"""
+
+import secrets
+from hashlib import blake2b
+
+
+def new_id() -> str:
+    """Return an unguessable id: 256 random bits as 43 URL-safe characters."""
+    return secrets.token_urlsafe(32)
+
+
+def fingerprint(session_id: str) -> str:
+    """Return 16 hex digits that stand for an id: its BLAKE2b digest of 64 bits, as `b2sum -l 64` prints it."""
+    return blake2b(session_id.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()

@@ -1,0 +1,321 @@
+"""Cleanup passes: find what is to go, end it, wait for what that calls, report.
+
+Finding is exclusive between passes and works for about a millisecond before it lets the loop go on; hooks run outside
+of that, and the next pass never waits for them. Every pass has one span and one report, whatever happens in it.
+"""
+
+import heapq
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from math import inf
+from types import MappingProxyType
+from typing import Final, Generic
+
+import anyio
+import anyio.lowlevel
+from opentelemetry import context as otel_context
+from opentelemetry.context import Context
+
+from ._books import Books
+from ._callbacks import Callbacks
+from ._capacity import Capacity
+from ._closer import Batch, Closer
+from ._roster import Roster
+from ._tasks import Tasks
+from .config import SessionConfig
+from .session import UNSET, DataT, Limit, Limits, Session
+from .stats import CleanupReport
+from .telemetry import Telemetry
+from .words import CleanupError, EndReason, Outcome, Trigger
+
+_SLICE: Final = 0.001
+"""Seconds of work before a pass lets the loop go on; the clock is read every 32 sessions."""
+_EMERGENCY_INTERVAL: Final = 1.0
+"""Seconds between the starts of two emergency passes that creators ask for."""
+
+_logger = logging.getLogger("otel_sessions")
+
+
+class _Progress:
+    """What a pass has done so far."""
+
+    def __init__(self, cause: Context) -> None:
+        self.cause = cause
+        self.batch = Batch()
+        self.examined = 0
+        self.cleaned = dict.fromkeys(EndReason, 0)
+        self._slice_ends = time.perf_counter() + _SLICE
+
+    def tired(self) -> bool:
+        """Count a session that is looked at; return whether it is time to let the loop go on."""
+        self.examined += 1
+        return not self.examined % 32 and time.perf_counter() >= self._slice_ends
+
+    async def rest(self) -> None:
+        await anyio.lowlevel.checkpoint()
+        self._slice_ends = time.perf_counter() + _SLICE
+
+
+class Passes(Generic[DataT]):
+    """The cleanup passes of one manager; also frees places for `_capacity` when all are taken."""
+
+    def __init__(
+        self,
+        config: SessionConfig,
+        roster: Roster[DataT],
+        closer: Closer[DataT],
+        capacity: Capacity[DataT],
+        callbacks: Callbacks[DataT],
+        books: Books,
+        telemetry: Telemetry,
+        tasks: Tasks,
+    ) -> None:
+        self.last: CleanupReport | None = None
+        self.last_at = roster.clock()
+        """When the last pass had found what was to go, by the manager's clock; the start before there was one."""
+        self._config = config
+        self._roster = roster
+        self._closer = closer
+        self._capacity = capacity
+        capacity.relief = self
+        self._callbacks = callbacks
+        self._books = books
+        self._telemetry = telemetry
+        self._tasks = tasks
+        self._finding = anyio.Lock()
+        self._emergency_limits = Limits.emergency(config)
+        self._emergency_at: float | None = None
+        self._emergency_finding = False
+        self._interval_finding = False
+        self._next_place_at: float | None = None
+
+    async def manual(self, idle: Limit, age: Limit) -> CleanupReport:
+        """End what is due, or what is under other limits, in the caller's own task."""
+        if idle is UNSET and age is UNSET:
+            return await self._run(Trigger.MANUAL, self._end_all_due, otel_context.get_current())
+
+        under = self._under(idle, age)
+
+        async def end_under_limits(progress: _Progress) -> None:
+            def look(session: Session[DataT], now: float) -> None:
+                self._judge(session, now, under(session), progress)
+
+            await self._visit(self._everyone(), progress, look)
+
+        return await self._run(Trigger.MANUAL, end_under_limits, otel_context.get_current())
+
+    async def emergency(self) -> CleanupReport:
+        """Free places, in the caller's own task."""
+        self._emergency_at = self._roster.clock()
+        return await self._run(Trigger.EMERGENCY, self._free_places, otel_context.get_current())
+
+    async def shutdown(self) -> CleanupReport:
+        """End every session."""
+        return await self._run(Trigger.SHUTDOWN, self._end_everyone, Context())
+
+    async def preview(self, idle: Limit, age: Limit) -> CleanupReport:
+        """Report what `manual` would do, and do nothing."""
+        started = time.perf_counter()
+        progress = _Progress(Context())
+        under = self._under(idle, age)
+
+        def look(session: Session[DataT], now: float) -> None:
+            reason = None if session._pins else session._due(now, under(session))
+            if reason is not None:
+                progress.cleaned[reason] += 1
+
+        await self._visit(self._everyone(), progress, look)
+        remaining = self._books.active - sum(progress.cleaned.values())
+        return _report(Trigger.MANUAL, Outcome.SUCCESS, progress, remaining, time.perf_counter() - started)
+
+    def start_interval(self) -> None:
+        """Start an interval pass in a task of its own, unless the last one has not done with finding yet."""
+        if not self._interval_finding:
+            self._interval_finding = True
+            self._tasks.start("otel-sessions interval pass", self._interval)
+
+    def request(self) -> bool:
+        """Start an emergency pass in a task of its own, unless one started less than a second ago.
+
+        Return whether one is finding what to end, so that a place may be free in a moment.
+        """
+        now = self._roster.clock()
+        if not self._emergency_finding and not self._had_emergency(now):
+            self._emergency_at = now
+            self._emergency_finding = True
+            cause = otel_context.get_current()
+            self._tasks.start("otel-sessions emergency pass", partial(self._relieve, cause))
+        return self._emergency_finding
+
+    def may_wait(self) -> bool:
+        return not self._callbacks.calling
+
+    def retry_after(self) -> float | None:
+        """Return the seconds until a creator may be lucky: an unleased session can go, and a pass may start."""
+        if self._next_place_at is None:
+            return None
+        now = self._roster.clock()
+        wait = self._next_place_at - now
+        if self._emergency_at is not None:
+            wait = max(wait, self._emergency_at + _EMERGENCY_INTERVAL - now)
+        return min(max(wait, 0.0), self._config.cleanup_interval)
+
+    def _had_emergency(self, now: float) -> bool:
+        return self._emergency_at is not None and 0 <= now - self._emergency_at < _EMERGENCY_INTERVAL
+
+    async def _interval(self) -> None:
+        async def end_due(progress: _Progress) -> None:
+            try:
+                await self._end_due(progress)
+            finally:
+                self._interval_finding = False
+
+        await self._run(Trigger.INTERVAL, end_due, Context())
+
+    async def _relieve(self, cause: Context) -> None:
+        async def free_places(progress: _Progress) -> None:
+            try:
+                await self._free_places(progress)
+            finally:
+                self._emergency_finding = False
+                self._capacity.dismiss_uncovered()
+
+        await self._run(Trigger.EMERGENCY, free_places, cause)
+
+    async def _run(
+        self, trigger: Trigger, find: Callable[[_Progress], Awaitable[None]], caller: Context
+    ) -> CleanupReport:
+        started = time.perf_counter()
+        self._books.passes_running += 1
+        span = self._telemetry.start_pass(trigger, caller)
+        progress = _Progress(span.context)
+        outcome, error = Outcome.CANCELLED, None
+        try:
+            async with self._finding:
+                await find(progress)
+                self.last_at = self._roster.clock()
+            if not self._callbacks.calling:
+                await progress.batch.wait()
+            if not progress.batch.cut:
+                outcome = Outcome.PARTIAL if progress.batch.errors else Outcome.SUCCESS
+        except Exception as failure:
+            outcome, error = Outcome.ERROR, failure
+            self._books.add_error(CleanupError.PASS)
+            _logger.exception("a cleanup pass (%s) was aborted", trigger)
+        finally:
+            report = _report(trigger, outcome, progress, self._books.active, time.perf_counter() - started)
+            self.last = report
+            self._books.passes_running -= 1
+            self._books.add_run(trigger, outcome)
+            span.end(report, error)
+        return report
+
+    async def _end_due(self, progress: _Progress) -> None:
+        """End what the wheel says is due; file anew what was used since it was filed."""
+        now = self._roster.clock()
+        while (session := self._roster.wheel.pop(now)) is not None:
+            self._judge(session, now, session._limits, progress)
+            if session.end_reason is None and now < session._created + session._limits.age:
+                self._roster.wheel.file(session, session._deadline(now, session._limits), now)
+            if progress.tired():
+                await progress.rest()
+
+    async def _end_all_due(self, progress: _Progress) -> None:
+        """Like `_end_due`, but exact: also what became due within the tick that is not over."""
+        await self._end_due(progress)
+        coming = self._roster.wheel.coming(self._roster.clock())
+        await self._visit(coming, progress, lambda session, now: self._judge(session, now, session._limits, progress))
+
+    async def _end_everyone(self, progress: _Progress) -> None:
+        def end(session: Session[DataT], now: float) -> None:
+            self._end(session, EndReason.SHUTDOWN, progress)
+
+        await self._visit(self._everyone(), progress, end)
+
+    async def _free_places(self, progress: _Progress) -> None:
+        """End what is due, then evict the longest idle until a tenth of the cap is free or closing.
+
+        Places that waiting creators take meanwhile count as free: it is for them that they were freed.
+        """
+        evictable: list[tuple[float, int, Session[DataT]]] = []
+        granted = self._capacity.granted
+        next_deadline = inf
+
+        def look(session: Session[DataT], now: float) -> None:
+            nonlocal next_deadline
+            self._judge(session, now, session._limits, progress)
+            if session.end_reason is not None or session._pins:
+                return
+            limits = session._limits.tightened(self._emergency_limits)
+            if session._due(now, limits) is not None:
+                heapq.heappush(evictable, (session._last, progress.examined, session))
+            else:
+                next_deadline = min(next_deadline, session._deadline(now, limits))
+
+        await self._visit(self._everyone(), progress, look)
+        while evictable and self._wants_places(granted):
+            _, _, session = heapq.heappop(evictable)
+            now = self._roster.clock()
+            limits = session._limits.tightened(self._emergency_limits)
+            if session.end_reason is None and not session._pins and session._due(now, limits) is not None:
+                self._end(session, EndReason.EVICTED, progress)
+            if progress.tired():
+                await progress.rest()
+        self._next_place_at = self._roster.clock() if evictable else None if next_deadline == inf else next_deadline
+
+    def _wants_places(self, granted: int) -> bool:
+        free, limit = self._capacity.free, self._config.max_sessions
+        if free is None or limit is None:
+            return False
+        return free + self._capacity.granted - granted + self._books.closing < max(1, limit // 10)
+
+    async def _visit(
+        self,
+        sessions: Iterable[Session[DataT]],
+        progress: _Progress,
+        look: Callable[[Session[DataT], float], None],
+    ) -> None:
+        for session in sessions:
+            if session.end_reason is None:  # it may have ended while the pass let the loop go on
+                look(session, self._roster.clock())
+                if progress.tired():
+                    await progress.rest()
+
+    def _everyone(self) -> list[Session[DataT]]:
+        return list(self._roster.sessions.values())
+
+    def _judge(self, session: Session[DataT], now: float, limits: Limits, progress: _Progress) -> None:
+        """End a session that is due under `limits`; a leased one starts to drain once it is as old as it may be."""
+        if session._pins:
+            if now >= session._created + session._limits.age:
+                self._closer.drain(session, progress.cause)
+        elif (reason := session._due(now, limits)) is not None:
+            self._end(session, reason, progress)
+
+    def _end(self, session: Session[DataT], reason: EndReason, progress: _Progress) -> None:
+        reason = self._closer.end(session, reason, progress.cause, progress.batch)
+        progress.cleaned[reason] += 1
+
+    def _under(self, idle: Limit, age: Limit) -> Callable[[Session[DataT]], Limits]:
+        """Return how long a session may idle and live in a pass with limits of its own."""
+        configured = self._roster.limits.replaced(idle, age)
+
+        def under(session: Session[DataT]) -> Limits:
+            own = session._limits
+            return configured if own is self._roster.limits else own.replaced(idle, age)
+
+        return under
+
+
+def _report(trigger: Trigger, outcome: Outcome, progress: _Progress, remaining: int, duration: float) -> CleanupReport:
+    return CleanupReport(
+        trigger=trigger,
+        outcome=outcome,
+        examined=progress.examined,
+        cleaned=MappingProxyType(progress.cleaned),
+        hook_errors=progress.batch.errors,
+        remaining=remaining,
+        duration=duration,
+    )

@@ -1,0 +1,178 @@
+"""Which managers' books are reported to which meter provider.
+
+One board for each provider, however many managers there are; a manager that is gone leaves its totals on the board, so
+counters never fall and series never vanish. Boards hold books, never managers. What is not decided here: which
+instruments read a board (`telemetry`).
+"""
+
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from opentelemetry import metrics
+from opentelemetry.metrics import Histogram, MeterProvider
+
+from ._books import Books, Totals
+
+MAX_NAMES: Final = 100
+OTHER_NAME: Final = "_OTHER"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """All that a board says about the managers of one name. `limit` is None while one of them has no cap."""
+
+    totals: Totals
+    limit: int | None = 0
+    overdue: float = 0.0
+
+    def __add__(self, other: "Row") -> "Row":
+        return Row(
+            totals=self.totals + other.totals,
+            limit=None if self.limit is None or other.limit is None else self.limit + other.limit,
+            overdue=max(self.overdue, other.overdue),
+        )
+
+
+@dataclass(eq=False, slots=True)
+class Entry:
+    """One manager's books on a board, under the name that the board gave it."""
+
+    name: str
+    books: Books
+    board: "Board"
+
+    def row(self) -> Row:
+        return Row(totals=self.books.totals(), limit=self.books.limit, overdue=self.books.overdue())
+
+
+class _Collection(threading.local):
+    """The collection that runs on this thread: its one snapshot, and which instruments have read it."""
+
+    rows: dict[str, Row]
+
+    def __init__(self) -> None:
+        self.rows = {}
+        self.readers: set[str] = set()
+
+
+class Board:
+    """The books that one meter provider reports. `session_duration` and `cleanup_duration` are its histograms."""
+
+    session_duration: Histogram
+    cleanup_duration: Histogram
+
+    def __init__(self) -> None:
+        self.live: dict[Entry, None] = {}
+        self.left: dict[str, Row] = {}
+        self._names: set[str] = set()
+        self._collection = _Collection()
+
+    def fold(self, name: str) -> str:
+        """Return the name under which a manager is reported: its own, or `_OTHER` past the first hundred names."""
+        if name not in self._names:
+            if len(self._names) >= MAX_NAMES:
+                return OTHER_NAME
+            self._names.add(name)
+        return name
+
+    def leave(self, name: str, row: Row) -> None:
+        self.left[name] = self.left[name] + row if name in self.left else row
+
+    def rows(self, instrument: str) -> dict[str, Row]:
+        """Return a row for each name: one snapshot for all the instruments of one collection.
+
+        An instrument that asks again on the same thread is in a new collection.
+        """
+        collection = self._collection
+        if not collection.readers or instrument in collection.readers:
+            collection.rows = _registry.read(self)
+            collection.readers = set()
+        collection.readers.add(instrument)
+        return collection.rows
+
+
+class _Registry:
+    """All boards, under one lock. A garbage collection may drop a manager at any point, inside the lock too, so that
+    only appends its entry to `_departed`; whoever takes the lock next settles it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._boards: weakref.WeakKeyDictionary[MeterProvider, Board] = weakref.WeakKeyDictionary()
+        self._proxied: Board | None = None
+        self._departed: deque[Entry] = deque()
+
+    def enter(
+        self,
+        owner: object,
+        name: str,
+        books: Books,
+        provider: MeterProvider | None,
+        equip: Callable[[Board, MeterProvider], None],
+    ) -> tuple[Entry, "weakref.finalize[..., object]"]:
+        """Report `books` for as long as `owner` lives, or until the finalizer that is returned is called."""
+        current = metrics.get_meter_provider()
+        provider = current if provider is None else provider
+        with self._lock:
+            self._settle()
+            self._unify(current)
+            board = self._boards.get(provider)
+            if board is None:
+                board = self._boards[provider] = Board()
+                equip(board, provider)
+                if _is_proxy(provider):
+                    self._proxied = board
+            entry = Entry(board.fold(name), books, board)
+            board.live[entry] = None
+        finalizer = weakref.finalize(owner, self._departed.append, entry)
+        finalizer.atexit = False
+        return entry, finalizer
+
+    def read(self, board: Board) -> dict[str, Row]:
+        current = metrics.get_meter_provider()
+        with self._lock:
+            self._settle()
+            self._unify(current)
+            rows, live = dict(board.left), list(board.live)
+        for entry in live:
+            row = entry.row()
+            rows[entry.name] = rows[entry.name] + row if entry.name in rows else row
+        return rows
+
+    def _settle(self) -> None:
+        while self._departed:
+            entry = self._departed.popleft()
+            del entry.board.live[entry]
+            entry.board.leave(entry.name, Row(totals=entry.books.totals().settled()))
+
+    def _unify(self, current: MeterProvider) -> None:
+        """Make one of the board behind the API's proxy and the board of the provider that has become the global one.
+
+        The proxy's instruments become the provider's own. Where that one had some already, it keeps those and drops
+        the proxy's callbacks in silence: then the older board takes over what is on the proxy's.
+        """
+        proxied = self._proxied
+        if proxied is None or _is_proxy(current):
+            return
+        board = self._boards.setdefault(current, proxied)
+        if board is proxied:
+            return
+        for entry in list(proxied.live):
+            del proxied.live[entry]
+            entry.name, entry.board = board.fold(entry.name), board
+            board.live[entry] = None
+        for name, row in proxied.left.items():
+            board.leave(board.fold(name), row)
+        proxied.left.clear()
+
+
+def _is_proxy(provider: MeterProvider) -> bool:
+    """Return whether this is the API's stand-in, which passes every instrument on once a global provider is set."""
+    return hasattr(provider, "on_set_meter_provider")
+
+
+_registry = _Registry()
+enter = _registry.enter

@@ -1,0 +1,104 @@
+"""Which sessions there are: the map by id, those that are closing, and the wheel of what may be due.
+
+A session enters by `add` and leaves by `hide` and `finish`, in that order and once each; these three are the only
+places where a session's life and the books change. When a session ends, and what happens in between, is decided
+elsewhere (`_passes`, `_closer`).
+"""
+
+import time
+from collections.abc import Callable
+from typing import Generic
+
+from ._books import Books, RecentEnds
+from ._wheel import Wheel
+from .config import SessionConfig
+from .exceptions import ManagerClosed, SessionExists, SessionNotFound
+from .session import DataT, Fate, Limits, Session
+from .words import EndReason
+
+_SAME_WALL_CLOCK = 0.001
+"""Offsets of the wall clock that differ by less, in seconds, share one float: 32 bytes a session."""
+
+
+class Roster(Generic[DataT]):
+    """The sessions of one manager. `accepting` says whether new sessions and leases are given."""
+
+    def __init__(self, config: SessionConfig, clock: Callable[[], float], books: Books) -> None:
+        self.clock = clock
+        self.accepting = False
+        self.sessions: dict[str, Session[DataT]] = {}
+        self.closing: dict[str, Session[DataT]] = {}
+        self.recent = RecentEnds()
+        self.limits = Limits.normal(config)
+        self.wheel: Wheel[Session[DataT]] = Wheel(min(1.0, config.cleanup_interval / 10))
+        self._books = books
+        self._wall_offset = 0.0
+
+    def require_accepting(self) -> None:
+        """Raise `ManagerClosed` unless the manager runs and is not shutting down."""
+        if not self.accepting:
+            raise ManagerClosed("the session manager is not running; use it inside its `async with` block")
+
+    def require_vacant(self, session_id: str) -> None:
+        """Raise `SessionExists` if the id is in use or its session is still closing."""
+        if session_id in self.sessions or session_id in self.closing:
+            raise SessionExists(session_id)
+
+    def add(self, session_id: str, data: DataT, client: str | None, limits: Limits, now: float) -> Session[DataT]:
+        """Make a session under an id that is vacant, visible at once."""
+        session = Session(session_id, data, client, limits, self, now, self._wall_offset_at(now))
+        self.sessions[session_id] = session
+        self._books.add_created()
+        self.wheel.file(session, session._deadline(now, limits), now)
+        return session
+
+    def usable(self, session_id: str) -> Session[DataT]:
+        """Return a session that may be handed out; raise `SessionNotFound` with the reason under which it counts."""
+        session = self.sessions.get(session_id)
+        if session is None:
+            raise SessionNotFound(session_id, self.reason_of(session_id))
+        reason = session._due(self.clock(), session._limits)
+        if reason is not None:
+            raise SessionNotFound(session_id, reason)
+        return session
+
+    def reason_of(self, session_id: str) -> EndReason | None:
+        closing = self.closing.get(session_id)
+        return closing.end_reason if closing is not None else self.recent.reason_of(session_id)
+
+    def file(self, session: Session[DataT]) -> None:
+        """File a session for the pass that may find it due; one that is due already for the next pass."""
+        now = self.clock()
+        due = session._due(now, session._limits) is not None
+        self.wheel.file(session, now if due else session._deadline(now, session._limits), now)
+
+    def note_failure(self, session: Session[DataT]) -> None:
+        if not session._pins:
+            self.file(session)
+
+    def hide(self, session: Session[DataT], reason: EndReason, now: float) -> None:
+        """Take a session out of sight and mark it closing, under the one reason it will be counted for."""
+        del self.sessions[session.id]
+        self.closing[session.id] = session
+        self.wheel.remove(session)
+        if session._pins:
+            session._pins = 0
+            self._books.add_released()
+        session._fate = session._fate or Fate()
+        session._fate.reason = reason
+        session._fate.at = now
+        self.recent.add(session.id, reason)
+        self._books.add_closing()
+
+    def finish(self, session: Session[DataT]) -> None:
+        """Remove a hidden session for good, and count it."""
+        del self.closing[session.id]
+        assert session._fate is not None and session._fate.reason is not None
+        session._fate.gone = True
+        self._books.add_cleaned(session._fate.reason)
+
+    def _wall_offset_at(self, now: float) -> float:
+        offset = time.time() - now
+        if abs(offset - self._wall_offset) > _SAME_WALL_CLOCK:
+            self._wall_offset = offset
+        return self._wall_offset

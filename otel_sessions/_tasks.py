@@ -1,0 +1,119 @@
+"""Tasks that belong to a manager, and to no caller: the one place that knows the event loops by name.
+
+Each starts in an empty context and in no cancel scope, so it inherits neither the span nor the cancellation of
+whoever happened to start it. An exception is logged and ends only its task.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextvars import Context
+from typing import Generic, TypeVar
+
+import anyio
+
+_logger = logging.getLogger("otel_sessions")
+
+ItemT = TypeVar("ItemT")
+
+
+class Task:
+    """A running task. On asyncio `cancel` interrupts what it awaits, once a call; on trio everything from then on."""
+
+    def __init__(self) -> None:
+        self.done = False
+        self.cancel: Callable[[], object] = lambda: None
+
+
+class Tasks:
+    """A set of such tasks."""
+
+    def __init__(self) -> None:
+        self._running: dict[Task, object] = {}
+        self._emptied: anyio.Event | None = None
+
+    def start(self, name: str, function: Callable[[], Awaitable[None]]) -> Task:
+        task = Task()
+        if anyio.get_cancelled_exc_class() is asyncio.CancelledError:
+            self._running[task] = self._start_on_asyncio(name, function, task)
+        else:
+            self._running[task] = self._start_on_trio(name, function, task)
+        return task
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def cancel(self) -> None:
+        for task in list(self._running):
+            task.cancel()
+
+    async def wait_empty(self) -> None:
+        while self._running:
+            self._emptied = anyio.Event()
+            await self._emptied.wait()
+
+    def _start_on_asyncio(self, name: str, function: Callable[[], Awaitable[None]], task: Task) -> object:
+        running = asyncio.get_running_loop().create_task(_logged(name, function), name=name, context=Context())
+        # Not in a `finally` of the task: one that is cancelled before its first step never gets there.
+        running.add_done_callback(lambda _: self._discard(task))
+        task.cancel = running.cancel
+        return running  # the loop itself holds its tasks only weakly
+
+    def _start_on_trio(self, name: str, function: Callable[[], Awaitable[None]], task: Task) -> object:
+        import trio
+
+        scope = trio.CancelScope()
+
+        async def run() -> None:
+            try:
+                with scope:
+                    await _logged(name, function)
+            finally:
+                self._discard(task)
+
+        task.cancel = scope.cancel
+        return trio.lowlevel.spawn_system_task(run, name=name, context=Context())
+
+    def _discard(self, task: Task) -> None:
+        task.done = True
+        self._running.pop(task, None)
+        if not self._running and self._emptied is not None:
+            self._emptied.set()
+
+
+class Countdown(Generic[ItemT]):
+    """Items that are due a fixed number of seconds after they were added, on the loop's own time."""
+
+    def __init__(self, delay: float, tasks: Tasks, name: str, on_due: Callable[[ItemT], None]) -> None:
+        self._delay = delay
+        self._tasks = tasks
+        self._name = name
+        self._on_due = on_due
+        self._due_at: dict[ItemT, float] = {}
+        self._counting = False
+
+    def add(self, item: ItemT) -> None:
+        """Start an item's countdown; one that is running goes on as it is."""
+        self._due_at.setdefault(item, anyio.current_time() + self._delay)
+        if not self._counting:
+            self._counting = True
+            self._tasks.start(self._name, self._count)
+
+    def discard(self, item: ItemT) -> None:
+        self._due_at.pop(item, None)
+
+    async def _count(self) -> None:
+        while self._due_at:
+            item, due_at = next(iter(self._due_at.items()))
+            await anyio.sleep_until(due_at)
+            if self._due_at.get(item) == due_at:
+                del self._due_at[item]
+                self._on_due(item)
+        self._counting = False
+
+
+async def _logged(name: str, function: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await function()
+    except Exception:
+        _logger.exception("%s ended with an error", name)

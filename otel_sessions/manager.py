@@ -1,0 +1,277 @@
+"""The public face: a `SessionManager` gives sessions, leases and reservations, and ends what is due.
+
+One event loop owns a manager. It is used once: what needs it running raises `ManagerClosed` before its `async with`
+block is entered and after it is left.
+"""
+
+import time
+from collections.abc import Callable
+from types import MappingProxyType, TracebackType
+from typing import Any, Generic, Self, overload
+
+import anyio
+from opentelemetry import context as otel_context
+from opentelemetry.metrics import MeterProvider
+from opentelemetry.trace import TracerProvider
+
+from ._books import Books
+from ._callbacks import CloseHook
+from ._capacity import Place
+from ._closer import Batch
+from ._leases import Lease, Leases, Pin
+from ._roster import Roster
+from ._supervisor import Supervisor
+from .config import SessionConfig, check_limit
+from .exceptions import ManagerClosed, SessionExists
+from .session import UNSET, DataT, Limit, Session
+from .sink import SessionSink
+from .stats import CleanupReport, SessionStats
+from .telemetry import Telemetry
+from .words import EndReason, Occupancy
+
+
+class SessionManager(Generic[DataT]):
+    """Keeps sessions, at most `config.max_sessions` of them, and ends those that are idle, too old, closed or failed.
+
+        async with SessionManager[Upstream](SessionConfig(max_sessions=10_000), on_close=hang_up) as manager:
+            session = await manager.create_session(data=upstream)
+            async with manager.lease(session.id) as session:
+                ...
+
+    `on_close(session, reason)` is awaited when a session ends, in a task of the manager's own, for `close_timeout`
+    seconds at most; `sink.export(session, reason)` before it. `name` tells managers apart on metrics. A provider that
+    is None is the global one, also if that is set later. `clock` returns seconds and must work on any thread.
+    """
+
+    def __init__(
+        self,
+        config: SessionConfig | None = None,
+        *,
+        name: str = "default",
+        on_close: CloseHook[DataT] | None = None,
+        sink: SessionSink[DataT] | None = None,
+        meter_provider: MeterProvider | None = None,
+        tracer_provider: TracerProvider | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.config = SessionConfig() if config is None else config
+        self.name = name
+        self._on_close = on_close
+        self._sink = sink
+        self._providers = (meter_provider, tracer_provider)
+        self._clock = clock
+        self._books = Books(clock, self.config.max_sessions)
+        self._roster: Roster[DataT] = Roster(self.config, clock, self._books)
+        self._leases = Leases(self._roster, self._books)
+        self._sessions = self._roster.sessions
+        self._supervisor: Supervisor[DataT] | None = None
+
+    async def __aenter__(self) -> Self:
+        """Start the background task. Raises `ManagerClosed` if the manager was entered before."""
+        if self._supervisor is not None:
+            raise ManagerClosed(f"session manager {self.name!r} was used before; make a new one")
+        telemetry = Telemetry(self._books, self.name, *self._providers)
+        self._supervisor = Supervisor(
+            self.config, self._roster, self._leases, self._books, telemetry, self._on_close, self._sink
+        )
+        self._supervisor.start()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Shut down, in full even if the block was cancelled; takes `shutdown_timeout` seconds at most."""
+        supervisor = self._running()
+        supervisor.ask()
+        cancelled: BaseException | None = None
+        with anyio.CancelScope(shield=True):
+            while not supervisor.stopped.is_set():
+                try:
+                    await supervisor.stopped.wait()
+                except anyio.get_cancelled_exc_class() as error:  # asyncio's own cancellation passes the shield
+                    cancelled = error
+        if cancelled is not None:
+            raise cancelled
+
+    async def shutdown(self) -> None:
+        """Refuse new sessions, let leases drain, end every session, stop the background task, and wait for all that.
+
+        May be called again and by many at once; returns within `shutdown_timeout` seconds of the first call. Does
+        nothing before the block is entered. A close hook that calls it asks for it and goes on.
+        """
+        if self._supervisor is not None and not self._supervisor.stopped.is_set():
+            self._supervisor.ask()
+            if not self._supervisor.callbacks.calling:
+                await self._supervisor.stopped.wait()
+
+    # Sessions
+
+    @overload
+    async def create_session(
+        self: "SessionManager[None]",
+        session_id: str | None = None,
+        *,
+        data: None = None,
+        client: str | None = None,
+        max_idle_time: Limit = UNSET,
+        max_session_age: Limit = UNSET,
+    ) -> Session[None]: ...
+    @overload
+    async def create_session(
+        self,
+        session_id: str | None = None,
+        *,
+        data: DataT,
+        client: str | None = None,
+        max_idle_time: Limit = UNSET,
+        max_session_age: Limit = UNSET,
+    ) -> Session[DataT]: ...
+    async def create_session(
+        self,
+        session_id: str | None = None,
+        *,
+        data: Any = None,
+        client: str | None = None,
+        max_idle_time: Limit = UNSET,
+        max_session_age: Limit = UNSET,
+    ) -> Session[Any]:
+        """Make a session and return it; its id is made here if none is given.
+
+        `client` is whose session it is, for `max_sessions_per_client`. `max_idle_time` and `max_session_age` replace
+        the configured limits for this session, in seconds; None switches one off. At the cap this waits up to
+        `close_timeout` seconds for a place that is about to be free. An id whose session is due, but not ended yet, is
+        waited for and reused.
+
+        Raises `TooManySessions`, `SessionExists`, `ConfigError` for a wrong limit, and `ManagerClosed`.
+        """
+        supervisor = self._running()
+        supervisor.capacity.require_accepting()
+        if session_id is not None:
+            await self._vacate(supervisor, session_id)
+        async with self.reserve(client=client) as place:
+            return place.commit(session_id, data=data, max_idle_time=max_idle_time, max_session_age=max_session_age)
+
+    def reserve(self, *, client: str | None = None) -> Place[DataT]:
+        """Return a place for one session, to be used as `async with manager.reserve() as place`.
+
+        For an id that is only known later: `place.commit(id, data=...)` makes the session; leaving the block without
+        gives the place back. Entering it waits and raises as `create_session` does.
+        """
+        return Place(self._running().capacity, self._roster, self._books, client)
+
+    def get(self, session_id: str) -> Session[DataT] | None:
+        """Return a session, or None if there is none or it is stale, expired, failed or ended. Never touches it."""
+        session = self._sessions.get(session_id)
+        if session is None or session._due(self._clock(), session._limits) is not None:
+            return None
+        return session
+
+    def pin(self, session_id: str) -> Pin[DataT]:
+        """Return a lease for one `with` block, whose value is the session. Entering it is a touch.
+
+        Any task may leave it, in any order. Entering raises `SessionNotFound` and `ManagerClosed`.
+        """
+        return Pin(self._leases, session_id)
+
+    def lease(self, session_id: str) -> Lease[DataT]:
+        """Return a lease for one `async with` block, whose value is the session. Entering it is a touch.
+
+        It is bound to its task: when the session is ended by force, the block is cancelled and raises
+        `SessionNotFound` with the reason. Entering raises `SessionNotFound` and `ManagerClosed`.
+        """
+        return Lease(self._leases, session_id)
+
+    async def close_session(self, session_id: str) -> bool:
+        """End a session by hand; return True for the one caller that ended it, after its hook or the hook's timeout.
+
+        Hidden at once. Other tasks' bound leases are cancelled, never the caller's own. False at once if there is no
+        such session. Raises `ManagerClosed`.
+        """
+        supervisor = self._running()
+        session = self._sessions.get(session_id)
+        if session is None:
+            return False
+        batch = Batch()
+        supervisor.closer.end(session, EndReason.CLOSED, otel_context.get_current(), batch)
+        if not supervisor.callbacks.calling:
+            await batch.wait()
+        return True
+
+    # Cleanup
+
+    async def cleanup_stale_sessions(
+        self, *, max_idle_time: Limit = UNSET, max_session_age: Limit = UNSET
+    ) -> CleanupReport:
+        """Run a cleanup pass now and return its report, hooks included.
+
+        The keywords replace the configured limits, in seconds, for sessions that have none of their own; None
+        switches one off. Raises `ConfigError` for a wrong limit, and `ManagerClosed`.
+        """
+        idle, age = _checked(max_idle_time, max_session_age)
+        return await self._running().passes.manual(idle, age)
+
+    async def preview_cleanup(self, *, max_idle_time: Limit = UNSET, max_session_age: Limit = UNSET) -> CleanupReport:
+        """Report what `cleanup_stale_sessions` would end now; nothing is ended, counted or traced."""
+        idle, age = _checked(max_idle_time, max_session_age)
+        return await self._running().passes.preview(idle, age)
+
+    async def emergency_cleanup(self) -> CleanupReport:
+        """Run the pass that makes room at the cap now, and return its report, hooks included.
+
+        It ends what is due, then what is past the emergency limits, longest idle first, until a tenth of the cap is
+        free. Raises `ManagerClosed`.
+        """
+        return await self._running().passes.emergency()
+
+    def get_metrics(self) -> SessionStats:
+        """Return the books at this moment. Works on any thread, and before and after the manager runs, too."""
+        totals = self._books.totals()
+        passes = self._supervisor.passes if self._supervisor is not None else None
+        cleaned = sum(totals.cleaned.values())
+        return SessionStats(
+            total_created=totals.created,
+            total_cleaned=cleaned,
+            currently_active=totals.created - cleaned,
+            cleanup_runs=sum(totals.runs.values()),
+            cleanup_errors=sum(totals.errors.values()),
+            leased=totals.active[Occupancy.LEASED],
+            closing=totals.active[Occupancy.CLOSING],
+            reserved=totals.reserved,
+            peak_active=self._books.peak_active,
+            rejected=MappingProxyType(dict(totals.rejected)),
+            cleaned_by_reason=MappingProxyType(dict(totals.cleaned)),
+            last_cleanup=passes.last if passes else None,
+            seconds_since_cleanup=max(0.0, self._clock() - passes.last_at) if passes else 0.0,
+        )
+
+    def __len__(self) -> int:
+        """Return how many sessions there are, closing ones included."""
+        return self._books.active
+
+    def __contains__(self, session_id: object) -> bool:
+        return isinstance(session_id, str) and self.get(session_id) is not None
+
+    def __repr__(self) -> str:
+        return f"<SessionManager {self.name!r} {len(self)} sessions>"
+
+    def _running(self) -> Supervisor[DataT]:
+        if self._supervisor is None or self._supervisor.stopped.is_set():
+            raise ManagerClosed(f"session manager {self.name!r} is not running; use it inside its `async with` block")
+        return self._supervisor
+
+    async def _vacate(self, supervisor: Supervisor[DataT], session_id: str) -> None:
+        """End the session that stands under an id, if it is due and nobody uses it; else raise `SessionExists`."""
+        session = self._sessions.get(session_id)
+        if session is not None and not session._pins and session._due(self._clock(), session._limits):
+            batch = Batch()
+            supervisor.closer.end(session, EndReason.CLOSED, otel_context.get_current(), batch)
+            if not supervisor.callbacks.calling:
+                await batch.wait()
+        self._roster.require_vacant(session_id)
+
+
+def _checked(idle: Limit, age: Limit) -> tuple[Limit, Limit]:
+    return (
+        idle if idle is UNSET else check_limit("max_idle_time", idle),
+        age if age is UNSET else check_limit("max_session_age", age),
+    )

@@ -1,0 +1,226 @@
+"""One client's state, and what can be said of it at a moment.
+
+A session is alive until it fails or is ended; it never comes back. Its underscored attributes are the manager's: only
+`_roster` files, leases and ends sessions. What the embedder may do is touch and fail, both plain arithmetic.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from enum import Enum
+from math import inf
+from typing import Any, Final, Generic, Literal, Protocol
+
+from typing_extensions import TypeVar
+
+from ._ids import fingerprint
+from .config import SessionConfig
+from .words import EndReason, SessionState
+
+DataT = TypeVar("DataT", default=None)
+
+
+class Unset(Enum):
+    """The type of `UNSET`, for a limit that is left to the configuration, where None would switch it off."""
+
+    UNSET = "UNSET"
+
+
+UNSET: Final = Unset.UNSET
+Limit = float | None | Literal[Unset.UNSET]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """How long a session may idle and live, in seconds; infinity is no limit.
+
+    `own_idle` and `own_age` tell limits that were given for this session from those that the configuration sets.
+    """
+
+    idle: float
+    age: float
+    own_idle: bool = False
+    own_age: bool = False
+
+    @classmethod
+    def normal(cls, config: SessionConfig) -> "Limits":
+        return cls(idle=_or_infinite(config.max_idle_time), age=_or_infinite(config.max_session_age))
+
+    @classmethod
+    def emergency(cls, config: SessionConfig) -> "Limits":
+        return cls(idle=_or_infinite(config.emergency_idle_time), age=_or_infinite(config.emergency_session_age))
+
+    def owned(self, idle: Limit, age: Limit) -> "Limits":
+        """Return these limits with a session's own in their place."""
+        if idle is not UNSET:
+            self = replace(self, idle=_or_infinite(idle), own_idle=True)
+        if age is not UNSET:
+            self = replace(self, age=_or_infinite(age), own_age=True)
+        return self
+
+    def replaced(self, idle: Limit, age: Limit) -> "Limits":
+        """Return these limits with others in place of the configured ones."""
+        own = self.owned(UNSET if self.own_idle else idle, UNSET if self.own_age else age)
+        return replace(own, own_idle=self.own_idle, own_age=self.own_age)
+
+    def tightened(self, emergency: "Limits") -> "Limits":
+        """Return the lower of both; a limit that the session itself has switched off stays off."""
+        return replace(
+            self,
+            idle=inf if self.own_idle and self.idle == inf else min(self.idle, emergency.idle),
+            age=inf if self.own_age and self.age == inf else min(self.age, emergency.age),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SessionMetadata:
+    """A session at one moment. Datetimes are in UTC; `last_activity` follows the monotonic clock, not the wall's."""
+
+    created_at: datetime
+    last_activity: datetime
+    message_count: int
+    state: SessionState
+
+
+class Keeper(Protocol):
+    """What a session asks of whoever keeps it."""
+
+    clock: Callable[[], float]
+
+    def note_failure(self, session: "Session[Any]") -> None:
+        """See to it that the next cleanup pass finds a session that has failed."""
+
+
+@dataclass(slots=True)
+class Fate:
+    """What there is to say of a session that is not handed out any more."""
+
+    failure: str | BaseException | None = None
+    reason: EndReason | None = None
+    at: float = 0.0
+    gone: bool = False
+
+
+class Session(Generic[DataT]):
+    """One client's state, found by an unguessable `id`; `data` is the embedder's own, `client` names whose it is.
+
+    Made by a `SessionManager`, never by hand. Compared and hashed by identity.
+    """
+
+    __slots__ = (
+        "_count",
+        "_created",
+        "_fate",
+        "_keeper",
+        "_last",
+        "_limits",
+        "_pins",
+        "_tick",
+        "_wall_offset",
+        "client",
+        "data",
+        "id",
+    )
+
+    def __init__(
+        self,
+        session_id: str,
+        data: DataT,
+        client: str | None,
+        limits: Limits,
+        keeper: Keeper,
+        now: float,
+        wall_offset: float,
+    ) -> None:
+        self.id: Final = session_id
+        self.data = data
+        self.client: Final = client
+        self._limits = limits
+        self._keeper = keeper
+        self._created = self._last = now
+        self._wall_offset = wall_offset
+        self._count = 0
+        self._pins = 0
+        self._tick: int | None = None
+        self._fate: Fate | None = None
+
+    def touch(self) -> None:
+        """Note activity: idle time starts anew and `message_count` grows by one. Ends nothing and checks nothing."""
+        self._last = self._keeper.clock()
+        self._count += 1
+
+    def fail(self, why: str | BaseException) -> None:
+        """Hide the session at once; the next pass that finds it without a lease ends it (`failed`).
+
+        `why` becomes `failure`; only the first one counts, and none once the session is ended.
+        """
+        if self._fate is None:
+            self._fate = Fate(failure=why)
+            self._keeper.note_failure(self)
+
+    def is_stale(self, max_idle_time: float) -> bool:
+        """Return whether no lease is held and the last activity lies `max_idle_time` seconds back, or more."""
+        return not self._pins and self._now() >= self._last + max_idle_time
+
+    @property
+    def state(self) -> SessionState:
+        fate = self._fate
+        if fate is None:
+            return SessionState.ACTIVE
+        if fate.reason is not None and not fate.gone:
+            return SessionState.CLOSING
+        return SessionState.CLOSED if fate.failure is None else SessionState.FAILED
+
+    @property
+    def failure(self) -> str | BaseException | None:
+        """What `fail` was told first, None if the session has not failed."""
+        return self._fate.failure if self._fate else None
+
+    @property
+    def end_reason(self) -> EndReason | None:
+        """Why the session was ended, None while it lives."""
+        return self._fate.reason if self._fate else None
+
+    @property
+    def idle_for(self) -> float:
+        """Seconds since the last activity, 0 while a lease is held; stands still once the session is ended."""
+        return 0.0 if self._pins else max(0.0, self._now() - self._last)
+
+    @property
+    def age(self) -> float:
+        """Seconds since the session was made; stands still once it is ended."""
+        return max(0.0, self._now() - self._created)
+
+    @property
+    def metadata(self) -> SessionMetadata:
+        return SessionMetadata(
+            created_at=datetime.fromtimestamp(self._created + self._wall_offset, UTC),
+            last_activity=datetime.fromtimestamp(self._last + self._wall_offset, UTC),
+            message_count=self._count,
+            state=self.state,
+        )
+
+    def _now(self) -> float:
+        fate = self._fate
+        return fate.at if fate is not None and fate.reason is not None else self._keeper.clock()
+
+    def _due(self, now: float, limits: Limits) -> EndReason | None:
+        """Return why the session is not to be handed out, None if it is: failed before age before idleness."""
+        if self._fate is not None:
+            return self._fate.reason or EndReason.FAILED
+        if now >= self._created + limits.age:
+            return EndReason.MAX_AGE
+        if not self._pins and now >= self._last + limits.idle:
+            return EndReason.IDLE_TIMEOUT
+        return None
+
+    def _deadline(self, now: float, limits: Limits) -> float:
+        """Return the earliest moment at which the session can be due, with whatever is known now."""
+        return min((now if self._pins else self._last) + limits.idle, self._created + limits.age)
+
+    def __repr__(self) -> str:
+        return f"<Session {fingerprint(self.id)} {self.state}>"
+
+
+def _or_infinite(limit: float | None) -> float:
+    return inf if limit is None else limit

@@ -1,0 +1,186 @@
+"""Every metric and span of the component, in one place; it reads the books and never decides anything.
+
+Only the OpenTelemetry API is used: without an SDK all of this does nothing. An error of a provider is logged and
+counted, and never reaches a session.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import Final
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
+from opentelemetry.trace import INVALID_SPAN, Link, Span, Status, StatusCode, TracerProvider
+
+from . import _registry
+from ._books import Books
+from ._registry import Board, Row
+from ._version import __version__
+from .stats import CleanupReport
+from .words import CleanupError, EndReason, Trigger
+
+SCOPE: Final = "otel_sessions"
+MANAGER_NAME: Final = "otel_sessions.manager.name"
+STATE: Final = "otel_sessions.session.state"
+REASON: Final = "otel_sessions.cleanup.reason"
+REJECTION: Final = "otel_sessions.rejection.reason"
+TRIGGER: Final = "otel_sessions.cleanup.trigger"
+OUTCOME: Final = "otel_sessions.cleanup.outcome"
+ERROR_TYPE: Final = "error.type"
+SESSION_BUCKETS: Final = (1, 5, 10, 30, 60, 300, 600, 1800, 3600, 14400, 43200, 86400)
+CLEANUP_BUCKETS: Final = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10)
+
+_logger = logging.getLogger("otel_sessions")
+
+_Points = Iterable[tuple[float, dict[str, str]]]
+_Read = Callable[[Row], _Points]
+
+
+def _limit(row: Row) -> _Points:
+    return [] if row.limit is None else [(row.limit, {})]
+
+
+def _runs(row: Row) -> _Points:
+    return [(n, {TRIGGER: run[0].value, OUTCOME: run[1].value}) for run, n in row.totals.runs.items()]
+
+
+def _by(attribute: str, counts: Mapping[StrEnum, int]) -> _Points:
+    return [(count, {attribute: word.value}) for word, count in counts.items()]
+
+
+_COUNTERS: Final[dict[tuple[str, str, str], _Read]] = {
+    ("session.created", "{session}", "Sessions created."): lambda row: [(row.totals.created, {})],
+    ("session.cleaned", "{session}", "Sessions removed, by end reason."): lambda row: _by(REASON, row.totals.cleaned),
+    ("session.rejected", "{session}", "Sessions refused."): lambda row: _by(REJECTION, row.totals.rejected),
+    ("cleanup.runs", "{run}", "Cleanup passes that have ended."): _runs,
+    ("cleanup.errors", "{error}", "What failed during cleanup."): lambda row: _by(ERROR_TYPE, row.totals.errors),
+}
+_UP_DOWN_COUNTERS: Final[dict[tuple[str, str, str], _Read]] = {
+    ("session.active", "{session}", "Sessions that are there."): lambda row: _by(STATE, row.totals.active),
+    ("session.reserved", "{session}", "Places taken, not yet sessions."): lambda row: [(row.totals.reserved, {})],
+    ("session.limit", "{session}", "The cap on sessions."): _limit,
+}
+_GAUGES: Final[dict[tuple[str, str, str], _Read]] = {
+    ("cleanup.overdue", "s", "How late the next interval pass is."): lambda row: [(row.overdue, {})],
+}
+
+
+def _equip(board: Board, provider: MeterProvider) -> None:
+    """Create a board's instruments, once for each provider."""
+    meter = provider.get_meter(SCOPE, __version__)
+    for create, instruments in (
+        (meter.create_observable_counter, _COUNTERS),
+        (meter.create_observable_up_down_counter, _UP_DOWN_COUNTERS),
+        (meter.create_observable_gauge, _GAUGES),
+    ):
+        for (name, unit, description), read in instruments.items():
+            create(f"{SCOPE}.{name}", [_observer(board, name, read)], unit, description)
+    board.session_duration = meter.create_histogram(
+        f"{SCOPE}.session.duration",
+        "s",
+        "How long sessions lived, by end reason.",
+        explicit_bucket_boundaries_advisory=SESSION_BUCKETS,
+    )
+    board.cleanup_duration = meter.create_histogram(
+        f"{SCOPE}.cleanup.duration",
+        "s",
+        "How long cleanup passes took, close hooks and exports included.",
+        explicit_bucket_boundaries_advisory=CLEANUP_BUCKETS,
+    )
+
+
+def _observer(board: Board, name: str, read: _Read) -> Callable[[CallbackOptions], list[Observation]]:
+    def callback(options: CallbackOptions) -> list[Observation]:
+        return [
+            Observation(value, {MANAGER_NAME: manager, **attributes})
+            for manager, row in board.rows(name).items()
+            for value, attributes in read(row)
+        ]
+
+    return callback
+
+
+class Telemetry:
+    """One manager's signals, from its entry until `close`, or until nobody holds this object any more."""
+
+    def __init__(
+        self, books: Books, name: str, meter_provider: MeterProvider | None, tracer_provider: TracerProvider | None
+    ) -> None:
+        self._books = books
+        self._name = name
+        self._entry, self._leave = _registry.enter(self, name, books, meter_provider, _equip)
+        self._tracer = trace.get_tracer(SCOPE, __version__, tracer_provider)
+        self._ended = {reason: {MANAGER_NAME: self._entry.name, REASON: reason.value} for reason in EndReason}
+
+    def session_ended(self, age: float, reason: EndReason) -> None:
+        try:
+            self._entry.board.session_duration.record(age, self._ended[reason])
+        except Exception:
+            self._note_error()
+
+    def start_pass(self, trigger: Trigger, cause: Context) -> "PassSpan":
+        """Open the span of a pass: a root, linked to the span of whoever caused it."""
+        span = INVALID_SPAN
+        with self.guarded():
+            caller = trace.get_current_span(cause).get_span_context()
+            span = self._tracer.start_span(
+                f"{SCOPE}.cleanup",
+                context=Context(),
+                links=[Link(caller)] if caller.is_valid else None,
+                attributes={MANAGER_NAME: self._name, TRIGGER: trigger.value},
+            )
+        return PassSpan(self, span)
+
+    def record_pass(self, report: CleanupReport, context: Context) -> None:
+        self._entry.board.cleanup_duration.record(
+            report.duration,
+            {MANAGER_NAME: self._entry.name, TRIGGER: report.trigger.value, OUTCOME: report.outcome.value},
+            context,
+        )
+
+    def close(self) -> None:
+        """Leave the totals behind: the manager is gone."""
+        self._leave()
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception:
+            self._note_error()
+
+    def _note_error(self) -> None:
+        _logger.exception("the telemetry of manager %r failed", self._name)
+        self._books.add_error(CleanupError.OTHER)
+
+
+class PassSpan:
+    """The span of one cleanup pass, open until `end`. `context` is what the pass's hooks run under."""
+
+    def __init__(self, telemetry: Telemetry, span: Span) -> None:
+        self._telemetry = telemetry
+        self._span = span
+        self.context: Final = trace.set_span_in_context(span, Context())
+
+    def end(self, report: CleanupReport, error: BaseException | None) -> None:
+        """Record the pass: its duration, inside the span, and its report. `error` is what aborted it."""
+        with self._telemetry.guarded():
+            self._telemetry.record_pass(report, self.context)
+        with self._telemetry.guarded():
+            self._span.set_attributes(
+                {
+                    OUTCOME: report.outcome.value,
+                    "otel_sessions.cleanup.examined": report.examined,
+                    "otel_sessions.cleanup.cleaned": report.total_cleaned,
+                    "otel_sessions.cleanup.hook_errors": report.hook_errors,
+                    "otel_sessions.cleanup.remaining": report.remaining,
+                }
+            )
+            if error is not None:
+                self._span.set_attribute(ERROR_TYPE, type(error).__qualname__)
+                self._span.set_status(Status(StatusCode.ERROR))
+        with self._telemetry.guarded():
+            self._span.end()
