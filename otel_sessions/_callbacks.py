@@ -53,7 +53,7 @@ class Ending(Generic[DataT]):
 
 
 class Callbacks(Generic[DataT]):
-    """The sink and the close hook of one manager. `runs_hooks` says whether sessions that end from now on get theirs."""
+    """The sink and the close hook of one manager. `runs_hooks` says whether sessions that end from now on get it."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class Callbacks(Generic[DataT]):
         return calls
 
     def submit(self, ending: Ending[DataT], on_served: Callable[[Ending[DataT]], None]) -> None:
-        """Make an ending's calls when its turn comes; `on_served` is called with it when none is waited for any more."""
+        """Make an ending's calls when its turn comes, then call `on_served` with it."""
         self._queue.append((ending, on_served))
         if self._runners < self._concurrency:
             self._runners += 1

@@ -192,7 +192,7 @@ class Place(Generic[DataT]):
         session_id: str | None = None,
         *,
         data: None = None,
-        client: str | None | Unset = UNSET,
+        client: str | Unset | None = UNSET,
         max_idle_time: Limit = UNSET,
         max_session_age: Limit = UNSET,
     ) -> Session[None]: ...
@@ -202,7 +202,7 @@ class Place(Generic[DataT]):
         session_id: str | None = None,
         *,
         data: DataT,
-        client: str | None | Unset = UNSET,
+        client: str | Unset | None = UNSET,
         max_idle_time: Limit = UNSET,
         max_session_age: Limit = UNSET,
     ) -> Session[DataT]: ...
@@ -211,7 +211,7 @@ class Place(Generic[DataT]):
         session_id: str | None = None,
         *,
         data: Any = None,
-        client: str | None | Unset = UNSET,
+        client: str | Unset | None = UNSET,
         max_idle_time: Limit = UNSET,
         max_session_age: Limit = UNSET,
     ) -> Session[Any]:

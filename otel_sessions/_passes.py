@@ -229,7 +229,7 @@ class Passes(Generic[DataT]):
         await self._visit(coming, progress, lambda session, now: self._judge(session, now, session._limits, progress))
 
     async def _end_everyone(self, progress: _Progress) -> None:
-        def end(session: Session[DataT], now: float) -> None:
+        def end(session: Session[DataT], _: float) -> None:
             self._end(session, EndReason.SHUTDOWN, progress)
 
         await self._visit(self._everyone(), progress, end)

@@ -8,7 +8,7 @@ instruments read a board (`telemetry`).
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 

@@ -93,9 +93,11 @@ class Roster(Generic[DataT]):
     def finish(self, session: Session[DataT]) -> None:
         """Remove a hidden session for good, and count it."""
         del self.closing[session.id]
-        assert session._fate is not None and session._fate.reason is not None
-        session._fate.gone = True
-        self._books.add_cleaned(session._fate.reason)
+        fate = session._fate
+        assert fate is not None
+        assert fate.reason is not None
+        fate.gone = True
+        self._books.add_cleaned(fate.reason)
 
     def _wall_offset_at(self, now: float) -> float:
         offset = time.time() - now

@@ -10,7 +10,7 @@ import tomllib
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final, Self
+from typing import Any, Final, Self, cast
 
 from .exceptions import ConfigError
 
@@ -44,7 +44,7 @@ class _Rule:
         if value is None and self.may_be_off:
             return None
         if self.accepts(value):
-            return self.kind(value)  # type: ignore[arg-type]  # accepts() has just seen that it is a number
+            return self.kind(cast("_Value", value))
         raise ConfigError(f"{key} takes {self.takes}{f' or {off}' if self.may_be_off else ''}, not {value!r}")
 
     def read(self, text: str) -> object:
@@ -166,7 +166,7 @@ class SessionConfig:
         table = document.get(_TABLE, {})
         if not isinstance(table, dict):
             raise ConfigError(f"{os.fspath(path)}: {_TABLE} takes a table, [{_TABLE}], not {table!r}")
-        settings: dict[str, _Value | None] = {}
+        settings: dict[str, Any] = {}
         for key, value in table.items():
             if key not in _NAMES:
                 raise ConfigError(f"[{_TABLE}] has no key {key!r}; it takes {', '.join(_NAMES)}")
@@ -181,7 +181,7 @@ class SessionConfig:
         word `off` stands for None. An empty variable counts as unset, as OpenTelemetry's own do; other names are
         ignored. Raises `ConfigError`, which names the variable.
         """
-        settings: dict[str, _Value | None] = {}
+        settings: dict[str, Any] = {}
         for key, name in _NAMES.items():
             variable = _ENVIRONMENT_PREFIX + key.upper()
             if text := environ.get(variable, "").strip():

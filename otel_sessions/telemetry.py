@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import Final
+from typing import Final, TypeVar
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -35,6 +35,8 @@ CLEANUP_BUCKETS: Final = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1,
 
 _logger = logging.getLogger("otel_sessions")
 
+WordT = TypeVar("WordT", bound=StrEnum)
+
 _Points = Iterable[tuple[float, dict[str, str]]]
 _Read = Callable[[Row], _Points]
 
@@ -47,7 +49,7 @@ def _runs(row: Row) -> _Points:
     return [(n, {TRIGGER: run[0].value, OUTCOME: run[1].value}) for run, n in row.totals.runs.items()]
 
 
-def _by(attribute: str, counts: Mapping[StrEnum, int]) -> _Points:
+def _by(attribute: str, counts: Mapping[WordT, int]) -> _Points:
     return [(count, {attribute: word.value}) for word, count in counts.items()]
 
 
@@ -93,7 +95,7 @@ def _equip(board: Board, provider: MeterProvider) -> None:
 
 
 def _observer(board: Board, name: str, read: _Read) -> Callable[[CallbackOptions], list[Observation]]:
-    def callback(options: CallbackOptions) -> list[Observation]:
+    def callback(_: CallbackOptions) -> list[Observation]:
         return [
             Observation(value, {MANAGER_NAME: manager, **attributes})
             for manager, row in board.rows(name).items()
@@ -118,12 +120,12 @@ class Telemetry:
     def session_ended(self, age: float, reason: EndReason) -> None:
         try:
             self._entry.board.session_duration.record(age, self._ended[reason])
-        except Exception:
-            self._note_error()
+        except Exception as error:
+            self._note_error(error)
 
     def start_pass(self, trigger: Trigger, cause: Context) -> "PassSpan":
         """Open the span of a pass: a root, linked to the span of whoever caused it."""
-        span = INVALID_SPAN
+        span: Span = INVALID_SPAN
         with self.guarded():
             caller = trace.get_current_span(cause).get_span_context()
             span = self._tracer.start_span(
@@ -149,11 +151,11 @@ class Telemetry:
     def guarded(self) -> Iterator[None]:
         try:
             yield
-        except Exception:
-            self._note_error()
+        except Exception as error:
+            self._note_error(error)
 
-    def _note_error(self) -> None:
-        _logger.exception("the telemetry of manager %r failed", self._name)
+    def _note_error(self, error: Exception) -> None:
+        _logger.error("the telemetry of manager %r failed", self._name, exc_info=error)
         self._books.add_error(CleanupError.OTHER)
 
 

@@ -1,0 +1,23 @@
+"""The proxy's limits: those of a real one, scaled down from hours to seconds."""
+
+from otel_sessions import SessionConfig
+
+
+def demo_limits(clients: int) -> SessionConfig:
+    """Return the limits for that many clients, with what `OTEL_SESSIONS_*` sets in their place.
+
+    The cap leaves room for half of the clients, so that it is met. Raises `ConfigError`.
+    """
+    return SessionConfig.from_env(
+        base=SessionConfig(
+            cleanup_interval=1.0,
+            max_idle_time=3.0,
+            max_session_age=15.0,
+            max_sessions=max(1, clients // 2),
+            emergency_idle_time=1.0,
+            emergency_session_age=10.0,
+            close_timeout=1.0,
+            drain_timeout=1.0,
+            shutdown_timeout=5.0,
+        )
+    )

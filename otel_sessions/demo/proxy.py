@@ -1,0 +1,87 @@
+"""The proxy: every request runs under a session's lease and is forwarded to the upstream over HTTP.
+
+Each session holds a buffer, so that one that were never cleaned would show in the process's memory. An upstream that
+breaks down fails its session. When the manager has shut down, its last reading goes to stdout as one line.
+"""
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx2
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route
+
+from otel_sessions import Session, SessionConfig, SessionManager
+from otel_sessions.asgi import SESSION, SessionLeaseMiddleware
+
+from .limits import demo_limits
+from .otlp import exporting
+from .reading import Reading
+from .serving import serve
+
+BUFFER_BYTES = 64 * 1024
+"""What a session holds."""
+
+_Buffer = bytearray | None
+
+
+class Proxy:
+    """The app, with its manager and its connections to the upstream."""
+
+    def __init__(self, upstream: str, config: SessionConfig) -> None:
+        self._manager = SessionManager[_Buffer](config, name="demo")
+        self._upstream = httpx2.AsyncClient(
+            base_url=upstream, timeout=5.0, trust_env=False, limits=httpx2.Limits(keepalive_expiry=30.0)
+        )
+        leased = Starlette(
+            routes=[
+                Route("/session", self._close, methods=["DELETE"]),
+                Route("/{path:path}", self._forward, methods=["GET", "POST"]),
+            ]
+        )
+        self.app = Starlette(
+            routes=[Route("/stats", self._stats), Mount("/", SessionLeaseMiddleware(leased, self._manager))],
+            lifespan=self._lifespan,
+        )
+
+    @asynccontextmanager
+    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        with exporting("otel-sessions-demo"):
+            async with self._upstream, self._manager:
+                yield
+            print(Reading.take(self._manager).to_json(), flush=True)
+
+    async def _stats(self, request: Request) -> Response:
+        return Response(Reading.take(self._manager).to_json(), media_type="application/json")
+
+    async def _close(self, request: Request) -> Response:
+        closed = await self._manager.close_session(_session_of(request).id)
+        return Response(status_code=204 if closed else 404)
+
+    async def _forward(self, request: Request) -> Response:
+        session = _session_of(request)
+        if session.data is None:
+            session.data = bytearray(b"\x01") * BUFFER_BYTES
+        url = httpx2.URL(path=request.url.path, query=request.url.query.encode())
+        try:
+            answer = await self._upstream.request(request.method, url, content=await request.body())
+        except httpx2.HTTPError as error:
+            session.fail(error)
+            return Response("the upstream does not answer\n", 502)
+        if answer.is_server_error:
+            session.fail(f"the upstream answered {answer.status_code}")
+            return Response("the upstream broke down\n", 502)
+        return Response(answer.content, answer.status_code, media_type=answer.headers.get("content-type"))
+
+
+def _session_of(request: Request) -> Session[_Buffer]:
+    session: Session[_Buffer] = request.scope[SESSION]
+    return session
+
+
+if __name__ == "__main__":
+    listener, upstream, clients = sys.argv[1:]
+    serve(Proxy(upstream, demo_limits(int(clients))).app, listener=int(listener))

@@ -1,0 +1,29 @@
+"""The upstream: a toy service behind the proxy that takes a moment to answer, and breaks down when asked to."""
+
+import random
+import sys
+
+import anyio
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+from .serving import serve
+
+_WORK_SECONDS = (0.002, 0.02)
+
+
+async def _work(request: Request) -> PlainTextResponse:
+    await anyio.sleep(random.uniform(*_WORK_SECONDS))
+    return PlainTextResponse("done\n")
+
+
+async def _fail(request: Request) -> PlainTextResponse:
+    return PlainTextResponse("broken\n", 500)
+
+
+app = Starlette(routes=[Route("/fail", _fail), Route("/{path:path}", _work, methods=["GET", "POST"])])
+
+if __name__ == "__main__":
+    serve(app, listener=int(sys.argv[1]))
