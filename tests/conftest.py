@@ -1,14 +1,10 @@
-import gc
-import logging
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
-import anyio
 import hypothesis
 import pytest
 
-from otel_sessions import EndReason, Session, SessionConfig, SessionManager
+from otel_sessions import EndReason, Session
 
 from .virtual import BACKENDS, Clock
 

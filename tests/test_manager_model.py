@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import anyio
@@ -195,7 +196,7 @@ class ManagerMachine(RuleBasedStateMachine):
             return await manager.__aenter__()
 
         self.manager = self.driver.call(enter)
-        made = [self.driver.call(lambda i=i: self.manager.create_session(i, data="fine")) for i in ids]
+        made = [self.driver.call(partial(self.manager.create_session, i, data="fine")) for i in ids]
         return multiple(*(self._add(session, None, UNSET, UNSET) for session in made))
 
     # What clients and proxies do
@@ -524,4 +525,4 @@ class OnTrio(ManagerMachine):
 @pytest.mark.parametrize("machine", [OnAsyncio, OnTrio])
 def test_the_manager_does_what_a_dict_would(machine: type[ManagerMachine], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL, logger="otel_sessions")  # the hooks that raise are meant to
-    run_state_machine_as_test(machine, settings=settings(max_examples=150, stateful_step_count=60, deadline=None))  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(machine, settings=settings(max_examples=150, stateful_step_count=60, deadline=None))

@@ -27,7 +27,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._now += seconds
 
 
-class _NoWaiting(selectors.DefaultSelector):  # type: ignore[misc, valid-type]  # the platform's own class
+class _NoWaiting(selectors.DefaultSelector):
     def __init__(self, loop: VirtualLoop) -> None:
         super().__init__()
         self._loop = loop

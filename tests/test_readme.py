@@ -1,0 +1,76 @@
+"""What the README says is what is there."""
+
+import asyncio
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+from otel_sessions import SessionConfig, SessionManager
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def _run(snippet: str) -> dict[str, Any]:
+    names: dict[str, Any] = {"__name__": "readme"}
+    exec(compile(snippet, "README.md", "exec"), names)  # noqa: S102  # our own words
+    return names
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+async def test_the_embedded_app_gives_a_session_and_leases_it_again() -> None:
+    app = _run(SNIPPETS[0])["app"]
+    transport = httpx2.ASGITransport(app)
+    async with app.router.lifespan_context(app), httpx2.AsyncClient(transport=transport, base_url="http://x") as client:
+        first = await client.get("/")
+        again = await client.get("/", headers={"x-session-id": first.headers["x-session-id"]})
+        assert first.json() == {"requests": 1}
+        assert again.json() == {"requests": 2}
+        unknown = await client.get("/", headers={"x-session-id": "nobody"})
+        assert unknown.status_code == 404
+
+
+def test_the_manager_by_hand_prints_what_it_did(capsys: pytest.CaptureFixture[str]) -> None:
+    asyncio.run(_run(SNIPPETS[1])["main"]())
+    assert capsys.readouterr().out.splitlines() == [
+        "hang up on upstream-7 because of closed",
+        "0 1",
+        "hang up on upstream-8 because of shutdown",
+    ]
+
+
+def test_the_settings_table_names_every_setting_with_its_default() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \| (\S+) \|", README, re.MULTILINE)
+    defaults = {
+        field.name: "off" if field.default is None else str(field.default).removesuffix(".0").lower()
+        for field in dataclasses.fields(SessionConfig)
+    }
+    assert {name: default for name, _, default in rows} == defaults
+    for name, key, _ in rows:
+        assert key in (name, f"{name}_secs")
+        value = "true" if name == "cleanup_on_shutdown" else "7"
+        config = SessionConfig.from_env({f"OTEL_SESSIONS_{key.upper()}": value})
+        assert getattr(config, name) in (7, True)
+
+
+def test_the_signals_table_names_every_metric_with_its_unit() -> None:
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader])
+
+    async def live_and_end() -> None:
+        async with SessionManager(meter_provider=provider) as manager:
+            await manager.create_session()
+
+    asyncio.run(live_and_end())
+    collected = reader.get_metrics_data()
+    assert collected is not None
+    metrics = collected.resource_metrics[0].scope_metrics[0].metrics
+    rows = re.findall(r"^\| `(otel_sessions\.[a-z._]+)` \| [\w -]+ \| `([^`]+)` \|", README, re.MULTILINE)
+    assert {(metric.name, metric.unit) for metric in metrics} == set(rows)

@@ -1,0 +1,44 @@
+"""What a type checker says of the public face: `make check` reads this file, and nothing runs it.
+
+An `ignore` marks what must be refused; mypy fails on one that is not needed.
+"""
+
+from typing import assert_type
+
+from otel_sessions import EndReason, Session, SessionManager
+
+
+class Upstream:
+    pass
+
+
+async def hang_up(session: Session[Upstream], reason: EndReason) -> None:
+    assert_type(session.data, Upstream)
+
+
+async def without_a_type_data_is_none() -> None:
+    manager = SessionManager()
+    assert_type(manager, SessionManager[None])
+    assert_type(await manager.create_session(), Session[None])
+    async with manager.reserve() as place:
+        assert_type(place.commit("id"), Session[None])
+    await manager.create_session(data=Upstream())  # type: ignore[call-overload]
+
+
+async def with_a_type_data_is_required() -> None:
+    async with SessionManager[Upstream](on_close=hang_up) as manager:
+        assert_type(manager, SessionManager[Upstream])
+        assert_type(await manager.create_session(data=Upstream()), Session[Upstream])
+        assert_type(manager.get("id"), Session[Upstream] | None)
+        with manager.pin("id") as session:
+            assert_type(session, Session[Upstream])
+        async with manager.lease("id") as session:
+            assert_type(session, Session[Upstream])
+        await manager.create_session()  # type: ignore[call-arg]
+        async with manager.reserve() as place:
+            place.commit("id")  # type: ignore[call-arg]
+
+
+async def the_hook_gives_the_type() -> None:
+    manager = SessionManager(on_close=hang_up)
+    assert_type(manager, SessionManager[Upstream])
