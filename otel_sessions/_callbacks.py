@@ -141,7 +141,7 @@ class Callbacks(Generic[DataT]):
                 await call(ending.session, ending.reason)
             except Exception as failure:
                 failures.append(failure)
-            except anyio.get_cancelled_exc_class() as failure:
+            except BaseException as failure:  # its own cancellation, or a group with one in it
                 failures.append(failure)
                 raise
             finally:

@@ -172,9 +172,14 @@ class Place(Generic[DataT]):
         self._roster = roster
         self._books = books
         self._client = client
+        self._entered = False
         self._reserved = False
 
     async def __aenter__(self) -> Self:
+        """Take the place; raises `TooManySessions` and `ManagerClosed`."""
+        if self._entered:
+            raise RuntimeError("a place is entered once; call reserve() again")
+        self._entered = True
         await self._capacity.take(self._client)
         self._reserved = True
         return self
@@ -235,6 +240,7 @@ class Place(Generic[DataT]):
         if client is not UNSET:
             self._capacity.move(self._client, client)
             self._client = client
+        self._entered = False
         self._reserved = False
         self._books.add_unreserved()
         return self._roster.add(session_id, data, self._client, limits, now)

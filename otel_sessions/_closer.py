@@ -74,12 +74,11 @@ class Closer(Generic[DataT]):
         self._draining = Countdown(config.drain_timeout, tasks, "otel-sessions draining", self._end_drained)
         self._idle: anyio.Event | None = None
 
-    def end(self, session: Session[DataT], fallback: EndReason, cause: Context, batch: Batch) -> EndReason:
+    def end(self, session: Session[DataT], fallback: EndReason, cause: Context, batch: Batch, now: float) -> EndReason:
         """End a session that is in the map, and return the reason: the one it is due for, else `fallback`.
 
         Its bound holders are cancelled, all but the running task. `batch` can be waited for.
         """
-        now = self._roster.clock()
         reason = session._due(now, session._limits) or fallback
         holders = self._leases.bound_elsewhere(session)
         self._roster.hide(session, reason, now)
@@ -156,4 +155,4 @@ class Closer(Generic[DataT]):
             self._draining.discard(session)
 
     def _end_drained(self, session: Session[DataT]) -> None:
-        self.end(session, EndReason.MAX_AGE, self._drains.pop(session), Batch())
+        self.end(session, EndReason.MAX_AGE, self._drains[session], Batch(), self._roster.clock())

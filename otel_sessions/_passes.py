@@ -46,12 +46,13 @@ class _Progress:
         self.batch = Batch()
         self.examined = 0
         self.cleaned = dict.fromkeys(EndReason, 0)
+        self._steps = 0
         self._slice_ends = time.perf_counter() + _SLICE
 
     def tired(self) -> bool:
-        """Count a session that is looked at; return whether it is time to let the loop go on."""
-        self.examined += 1
-        return not self.examined % 32 and time.perf_counter() >= self._slice_ends
+        """Count a step of the work; return whether it is time to let the loop go on."""
+        self._steps += 1
+        return not self._steps % 32 and time.perf_counter() >= self._slice_ends
 
     async def rest(self) -> None:
         await anyio.lowlevel.checkpoint()
@@ -124,7 +125,7 @@ class Passes(Generic[DataT]):
         def look(session: Session[DataT], now: float) -> None:
             reason = None if session._pins else session._due(now, under(session))
             if reason is not None:
-                progress.cleaned[reason] += 1
+                progress.cleaned[session._due(now, session._limits) or reason] += 1
 
         await self._visit(self._everyone(), progress, look)
         remaining = self._books.active - sum(progress.cleaned.values())
@@ -216,6 +217,7 @@ class Passes(Generic[DataT]):
         """End what the wheel says is due; file anew what was used since it was filed."""
         now = self._roster.clock()
         while (session := self._roster.wheel.pop(now)) is not None:
+            progress.examined += 1
             self._judge(session, now, session._limits, progress)
             if session.end_reason is None and now < session._created + session._limits.age:
                 self._roster.wheel.file(session, session._deadline(now, session._limits), now)
@@ -229,8 +231,8 @@ class Passes(Generic[DataT]):
         await self._visit(coming, progress, lambda session, now: self._judge(session, now, session._limits, progress))
 
     async def _end_everyone(self, progress: _Progress) -> None:
-        def end(session: Session[DataT], _: float) -> None:
-            self._end(session, EndReason.SHUTDOWN, progress)
+        def end(session: Session[DataT], now: float) -> None:
+            self._end(session, now, EndReason.SHUTDOWN, progress)
 
         await self._visit(self._everyone(), progress, end)
 
@@ -260,7 +262,7 @@ class Passes(Generic[DataT]):
             now = self._roster.clock()
             limits = session._limits.tightened(self._emergency_limits)
             if session.end_reason is None and not session._pins and session._due(now, limits) is not None:
-                self._end(session, EndReason.EVICTED, progress)
+                self._end(session, now, EndReason.EVICTED, progress)
             if progress.tired():
                 await progress.rest()
         self._next_place_at = self._roster.clock() if evictable else None if next_deadline == inf else next_deadline
@@ -279,6 +281,7 @@ class Passes(Generic[DataT]):
     ) -> None:
         for session in sessions:
             if session.end_reason is None:  # it may have ended while the pass let the loop go on
+                progress.examined += 1
                 look(session, self._roster.clock())
                 if progress.tired():
                     await progress.rest()
@@ -292,10 +295,10 @@ class Passes(Generic[DataT]):
             if now >= session._created + session._limits.age:
                 self._closer.drain(session, progress.cause)
         elif (reason := session._due(now, limits)) is not None:
-            self._end(session, reason, progress)
+            self._end(session, now, reason, progress)
 
-    def _end(self, session: Session[DataT], reason: EndReason, progress: _Progress) -> None:
-        reason = self._closer.end(session, reason, progress.cause, progress.batch)
+    def _end(self, session: Session[DataT], now: float, fallback: EndReason, progress: _Progress) -> None:
+        reason = self._closer.end(session, fallback, progress.cause, progress.batch, now)
         progress.cleaned[reason] += 1
 
     def _under(self, idle: Limit, age: Limit) -> Callable[[Session[DataT]], Limits]:

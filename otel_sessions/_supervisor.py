@@ -83,7 +83,8 @@ class Supervisor(Generic[DataT]):
         interval = self._config.cleanup_interval
         next_tick = anyio.current_time() + interval
         while True:
-            self._announce(next_tick - anyio.current_time())
+            if (now := self._read_clock()) is not None:
+                self._books.next_pass_at = now + next_tick - anyio.current_time()
             with anyio.CancelScope(deadline=next_tick):
                 await self._asked.wait()
                 return
@@ -92,13 +93,13 @@ class Supervisor(Generic[DataT]):
             missed = floor((anyio.current_time() - next_tick) / interval)
             next_tick += (missed + 1) * interval
 
-    def _announce(self, delay: float) -> None:
-        """Say when the next interval pass is due, by the manager's own clock."""
+    def _read_clock(self) -> float | None:
         try:
-            self._books.next_pass_at = self._roster.clock() + delay
+            return self._roster.clock()
         except Exception:
             _logger.exception("the clock of the session manager failed")
             self._books.add_error(CleanupError.OTHER)
+            return None
 
     async def _wind_down(self) -> None:
         config = self._config
@@ -124,8 +125,9 @@ class Supervisor(Generic[DataT]):
         """End at once, without hooks, whatever is left; after a proper shutdown that is nothing."""
         self._refuse()
         self.callbacks.close()
+        now = self._read_clock() or 0.0
         for session in list(self._roster.sessions.values()):
-            self.closer.end(session, EndReason.SHUTDOWN, Context(), Batch())
+            self.closer.end(session, EndReason.SHUTDOWN, Context(), Batch(), now)
         self.closer.abandon()
         self.tasks.cancel()
         self._books.next_pass_at = None

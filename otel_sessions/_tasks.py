@@ -53,9 +53,14 @@ class Tasks:
             await self._emptied.wait()
 
     def _start_on_asyncio(self, name: str, function: Callable[[], Awaitable[None]], task: Task) -> object:
-        running = asyncio.get_running_loop().create_task(_logged(name, function), name=name, context=Context())
+        def ended(running: asyncio.Task[None]) -> None:
+            self._discard(task)
+            if not running.cancelled() and (error := running.exception()) is not None:
+                _log(name, error)
+
+        running = asyncio.get_running_loop().create_task(_run(function), name=name, context=Context())
         # Not in a `finally` of the task: one that is cancelled before its first step never gets there.
-        running.add_done_callback(lambda _: self._discard(task))
+        running.add_done_callback(ended)
         task.cancel = running.cancel
         return running  # the loop itself holds its tasks only weakly
 
@@ -67,7 +72,9 @@ class Tasks:
         async def run() -> None:
             try:
                 with scope:
-                    await _logged(name, function)
+                    await function()
+            except Exception as error:  # it would bring the whole run down
+                _log(name, error)
             finally:
                 self._discard(task)
 
@@ -103,17 +110,26 @@ class Countdown(Generic[ItemT]):
         self._due_at.pop(item, None)
 
     async def _count(self) -> None:
-        while self._due_at:
-            item, due_at = next(iter(self._due_at.items()))
-            await anyio.sleep_until(due_at)
-            if self._due_at.get(item) == due_at:
-                del self._due_at[item]
-                self._on_due(item)
-        self._counting = False
+        try:
+            while self._due_at:
+                item, due_at = next(iter(self._due_at.items()))
+                await anyio.sleep_until(due_at)
+                if self._due_at.pop(item, None) is not None:
+                    self._end(item)
+        finally:
+            self._counting = False
+
+    def _end(self, item: ItemT) -> None:
+        try:
+            self._on_due(item)
+        except Exception as error:
+            _log(self._name, error)
+            self._due_at[item] = anyio.current_time() + max(self._delay, 1.0)
 
 
-async def _logged(name: str, function: Callable[[], Awaitable[None]]) -> None:
-    try:
-        await function()
-    except Exception:
-        _logger.exception("%s ended with an error", name)
+async def _run(function: Callable[[], Awaitable[None]]) -> None:
+    await function()
+
+
+def _log(name: str, error: BaseException) -> None:
+    _logger.error("the task %r ended with an error", name, exc_info=error)

@@ -81,7 +81,8 @@ class SessionManager(Generic[DataT]):
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Shut down, in full even if the block was cancelled; takes `shutdown_timeout` seconds at most."""
-        supervisor = self._running()
+        supervisor = self._supervisor
+        assert supervisor is not None
         supervisor.ask()
         cancelled: BaseException | None = None
         with anyio.CancelScope(shield=True):
@@ -195,10 +196,7 @@ class SessionManager(Generic[DataT]):
         session = self._sessions.get(session_id)
         if session is None:
             return False
-        batch = Batch()
-        supervisor.closer.end(session, EndReason.CLOSED, otel_context.get_current(), batch)
-        if not supervisor.callbacks.calling:
-            await batch.wait()
+        await self._end(supervisor, session)
         return True
 
     # Cleanup
@@ -267,11 +265,15 @@ class SessionManager(Generic[DataT]):
         """End the session that stands under an id, if it is due and nobody uses it; else raise `SessionExists`."""
         session = self._sessions.get(session_id)
         if session is not None and not session._pins and session._due(self._clock(), session._limits):
-            batch = Batch()
-            supervisor.closer.end(session, EndReason.CLOSED, otel_context.get_current(), batch)
-            if not supervisor.callbacks.calling:
-                await batch.wait()
+            await self._end(supervisor, session)
         self._roster.require_vacant(session_id)
+
+    async def _end(self, supervisor: Supervisor[DataT], session: Session[DataT]) -> None:
+        """End a session and wait for what that calls; a hook or a sink that ends one does not wait."""
+        batch = Batch()
+        supervisor.closer.end(session, EndReason.CLOSED, otel_context.get_current(), batch, self._clock())
+        if not supervisor.callbacks.calling:
+            await batch.wait()
 
 
 def _checked(idle: Limit, age: Limit) -> tuple[Limit, Limit]:
