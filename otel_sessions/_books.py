@@ -6,7 +6,7 @@ state is a single addition, and one C-level copy of the dict is a balanced snaps
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Final, TypeVar
@@ -66,17 +66,13 @@ class Books:
     """One manager's counters. Written by its event loop alone, read from any thread.
 
     `active`, `leased`, `closing` and `reserved` are the owner's own running levels, for decisions on its loop;
-    telemetry and statistics take `totals()`. `limit` is the cap. `next_pass_at` is when the next interval pass is due
-    and `passes_running` how many passes run, for `overdue()`.
+    telemetry and statistics take `totals()`. `limit` is the cap.
     """
 
-    def __init__(self, clock: Callable[[], float], limit: int | None) -> None:
-        self.clock = clock
+    def __init__(self, limit: int | None) -> None:
         self.limit = limit
         self.active = self.leased = self.closing = self.reserved = 0
         self.peak_active = 0
-        self.next_pass_at: float | None = None
-        self.passes_running = 0
         self._counts: dict[tuple[str, ...], int] = dict.fromkeys(
             [
                 *(_CREATED, _LEASED, _RELEASED, _CLOSING, _RESERVED, _COMMITTED),
@@ -146,13 +142,6 @@ class Books:
             runs={run: counts["run", *run] for run in product(Trigger, Outcome)},
             errors={kind: counts["error", kind] for kind in CleanupError},
         )
-
-    def overdue(self) -> float:
-        """Return by how many seconds the next interval pass is late; 0 on time and while a pass runs."""
-        next_pass_at = self.next_pass_at
-        if next_pass_at is None or self.passes_running:
-            return 0.0
-        return max(0.0, self.clock() - next_pass_at)
 
 
 class RecentEnds:

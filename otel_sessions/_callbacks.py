@@ -17,7 +17,7 @@ from opentelemetry.context import Context
 
 from ._books import Books
 from ._ids import fingerprint
-from ._tasks import Task, Tasks
+from ._tasks import Countdown, Task, Tasks
 from .config import SessionConfig
 from .session import DataT, Session
 from .sink import SessionSink
@@ -52,6 +52,19 @@ class Ending(Generic[DataT]):
         self.inside = _inside.get()
 
 
+class _Call:
+    """One call: `over` when it has ended or its time is up."""
+
+    def __init__(self) -> None:
+        self.over = anyio.Event()
+        self.ended = False
+        self.failure: BaseException | None = None
+
+    def end(self) -> None:
+        self.ended = True
+        self.over.set()
+
+
 class Callbacks(Generic[DataT]):
     """The sink and the close hook of one manager. `runs_hooks` says whether sessions that end from now on get it."""
 
@@ -65,7 +78,6 @@ class Callbacks(Generic[DataT]):
     ) -> None:
         self.runs_hooks = True
         self._closed = False
-        self._timeout = config.close_timeout
         self._concurrency = config.close_concurrency
         self._on_close = on_close
         self._sink = sink
@@ -75,6 +87,9 @@ class Callbacks(Generic[DataT]):
         self._runners = 0
         self._calls = Tasks()
         self._overstaying: set[Task] = set()
+        self._timeouts: Countdown[_Call] = Countdown(
+            config.close_timeout, tasks, "otel-sessions timeouts", lambda call: call.over.set()
+        )
 
     @property
     def calling(self) -> bool:
@@ -131,8 +146,7 @@ class Callbacks(Generic[DataT]):
             self._runners -= 1
 
     async def _call(self, ending: Ending[DataT], kind: CleanupError, call: CloseHook[DataT]) -> None:
-        ended = anyio.Event()
-        failures: list[BaseException] = []
+        state = _Call()
 
         async def run() -> None:
             otel_context.attach(ending.cause)
@@ -140,24 +154,34 @@ class Callbacks(Generic[DataT]):
             try:
                 await call(ending.session, ending.reason)
             except Exception as failure:
-                failures.append(failure)
+                state.failure = failure
             except BaseException as failure:  # its own cancellation, or a group with one in it
-                failures.append(failure)
+                state.failure = failure
                 raise
             finally:
-                ended.set()
+                state.end()
 
-        task = self._calls.start(f"otel-sessions {kind}", run)
+        task = self._calls.start(f"otel-sessions {kind}", run, on_end=state.end)
+        # No cancel scope here: should the loop die in it, anyio would keep it, and all it holds, for good.
+        self._timeouts.add(state)
         try:
-            with anyio.move_on_after(self._timeout):
-                await ended.wait()
-        finally:  # a shutdown cuts the wait short
-            if not ended.is_set():
-                task.cancel()
-                self._overstaying.add(task)
-                self._note_error(ending, CleanupError.TIMEOUT, kind, None)
-        if failures:
-            self._note_error(ending, kind, kind, failures[0])
+            await state.over.wait()
+        except GeneratorExit:  # the loop has died: there is no task any more
+            raise
+        except BaseException:  # a shutdown cuts the wait short
+            self._cut(ending, kind, task)
+            raise
+        finally:
+            self._timeouts.discard(state)
+        if not state.ended:
+            self._cut(ending, kind, task)
+        elif state.failure is not None:
+            self._note_error(ending, kind, kind, state.failure)
+
+    def _cut(self, ending: Ending[DataT], kind: CleanupError, task: Task) -> None:
+        task.cancel()
+        self._overstaying.add(task)
+        self._note_error(ending, CleanupError.TIMEOUT, kind, None)
 
     def _note_error(
         self, ending: Ending[DataT], error: CleanupError, kind: CleanupError, failure: BaseException | None

@@ -82,6 +82,7 @@ class Closer(Generic[DataT]):
         reason = session._due(now, session._limits) or fallback
         holders = self._leases.bound_elsewhere(session)
         self._roster.hide(session, reason, now)
+        self._leases.note_released()
         self._forget_drain(session)
         self._telemetry.session_ended(session.age, reason)
         calls = self._callbacks.calls()

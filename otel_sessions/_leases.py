@@ -50,6 +50,10 @@ class Leases(Generic[DataT]):
         self._books.add_released()
         if session._due(session._last, session._limits) is not None:
             self._roster.file(session)
+        self.note_released()
+
+    def note_released(self) -> None:
+        """Wake whoever waits for quiet, if that was the last session leased."""
         if self._quiet is not None and not self._books.leased:
             self._quiet.set()
 

@@ -189,7 +189,6 @@ class Passes(Generic[DataT]):
         self, trigger: Trigger, find: Callable[[_Progress], Awaitable[None]], caller: Context
     ) -> CleanupReport:
         started = time.perf_counter()
-        self._books.passes_running += 1
         span = self._telemetry.start_pass(trigger, caller)
         progress = _Progress(span.context)
         outcome, error = Outcome.CANCELLED, None
@@ -208,7 +207,6 @@ class Passes(Generic[DataT]):
         finally:
             report = _report(trigger, outcome, progress, self._books.active, time.perf_counter() - started)
             self.last = report
-            self._books.passes_running -= 1
             self._books.add_run(trigger, outcome)
             span.end(report, error)
         return report

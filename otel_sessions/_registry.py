@@ -10,10 +10,10 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from opentelemetry import metrics
-from opentelemetry.metrics import Histogram, MeterProvider
+from opentelemetry.metrics import Histogram, MeterProvider, NoOpHistogram
 
 from ._books import Books, Totals
 
@@ -37,16 +37,26 @@ class Row:
         )
 
 
+class Owner(Protocol):
+    """Whose books are reported, while it lives."""
+
+    def overdue(self) -> float:
+        """Return by how many seconds the next interval pass is late."""
+
+
 @dataclass(eq=False, slots=True)
 class Entry:
-    """One manager's books on a board, under the name that the board gave it."""
+    """One manager's books on a board, under the name that the board gave it; its owner may be gone at any moment."""
 
     name: str
     books: Books
     board: "Board"
+    owner: "weakref.ref[Owner]"
 
     def row(self) -> Row:
-        return Row(totals=self.books.totals(), limit=self.books.limit, overdue=self.books.overdue())
+        owner = self.owner()
+        overdue = 0.0 if owner is None else owner.overdue()
+        return Row(totals=self.books.totals(), limit=self.books.limit, overdue=overdue)
 
 
 class _Collection(threading.local):
@@ -62,14 +72,25 @@ class _Collection(threading.local):
 class Board:
     """The books that one meter provider reports. `session_duration` and `cleanup_duration` are its histograms."""
 
-    session_duration: Histogram
-    cleanup_duration: Histogram
-
     def __init__(self) -> None:
+        self.session_duration: Histogram = NoOpHistogram("otel_sessions.session.duration")
+        self.cleanup_duration: Histogram = NoOpHistogram("otel_sessions.cleanup.duration")
         self.live: dict[Entry, None] = {}
         self.left: dict[str, Row] = {}
         self._names: set[str] = set()
         self._collection = _Collection()
+        self._equipping = threading.Lock()
+        self._equipped = False
+
+    def equip(self, create: "Callable[[Board], None]") -> None:
+        """Create the instruments, once.
+
+        Under a lock of its own: a collection holds the SDK's lock when it asks for `rows`, and creating needs that one.
+        """
+        with self._equipping:
+            if not self._equipped:
+                self._equipped = True
+                create(self)
 
     def fold(self, name: str) -> str:
         """Return the name under which a manager is reported: its own, or `_OTHER` past the first hundred names."""
@@ -106,26 +127,19 @@ class _Registry:
         self._departed: deque[Entry] = deque()
 
     def enter(
-        self,
-        owner: object,
-        name: str,
-        books: Books,
-        provider: MeterProvider | None,
-        equip: Callable[[Board, MeterProvider], None],
-    ) -> tuple[Entry, "weakref.finalize[..., object]"]:
+        self, owner: Owner, name: str, books: Books, provider: MeterProvider
+    ) -> tuple[Entry, Callable[[], object]]:
         """Report `books` for as long as `owner` lives, or until the finalizer that is returned is called."""
         current = metrics.get_meter_provider()
-        provider = current if provider is None else provider
         with self._lock:
             self._settle()
             self._unify(current)
             board = self._boards.get(provider)
             if board is None:
                 board = self._boards[provider] = Board()
-                equip(board, provider)
                 if _is_proxy(provider):
                     self._proxied = board
-            entry = Entry(board.fold(name), books, board)
+            entry = Entry(board.fold(name), books, board, weakref.ref(owner))
             board.live[entry] = None
         finalizer = weakref.finalize(owner, self._departed.append, entry)
         finalizer.atexit = False

@@ -84,9 +84,9 @@ class Roster(Generic[DataT]):
         if session._pins:
             session._pins = 0
             self._books.add_released()
-        session._fate = session._fate or Fate()
-        session._fate.reason = reason
-        session._fate.at = now
+        session._fate = fate = session._fate or Fate()
+        fate.reason, fate.at = reason, now
+        fate.last, fate.count = session._last, session._count
         self.recent.add(session.id, reason)
         self._books.add_closing()
 

@@ -5,6 +5,7 @@ loop's end, leaves balanced books and no session behind.
 """
 
 import logging
+from functools import partial
 from math import floor
 from typing import Generic
 
@@ -42,7 +43,7 @@ class Supervisor(Generic[DataT]):
         sink: SessionSink[DataT] | None,
     ) -> None:
         self.stopped = anyio.Event()
-        self._main_task = Tasks()
+        self._main = Tasks()
         self.tasks = Tasks()
         self.capacity = Capacity(config, roster, books)
         self.callbacks = Callbacks(config, on_close, sink, books, self.tasks)
@@ -53,41 +54,38 @@ class Supervisor(Generic[DataT]):
         self._leases = leases
         self._books = books
         self._telemetry = telemetry
-        self._asked = anyio.Event()
-        self._asked_at = 0.0
+        self._asked = False
 
     def start(self) -> None:
         self._roster.accepting = True
-        self._main_task.start("otel-sessions supervisor", self._main)
+        self._main.start("otel-sessions supervisor", self._tick, on_end=self._note_tick_end)
 
     def ask(self) -> None:
         """Ask for the shutdown; new sessions and leases are refused from here on."""
-        if not self._asked.is_set():
-            self._asked_at = anyio.current_time()
-            self._asked.set()
+        if not self._asked:
+            self._asked = True
             self._refuse()
+            self._main.cancel()
+            wind_down = partial(self._wind_down, anyio.current_time())
+            self._main.start("otel-sessions supervisor", wind_down, on_end=self._settle)
 
     def _refuse(self) -> None:
         self._roster.accepting = False
         self.capacity.close()
 
-    async def _main(self) -> None:
-        try:
-            await self._tick()
-            await self._wind_down()
-        finally:
+    def _note_tick_end(self) -> None:
+        if not self._asked:  # cancelled from outside, or the loop is at its end
+            self._asked = True
             self._settle()
-            self.stopped.set()
 
     async def _tick(self) -> None:
         interval = self._config.cleanup_interval
         next_tick = anyio.current_time() + interval
         while True:
             if (now := self._read_clock()) is not None:
-                self._books.next_pass_at = now + next_tick - anyio.current_time()
-            with anyio.CancelScope(deadline=next_tick):
-                await self._asked.wait()
-                return
+                self._telemetry.next_pass_at = now + next_tick - anyio.current_time()
+            # No cancel scope here: should the loop die in it, anyio would keep it, and the manager with it, for good.
+            await anyio.sleep_until(next_tick)
             self.callbacks.press()
             self.passes.start_interval()
             missed = floor((anyio.current_time() - next_tick) / interval)
@@ -101,16 +99,14 @@ class Supervisor(Generic[DataT]):
             self._books.add_error(CleanupError.OTHER)
             return None
 
-    async def _wind_down(self) -> None:
+    async def _wind_down(self, begun: float) -> None:
         config = self._config
-        deadline = self._asked_at + config.shutdown_timeout
+        deadline = begun + config.shutdown_timeout
         # The last tenth, at most a second, is for cancelled hooks to leave.
         work_until = deadline - min(1.0, config.shutdown_timeout / 10)
         # Hooks get their close_timeout, or half of the time where there is not enough for both.
-        drain = min(
-            config.drain_timeout, max(config.shutdown_timeout - config.close_timeout, config.shutdown_timeout / 2)
-        )
-        with anyio.CancelScope(deadline=self._asked_at + drain):
+        hooks = min(config.close_timeout, config.shutdown_timeout / 2)
+        with anyio.CancelScope(deadline=begun + min(config.drain_timeout, config.shutdown_timeout - hooks)):
             await self._leases.wait_quiet()
         self.callbacks.runs_hooks = config.cleanup_on_shutdown
         with anyio.CancelScope(deadline=work_until):
@@ -130,5 +126,6 @@ class Supervisor(Generic[DataT]):
             self.closer.end(session, EndReason.SHUTDOWN, Context(), Batch(), now)
         self.closer.abandon()
         self.tasks.cancel()
-        self._books.next_pass_at = None
+        self._telemetry.next_pass_at = None
         self._telemetry.close()
+        self.stopped.set()

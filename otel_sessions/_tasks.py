@@ -20,7 +20,8 @@ ItemT = TypeVar("ItemT")
 class Task:
     """A running task. On asyncio `cancel` interrupts what it awaits, once a call; on trio everything from then on."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_end: Callable[[], None]) -> None:
+        self.on_end = on_end
         self.done = False
         self.cancel: Callable[[], object] = lambda: None
 
@@ -32,8 +33,11 @@ class Tasks:
         self._running: dict[Task, object] = {}
         self._emptied: anyio.Event | None = None
 
-    def start(self, name: str, function: Callable[[], Awaitable[None]]) -> Task:
-        task = Task()
+    def start(
+        self, name: str, function: Callable[[], Awaitable[None]], on_end: Callable[[], None] = lambda: None
+    ) -> Task:
+        """Start a task; `on_end` is called when it is over, even if it was cancelled before its first step."""
+        task = Task(on_end)
         if anyio.get_cancelled_exc_class() is asyncio.CancelledError:
             self._running[task] = self._start_on_asyncio(name, function, task)
         else:
@@ -84,6 +88,7 @@ class Tasks:
     def _discard(self, task: Task) -> None:
         task.done = True
         self._running.pop(task, None)
+        task.on_end()
         if not self._running and self._emptied is not None:
             self._emptied.set()
 
@@ -114,7 +119,8 @@ class Countdown(Generic[ItemT]):
             while self._due_at:
                 item, due_at = next(iter(self._due_at.items()))
                 await anyio.sleep_until(due_at)
-                if self._due_at.pop(item, None) is not None:
+                if self._due_at.get(item) == due_at:
+                    del self._due_at[item]
                     self._end(item)
         finally:
             self._counting = False

@@ -1,8 +1,8 @@
 """A leased session for every exchange of an ASGI app, named by a header.
 
-A request that names no session opens one, and its response carries the new id. For as long as the app behind runs, the
-session is leased and stands at `scope["otel_sessions.session"]`. A session whose id never left in a response is closed,
-so a failed opening leaves nothing behind. Ending sessions otherwise is the app's business.
+A request that names no session opens one, and its response carries the new id. For as long as the app behind runs, and
+no longer, the session is leased and stands at `scope["otel_sessions.session"]`. A session whose id never left in a
+response is closed, so a failed opening leaves nothing behind. Ending sessions otherwise is the app's business.
 """
 
 import math
@@ -92,7 +92,10 @@ class SessionLeaseMiddleware:
         try:
             async with self._manager.lease(session_id) as session:
                 scope[SESSION] = session
-                await self._app(scope, exchange.receive, exchange.send)
+                try:
+                    await self._app(scope, exchange.receive, exchange.send)
+                finally:
+                    del scope[SESSION]  # servers keep the scope while a connection idles, and the session with it
         except (ManagerClosed, SessionNotFound) as error:
             if session is not None and not _tells_end_of(session, error):
                 raise  # the app's own

@@ -45,7 +45,7 @@ class _Rule:
             return None
         if self.accepts(value):
             return self.kind(cast("_Value", value))
-        raise ConfigError(f"{key} takes {self.takes}{f' or {off}' if self.may_be_off else ''}, not {value!r}")
+        raise ConfigError(f"{key} takes {self.takes}{f' or {off}' if self.may_be_off else ''}, not {_shown(value)}")
 
     def read(self, text: str) -> object:
         """Return what a text stands for; the text itself where it stands for nothing that the rule could accept."""
@@ -55,6 +55,13 @@ class _Rule:
             return self.kind(text)
         except ValueError:
             return text
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # Python prints no int of more than 4,300 digits
+        return "one with so many digits"
 
 
 def _is_seconds(value: object) -> bool:

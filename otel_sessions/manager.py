@@ -60,7 +60,7 @@ class SessionManager(Generic[DataT]):
         self._sink = sink
         self._providers = (meter_provider, tracer_provider)
         self._clock = clock
-        self._books = Books(clock, self.config.max_sessions)
+        self._books = Books(self.config.max_sessions)
         self._roster: Roster[DataT] = Roster(self.config, clock, self._books)
         self._leases = Leases(self._roster, self._books)
         self._sessions = self._roster.sessions
@@ -70,7 +70,7 @@ class SessionManager(Generic[DataT]):
         """Start the background task. Raises `ManagerClosed` if the manager was entered before."""
         if self._supervisor is not None:
             raise ManagerClosed(f"session manager {self.name!r} was used before; make a new one")
-        telemetry = Telemetry(self._books, self.name, *self._providers)
+        telemetry = Telemetry(self._books, self._clock, self.name, *self._providers)
         self._supervisor = Supervisor(
             self.config, self._roster, self._leases, self._books, telemetry, self._on_close, self._sink
         )

@@ -98,6 +98,8 @@ class Fate:
     failure: str | BaseException | None = None
     reason: EndReason | None = None
     at: float = 0.0
+    last: float = 0.0
+    count: int = 0
     gone: bool = False
 
 
@@ -160,7 +162,8 @@ class Session(Generic[DataT]):
 
     def is_stale(self, max_idle_time: float) -> bool:
         """Return whether no lease is held and the last activity lies `max_idle_time` seconds back, or more."""
-        return not self._pins and self._now() >= self._last + max_idle_time
+        _, last, now = self._use()
+        return not self._pins and now >= last + max_idle_time
 
     @property
     def state(self) -> SessionState:
@@ -184,25 +187,33 @@ class Session(Generic[DataT]):
     @property
     def idle_for(self) -> float:
         """Seconds since the last activity, 0 while a lease is held; stands still once the session is ended."""
-        return 0.0 if self._pins else max(0.0, self._now() - self._last)
+        if self._pins:
+            return 0.0
+        _, last, now = self._use()
+        return max(0.0, now - last)
 
     @property
     def age(self) -> float:
         """Seconds since the session was made; stands still once it is ended."""
-        return max(0.0, self._now() - self._created)
+        _, _, now = self._use()
+        return max(0.0, now - self._created)
 
     @property
     def metadata(self) -> SessionMetadata:
+        count, last, _ = self._use()
         return SessionMetadata(
             created_at=datetime.fromtimestamp(self._created + self._wall_offset, UTC),
-            last_activity=datetime.fromtimestamp(self._last + self._wall_offset, UTC),
-            message_count=self._count,
+            last_activity=datetime.fromtimestamp(last + self._wall_offset, UTC),
+            message_count=count,
             state=self.state,
         )
 
-    def _now(self) -> float:
+    def _use(self) -> tuple[int, float, float]:
+        """Return how often and when last it was used, and now; all as they were at the end, once it is ended."""
         fate = self._fate
-        return fate.at if fate is not None and fate.reason is not None else self._keeper.clock()
+        if fate is not None and fate.reason is not None:
+            return fate.count, fate.last, fate.at
+        return self._count, self._last, self._keeper.clock()
 
     def _due(self, now: float, limits: Limits) -> EndReason | None:
         """Return why the session is not to be handed out, None if it is: failed before age before idleness."""

@@ -8,12 +8,13 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
+from functools import partial
 from typing import Final, TypeVar
 
-from opentelemetry import trace
+from opentelemetry import metrics, trace
 from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
-from opentelemetry.trace import INVALID_SPAN, Link, Span, Status, StatusCode, TracerProvider
+from opentelemetry.trace import INVALID_SPAN, Link, NoOpTracer, Span, Status, StatusCode, Tracer, TracerProvider
 
 from . import _registry
 from ._books import Books
@@ -70,8 +71,7 @@ _GAUGES: Final[dict[tuple[str, str, str], _Read]] = {
 }
 
 
-def _equip(board: Board, provider: MeterProvider) -> None:
-    """Create a board's instruments, once for each provider."""
+def _create_instruments(board: Board, provider: MeterProvider) -> None:
     meter = provider.get_meter(SCOPE, __version__)
     for create, instruments in (
         (meter.create_observable_counter, _COUNTERS),
@@ -109,22 +109,48 @@ class Telemetry:
     """One manager's signals, from its entry until `close`, or until nobody holds this object any more."""
 
     def __init__(
-        self, books: Books, name: str, meter_provider: MeterProvider | None, tracer_provider: TracerProvider | None
+        self,
+        books: Books,
+        clock: Callable[[], float],
+        name: str,
+        meter_provider: MeterProvider | None,
+        tracer_provider: TracerProvider | None,
     ) -> None:
+        self.next_pass_at: float | None = None
+        """When the next interval pass is due, by `clock`; None while none is to come."""
         self._books = books
+        self._clock = clock
         self._name = name
-        self._entry, self._leave = _registry.enter(self, name, books, meter_provider, _equip)
-        self._tracer = trace.get_tracer(SCOPE, __version__, tracer_provider)
-        self._ended = {reason: {MANAGER_NAME: self._entry.name, REASON: reason.value} for reason in EndReason}
+        self._passes_running = 0
+        provider = metrics.get_meter_provider() if meter_provider is None else meter_provider
+        self._entry, self._leave = _registry.enter(self, name, books, provider)
+        self._tracer: Tracer = NoOpTracer()
+        with self.guarded():
+            self._entry.board.equip(partial(_create_instruments, provider=provider))
+        with self.guarded():
+            self._tracer = trace.get_tracer(SCOPE, __version__, tracer_provider)
 
     def session_ended(self, age: float, reason: EndReason) -> None:
         try:
-            self._entry.board.session_duration.record(age, self._ended[reason])
+            attributes = {MANAGER_NAME: self._entry.name, REASON: reason.value}
+            self._entry.board.session_duration.record(age, attributes)
         except Exception as error:
             self._note_error(error)
 
+    def overdue(self) -> float:
+        """Return by how many seconds the next interval pass is late; 0 on time and while a pass runs."""
+        next_pass_at = self.next_pass_at
+        if next_pass_at is None or self._passes_running:
+            return 0.0
+        try:
+            return max(0.0, self._clock() - next_pass_at)
+        except Exception as error:  # one manager's clock must not take all others' metrics away
+            self._note_error(error)
+            return 0.0
+
     def start_pass(self, trigger: Trigger, cause: Context) -> "PassSpan":
         """Open the span of a pass: a root, linked to the span of whoever caused it."""
+        self._passes_running += 1
         span: Span = INVALID_SPAN
         with self.guarded():
             caller = trace.get_current_span(cause).get_span_context()
@@ -137,6 +163,7 @@ class Telemetry:
         return PassSpan(self, span)
 
     def record_pass(self, report: CleanupReport, context: Context) -> None:
+        self._passes_running -= 1
         self._entry.board.cleanup_duration.record(
             report.duration,
             {MANAGER_NAME: self._entry.name, TRIGGER: report.trigger.value, OUTCOME: report.outcome.value},

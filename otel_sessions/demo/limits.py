@@ -1,6 +1,11 @@
-"""The proxy's limits: those of a real one, scaled down from hours to seconds."""
+"""The proxy's sizes: what a session holds, and the limits of a real proxy, scaled down from hours to seconds."""
+
+from typing import Final
 
 from otel_sessions import SessionConfig
+
+BUFFER_BYTES: Final = 256 * 1024
+"""What each session holds."""
 
 
 def demo_limits(clients: int) -> SessionConfig:
@@ -14,7 +19,7 @@ def demo_limits(clients: int) -> SessionConfig:
             max_idle_time=3.0,
             max_session_age=15.0,
             max_sessions=max(1, clients // 2),
-            emergency_idle_time=1.0,
+            emergency_idle_time=1.5,
             emergency_session_age=10.0,
             close_timeout=1.0,
             drain_timeout=1.0,

@@ -4,7 +4,9 @@ What the standard variables set stays as it is. Where they do not, the demo's ow
 ones, a minute between exports, would outlast it. A collector that is gone delays the end by `_FLUSH_SECONDS` at most.
 """
 
+import logging
 import os
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -50,6 +52,8 @@ def exporting(service_name: str) -> Iterator[None]:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
+    logging.getLogger("opentelemetry").addHandler(_FirstError())
+    logging.getLogger("opentelemetry").propagate = False
     resource = _resource(service_name)
     reader = PeriodicExportingMetricReader(_exporter("metric", os.environ))
     meters = MeterProvider([reader], resource, shutdown_on_exit=False)
@@ -72,6 +76,17 @@ def require_exporters(environ: Mapping[str, str] = os.environ) -> None:
     if _asked(environ):
         for signal in ("metric", "trace"):
             import_module(_exporter_module(signal, environ))
+
+
+class _FirstError(logging.Handler):
+    """Says once that an export has failed: a collector that is gone would fill the screen."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.setLevel(logging.CRITICAL)
+        print(f"telemetry is lost: {record.getMessage()}", file=sys.stderr)
 
 
 def _asked(environ: Mapping[str, str]) -> bool:
@@ -102,4 +117,7 @@ def _exporter_module(signal: str, environ: Mapping[str, str]) -> str:
 
 def _usual_protocol(endpoint: str) -> str:
     """Return what collectors speak on the port of an endpoint."""
-    return "grpc" if urlsplit(endpoint).port == _GRPC_PORT else "http/protobuf"
+    try:
+        return "grpc" if urlsplit(endpoint).port == _GRPC_PORT else "http/protobuf"
+    except ValueError as error:
+        raise ConfigError(f"{_ENDPOINT} takes a URL, not {endpoint!r}") from error

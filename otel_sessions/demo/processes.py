@@ -4,6 +4,7 @@ A port is bound here and handed over, so it is known to be free before anything 
 early waits instead of failing. Whoever leaves `running`, in whatever way, leaves no process behind.
 """
 
+import os
 import socket
 import subprocess
 import sys
@@ -26,7 +27,9 @@ def listen(port: int, flag: str) -> socket.socket:
     try:
         return socket.create_server((HOST, port), backlog=2048)
     except OSError as error:
-        raise PortTaken(f"cannot listen on {HOST}:{port}: {error.strerror}; choose another port with {flag}") from error
+        raise PortTaken(
+            f"cannot listen on {HOST}:{port}: {os.strerror(error.errno or 0)}; choose another port with {flag}"
+        ) from error
 
 
 def url_of(listener: socket.socket) -> str:

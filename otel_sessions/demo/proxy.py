@@ -6,7 +6,9 @@ breaks down fails its session. When the manager has shut down, its last reading 
 
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from mmap import mmap
+from typing import Final
 
 import httpx2
 from starlette.applications import Starlette
@@ -17,15 +19,13 @@ from starlette.routing import Mount, Route
 from otel_sessions import Session, SessionConfig, SessionManager
 from otel_sessions.asgi import SESSION, SessionLeaseMiddleware
 
-from .limits import demo_limits
+from .connections import connections
+from .limits import BUFFER_BYTES, demo_limits
 from .otlp import exporting
 from .reading import Reading
 from .serving import serve
 
-BUFFER_BYTES = 64 * 1024
-"""What a session holds."""
-
-_Buffer = bytearray | None
+_Buffer = mmap | None
 
 
 class Proxy:
@@ -33,28 +33,27 @@ class Proxy:
 
     def __init__(self, upstream: str, config: SessionConfig) -> None:
         self._manager = SessionManager[_Buffer](config, name="demo")
-        self._upstream = httpx2.AsyncClient(
-            base_url=upstream, timeout=5.0, trust_env=False, limits=httpx2.Limits(keepalive_expiry=30.0)
-        )
+        self._upstream = connections(upstream, timeout=5.0)
         leased = Starlette(
             routes=[
                 Route("/session", self._close, methods=["DELETE"]),
                 Route("/{path:path}", self._forward, methods=["GET", "POST"]),
             ]
         )
-        self.app = Starlette(
+        self.app: Final[Starlette] = Starlette(
             routes=[Route("/stats", self._stats), Mount("/", SessionLeaseMiddleware(leased, self._manager))],
             lifespan=self._lifespan,
         )
 
     @asynccontextmanager
-    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+    async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
         with exporting("otel-sessions-demo"):
             async with self._upstream, self._manager:
                 yield
-            print(Reading.take(self._manager).to_json(), flush=True)
+            with suppress(BrokenPipeError):  # the parent is gone
+                print(Reading.take(self._manager).to_json(), flush=True)
 
-    async def _stats(self, request: Request) -> Response:
+    async def _stats(self, _request: Request) -> Response:
         return Response(Reading.take(self._manager).to_json(), media_type="application/json")
 
     async def _close(self, request: Request) -> Response:
@@ -64,7 +63,7 @@ class Proxy:
     async def _forward(self, request: Request) -> Response:
         session = _session_of(request)
         if session.data is None:
-            session.data = bytearray(b"\x01") * BUFFER_BYTES
+            session.data = _buffer()
         url = httpx2.URL(path=request.url.path, query=request.url.query.encode())
         try:
             answer = await self._upstream.request(request.method, url, content=await request.body())
@@ -80,6 +79,13 @@ class Proxy:
 def _session_of(request: Request) -> Session[_Buffer]:
     session: Session[_Buffer] = request.scope[SESSION]
     return session
+
+
+def _buffer() -> mmap:
+    """Return memory that is in use at once, and back with the system as soon as nothing refers to it any more."""
+    buffer = mmap(-1, BUFFER_BYTES)
+    buffer.write(b"\x01" * BUFFER_BYTES)
+    return buffer
 
 
 if __name__ == "__main__":

@@ -14,8 +14,10 @@ from starlette.applications import Starlette
 
 
 def serve(app: Starlette, listener: int) -> None:
-    """Serve `app` on the listening socket with that file descriptor; leaves by `SystemExit` once it is told to."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # uvicorn raises it again when it is done
+    """Serve `app` on the listening socket with that file descriptor, until SIGTERM.
+
+    The process dies of that signal in the end, as is usual, once the app's lifespan is over.
+    """
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     config = uvicorn.Config(
         app,
@@ -24,7 +26,7 @@ def serve(app: Starlette, listener: int) -> None:
         log_level="warning",
         access_log=False,
         timeout_keep_alive=60,  # longer than any client keeps a connection, so that only clients drop one
-        timeout_graceful_shutdown=2,
+        timeout_graceful_shutdown=1,
     )
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=listener)])
 

@@ -21,7 +21,7 @@ class Tally:
     rejected: int = 0
     unexpected: int = 0
     requests: int = 0
-    latencies: array[float] = field(default_factory=lambda: array("d"))
+    latencies: "array[float]" = field(default_factory=lambda: array("d"))
 
 
 def percentile(values: Sequence[float], share: float) -> float:

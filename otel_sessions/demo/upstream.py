@@ -14,12 +14,12 @@ from .serving import serve
 _WORK_SECONDS = (0.002, 0.02)
 
 
-async def _work(request: Request) -> PlainTextResponse:
+async def _work(_request: Request) -> PlainTextResponse:
     await anyio.sleep(random.uniform(*_WORK_SECONDS))
     return PlainTextResponse("done\n")
 
 
-async def _fail(request: Request) -> PlainTextResponse:
+async def _fail(_request: Request) -> PlainTextResponse:
     return PlainTextResponse("broken\n", 500)
 
 
