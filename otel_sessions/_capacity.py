@@ -53,8 +53,8 @@ class Capacity(Generic[DataT]):
         self._clients: dict[str | None, int] = {}
         self._waiters: dict[_Waiter, None] = {}
         self._closed = False
-        self.granted = 0
-        """How many waiting creators got a place, ever."""
+        self.taken = 0
+        """How many places were taken, ever."""
 
     @property
     def free(self) -> int | None:
@@ -77,6 +77,7 @@ class Capacity(Generic[DataT]):
             await self._wait(client)
         else:
             self._books.add_reserved()
+            self.taken += 1
 
     def require_accepting(self) -> None:
         """Raise `ManagerClosed` unless new sessions are accepted; one that is refused by a shutdown is counted."""
@@ -96,7 +97,7 @@ class Capacity(Generic[DataT]):
             waiter = next(iter(self._waiters))
             del self._waiters[waiter]
             self._books.add_reserved()
-            self.granted += 1
+            self.taken += 1
             waiter.granted = True
             waiter.answered.set()
 
@@ -121,9 +122,10 @@ class Capacity(Generic[DataT]):
 
     def _may_queue(self) -> bool:
         assert self._limit is not None
+        finding = self.relief.request()
         if not self.relief.may_wait() or len(self._waiters) >= self._limit:
             return False
-        return self.relief.request() or len(self._waiters) < self._books.closing
+        return finding or len(self._waiters) < self._books.closing
 
     async def _wait(self, client: str | None) -> None:
         waiter = _Waiter()
@@ -240,7 +242,6 @@ class Place(Generic[DataT]):
         if client is not UNSET:
             self._capacity.move(self._client, client)
             self._client = client
-        self._entered = False
         self._reserved = False
         self._books.add_unreserved()
         return self._roster.add(session_id, data, self._client, limits, now)

@@ -106,13 +106,15 @@ class Lease(Generic[DataT]):
     def __init__(self, leases: Leases[DataT], session_id: str) -> None:
         self._leases = leases
         self._session_id = session_id
+        self._entered = False
         self._session: Session[DataT] | None = None
         self._on_left: Callable[[Lease[DataT]], None] | None = None
 
     async def __aenter__(self) -> Session[DataT]:
-        if self._session is not None:
+        if self._entered:
             raise RuntimeError("a lease is entered once; call lease() again")
         self._session = self._leases.acquire(self._session_id)
+        self._entered = True
         self._leases.bind(self, self._session)
         _held.set((*_held.get(), self))
         self._scope = anyio.CancelScope()
@@ -122,15 +124,18 @@ class Lease(Generic[DataT]):
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        assert self._session is not None
+        # What was started in the block may keep this lease in its context for long: it must not keep the session.
+        session, self._session = self._session, None
+        assert session is not None
         _held.set(tuple(lease for lease in _held.get() if lease is not self))
-        self._leases.unbind(self, self._session)
-        self._leases.release(self._session)
+        self._leases.unbind(self, session)
+        self._leases.release(session)
         if self._on_left is not None:
             self._on_left(self)
+            self._on_left = None
         handled = bool(self._scope.__exit__(exc_type, exc, traceback))
         if self._scope.cancelled_caught:
-            raise SessionNotFound(self._session_id, self._session.end_reason) from None
+            raise SessionNotFound(self._session_id, session.end_reason) from None
         return handled
 
     def revoke(self, on_left: "Callable[[Lease[DataT]], None]") -> None:

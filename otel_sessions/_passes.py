@@ -155,12 +155,10 @@ class Passes(Generic[DataT]):
 
     def retry_after(self) -> float | None:
         """Return the seconds until a creator may be lucky: an unleased session can go, and a pass may start."""
-        if self._next_place_at is None:
+        if self._next_place_at is None or self._emergency_at is None:
             return None
         now = self._roster.clock()
-        wait = self._next_place_at - now
-        if self._emergency_at is not None:
-            wait = max(wait, self._emergency_at + _EMERGENCY_INTERVAL - now)
+        wait = max(self._next_place_at, self._emergency_at + _EMERGENCY_INTERVAL) - now
         return min(max(wait, 0.0), self._config.cleanup_interval)
 
     def _had_emergency(self, now: float) -> bool:
@@ -237,10 +235,10 @@ class Passes(Generic[DataT]):
     async def _free_places(self, progress: _Progress) -> None:
         """End what is due, then evict the longest idle until a tenth of the cap is free or closing.
 
-        Places that waiting creators take meanwhile count as free: it is for them that they were freed.
+        Places that creators take meanwhile count as free: it is for them that they were freed.
         """
         evictable: list[tuple[float, int, Session[DataT]]] = []
-        granted = self._capacity.granted
+        taken = self._capacity.taken
         next_deadline = inf
 
         def look(session: Session[DataT], now: float) -> None:
@@ -255,7 +253,7 @@ class Passes(Generic[DataT]):
                 next_deadline = min(next_deadline, session._deadline(now, limits))
 
         await self._visit(self._everyone(), progress, look)
-        while evictable and self._wants_places(granted):
+        while evictable and self._wants_places(taken):
             _, _, session = heapq.heappop(evictable)
             now = self._roster.clock()
             limits = session._limits.tightened(self._emergency_limits)
@@ -265,11 +263,11 @@ class Passes(Generic[DataT]):
                 await progress.rest()
         self._next_place_at = self._roster.clock() if evictable else None if next_deadline == inf else next_deadline
 
-    def _wants_places(self, granted: int) -> bool:
+    def _wants_places(self, taken: int) -> bool:
         free, limit = self._capacity.free, self._config.max_sessions
         if free is None or limit is None:
             return False
-        return free + self._capacity.granted - granted + self._books.closing < max(1, limit // 10)
+        return free + self._capacity.taken - taken + self._books.closing < max(1, limit // 10)
 
     async def _visit(
         self,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from opentelemetry import metrics
-from opentelemetry.metrics import Histogram, MeterProvider, NoOpHistogram
+from opentelemetry.metrics import Histogram, MeterProvider, NoOpHistogram, NoOpMeterProvider
 
 from ._books import Books, Totals
 
@@ -46,17 +46,23 @@ class Owner(Protocol):
 
 @dataclass(eq=False, slots=True)
 class Entry:
-    """One manager's books on a board, under the name that the board gave it; its owner may be gone at any moment."""
+    """One manager's books on a board, under the name that the board gave it; its owner may be gone at any moment.
+
+    `closed` says that the manager has ended. Its books are still read for as long as it is there: a pass that it cut
+    off may be counted a moment later.
+    """
 
     name: str
     books: Books
     board: "Board"
     owner: "weakref.ref[Owner]"
+    closed: bool = False
 
     def row(self) -> Row:
         owner = self.owner()
-        overdue = 0.0 if owner is None else owner.overdue()
-        return Row(totals=self.books.totals(), limit=self.books.limit, overdue=overdue)
+        if owner is None or self.closed:
+            return Row(totals=self.books.totals().settled())
+        return Row(totals=self.books.totals(), limit=self.books.limit, overdue=owner.overdue())
 
 
 class _Collection(threading.local):
@@ -126,11 +132,9 @@ class _Registry:
         self._proxied: Board | None = None
         self._departed: deque[Entry] = deque()
 
-    def enter(
-        self, owner: Owner, name: str, books: Books, provider: MeterProvider
-    ) -> tuple[Entry, Callable[[], object]]:
-        """Report `books` for as long as `owner` lives, or until the finalizer that is returned is called."""
-        current = metrics.get_meter_provider()
+    def enter(self, owner: Owner, name: str, books: Books, provider: MeterProvider) -> Entry:
+        """Report `books` as they are for as long as `owner` lives, and as they were left from then on."""
+        current = global_provider()
         with self._lock:
             self._settle()
             self._unify(current)
@@ -143,10 +147,10 @@ class _Registry:
             board.live[entry] = None
         finalizer = weakref.finalize(owner, self._departed.append, entry)
         finalizer.atexit = False
-        return entry, finalizer
+        return entry
 
     def read(self, board: Board) -> dict[str, Row]:
-        current = metrics.get_meter_provider()
+        current = global_provider()
         with self._lock:
             self._settle()
             self._unify(current)
@@ -160,7 +164,7 @@ class _Registry:
         while self._departed:
             entry = self._departed.popleft()
             del entry.board.live[entry]
-            entry.board.leave(entry.name, Row(totals=entry.books.totals().settled()))
+            entry.board.leave(entry.name, entry.row())
 
     def _unify(self, current: MeterProvider) -> None:
         """Make one of the board behind the API's proxy and the board of the provider that has become the global one.
@@ -183,10 +187,19 @@ class _Registry:
         proxied.left.clear()
 
 
+def global_provider() -> MeterProvider:
+    """Return the API's global provider; one that does nothing if the configured one cannot be loaded."""
+    try:
+        return metrics.get_meter_provider()
+    except Exception:  # the API has logged it
+        return _NO_PROVIDER
+
+
 def _is_proxy(provider: MeterProvider) -> bool:
     """Return whether this is the API's stand-in, which passes every instrument on once a global provider is set."""
     return hasattr(provider, "on_set_meter_provider")
 
 
+_NO_PROVIDER: Final = NoOpMeterProvider()
 _registry = _Registry()
 enter = _registry.enter

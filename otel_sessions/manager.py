@@ -147,10 +147,11 @@ class SessionManager(Generic[DataT]):
         """
         supervisor = self._running()
         supervisor.capacity.require_accepting()
+        idle, age = _checked(max_idle_time, max_session_age)
         if session_id is not None:
             await self._vacate(supervisor, session_id)
         async with self.reserve(client=client) as place:
-            return place.commit(session_id, data=data, max_idle_time=max_idle_time, max_session_age=max_session_age)
+            return place.commit(session_id, data=data, max_idle_time=idle, max_session_age=age)
 
     def reserve(self, *, client: str | None = None) -> Place[DataT]:
         """Return a place for one session, to be used as `async with manager.reserve() as place`.

@@ -11,7 +11,7 @@ from enum import StrEnum
 from functools import partial
 from typing import Final, TypeVar
 
-from opentelemetry import metrics, trace
+from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 from opentelemetry.trace import INVALID_SPAN, Link, NoOpTracer, Span, Status, StatusCode, Tracer, TracerProvider
@@ -122,8 +122,8 @@ class Telemetry:
         self._clock = clock
         self._name = name
         self._passes_running = 0
-        provider = metrics.get_meter_provider() if meter_provider is None else meter_provider
-        self._entry, self._leave = _registry.enter(self, name, books, provider)
+        provider = _registry.global_provider() if meter_provider is None else meter_provider
+        self._entry = _registry.enter(self, name, books, provider)
         self._tracer: Tracer = NoOpTracer()
         with self.guarded():
             self._entry.board.equip(partial(_create_instruments, provider=provider))
@@ -171,8 +171,8 @@ class Telemetry:
         )
 
     def close(self) -> None:
-        """Leave the totals behind: the manager is gone."""
-        self._leave()
+        """Report the manager as ended: what it still holds counts as ended by `shutdown`."""
+        self._entry.closed = True
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
