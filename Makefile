@@ -18,7 +18,7 @@ demo: $(VENV)/.demo ## Run the manager in a real proxy under load for half a min
 	@$(BIN)/otel-sessions demo
 
 test: $(VENV)/.dev ## Run all tests; the core's branch coverage must be 100 %.
-	$(BIN)/python -m pytest -n 2 --cov --cov-report=term-missing:skip-covered
+	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term-missing:skip-covered
 
 check: $(VENV)/.dev ## Lint, check the format, the types and the layers.
 	$(BIN)/ruff check .

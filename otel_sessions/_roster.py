@@ -16,6 +16,7 @@ from .exceptions import ManagerClosed, SessionExists, SessionNotFound
 from .session import DataT, Fate, Limits, Session
 from .words import EndReason
 
+_SHORTEST_TICK = 0.001
 _SAME_WALL_CLOCK = 0.001
 """Offsets of the wall clock that differ by less, in seconds, share one float: 32 bytes a session."""
 
@@ -30,7 +31,7 @@ class Roster(Generic[DataT]):
         self.closing: dict[str, Session[DataT]] = {}
         self.recent = RecentEnds()
         self.limits = Limits.normal(config)
-        self.wheel: Wheel[Session[DataT]] = Wheel(min(1.0, config.cleanup_interval / 10))
+        self.wheel: Wheel[Session[DataT]] = Wheel(min(1.0, max(config.cleanup_interval / 10, _SHORTEST_TICK)))
         self._books = books
         self._wall_offset = 0.0
 

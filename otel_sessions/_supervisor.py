@@ -26,6 +26,9 @@ from .sink import SessionSink
 from .telemetry import Telemetry
 from .words import CleanupError, EndReason
 
+_SHORTEST_INTERVAL = 0.001
+"""Seconds; a shorter cleanup interval would leave the loop no time for anything else."""
+
 _logger = logging.getLogger("otel_sessions")
 
 
@@ -79,7 +82,7 @@ class Supervisor(Generic[DataT]):
             self._settle()
 
     async def _tick(self) -> None:
-        interval = self._config.cleanup_interval
+        interval = max(self._config.cleanup_interval, _SHORTEST_INTERVAL)
         next_tick = anyio.current_time() + interval
         while True:
             if (now := self._read_clock()) is not None:

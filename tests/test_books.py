@@ -208,6 +208,22 @@ def test_settled_totals_keep_what_was_counted() -> None:
     assert totals.settled() == totals
 
 
+class Busy(dict[tuple[str, ...], int]):
+    """Counters that the event loop changes between any two reads: a session more is made and marked closing."""
+
+    def __getitem__(self, key: tuple[str, ...]) -> int:
+        for changed in (("created",), ("closing",)):
+            super().__setitem__(changed, super().__getitem__(changed) + 1)
+        return super().__getitem__(key)
+
+
+def test_totals_balance_whatever_is_counted_while_they_are_taken() -> None:
+    books = new_books()
+    books._counts = Busy(books._counts)
+
+    assert is_balanced(books.totals())
+
+
 @pytest.mark.usefixtures("impatient_threads")
 async def test_every_snapshot_that_another_thread_takes_is_balanced(manager: SessionManager[None]) -> None:
     enough = threading.Event()

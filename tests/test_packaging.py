@@ -47,7 +47,7 @@ def test_the_wheel_alone_imports_and_runs_in_a_clean_environment(tmp_path: Path)
         pytest.skip(reason)
     assert installed.returncode == 0, installed.stderr
 
-    assert str(tmp_path) in run(python, "-W", "error", "-c", USE)
+    assert str(tmp_path) in run(python, "-I", "-W", "error", "-c", USE)
     names = run(python, "-m", "pip", "list", "--format=freeze")
     top = {line.split("==")[0].lower().replace("_", "-") for line in names.splitlines()}
     allowed = {

@@ -637,3 +637,11 @@ class TestTrouble:
             await manager.create_session()
             await anyio.sleep(60)
         assert not caplog.records
+
+
+async def test_an_interval_too_short_to_be_meant_neither_fails_nor_starves_the_loop(clock: Clock) -> None:
+    async with SessionManager(SessionConfig(cleanup_interval=5e-324, max_idle_time=1), clock=clock) as manager:
+        session = await manager.create_session()
+        await anyio.sleep(1.5)
+        assert session.end_reason is EndReason.IDLE_TIMEOUT
+        assert manager.get_metrics().cleanup_runs <= 1500
