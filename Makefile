@@ -27,7 +27,7 @@ check: $(VENV)/.dev ## Lint, check the format, the types and the layers.
 	$(BIN)/lint-imports --no-cache
 
 clean: ## Remove the environment and every cache.
-	rm -rf $(VENV) .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf $(VENV) .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist
 
 $(VENV)/.demo: pyproject.toml uv.lock
 ifdef UV

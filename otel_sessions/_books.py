@@ -7,7 +7,7 @@ state is a single addition, and one C-level copy of the dict is a balanced snaps
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Final, TypeVar
 
@@ -19,7 +19,7 @@ _LEASED: Final = ("leased",)
 _RELEASED: Final = ("released",)
 _CLOSING: Final = ("closing",)
 _RESERVED: Final = ("reserved",)
-_COMMITTED: Final = ("committed",)
+_UNRESERVED: Final = ("unreserved",)
 
 Run = tuple[Trigger, Outcome]
 KeyT = TypeVar("KeyT")
@@ -50,15 +50,12 @@ class Totals:
 
     def settled(self) -> "Totals":
         """Return the totals of a manager that is gone: what it still held counts as ended by `shutdown`."""
-        left = {EndReason.SHUTDOWN: sum(self.active.values())}
-        return Totals(
-            created=self.created,
-            cleaned={reason: count + left.get(reason, 0) for reason, count in self.cleaned.items()},
+        left = sum(self.active.values())
+        return replace(
+            self,
+            cleaned={**self.cleaned, EndReason.SHUTDOWN: self.cleaned[EndReason.SHUTDOWN] + left},
             active=dict.fromkeys(Occupancy, 0),
             reserved=0,
-            rejected=self.rejected,
-            runs=self.runs,
-            errors=self.errors,
         )
 
 
@@ -75,7 +72,7 @@ class Books:
         self.peak_active = 0
         self._counts: dict[tuple[str, ...], int] = dict.fromkeys(
             [
-                *(_CREATED, _LEASED, _RELEASED, _CLOSING, _RESERVED, _COMMITTED),
+                *(_CREATED, _LEASED, _RELEASED, _CLOSING, _RESERVED, _UNRESERVED),
                 *product(("cleaned",), EndReason),
                 *product(("rejected",), RejectionReason),
                 *product(("run",), Trigger, Outcome),
@@ -90,7 +87,7 @@ class Books:
 
     def add_unreserved(self) -> None:
         self.reserved -= 1
-        self._counts[_COMMITTED] += 1
+        self._counts[_UNRESERVED] += 1
 
     def add_created(self) -> None:
         self.active += 1
@@ -137,7 +134,7 @@ class Books:
                 Occupancy.LEASED: leased,
                 Occupancy.CLOSING: closing,
             },
-            reserved=counts[_RESERVED] - counts[_COMMITTED],
+            reserved=counts[_RESERVED] - counts[_UNRESERVED],
             rejected={reason: counts["rejected", reason] for reason in RejectionReason},
             runs={run: counts["run", *run] for run in product(Trigger, Outcome)},
             errors={kind: counts["error", kind] for kind in CleanupError},

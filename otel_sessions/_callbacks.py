@@ -77,10 +77,10 @@ class Callbacks(Generic[DataT]):
         tasks: Tasks,
     ) -> None:
         self.runs_hooks = True
-        self._closed = False
+        self.closed = False
         self._concurrency = config.close_concurrency
         self._on_close = on_close
-        self._sink = sink
+        self._export = sink.export if sink is not None else None
         self._books = books
         self._tasks = tasks
         self._queue: deque[tuple[Ending[DataT], Callable[[Ending[DataT]], None]]] = deque()
@@ -99,10 +99,10 @@ class Callbacks(Generic[DataT]):
     def calls(self) -> list[tuple[CleanupError, CloseHook[DataT]]]:
         """Return what is to be called for a session that ends now."""
         calls: list[tuple[CleanupError, CloseHook[DataT]]] = []
-        if self._closed:
+        if self.closed:
             return calls
-        if self._sink is not None:
-            calls.append((CleanupError.SINK, self._sink.export))
+        if self._export is not None:
+            calls.append((CleanupError.SINK, self._export))
         if self._on_close is not None and self.runs_hooks:
             calls.append((CleanupError.HOOK, self._on_close))
         return calls
@@ -122,7 +122,7 @@ class Callbacks(Generic[DataT]):
 
     def close(self) -> None:
         """Call nothing any more, and cancel all that still runs."""
-        self._closed = True
+        self.closed = True
         self._calls.cancel()
 
     async def dismiss(self, until: float) -> None:

@@ -70,9 +70,9 @@ class Closer(Generic[DataT]):
         self._pending: dict[Ending[DataT], Batch] = {}
         self._holders: dict[Ending[DataT], set[Lease[DataT]]] = {}
         self._drains: dict[Session[DataT], Context] = {}
-        self._leaving = Countdown(config.close_timeout, tasks, "otel-sessions leaving", self._call)
+        self._leaving = Countdown(config.close_timeout, tasks, "otel-sessions leaving", self._submit)
         self._draining = Countdown(config.drain_timeout, tasks, "otel-sessions draining", self._end_drained)
-        self._idle: anyio.Event | None = None
+        self._none_closing: anyio.Event | None = None
 
     def end(self, session: Session[DataT], fallback: EndReason, cause: Context, batch: Batch, now: float) -> EndReason:
         """End a session that is in the map, and return the reason: the one it is due for, else `fallback`.
@@ -80,12 +80,12 @@ class Closer(Generic[DataT]):
         Its bound holders are cancelled, all but the running task. `batch` can be waited for.
         """
         reason = session._due(now, session._limits) or fallback
+        calls = self._callbacks.calls()
         holders = self._leases.bound_elsewhere(session)
         self._roster.hide(session, reason, now)
         self._leases.note_released()
         self._forget_drain(session)
         self._telemetry.session_ended(session.age, reason)
-        calls = self._callbacks.calls()
         if not holders and not calls:
             self._roster.finish(session)
             self._capacity.freed(session.client)
@@ -96,7 +96,7 @@ class Closer(Generic[DataT]):
         if holders:
             self._revoke(ending, holders)
         else:
-            self._call(ending)
+            self._submit(ending)
         return reason
 
     def drain(self, session: Session[DataT], cause: Context) -> None:
@@ -112,15 +112,16 @@ class Closer(Generic[DataT]):
             batch.cut = True
             self._finish(ending)
 
-    async def wait_idle(self) -> None:
+    async def wait_none_closing(self) -> None:
         """Return when no session is closing."""
         while self._pending:
-            self._idle = anyio.Event()
-            await self._idle.wait()
+            self._none_closing = anyio.Event()
+            await self._none_closing.wait()
 
     def _revoke(self, ending: Ending[DataT], holders: list[Lease[DataT]]) -> None:
         self._holders[ending] = set(holders)
-        self._leaving.add(ending)
+        if not self._callbacks.closed:  # else whatever is pending is about to be abandoned
+            self._leaving.add(ending)
         for lease in holders:
             lease.revoke(partial(self._note_left, ending))
 
@@ -131,9 +132,9 @@ class Closer(Generic[DataT]):
         holders.discard(lease)
         if not holders:
             self._leaving.discard(ending)
-            self._call(ending)
+            self._submit(ending)
 
-    def _call(self, ending: Ending[DataT]) -> None:
+    def _submit(self, ending: Ending[DataT]) -> None:
         self._holders.pop(ending, None)
         if ending.calls:
             self._callbacks.submit(ending, self._finish)
@@ -148,8 +149,8 @@ class Closer(Generic[DataT]):
         self._roster.finish(ending.session)
         self._capacity.freed(ending.session.client)
         batch.note_end(ending.errors)
-        if not self._pending and self._idle is not None:
-            self._idle.set()
+        if not self._pending and self._none_closing is not None:
+            self._none_closing.set()
 
     def _forget_drain(self, session: Session[DataT]) -> None:
         if self._drains.pop(session, None) is not None:

@@ -33,24 +33,23 @@ class Leases(Generic[DataT]):
         """Return a session with a lease on it. Raises `ManagerClosed` or `SessionNotFound`."""
         self._roster.require_accepting()
         session = self._roster.usable(session_id)
+        session.touch()
         session._pins += 1
         if session._pins == 1:
             self._books.add_leased()
-        session.touch()
         return session
 
     def release(self, session: Session[DataT]) -> None:
         """Give a lease back: idle time runs from here. Nothing happens if the session was ended meanwhile."""
         if session.end_reason is not None:
             return
-        session._last = self._roster.clock()
         session._pins -= 1
-        if session._pins:
-            return
-        self._books.add_released()
-        if session._due(session._last, session._limits) is not None:
-            self._roster.file(session)
-        self.note_released()
+        if not session._pins:
+            self._books.add_released()
+            self.note_released()
+        session._last = self._roster.clock()
+        if not session._pins and session._due(session._last, session._limits) is not None:
+            self._roster.file_due(session)
 
     def note_released(self) -> None:
         """Wake whoever waits for quiet, if that was the last session leased."""
@@ -129,11 +128,13 @@ class Lease(Generic[DataT]):
         assert session is not None
         _held.set(tuple(lease for lease in _held.get() if lease is not self))
         self._leases.unbind(self, session)
-        self._leases.release(session)
-        if self._on_left is not None:
-            self._on_left(self)
-            self._on_left = None
-        handled = bool(self._scope.__exit__(exc_type, exc, traceback))
+        try:
+            self._leases.release(session)
+        finally:
+            if self._on_left is not None:
+                self._on_left(self)
+                self._on_left = None
+            handled = bool(self._scope.__exit__(exc_type, exc, traceback))
         if self._scope.cancelled_caught:
             raise SessionNotFound(self._session_id, session.end_reason) from None
         return handled

@@ -88,8 +88,9 @@ class Passes(Generic[DataT]):
         self._finding = anyio.Lock()
         self._emergency_limits = Limits.emergency(config)
         self._emergency_at: float | None = None
-        self._emergency_finding = False
-        self._interval_finding = False
+        self._interval_finding: object = None
+        self._emergency_finding: object = None
+        """The pass that looks for what to end, until it has done so or is over, however it ends."""
         self._next_place_at: float | None = None
 
     async def manual(self, idle: Limit, age: Limit) -> CleanupReport:
@@ -131,11 +132,14 @@ class Passes(Generic[DataT]):
         remaining = self._books.active - sum(progress.cleaned.values())
         return _report(Trigger.MANUAL, Outcome.SUCCESS, progress, remaining, time.perf_counter() - started)
 
-    def start_interval(self) -> None:
+    def start_interval(self) -> bool:
         """Start an interval pass in a task of its own, unless the last one has not done with finding yet."""
-        if not self._interval_finding:
-            self._interval_finding = True
-            self._tasks.start("otel-sessions interval pass", self._interval)
+        if self._interval_finding is not None:
+            return False
+        self._interval_finding = finding = object()
+        found = partial(self._note_interval_found, finding)
+        self._tasks.start("otel-sessions interval pass", partial(self._interval, found), on_end=found)
+        return True
 
     def request(self) -> bool:
         """Start an emergency pass in a task of its own, unless one started less than a second ago.
@@ -143,12 +147,13 @@ class Passes(Generic[DataT]):
         Return whether one is finding what to end, so that a place may be free in a moment.
         """
         now = self._roster.clock()
-        if not self._emergency_finding and not self._had_emergency(now):
+        if self._emergency_finding is None and not self._had_emergency(now):
             self._emergency_at = now
-            self._emergency_finding = True
-            cause = otel_context.get_current()
-            self._tasks.start("otel-sessions emergency pass", partial(self._relieve, cause))
-        return self._emergency_finding
+            self._emergency_finding = finding = object()
+            found = partial(self._note_emergency_found, finding)
+            relieve = partial(self._relieve, otel_context.get_current(), found)
+            self._tasks.start("otel-sessions emergency pass", relieve, on_end=found)
+        return self._emergency_finding is not None
 
     def may_wait(self) -> bool:
         return not self._callbacks.calling
@@ -164,24 +169,28 @@ class Passes(Generic[DataT]):
     def _had_emergency(self, now: float) -> bool:
         return self._emergency_at is not None and 0 <= now - self._emergency_at < _EMERGENCY_INTERVAL
 
-    async def _interval(self) -> None:
+    async def _interval(self, found: Callable[[], None]) -> None:
         async def end_due(progress: _Progress) -> None:
-            try:
-                await self._end_due(progress)
-            finally:
-                self._interval_finding = False
+            await self._end_due(progress)
+            found()
 
         await self._run(Trigger.INTERVAL, end_due, Context())
 
-    async def _relieve(self, cause: Context) -> None:
+    def _note_interval_found(self, finding: object) -> None:
+        if self._interval_finding is finding:
+            self._interval_finding = None
+
+    async def _relieve(self, cause: Context, found: Callable[[], None]) -> None:
         async def free_places(progress: _Progress) -> None:
-            try:
-                await self._free_places(progress)
-            finally:
-                self._emergency_finding = False
-                self._capacity.dismiss_uncovered()
+            await self._free_places(progress)
+            found()
 
         await self._run(Trigger.EMERGENCY, free_places, cause)
+
+    def _note_emergency_found(self, finding: object) -> None:
+        if self._emergency_finding is finding:
+            self._emergency_finding = None
+            self._capacity.dismiss_uncovered()
 
     async def _run(
         self, trigger: Trigger, find: Callable[[_Progress], Awaitable[None]], caller: Context
@@ -279,8 +288,8 @@ class Passes(Generic[DataT]):
             if session.end_reason is None:  # it may have ended while the pass let the loop go on
                 progress.examined += 1
                 look(session, self._roster.clock())
-                if progress.tired():
-                    await progress.rest()
+            if progress.tired():
+                await progress.rest()
 
     def _everyone(self) -> list[Session[DataT]]:
         return list(self._roster.sessions.values())

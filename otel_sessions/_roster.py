@@ -1,8 +1,7 @@
 """Which sessions there are: the map by id, those that are closing, and the wheel of what may be due.
 
-A session enters by `add` and leaves by `hide` and `finish`, in that order and once each; these three are the only
-places where a session's life and the books change. When a session ends, and what happens in between, is decided
-elsewhere (`_passes`, `_closer`).
+A session enters by `add` and leaves by `hide` and `finish`, in that order and once each; nothing else moves a session.
+When one ends, and what happens in between, is decided elsewhere (`_passes`, `_closer`).
 """
 
 import time
@@ -67,15 +66,14 @@ class Roster(Generic[DataT]):
         closing = self.closing.get(session_id)
         return closing.end_reason if closing is not None else self.recent.reason_of(session_id)
 
-    def file(self, session: Session[DataT]) -> None:
-        """File a session for the pass that may find it due; one that is due already for the next pass."""
+    def file_due(self, session: Session[DataT]) -> None:
+        """File a session that is due for the next pass, even one at this very moment."""
         now = self.clock()
-        due = session._due(now, session._limits) is not None
-        self.wheel.file(session, now if due else session._deadline(now, session._limits), now)
+        self.wheel.file(session, now, now)
 
     def note_failure(self, session: Session[DataT]) -> None:
         if not session._pins:
-            self.file(session)
+            self.file_due(session)
 
     def hide(self, session: Session[DataT], reason: EndReason, now: float) -> None:
         """Take a session out of sight and mark it closing, under the one reason it will be counted for."""

@@ -84,13 +84,14 @@ class Supervisor(Generic[DataT]):
     async def _tick(self) -> None:
         interval = max(self._config.cleanup_interval, _SHORTEST_INTERVAL)
         next_tick = anyio.current_time() + interval
+        started = True
         while True:
-            if (now := self._read_clock()) is not None:
+            if started and (now := self._read_clock()) is not None:
                 self._telemetry.next_pass_at = now + next_tick - anyio.current_time()
             # No cancel scope here: should the loop die in it, anyio would keep it, and the manager with it, for good.
             await anyio.sleep_until(next_tick)
             self.callbacks.press()
-            self.passes.start_interval()
+            started = self.passes.start_interval()
             missed = floor((anyio.current_time() - next_tick) / interval)
             next_tick += (missed + 1) * interval
 
@@ -107,14 +108,14 @@ class Supervisor(Generic[DataT]):
         deadline = begun + config.shutdown_timeout
         # The last tenth, at most a second, is for cancelled hooks to leave.
         work_until = deadline - min(1.0, config.shutdown_timeout / 10)
-        # Hooks get their close_timeout, or half of the time where there is not enough for both.
-        hooks = min(config.close_timeout, config.shutdown_timeout / 2)
-        with anyio.CancelScope(deadline=begun + min(config.drain_timeout, config.shutdown_timeout - hooks)):
+        # Before that hooks get their close_timeout, or half of the time where there is not enough for both.
+        hooks = min(config.close_timeout, (work_until - begun) / 2)
+        with anyio.CancelScope(deadline=min(begun + config.drain_timeout, work_until - hooks)):
             await self._leases.wait_quiet()
         self.callbacks.runs_hooks = config.cleanup_on_shutdown
         with anyio.CancelScope(deadline=work_until):
             await self.passes.shutdown()
-            await self.closer.wait_idle()
+            await self.closer.wait_none_closing()
         self.tasks.cancel()
         with anyio.CancelScope(deadline=deadline):
             await self.tasks.wait_empty()
@@ -122,13 +123,14 @@ class Supervisor(Generic[DataT]):
 
     def _settle(self) -> None:
         """End at once, without hooks, whatever is left; after a proper shutdown that is nothing."""
-        self._refuse()
-        self.callbacks.close()
-        now = self._read_clock() or 0.0
-        for session in list(self._roster.sessions.values()):
-            self.closer.end(session, EndReason.SHUTDOWN, Context(), Batch(), now)
-        self.closer.abandon()
-        self.tasks.cancel()
-        self._telemetry.next_pass_at = None
-        self._telemetry.close()
-        self.stopped.set()
+        try:
+            self._refuse()
+            self.callbacks.close()
+            now = self._read_clock() or 0.0
+            for session in list(self._roster.sessions.values()):
+                self.closer.end(session, EndReason.SHUTDOWN, Context(), Batch(), now)
+            self.closer.abandon()
+            self.tasks.cancel()
+            self._telemetry.close()
+        finally:
+            self.stopped.set()

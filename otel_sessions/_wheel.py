@@ -36,7 +36,7 @@ class Wheel(Generic[EntryT]):
         One that is due already is found by the next pass, even at `now`; one without a deadline (infinity) by none.
         """
         self.remove(entry)
-        if deadline == math.inf:
+        if math.isinf(deadline / self._width):
             return
         passed = math.floor(now / self._width)
         # Rounding may put a deadline after now on a tick that has come: a pass would meet it over and over.

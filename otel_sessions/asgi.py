@@ -91,11 +91,8 @@ class SessionLeaseMiddleware:
         session: Session[Any] | None = None
         try:
             async with self._manager.lease(session_id) as session:
-                scope[SESSION] = session
-                try:
-                    await self._app(scope, exchange.receive, exchange.send)
-                finally:
-                    del scope[SESSION]  # servers keep the scope while a connection idles, and the session with it
+                # A copy: servers keep their scope while a connection idles, and would keep the session with it.
+                await self._app({**scope, SESSION: session}, exchange.receive, exchange.send)
         except (ManagerClosed, SessionNotFound) as error:
             if session is not None and not _tells_end_of(session, error):
                 raise  # the app's own

@@ -1,9 +1,10 @@
 """One client's state, and what can be said of it at a moment.
 
-A session is alive until it fails or is ended; it never comes back. Its underscored attributes are the manager's: only
-`_roster` files, leases and ends sessions. What the embedder may do is touch and fail, both plain arithmetic.
+A session is alive until it fails or is ended; it never comes back. Its underscored attributes are the manager's, which
+files, leases and ends it. What the embedder may do is touch and fail, both plain arithmetic.
 """
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -11,11 +12,14 @@ from enum import Enum
 from math import inf
 from typing import Any, Final, Generic, Literal, Protocol
 
-from typing_extensions import TypeVar
-
 from ._ids import fingerprint
 from .config import SessionConfig
 from .words import EndReason, SessionState
+
+if sys.version_info >= (3, 13):
+    from typing import TypeVar
+else:
+    from typing_extensions import TypeVar
 
 DataT = TypeVar("DataT", default=None)
 

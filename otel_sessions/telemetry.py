@@ -172,6 +172,7 @@ class Telemetry:
 
     def close(self) -> None:
         """Report the manager as ended: what it still holds counts as ended by `shutdown`."""
+        self.next_pass_at = None
         self._entry.closed = True
 
     @contextmanager
