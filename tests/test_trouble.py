@@ -1,5 +1,6 @@
 """What once went wrong and must not again: faults from outside, each with the state it left behind."""
 
+import asyncio
 import sys
 from typing import Any
 
@@ -35,8 +36,6 @@ async def failing_clock() -> FailingClock:
 
 @pytest.mark.parametrize("anyio_backend", [("asyncio", BACKENDS["asyncio"]())])
 async def test_a_supervisor_that_is_cancelled_while_another_task_holds_a_lease_ends_the_manager() -> None:
-    import asyncio
-
     reasons: list[EndReason | None] = []
     async with SessionManager() as manager:
         session = await manager.create_session()
@@ -59,8 +58,6 @@ async def test_a_supervisor_that_is_cancelled_while_another_task_holds_a_lease_e
 
 @pytest.mark.parametrize("anyio_backend", [("asyncio", BACKENDS["asyncio"]())])
 async def test_an_interval_pass_that_is_cancelled_before_its_first_step_is_not_the_last_one(clock: Clock) -> None:
-    import asyncio
-
     config = SessionConfig(cleanup_interval=10, max_idle_time=15)
     async with SessionManager(config, clock=clock) as manager:
         session = await manager.create_session()
