@@ -33,7 +33,7 @@ $(VENV)/.demo: pyproject.toml uv.lock
 ifdef UV
 	@$(UV) sync --quiet --frozen --inexact --no-dev --extra demo
 else
-	@$(MAKE) --no-print-directory $(VENV)/.pip
+	@$(MAKE) --silent --no-print-directory $(VENV)/.pip
 	@echo "Setting up $(VENV) for the demo ..."
 	@$(BIN)/pip install --quiet --editable '.[demo]'
 endif
@@ -43,7 +43,7 @@ $(VENV)/.dev: pyproject.toml uv.lock
 ifdef UV
 	@$(UV) sync --quiet --frozen --inexact --group dev
 else
-	@$(MAKE) --no-print-directory $(VENV)/.pip
+	@$(MAKE) --silent --no-print-directory $(VENV)/.pip
 	@echo "Setting up $(VENV) for development ..."
 	@$(BIN)/pip install --quiet --editable . --group dev
 endif
