@@ -168,8 +168,13 @@ class ManagerMachine(RuleBasedStateMachine):
     pins = Bundle("pins")
     holders = Bundle("holders")
 
-    @initialize(target=sessions, ids=st.lists(st.none() | st.sampled_from("abc"), max_size=4, unique=True))
-    def start(self, ids: list[str | None]) -> Any:
+    @initialize(
+        target=sessions,
+        with_hook=st.booleans(),
+        ids=st.lists(st.none() | st.sampled_from("abc"), max_size=4, unique=True),
+    )
+    def start(self, ids: list[str | None], with_hook: bool) -> Any:
+        self.with_hook = with_hook
         self.driver = self.driver_type()
         self.clock = Clock()
         self.live: dict[Session[str], Model] = {}
@@ -192,7 +197,7 @@ class ManagerMachine(RuleBasedStateMachine):
 
         async def enter() -> SessionManager[str]:
             self.clock.follow_running_loop()
-            manager = SessionManager[str](CONFIG, on_close=on_close, clock=self.clock)
+            manager = SessionManager[str](CONFIG, on_close=on_close if with_hook else None, clock=self.clock)
             return await manager.__aenter__()
 
         self.manager = self.driver.call(enter)
@@ -481,6 +486,8 @@ class ManagerMachine(RuleBasedStateMachine):
             model.unleased_since = self.clock()
 
     def _take_reports(self) -> None:
+        if not self.with_hook:
+            self.reports = [(session, session.end_reason) for session in self.live if session.end_reason is not None]
         for session, reason in self.reports:
             assert session not in self.ended, "ended twice"
             model = self.live.pop(session)
