@@ -1,6 +1,7 @@
 import os
 from typing import Any
 
+import anyio
 import hypothesis
 import pytest
 
@@ -33,6 +34,22 @@ class Ends:
 
     async def __call__(self, session: Session[Any], reason: EndReason) -> None:
         self.seen.append((session.id, reason))
+
+
+class Stubborn:
+    """A close hook that swallows every cancellation until it is released."""
+
+    def __init__(self) -> None:
+        self.released = anyio.Event()
+        self.cancellations = 0
+
+    async def __call__(self, session: Session[Any], reason: EndReason) -> None:
+        while not self.released.is_set():
+            try:
+                with anyio.CancelScope(shield=True):
+                    await self.released.wait()
+            except anyio.get_cancelled_exc_class():
+                self.cancellations += 1
 
 
 @pytest.fixture

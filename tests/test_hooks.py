@@ -21,7 +21,7 @@ from otel_sessions import (
     TooManySessions,
 )
 
-from .conftest import Ends
+from .conftest import Ends, Stubborn
 from .virtual import BACKENDS, Clock, settle
 
 pytestmark = pytest.mark.anyio
@@ -29,22 +29,6 @@ pytestmark = pytest.mark.anyio
 CONFIG = SessionConfig(cleanup_interval=1000, max_idle_time=10, close_timeout=5)
 
 Hook = Callable[[Session[Any], EndReason], Awaitable[None]]
-
-
-class Stubborn:
-    """A close hook that swallows every cancellation until it is released."""
-
-    def __init__(self) -> None:
-        self.released = anyio.Event()
-        self.cancellations = 0
-
-    async def __call__(self, session: Session[Any], reason: EndReason) -> None:
-        while not self.released.is_set():
-            try:
-                with anyio.CancelScope(shield=True):
-                    await self.released.wait()
-            except anyio.get_cancelled_exc_class():
-                self.cancellations += 1
 
 
 class Sink:

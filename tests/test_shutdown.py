@@ -23,7 +23,7 @@ from otel_sessions import (
     Trigger,
 )
 
-from .conftest import Ends
+from .conftest import Ends, Stubborn
 from .virtual import BACKENDS, Clock, VirtualLoop, settle
 
 pytestmark = pytest.mark.anyio
@@ -31,22 +31,6 @@ pytestmark = pytest.mark.anyio
 on_asyncio = pytest.mark.parametrize("anyio_backend", [("asyncio", BACKENDS["asyncio"]())], ids=["asyncio"])
 
 Hook = Callable[[Session[Any], EndReason], Awaitable[None]]
-
-
-class Endless:
-    """A close hook that swallows every cancellation until the test releases it."""
-
-    def __init__(self) -> None:
-        self.released = anyio.Event()
-        self.cancellations = 0
-
-    async def __call__(self, session: Session[Any], reason: EndReason) -> None:
-        while not self.released.is_set():
-            try:
-                with anyio.CancelScope(shield=True):
-                    await self.released.wait()
-            except anyio.get_cancelled_exc_class():
-                self.cancellations += 1
 
 
 class Request:
@@ -396,7 +380,7 @@ class TestHooks:
     async def test_hooks_that_never_end_are_left_behind_in_time(
         self, shutdown_timeout: float, caplog: pytest.LogCaptureFixture
     ) -> None:
-        endless = Endless()
+        endless = Stubborn()
         config = SessionConfig(close_timeout=5, close_concurrency=2, shutdown_timeout=shutdown_timeout)
         async with SessionManager(config, on_close=endless) as manager:
             for _ in range(5):
@@ -469,7 +453,7 @@ class TestHooks:
             assert ends.seen == [(session.id, EndReason.CLOSED)]
 
     async def test_a_sink_that_never_ends_does_not_stop_the_shutdown_either(self) -> None:
-        endless = Endless()
+        endless = Stubborn()
 
         class Sink:
             async def export(self, session: Session, reason: EndReason) -> None:
