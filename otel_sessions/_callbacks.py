@@ -21,6 +21,7 @@ from ._tasks import Countdown, Task, Tasks
 from .config import SessionConfig
 from .session import DataT, Session
 from .sink import SessionSink
+from .telemetry import under
 from .words import CleanupError, EndReason
 
 CloseHook = Callable[[Session[DataT], EndReason], Awaitable[None]]
@@ -189,6 +190,6 @@ class Callbacks(Generic[DataT]):
         ending.errors += 1
         self._books.add_error(error)
         what = "was cut off" if failure is None else "failed"
-        _logger.error(
-            "the %s of session %s (%s) %s", kind, fingerprint(ending.session.id), ending.reason, what, exc_info=failure
-        )
+        session = fingerprint(ending.session.id)
+        with under(ending.cause):
+            _logger.error("the %s of session %s (%s) %s", kind, session, ending.reason, what, exc_info=failure)

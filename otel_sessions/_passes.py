@@ -5,7 +5,6 @@ of that, and the next pass never waits for them. Every pass has one span and one
 """
 
 import heapq
-import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
@@ -34,8 +33,6 @@ _SLICE: Final = 0.001
 """Seconds of work before a pass lets the loop go on; the clock is read every 32 sessions."""
 _EMERGENCY_INTERVAL: Final = 1.0
 """Seconds between the starts of two emergency passes that creators ask for."""
-
-_logger = logging.getLogger("otel_sessions")
 
 
 class _Progress:
@@ -210,7 +207,6 @@ class Passes(Generic[DataT]):
         except Exception as failure:
             outcome, error = Outcome.ERROR, failure
             self._books.add_error(CleanupError.PASS)
-            _logger.exception("a cleanup pass (%s) was aborted", trigger)
         finally:
             report = _report(trigger, outcome, progress, self._books.active, time.perf_counter() - started)
             self.last = report

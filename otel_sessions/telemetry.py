@@ -1,4 +1,4 @@
-"""Every metric and span of the component, in one place; it reads the books and never decides anything.
+"""Every metric, span and line about a pass, in one place; it reads the books and never decides anything.
 
 Only the OpenTelemetry API is used: without an SDK all of this does nothing. An error of a provider is logged and
 counted, and never reaches a session.
@@ -11,6 +11,7 @@ from enum import StrEnum
 from functools import partial
 from typing import Final, TypeVar
 
+from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
@@ -120,7 +121,7 @@ class Telemetry:
         """When the next interval pass is due, by `clock`; None while none is to come."""
         self._books = books
         self._clock = clock
-        self._name = name
+        self.name: Final = name
         self._passes_running = 0
         provider = _registry.global_provider() if meter_provider is None else meter_provider
         self._entry = _registry.enter(self, name, books, provider)
@@ -145,7 +146,7 @@ class Telemetry:
         try:
             return max(0.0, self._clock() - next_pass_at)
         except Exception:  # one manager's clock must not take all others' metrics away; the books are not this thread's
-            _logger.exception("the clock of manager %r failed during an export", self._name)
+            _logger.exception("the clock of manager %r failed during an export", self.name)
             return 0.0
 
     def start_pass(self, trigger: Trigger, cause: Context) -> "PassSpan":
@@ -158,7 +159,7 @@ class Telemetry:
                 f"{SCOPE}.cleanup",
                 context=Context(),
                 links=[Link(caller)] if caller.is_valid else None,
-                attributes={MANAGER_NAME: self._name, TRIGGER: trigger.value},
+                attributes={MANAGER_NAME: self.name, TRIGGER: trigger.value},
             )
         return PassSpan(self, span)
 
@@ -183,7 +184,7 @@ class Telemetry:
             self._note_error(error)
 
     def _note_error(self, error: Exception) -> None:
-        _logger.error("the telemetry of manager %r failed", self._name, exc_info=error)
+        _logger.error("the telemetry of manager %r failed", self.name, exc_info=error)
         self._books.add_error(CleanupError.OTHER)
 
 
@@ -196,9 +197,11 @@ class PassSpan:
         self.context: Final = trace.set_span_in_context(span, Context())
 
     def end(self, report: CleanupReport, error: BaseException | None) -> None:
-        """Record the pass: its duration, inside the span, and its report. `error` is what aborted it."""
+        """Record the pass: its duration and a line, inside the span, and its report. `error` is what aborted it."""
         with self._telemetry.guarded():
             self._telemetry.record_pass(report, self.context)
+        with self._telemetry.guarded():
+            self._log(report, error)
         with self._telemetry.guarded():
             self._span.set_attributes(
                 {
@@ -214,3 +217,27 @@ class PassSpan:
                 self._span.set_status(Status(StatusCode.ERROR))
         with self._telemetry.guarded():
             self._span.end()
+
+    def _log(self, report: CleanupReport, error: BaseException | None) -> None:
+        """Log the pass under its span, so that where logs are kept with trace ids one is found by the other."""
+        about = {MANAGER_NAME: self._telemetry.name, TRIGGER: report.trigger.value, OUTCOME: report.outcome.value}
+        with under(self.context):
+            if error is not None:
+                _logger.error("a cleanup pass (%s) was aborted", report.trigger, exc_info=error, extra=about)
+                return
+            _logger.debug(
+                "cleanup pass (%s) %s: cleaned %d, examined %d, hook errors %d, remaining %d",
+                *(report.trigger, report.outcome, report.total_cleaned),
+                *(report.examined, report.hook_errors, report.remaining),
+                extra=about,
+            )
+
+
+@contextmanager
+def under(context: Context) -> Iterator[None]:
+    """Make a span's context the current one for a block: what is logged there has its trace id."""
+    token = otel_context.attach(context)
+    try:
+        yield
+    finally:
+        otel_context.detach(token)

@@ -863,6 +863,74 @@ async def test_there_are_no_spans_but_the_passes(signals: Signals, clock: Clock)
         assert signals._exporter.get_finished_spans() == ()
 
 
+# What is logged under the span
+
+
+class TraceIds(logging.Handler):
+    """Keeps, of every line of ours, its level, its text and the trace under which it was logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[int, str, int]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        trace_id = trace.get_current_span().get_span_context().trace_id
+        self.seen.append((record.levelno, record.getMessage(), trace_id))
+
+
+@pytest.fixture
+def lines() -> Iterator[TraceIds]:
+    logger, handler = logging.getLogger("otel_sessions"), TraceIds()
+    logger.setLevel(logging.DEBUG)
+    logger.addHandler(handler)
+    yield handler
+    logger.removeHandler(handler)
+    logger.setLevel(logging.NOTSET)
+
+
+async def test_a_pass_that_goes_well_is_a_line_for_who_wants_it_under_its_span(
+    signals: Signals, clock: Clock, lines: TraceIds
+) -> None:
+    async with signals.manager(clock=clock) as manager:
+        (await manager.create_session()).fail("upstream hung up")
+        with signals.tracer.start_as_current_span("request"):
+            await manager.cleanup_stale_sessions()
+
+        says = "cleanup pass (manual) success: cleaned 1, examined 1, hook errors 0, remaining 0"
+        assert lines.seen == [(logging.DEBUG, says, context_of(signals.span()).trace_id)]
+
+
+async def test_an_aborted_pass_is_logged_under_its_span(
+    signals: Signals, breakable_clock: BreakableClock, lines: TraceIds
+) -> None:
+    async with signals.manager(clock=breakable_clock) as manager:
+        breakable_clock.broken = True
+        await manager.cleanup_stale_sessions()
+        breakable_clock.broken = False
+
+        (aborted,) = [(level, trace_id) for level, text, trace_id in lines.seen if "was aborted" in text]
+        assert aborted == (logging.ERROR, context_of(signals.span()).trace_id)
+
+
+async def test_a_hook_that_fails_is_logged_under_the_span_of_its_pass(
+    signals: Signals, clock: Clock, lines: TraceIds
+) -> None:
+    async with signals.manager(clock=clock, on_close=Hook(error=ValueError("broken"))) as manager:
+        (await manager.create_session()).fail("upstream hung up")
+        await manager.cleanup_stale_sessions()
+
+        (failed,) = [trace_id for _, text, trace_id in lines.seen if "the hook of session" in text]
+        assert failed == context_of(signals.span()).trace_id
+
+
+async def test_what_is_logged_leaves_the_callers_own_span_current(signals: Signals, clock: Clock) -> None:
+    async with signals.manager(clock=clock) as manager:
+        with signals.tracer.start_as_current_span("request") as request:
+            await manager.cleanup_stale_sessions()
+
+            assert trace.get_current_span() is request
+
+
 # What hooks run under
 
 
