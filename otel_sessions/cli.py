@@ -1,11 +1,12 @@
-"""The command line: `otel-sessions demo`. It reads arguments, and turns what goes wrong into an exit status.
+"""The command line: `otel-sessions demo` and `otel-sessions load`.
 
+It reads arguments, and turns what goes wrong into an exit status:
 0 means well, 1 that what was asked for went wrong, 2 that it could not be tried, 130 that it was interrupted.
 """
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from . import ConfigError, __version__
@@ -17,18 +18,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status. Wrong arguments leave by `SystemExit`, with status 2."""
     options = _parser().parse_args(arguments)
     try:
-        return _demo(options)
+        return _start(options)
     except KeyboardInterrupt:
         return _complain("interrupted; everything is stopped", 130)
 
 
-def _demo(options: argparse.Namespace) -> int:
+def _start(options: argparse.Namespace) -> int:
+    """Run the chosen command, if all is there that it needs."""
     try:
         _require_demo()
     except ImportError as error:
-        return _complain(f"the demo needs {error.name or error}; pip install 'otel-sessions[demo]'", 2)
+        return _complain(f"this command needs {error.name or error}; pip install 'otel-sessions[demo]'", 2)
     except ConfigError as error:
         return _complain(str(error), 2)
+    command: Callable[[argparse.Namespace], int] = options.command
+    return command(options)
+
+
+def _load(options: argparse.Namespace) -> int:
+    from .demo.generator import LoadOptions, generate
+
+    return generate(
+        LoadOptions(
+            target=options.target,
+            duration=options.duration,
+            clients=options.clients,
+            rate=options.rate,
+            seed=options.seed,
+            cycle=None if options.steady else options.cycle,
+        )
+    )
+
+
+def _demo(options: argparse.Namespace) -> int:
     from .demo.processes import PortTaken
     from .demo.run import Options, ProxyLost, run
 
@@ -68,27 +90,54 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"otel-sessions {__version__}")
     commands = parser.add_subparsers(metavar="command", required=True)
-    demo = commands.add_parser(
-        "demo",
-        help="run a proxy under load and show that its memory stays bounded and its books balance",
-        description="Start an upstream and a proxy on this machine, drive them with virtual clients, and sum up. "
-        "With OTEL_EXPORTER_OTLP_ENDPOINT set, the proxy exports metrics and traces to that collector. "
-        "OTEL_SESSIONS_* changes the proxy's limits.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    demo.add_argument("--duration", type=_seconds, default=30.0, metavar="SECONDS", help="how long the load lasts")
-    demo.add_argument("--clients", type=_count, default=300, metavar="N", help="how many virtual clients there are")
-    demo.add_argument("--seed", type=int, default=1, metavar="N", help="what the clients' dice start from")
-    demo.add_argument("--port", type=_port, default=8080, help="where the proxy listens, 0 for any free port")
-    demo.add_argument("--upstream-port", type=_port, default=0, metavar="PORT", help="the same for the upstream")
+    _add_demo(commands.add_parser("demo", help="run a proxy under load, and show that its memory stays bounded"))
+    _add_load(commands.add_parser("load", help="drive a proxy that runs somewhere with virtual clients"))
     return parser
 
 
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"takes a positive number of seconds, not {text}")
-    return seconds
+def _add_demo(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Start an upstream and a proxy on this machine, drive them with virtual clients, and sum up. "
+        "With OTEL_EXPORTER_OTLP_ENDPOINT set, the proxy exports metrics, traces and logs to that collector. "
+        "OTEL_SESSIONS_* changes the proxy's limits."
+    )
+    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
+    parser.set_defaults(command=_demo)
+    parser.add_argument("--duration", type=_positive, default=30.0, metavar="SECONDS", help="how long the load lasts")
+    parser.add_argument("--clients", type=_count, default=300, metavar="N", help="how many virtual clients there are")
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="what the clients' dice start from")
+    parser.add_argument("--port", type=_port, default=8080, help="where the proxy listens, 0 for any free port")
+    parser.add_argument("--upstream-port", type=_port, default=0, metavar="PORT", help="the same for the upstream")
+
+
+def _add_load(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Drive a proxy of the demo with virtual clients, until it is stopped: a ramp, steady use, a burst past the "
+        "cap, a mass abandonment and a recovery, again and again. With OTEL_EXPORTER_OTLP_ENDPOINT set, what it says "
+        "goes to that collector, too."
+    )
+    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
+    parser.set_defaults(command=_load)
+    parser.add_argument("--target", type=_url, required=True, metavar="URL", help="where the proxy is")
+    parser.add_argument("--duration", type=_positive, metavar="SECONDS", help="stop by itself after so long")
+    parser.add_argument("--clients", type=_count, default=300, metavar="N", help="how many virtual clients there are")
+    parser.add_argument("--rate", type=_positive, default=1.0, metavar="X", help="how much faster than usual they are")
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="what the clients' dice start from")
+    parser.add_argument("--cycle", type=_positive, default=150.0, metavar="SECONDS", help="how long all phases take")
+    parser.add_argument("--steady", action="store_true", help="no phases: all clients, all the time")
+
+
+def _positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"takes a positive number, not {text}")
+    return number
+
+
+def _url(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise argparse.ArgumentTypeError(f"takes a URL that starts with http://, not {text}")
+    return text
 
 
 def _count(text: str) -> int:

@@ -239,7 +239,7 @@ class Demo:
     def wait_until_loaded(self) -> None:
         """Return at the first progress line."""
         assert self.process.stdout is not None
-        while " s  created " not in (line := self.process.stdout.readline()):
+        while " created " not in (line := self.process.stdout.readline()):
             assert line, "the demo ended"
             self.said += line
         self.children = psutil.Process(self.process.pid).children(recursive=True)

@@ -1,79 +1,113 @@
 """Virtual clients: each opens sessions, uses them, leaves them well or badly, and rests.
 
-Activity is Zipf-shaped: the client of rank r rests r times as long as the first. No request is cut short at the end of
-the run, so that what the clients have counted is what the proxy has seen.
+Activity is Zipf-shaped: the client of rank r rests r times as long as the first. Who is there follows a story. No
+request is cut short at the end of the run, so that what the clients have counted is what the proxy has seen.
 """
 
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 import anyio
 import httpx2
 
+from .phases import Moment, Story
 from .tally import Tally
 
 HEADER: Final = "x-session-id"
-_ARRIVAL: Final = 1 / 6
-"""The share of the run within which all clients come."""
 _LONGEST_REST: Final = 40.0
 """How long the client of the last rank rests between two sessions on average, in seconds."""
 _PAUSES: Final = (0.2, 1.4)
 """The shortest and the longest pause between two requests of a session, in seconds."""
+_ABSENCE: Final = 0.5
+"""How often a client who is not there looks whether it should come, and how long it takes to come, in seconds."""
+_UNANSWERED_REST: Final = 1.0
+"""How long a client waits after a request that got no answer, in seconds."""
 _REQUESTS_PER_SESSION: Final = 8
 _CLIENTS_PER_POOL: Final = 20
 """A pool looks at each of its connections for each request, so many small ones cost less than a large one."""
 _ABANDON: Final = 0.30
 _FAIL: Final = 0.02
 
+Connect = Callable[[], httpx2.AsyncClient]
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+
 class Load:
-    """How many clients come, for how many seconds, and what their dice start from."""
+    """Clients of a proxy, for some seconds, or until `stop` if that is None.
 
-    clients: int
-    seconds: float
-    seed: int
+    `rate` divides every pause and every rest of the clients' own; a `Retry-After` is kept. `connect` opens a pool of
+    connections to the proxy.
+    """
 
-    async def run(self, connect: Callable[[], httpx2.AsyncClient], tally: Tally) -> None:
-        """Let all clients live; `connect` opens a pool of connections to the proxy, `tally` is where they count."""
-        end = anyio.current_time() + self.seconds
-        async with anyio.create_task_group() as groups:
-            for first in range(1, self.clients + 1, _CLIENTS_PER_POOL):
-                ranks = range(first, min(first + _CLIENTS_PER_POOL, self.clients + 1))
-                groups.start_soon(self._run_group, ranks, end, connect, tally)
-
-    async def _run_group(
-        self, ranks: range, end: float, connect: Callable[[], httpx2.AsyncClient], tally: Tally
+    def __init__(
+        self, connect: Connect, *, clients: int, seconds: float | None, seed: int, rate: float, story: Story
     ) -> None:
-        async with connect() as http, anyio.create_task_group() as clients:
+        self.tally: Final = Tally()
+        self._connect = connect
+        self._clients = clients
+        self._seconds = seconds
+        self._seed = seed
+        self.rate: Final = rate
+        self._story = story
+        self._began: float | None = None
+        self._over = anyio.Event()
+
+    @property
+    def moment(self) -> Moment:
+        """Where the story is now."""
+        return self._story.at(0.0 if self._began is None else anyio.current_time() - self._began)
+
+    async def run(self) -> None:
+        """Let all clients live until the end."""
+        self._began = anyio.current_time()
+        async with anyio.create_task_group() as groups:
+            groups.start_soon(self._end_in_time)
+            for first in range(1, self._clients + 1, _CLIENTS_PER_POOL):
+                groups.start_soon(self._run_group, range(first, min(first + _CLIENTS_PER_POOL, self._clients + 1)))
+
+    def stop(self) -> None:
+        """End the run as soon as no request is under way."""
+        self._over.set()
+
+    async def goes_on_after(self, seconds: float) -> bool:
+        """Wait, but not beyond the end of the run; return whether it goes on."""
+        with anyio.move_on_after(seconds):
+            await self._over.wait()
+        return not self._over.is_set()
+
+    async def _end_in_time(self) -> None:
+        with anyio.move_on_after(self._seconds):
+            await self._over.wait()
+        self.stop()
+
+    async def _run_group(self, ranks: range) -> None:
+        async with self._connect() as http, anyio.create_task_group() as clients:
             for rank in ranks:
-                dice = random.Random(f"{self.seed} {rank}")
-                first, rest = dice.uniform(0, self.seconds * _ARRIVAL), _LONGEST_REST * rank / self.clients
-                clients.start_soon(_Client(http, dice, first, rest, end, tally).live)
+                dice = random.Random(f"{self._seed} {rank}")
+                clients.start_soon(_Client(self, http, dice, rank / self._clients).live)
 
 
 class _Client:
-    """One client; it comes after `first` seconds, and rests for `rest` on average between two sessions."""
+    """One client; `place` is its rank as a share of all: it comes early, and rests briefly, where that is small."""
 
-    def __init__(
-        self, http: httpx2.AsyncClient, dice: random.Random, first: float, rest: float, end: float, tally: Tally
-    ) -> None:
+    def __init__(self, load: Load, http: httpx2.AsyncClient, dice: random.Random, place: float) -> None:
+        self._load = load
         self._http = http
         self._dice = dice
-        self._mean_rest = rest
-        self._end = end
-        self._tally = tally
-        self._rest = first
+        self._place = place
+        self._tally = load.tally
+        self._rest = 0.0
         """Seconds until the next session is tried."""
 
     async def live(self) -> None:
-        """Have one session after the other until the run ends."""
-        while await self._goes_on_after(self._rest):
-            self._rest = self._dice.expovariate(1 / self._mean_rest)
-            await self._session()
+        """Have one session after the other, while the story wants the client there, until the run ends."""
+        while await self._load.goes_on_after(self._rest):
+            if self._place > self._load.moment.present:
+                self._rest = self._dice.uniform(0, 2 * _ABSENCE) / self._load.rate
+            else:
+                self._rest = self._dice.expovariate(1 / (_LONGEST_REST * self._place)) / self._load.rate
+                await self._session()
 
     async def _session(self) -> None:
         """Open a session, use it for some requests, and leave it, unless it ends before."""
@@ -83,7 +117,10 @@ class _Client:
         self._tally.opened += 1
         session_id = opening.headers[HEADER]
         for _ in range(round(self._dice.expovariate(1 / _REQUESTS_PER_SESSION))):
-            if not await self._goes_on_after(self._dice.uniform(*_PAUSES)):
+            if not await self._load.goes_on_after(self._dice.uniform(*_PAUSES) / self._load.rate):
+                return
+            if self._load.moment.leaves:
+                self._tally.abandoned += 1
                 return
             if await self._ask("GET", "/work", session_id, expect=200) is None:
                 return
@@ -107,6 +144,7 @@ class _Client:
             answer = await self._http.request(method, path, headers={HEADER: session_id} if session_id else None)
         except httpx2.HTTPError:
             self._tally.unexpected += 1
+            self._rest = _UNANSWERED_REST
             return None
         if answer.status_code == expect:
             self._tally.latencies.append(time.perf_counter() - began)
@@ -120,8 +158,3 @@ class _Client:
         else:
             self._tally.unexpected += 1
         return None
-
-    async def _goes_on_after(self, seconds: float) -> bool:
-        """Wait, but not beyond the end of the run; return whether it goes on."""
-        await anyio.sleep_until(min(anyio.current_time() + seconds, self._end))
-        return anyio.current_time() < self._end

@@ -1,16 +1,19 @@
 """Export over OTLP where the environment names a collector; nothing at all where it does not.
 
-What the standard variables set stays as it is. Where they do not, the demo's own seconds apply, because the usual
-ones, a minute between exports, would outlast it. A collector that is gone delays the end by `_FLUSH_SECONDS` at most.
+Metrics, spans, logs, and the process's own memory, CPU and garbage collection, all set up here and from the standard
+variables. What those set stays as it is. Where they do not, the demo's own seconds apply, because the usual ones, a
+minute between exports, would outlast it. A collector that is gone delays the end by `_FLUSH_SECONDS` at most.
 """
 
 import logging
 import os
+import socket
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -27,18 +30,33 @@ _PACKAGES: Final = {
     "grpc": "opentelemetry.exporter.otlp.proto.grpc",
     "http/protobuf": "opentelemetry.exporter.otlp.proto.http",
 }
+_SIGNALS: Final = {
+    "METRICS": ("metric_exporter", "OTLPMetricExporter"),
+    "TRACES": ("trace_exporter", "OTLPSpanExporter"),
+    "LOGS": ("_log_exporter", "OTLPLogExporter"),
+}
+"""By their name in the standard variables: module and class of the exporter."""
 _GRPC_PORT: Final = 4317
 _DEFAULTS: Final = {
     "OTEL_METRIC_EXPORT_INTERVAL": "2000",  # milliseconds
     "OTEL_BSP_SCHEDULE_DELAY": "1000",  # milliseconds
+    "OTEL_BLRP_SCHEDULE_DELAY": "1000",  # milliseconds
     "OTEL_EXPORTER_OTLP_TIMEOUT": "1",  # seconds, in Python's exporters
 }
-_FLUSH_SECONDS: Final = 3.0
+_FLUSH_SECONDS: Final = 2.0
+_PROCESS_METRICS: Final[dict[str, list[str] | None]] = {
+    "process.cpu.time": ["user", "system"],
+    "process.memory.usage": None,
+    "process.thread.count": None,
+    "process.open_file_descriptor.count": None,
+    "cpython.gc.collections": None,
+    "cpython.gc.collected_objects": None,
+}
 
 
 @contextmanager
 def exporting(service_name: str) -> Iterator[None]:
-    """Export metrics and spans during the block, and what is left at its end, if the environment asks for it.
+    """Export what happens during the block, and what is left at its end, if the environment asks for it.
 
     `service_name` is the resource's name unless the environment has one.
     """
@@ -47,35 +65,66 @@ def exporting(service_name: str) -> Iterator[None]:
         return
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
-    from opentelemetry.sdk.metrics import MeterProvider
-    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
-
     logging.getLogger("opentelemetry").addHandler(_FirstError())
     logging.getLogger("opentelemetry").propagate = False
     resource = _resource(service_name)
-    reader = PeriodicExportingMetricReader(_exporter("metric", os.environ))
-    meters = MeterProvider([reader], resource, shutdown_on_exit=False)
-    tracers = TracerProvider(resource=resource, shutdown_on_exit=False)
-    tracers.add_span_processor(BatchSpanProcessor(_exporter("trace", os.environ)))
-    metrics.set_meter_provider(meters)
-    trace.set_tracer_provider(tracers)
+    shutdowns = [_export_metrics(resource), _export_spans(resource), _export_logs(resource)]
     try:
         yield
     finally:
-        flushes = [threading.Thread(target=provider.shutdown, daemon=True) for provider in (meters, tracers)]
-        for flush in flushes:
-            flush.start()
-        for flush in flushes:
-            flush.join(_FLUSH_SECONDS / len(flushes))
+        _shut_down(shutdowns)
 
 
 def require_exporters(environ: Mapping[str, str] = os.environ) -> None:
     """Raise `ImportError` or `ConfigError` if the export that the environment asks for cannot work here."""
     if _asked(environ):
-        for signal in ("metric", "trace"):
+        for signal in _SIGNALS:
             import_module(_exporter_module(signal, environ))
+
+
+def _export_metrics(resource: "Resource") -> Callable[[], None]:
+    from opentelemetry.instrumentation.system_metrics import SystemMetricsInstrumentor
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+
+    reader = PeriodicExportingMetricReader(_exporter("METRICS", os.environ))
+    provider = MeterProvider([reader], resource, shutdown_on_exit=False)
+    metrics.set_meter_provider(provider)
+    SystemMetricsInstrumentor(config=_PROCESS_METRICS).instrument()
+    return provider.shutdown
+
+
+def _export_spans(resource: "Resource") -> Callable[[], None]:
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(_exporter("TRACES", os.environ)))
+    trace.set_tracer_provider(provider)
+    return provider.shutdown
+
+
+def _export_logs(resource: "Resource") -> Callable[[], None]:
+    from opentelemetry.instrumentation.logging.handler import LoggingHandler
+    from opentelemetry.sdk._logs import LoggerProvider
+    from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
+
+    provider = LoggerProvider(resource, shutdown_on_exit=False)
+    provider.add_log_record_processor(BatchLogRecordProcessor(_exporter("LOGS", os.environ)))
+    logging.getLogger().addHandler(LoggingHandler(logger_provider=provider))
+    logging.getLogger("otel_sessions").setLevel(logging.DEBUG)  # a line a pass
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # else a line a request
+    return provider.shutdown
+
+
+def _shut_down(shutdowns: list[Callable[[], None]]) -> None:
+    """Send what is left, all signals at once, and wait for it no longer than `_FLUSH_SECONDS`."""
+    threads = [threading.Thread(target=shutdown, daemon=True) for shutdown in shutdowns]
+    for thread in threads:
+        thread.start()
+    end = monotonic() + _FLUSH_SECONDS
+    for thread in threads:
+        thread.join(max(0.0, end - monotonic()))
 
 
 class _FirstError(logging.Handler):
@@ -94,25 +143,26 @@ def _asked(environ: Mapping[str, str]) -> bool:
 
 
 def _resource(service_name: str) -> "Resource":
-    from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+    """Return the environment's resource, with a name and an instance, by host and process, where it has none."""
+    from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, Resource
 
     resource = Resource.create()
-    if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):
-        return resource.merge(Resource({SERVICE_NAME: service_name}))
-    return resource
+    named = not str(resource.attributes[SERVICE_NAME]).startswith("unknown_service")
+    own = {} if named else {SERVICE_NAME: service_name}
+    instance = {SERVICE_INSTANCE_ID: f"{socket.gethostname()}:{os.getpid()}"}
+    return Resource(instance).merge(resource).merge(Resource(own))
 
 
 def _exporter(signal: str, environ: Mapping[str, str]) -> Any:
-    kind = {"metric": "OTLPMetricExporter", "trace": "OTLPSpanExporter"}[signal]
-    return getattr(import_module(_exporter_module(signal, environ)), kind)()
+    return getattr(import_module(_exporter_module(signal, environ)), _SIGNALS[signal][1])()
 
 
 def _exporter_module(signal: str, environ: Mapping[str, str]) -> str:
-    variable = {"metric": "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "trace": "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"}[signal]
+    variable = f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL"
     protocol = environ.get(variable) or environ.get(_PROTOCOL) or _usual_protocol(environ[_ENDPOINT])
     if protocol not in _PACKAGES:
         raise ConfigError(f"{_PROTOCOL} takes {' or '.join(_PACKAGES)}, not {protocol!r}")
-    return f"{_PACKAGES[protocol]}.{signal}_exporter"
+    return f"{_PACKAGES[protocol]}.{_SIGNALS[signal][0]}"
 
 
 def _usual_protocol(endpoint: str) -> str:

@@ -22,14 +22,13 @@ class PortTaken(Exception):
     """A port cannot be listened on; the message says which one, why, and what to do."""
 
 
-def listen(port: int, flag: str) -> socket.socket:
+def listen(host: str, port: int, flag: str) -> socket.socket:
     """Return a socket that listens on a port, on any free one if it is 0. Raises `PortTaken`."""
     try:
-        return socket.create_server((HOST, port), backlog=2048)
+        return socket.create_server((host, port), backlog=2048)
     except OSError as error:
-        raise PortTaken(
-            f"cannot listen on {HOST}:{port}: {os.strerror(error.errno or 0)}; choose another port with {flag}"
-        ) from error
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+        raise PortTaken(f"cannot listen on {host}:{port}: {reason}; choose another port with {flag}") from error
 
 
 def url_of(listener: socket.socket) -> str:
@@ -70,7 +69,7 @@ async def running(module: str, listener: socket.socket, *arguments: str) -> Asyn
     descriptor = listener.fileno()
     with listener:
         process = await anyio.open_process(
-            [sys.executable, "-m", f"{__package__}.{module}", str(descriptor), *arguments],
+            [sys.executable, "-m", f"{__package__}.{module}", "--descriptor", str(descriptor), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=None,

@@ -4,7 +4,6 @@ Each session holds a buffer, so that one that were never cleaned would show in t
 breaks down fails its session. When the manager has shut down, its last reading goes to stdout as one line.
 """
 
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from mmap import mmap
@@ -23,7 +22,7 @@ from .connections import connections
 from .limits import BUFFER_BYTES, demo_limits
 from .otlp import exporting
 from .reading import Reading
-from .serving import serve
+from .serving import parser, serve
 
 _Buffer = mmap | None
 
@@ -89,5 +88,8 @@ def _buffer() -> mmap:
 
 
 if __name__ == "__main__":
-    listener, upstream, clients = sys.argv[1:]
-    serve(Proxy(upstream, demo_limits(int(clients))).app, listener=int(listener))
+    arguments = parser("The demo's proxy; OTEL_SESSIONS_* sets its limits, OTEL_EXPORTER_OTLP_ENDPOINT its collector.")
+    arguments.add_argument("--upstream", required=True, metavar="URL", help="where requests are forwarded to")
+    arguments.add_argument("--clients", type=int, default=300, metavar="N", help="how many clients the cap is made for")
+    options = arguments.parse_args()
+    serve(Proxy(options.upstream, demo_limits(options.clients)).app, options)

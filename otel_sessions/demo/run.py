@@ -17,7 +17,8 @@ from otel_sessions import SessionConfig
 from .connections import connections
 from .limits import demo_limits
 from .load import Load
-from .processes import Child, listen, running, url_of
+from .phases import PHASES, Story
+from .processes import HOST, Child, listen, running, url_of
 from .progress import Show, progress
 from .reading import Reading
 from .summary import MIB, Run, exit_status, table, verdict
@@ -61,31 +62,41 @@ def run(options: Options) -> int:
 
 async def _run(options: Options) -> Run:
     config = demo_limits(options.clients)
-    with listen(options.upstream_port, "--upstream-port") as behind, listen(options.port, "--port") as front:
+    with (
+        listen(HOST, options.upstream_port, "--upstream-port") as behind,
+        listen(HOST, options.port, "--port") as front,
+    ):
         upstream, proxy = url_of(behind), url_of(front)
         print(_greeting(options, config, proxy, upstream), flush=True)
-        tally = Tally()
-        async with running("upstream", behind), running("proxy", front, upstream, str(options.clients)) as child:
-            readings = await _drive(proxy, child, options, tally)
+        load = Load(
+            partial(connections, proxy),
+            clients=options.clients,
+            seconds=options.duration,
+            seed=options.seed,
+            rate=1.0,
+            story=Story(phases=PHASES, seconds=options.duration),
+        )
+        arguments = ("--upstream", upstream, "--clients", str(options.clients))
+        async with running("upstream", behind), running("proxy", front, *arguments) as child:
+            readings = await _drive(proxy, child, options.duration, load)
             last = await child.stop()
     return Run(
         readings=readings,
         last=Reading.from_json(last) if last else None,
         cap=config.max_sessions,
         clients=options.clients,
-        tally=tally,
+        tally=load.tally,
     )
 
 
-async def _drive(proxy: str, child: Child, options: Options, tally: Tally) -> list[Reading]:
+async def _drive(proxy: str, child: Child, duration: float, load: Load) -> list[Reading]:
     """Load the proxy and return its readings, the first from before the load."""
-    load = Load(clients=options.clients, seconds=options.duration, seed=options.seed)
     async with connections(proxy) as http:
         readings = [await _first_reading(http)]
-        with progress(options.duration) as show:
+        with progress(duration) as show:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(_watch, http, child, tasks.cancel_scope, readings, tally, show)
-                await load.run(partial(connections, proxy), tally)
+                tasks.start_soon(_watch, http, child, tasks.cancel_scope, readings, load, show)
+                await load.run()
                 tasks.cancel_scope.cancel()
     if child.ended:
         raise ProxyLost("the proxy ended under load")
@@ -109,7 +120,7 @@ async def _watch(
     child: Child,
     load_scope: anyio.CancelScope,
     readings: list[Reading],
-    tally: Tally,
+    load: Load,
     show: Show,
 ) -> None:
     """Read and show how the proxy does, at a steady pace; end the load if the proxy is gone."""
@@ -121,7 +132,7 @@ async def _watch(
         except httpx2.HTTPError:
             continue  # it is overloaded, or gone
         elapsed = anyio.current_time() - start
-        show(elapsed, _progress_line(elapsed, readings[-1], tally))
+        show(elapsed, _progress_line(elapsed, load.moment.phase, readings[-1], load.tally))
     load_scope.cancel()
 
 
@@ -138,9 +149,10 @@ def _limit(value: float | None, unit: str = "") -> str:
     return "off" if value is None else f"{value:g}{unit}"
 
 
-def _progress_line(elapsed: float, reading: Reading, tally: Tally) -> str:
+def _progress_line(elapsed: float, phase: str, reading: Reading, tally: Tally) -> str:
     return (
-        f"{elapsed:3.0f} s  created {reading.created} = cleaned {reading.total_cleaned} + active {reading.active}  "
+        f"{elapsed:3.0f} s  {phase:<11}  "
+        f"created {reading.created} = cleaned {reading.total_cleaned} + active {reading.active}  "
         f"rejected {reading.total_rejected}  {reading.memory / MIB:.0f} MiB  "
-        f"p99 {percentile(tally.latencies[-_RECENT:], 0.99) * 1000:.0f} ms"
+        f"p99 {percentile(tally.recent(_RECENT), 0.99) * 1000:.0f} ms"
     )

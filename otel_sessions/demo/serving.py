@@ -1,8 +1,11 @@
-"""How a process of the demo serves its app: on a socket that its parent has bound, until it is told to stop.
+"""How a program of the demo serves its app, until it is told to stop.
 
-It stops in order on SIGTERM, and so it does when its parent is gone, however that came.
+It listens on an address of its own, or on a socket that its parent has bound. It stops in order on SIGTERM, and a child
+does so when its parent is gone, however that came. What it has to say goes to stderr.
 """
 
+import argparse
+import logging
 import os
 import signal
 import socket
@@ -12,23 +15,42 @@ import threading
 import uvicorn
 from starlette.applications import Starlette
 
+from .processes import listen
 
-def serve(app: Starlette, listener: int) -> None:
-    """Serve `app` on the listening socket with that file descriptor, until SIGTERM.
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """Return a parser of where to listen, for `serve`; a program adds what else it takes."""
+    parser = argparse.ArgumentParser(description=description)
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--listen", metavar="HOST:PORT", help="where to listen")
+    where.add_argument("--descriptor", type=int, metavar="N", help="the listening socket that the parent has left")
+    return parser
+
+
+def serve(app: Starlette, options: argparse.Namespace) -> None:
+    """Serve `app` where the options say, until SIGTERM. Raises `PortTaken`.
 
     The process dies of that signal in the end, as is usual, once the app's lifespan is over.
     """
-    threading.Thread(target=_stop_with_parent, daemon=True).start()
+    if options.descriptor is None:
+        host, _, port = options.listen.rpartition(":")
+        listener, level = listen(host, int(port), "--listen"), logging.INFO
+    else:
+        listener, level = socket.socket(fileno=options.descriptor), logging.WARNING
+        threading.Thread(target=_stop_with_parent, daemon=True).start()
+    to_stderr = logging.StreamHandler()
+    to_stderr.setLevel(level)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", handlers=[to_stderr])
     config = uvicorn.Config(
         app,
         lifespan="on",
         ws="none",
-        log_level="warning",
+        log_config=None,
         access_log=False,
         timeout_keep_alive=60,  # longer than any client keeps a connection, so that only clients drop one
         timeout_graceful_shutdown=1,
     )
-    uvicorn.Server(config).run(sockets=[socket.socket(fileno=listener)])
+    uvicorn.Server(config).run(sockets=[listener])
 
 
 def _stop_with_parent() -> None:

@@ -1,16 +1,21 @@
 """The clients' own count of what they did and got, to be held against the proxy's books."""
 
 import math
-from array import array
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Final
+
+_LATENCIES: Final = 100_000
+"""How many latencies are kept, the latest, so that a load may run for days."""
 
 
 @dataclass(slots=True)
 class Tally:
-    """Sums over all clients. `latencies` are in seconds, of every request that was answered as it should be.
+    """Sums over all clients. `latencies` are in seconds, of the latest requests that were answered as they should be.
 
-    `gone` counts requests for a session that had ended, `unexpected` answers that none of the other numbers covers.
+    `gone` counts requests for a session that had ended, `unexpected` requests without an answer,
+    and answers that none of the other numbers covers.
     """
 
     opened: int = 0
@@ -21,12 +26,16 @@ class Tally:
     rejected: int = 0
     unexpected: int = 0
     requests: int = 0
-    latencies: "array[float]" = field(default_factory=lambda: array("d"))
+    latencies: deque[float] = field(default_factory=lambda: deque(maxlen=_LATENCIES))
+
+    def recent(self, most: int) -> list[float]:
+        """Return the latest latencies, at most so many."""
+        return [self.latencies[place] for place in range(max(-most, -len(self.latencies)), 0)]
 
 
-def percentile(values: Sequence[float], share: float) -> float:
+def percentile(values: Iterable[float], share: float) -> float:
     """Return the value that a `share` of all values, from 0 to 1, do not exceed; 0 if there are none."""
-    if not values:
-        return 0.0
     ranked = sorted(values)
+    if not ranked:
+        return 0.0
     return ranked[max(0, math.ceil(share * len(ranked)) - 1)]

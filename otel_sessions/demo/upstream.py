@@ -1,7 +1,6 @@
 """The upstream: a toy service behind the proxy that takes a moment to answer, and breaks down when asked to."""
 
 import random
-import sys
 
 import anyio
 from starlette.applications import Starlette
@@ -9,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from .serving import serve
+from .serving import parser, serve
 
 _WORK_SECONDS = (0.002, 0.02)
 
@@ -26,4 +25,4 @@ async def _fail(_request: Request) -> PlainTextResponse:
 app = Starlette(routes=[Route("/fail", _fail), Route("/{path:path}", _work, methods=["GET", "POST"])])
 
 if __name__ == "__main__":
-    serve(app, listener=int(sys.argv[1]))
+    serve(app, parser("A toy upstream.").parse_args())

@@ -1,0 +1,99 @@
+"""The load as a program of its own: it drives a proxy somewhere until it is stopped, and says how that goes.
+
+Every line goes to the log, so that it stands beside the proxy's own lines wherever logs are kept.
+"""
+
+import logging
+import signal
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import anyio
+
+from .connections import connections
+from .load import Load
+from .otlp import exporting
+from .phases import PHASES, STEADY, Story
+from .tally import Tally, percentile
+
+_LOOK_SECONDS: Final = 1.0
+_LINE_SECONDS: Final = 10.0
+_RECENT: Final = 1000
+"""How many requests the latency in a line is about."""
+
+_logger = logging.getLogger("otel_sessions.load")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadOptions:
+    """What the command line asks for. `duration` and `cycle` are in seconds; without a duration only a signal ends it,
+    without a cycle all clients are there all the time."""
+
+    target: str
+    duration: float | None
+    clients: int
+    rate: float
+    seed: int
+    cycle: float | None
+
+
+def generate(options: LoadOptions) -> int:
+    """Drive the target until the time is over, or until SIGINT or SIGTERM; return 0."""
+    to_stderr = logging.StreamHandler()
+    to_stderr.setLevel(logging.INFO)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[to_stderr])
+    _logger.setLevel(logging.INFO)
+    with exporting("otel-sessions-load"):
+        anyio.run(_generate, options)
+    return 0
+
+
+async def _generate(options: LoadOptions) -> None:
+    phases, seconds = (STEADY, 1.0) if options.cycle is None else (PHASES, options.cycle)
+    load = Load(
+        partial(connections, options.target),
+        clients=options.clients,
+        seconds=options.duration,
+        seed=options.seed,
+        rate=options.rate,
+        story=Story(phases=phases, seconds=seconds),
+    )
+    _logger.info("%d virtual clients, for %s", options.clients, options.target)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_stop_on_signal, load)
+        tasks.start_soon(_report, load)
+        await load.run()
+        tasks.cancel_scope.cancel()
+    _logger.info("the end: %s", _sums(load.tally))
+
+
+async def _stop_on_signal(load: Load) -> None:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            load.stop()
+            return  # a second signal ends the program at once
+
+
+async def _report(load: Load) -> None:
+    """Say how it goes, now and then, and at once when a phase begins."""
+    began = said = anyio.current_time()
+    phase = ""
+    while True:
+        now, moment = anyio.current_time(), load.moment
+        if moment.phase != phase:
+            _logger.info("phase %s", moment.phase)
+            phase = moment.phase
+        if now - said >= _LINE_SECONDS:
+            _logger.info("%.0f s: %s", now - began, _sums(load.tally))
+            said = now
+        await anyio.sleep(_LOOK_SECONDS)
+
+
+def _sums(tally: Tally) -> str:
+    p99 = percentile(tally.recent(_RECENT), 0.99) * 1000
+    return (
+        f"opened {tally.opened}, closed {tally.closed}, failed {tally.failed}, abandoned {tally.abandoned}, "
+        f"rejected {tally.rejected}, gone {tally.gone}; requests {tally.requests}, "
+        f"unexpected {tally.unexpected}, p99 {p99:.0f} ms"
+    )

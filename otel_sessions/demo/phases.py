@@ -1,0 +1,62 @@
+"""The story that a load tells, phase by phase: how many clients are there, and whether they walk away.
+
+Pure: it gets the time passed in. A story that is over begins anew.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Phase:
+    """A stretch of a story: its share of the whole, and the share of clients there at its start and at its end.
+
+    While `leaves` is set, whoever has a session leaves it without a word.
+    """
+
+    name: str
+    share: float
+    first: float
+    last: float
+    leaves: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Moment:
+    """What a story says of one moment: the phase, and the share of clients there, from 0 to 1."""
+
+    phase: str
+    present: float
+    leaves: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Story:
+    """Phases that take `seconds` together, again and again."""
+
+    phases: Sequence[Phase]
+    seconds: float
+
+    def at(self, elapsed: float) -> Moment:
+        """Return what is the case `elapsed` seconds after the start."""
+        place = elapsed % self.seconds / self.seconds
+        for phase in self.phases:
+            if place < phase.share:
+                present = phase.first + (phase.last - phase.first) * place / phase.share
+                return Moment(phase=phase.name, present=present, leaves=phase.leaves)
+            place -= phase.share
+        last = self.phases[-1]
+        return Moment(phase=last.name, present=last.last, leaves=last.leaves)
+
+
+PHASES: Final = (
+    Phase(name="ramp", share=0.2, first=0.0, last=0.4),
+    Phase(name="steady", share=0.3, first=0.4, last=0.4),
+    Phase(name="burst", share=0.15, first=1.0, last=1.0),
+    Phase(name="abandonment", share=0.15, first=0.0, last=0.0, leaves=True),
+    Phase(name="recovery", share=0.2, first=0.2, last=0.4),
+)
+"""Everyday use, more clients than there are places, all of them gone at once, and everyday use again."""
+STEADY: Final = (Phase(name="steady", share=1.0, first=1.0, last=1.0),)
+"""All clients, all the time."""
