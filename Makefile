@@ -2,7 +2,7 @@
 # A second call finds the stamp of the first one and starts at once.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check clean
+.PHONY: help demo test check clean stack-tools stack-test stack-picture dashboards up down
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,19 +12,39 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
 help: ## Show this list.
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
 
 demo: $(VENV)/.demo ## Run the manager in a real proxy under load for half a minute.
 	@$(BIN)/otel-sessions demo
 
 test: $(VENV)/.dev ## Run all tests; the core's branch coverage must be 100 %.
-	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term-missing:skip-covered
+	$(BIN)/python -m pytest --ignore tests/stack -n 2 --dist worksteal --cov --cov-report=term-missing:skip-covered
 
 check: $(VENV)/.dev ## Lint, check the format, the types and the layers.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+stack-tools: ## Build the stack's programs from source; needs Go 1.26, takes a quarter of an hour once.
+	@python3 tests/stack/tools/build.py
+
+stack-test: $(VENV)/.dev ## Test the stack against the real programs; REQUIRE_STACK=1 fails without them.
+	$(BIN)/python -m pytest -m stack tests/stack
+
+stack-picture: $(VENV)/.dev ## Draw docs/memory.svg anew, from a run against the real Prometheus.
+	REQUIRE_STACK=1 $(BIN)/python -m pytest -q -m stack tests/stack/test_memory.py
+	cp build/stack/memory.svg docs/memory.svg
+
+dashboards: $(VENV)/.dev ## Write the dashboards' JSON from their description.
+	$(BIN)/python -m grafana.describe
+
+up: ## Start the compose stack with Grafana at http://127.0.0.1:3000; COMPARE=1 adds a proxy that leaks.
+	docker compose $(if $(COMPARE),--profile compare) up --build --detach --wait --wait-timeout 300
+	@echo "Grafana: http://127.0.0.1:3000   Prometheus: http://127.0.0.1:9090   Jaeger: http://127.0.0.1:16686"
+
+down: ## Stop the compose stack and remove what it has stored.
+	docker compose --profile compare down --volumes --remove-orphans
 
 clean: ## Remove the environment and every cache.
 	rm -rf $(VENV) .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist

@@ -15,14 +15,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 
-from otel_sessions import Session, SessionConfig, SessionManager
+from otel_sessions import ConfigError, Session, SessionConfig, SessionManager
 from otel_sessions.asgi import SESSION, SessionLeaseMiddleware
 
 from .connections import connections
 from .limits import BUFFER_BYTES, demo_limits
-from .otlp import exporting
+from .otlp import exporting, require_exporters
 from .reading import Reading
-from .serving import parser, serve
+from .serving import complain, parser, serve
 
 _Buffer = mmap | None
 
@@ -92,4 +92,9 @@ if __name__ == "__main__":
     arguments.add_argument("--upstream", required=True, metavar="URL", help="where requests are forwarded to")
     arguments.add_argument("--clients", type=int, default=300, metavar="N", help="how many clients the cap is made for")
     options = arguments.parse_args()
-    serve(Proxy(options.upstream, demo_limits(options.clients)).app, options)
+    try:
+        require_exporters()
+        limits = demo_limits(options.clients)
+    except ConfigError as error:
+        complain(error)
+    serve(Proxy(options.upstream, limits).app, options)

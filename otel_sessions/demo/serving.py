@@ -11,30 +11,34 @@ import signal
 import socket
 import sys
 import threading
+from typing import NoReturn
 
 import uvicorn
 from starlette.applications import Starlette
 
-from .processes import listen
+from .processes import PortTaken, listen
 
 
 def parser(description: str) -> argparse.ArgumentParser:
     """Return a parser of where to listen, for `serve`; a program adds what else it takes."""
     parser = argparse.ArgumentParser(description=description)
     where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--listen", metavar="HOST:PORT", help="where to listen")
+    where.add_argument("--listen", type=_address, metavar="HOST:PORT", help="where to listen")
     where.add_argument("--descriptor", type=int, metavar="N", help="the listening socket that the parent has left")
     return parser
 
 
 def serve(app: Starlette, options: argparse.Namespace) -> None:
-    """Serve `app` where the options say, until SIGTERM. Raises `PortTaken`.
+    """Serve `app` where the options say, until SIGTERM; leave with status 2 where that cannot be listened on.
 
     The process dies of that signal in the end, as is usual, once the app's lifespan is over.
     """
     if options.descriptor is None:
-        host, _, port = options.listen.rpartition(":")
-        listener, level = listen(host, int(port), "--listen"), logging.INFO
+        host, port = options.listen
+        try:
+            listener, level = listen(host, port, "--listen"), logging.INFO
+        except PortTaken as error:
+            complain(error)
     else:
         listener, level = socket.socket(fileno=options.descriptor), logging.WARNING
         threading.Thread(target=_stop_with_parent, daemon=True).start()
@@ -51,6 +55,19 @@ def serve(app: Starlette, options: argparse.Namespace) -> None:
         timeout_graceful_shutdown=1,
     )
     uvicorn.Server(config).run(sockets=[listener])
+
+
+def complain(error: Exception) -> NoReturn:
+    """Say what is wrong, in a line, and leave with status 2."""
+    sys.stderr.write(f"{error}\n")
+    raise SystemExit(2)
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise argparse.ArgumentTypeError(f"takes HOST:PORT, as in 127.0.0.1:8080, not {text}")
+    return host, int(port)
 
 
 def _stop_with_parent() -> None:

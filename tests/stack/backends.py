@@ -1,0 +1,141 @@
+"""What the stack's tests ask Prometheus, Jaeger and the receiver of logs, in the words that Grafana would use."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx2
+import pytest
+
+from .programs import Running
+
+ValueT = TypeVar("ValueT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogLine:
+    """A log record as it left the collector."""
+
+    service: str
+    body: str
+    severity: str
+    trace_id: str
+    attributes: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stack:
+    """Where the parts of the stack are."""
+
+    prometheus: str
+    jaeger: str
+    otlp: str
+    otlp_grpc: str
+    received_logs: Path
+    loki: str | None
+    """None where there is no Loki on this machine."""
+    collector: Running
+    collector_health: str
+    folder: Path
+    started: float
+    """When there was nothing in it yet."""
+
+    def export_to(self, instance: str, *, grpc: bool = False) -> dict[str, str]:
+        """Return the environment of a program that exports here, under a name of its own."""
+        return {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": self.otlp_grpc if grpc else self.otlp,
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc" if grpc else "http/protobuf",
+            "OTEL_METRIC_EXPORT_INTERVAL": "1000",
+            "OTEL_SERVICE_NAME": "otel-sessions-proxy",
+            "OTEL_RESOURCE_ATTRIBUTES": f"service.instance.id={instance}",
+        }
+
+    def ask(self, path: str, **parameters: str | float) -> Any:
+        """Return what Prometheus answers."""
+        answer = httpx2.get(f"{self.prometheus}/api/v1/{path}", params=parameters, trust_env=False, timeout=30)
+        assert answer.is_success, answer.text
+        return answer.json()["data"]
+
+    def instant(self, query: str) -> dict[str, float]:
+        """Return the value of each series now, by its labels."""
+        return {labels_of(row["metric"]): float(row["value"][1]) for row in self.ask("query", query=query)["result"]}
+
+    def value(self, query: str) -> float:
+        """Return the one value of a query, NaN if it has none."""
+        values = list(self.instant(query).values())
+        assert len(values) <= 1, values
+        return values[0] if values else float("nan")
+
+    def series(self, query: str, start: float, end: float, step: float = 1.0) -> dict[str, list[tuple[float, float]]]:
+        """Return the points of each series, by its labels."""
+        data = self.ask("query_range", query=query, start=start, end=end, step=step)
+        return {labels_of(row["metric"]): [(t, float(v)) for t, v in row["values"]] for row in data["result"]}
+
+    def exemplars(self, query: str, start: float, end: float) -> list[str]:
+        """Return the trace ids of a metric's exemplars."""
+        found = self.ask("query_exemplars", query=query, start=start, end=end)
+        return [exemplar["labels"]["trace_id"] for series in found for exemplar in series["exemplars"]]
+
+    def trace(self, trace_id: str) -> list[dict[str, Any]]:
+        """Return the spans of a trace that Jaeger has; none if it has none."""
+        answer = httpx2.get(f"{self.jaeger}/api/traces/{trace_id}", trust_env=False)
+        if answer.status_code == httpx2.codes.NOT_FOUND:
+            return []
+        traces: list[dict[str, Any]] = answer.raise_for_status().json()["data"]
+        return [span for trace in traces for span in trace["spans"]]
+
+    def search_traces(self, **parameters: str | int) -> list[dict[str, Any]]:
+        answer = httpx2.get(f"{self.jaeger}/api/traces", params=parameters, trust_env=False)
+        traces: list[dict[str, Any]] = answer.raise_for_status().json()["data"]
+        return traces
+
+    def ask_loki(self, query: str, start: float, end: float) -> list[str]:
+        """Return the lines that Loki has for a query."""
+        parameters: dict[str, str | int] = {
+            "query": query,
+            "start": int(start * 1e9),
+            "end": int(end * 1e9),
+            "limit": 200,
+        }
+        answer = httpx2.get(f"{self.loki}/loki/api/v1/query_range", params=parameters, trust_env=False, timeout=30)
+        assert answer.is_success, answer.text
+        return [line for stream in answer.json()["data"]["result"] for _, line, *_ in stream["values"]]
+
+    def logs(self) -> Iterator[LogLine]:
+        """Return the log lines that were sent on to Loki's address."""
+        if not self.received_logs.exists():
+            return
+        for batch in self.received_logs.read_text().splitlines():
+            for resource in json.loads(batch)["resourceLogs"]:
+                service = plain(resource["resource"]["attributes"]).get("service.name", "")
+                for scope in resource["scopeLogs"]:
+                    for record in scope["logRecords"]:
+                        yield LogLine(
+                            service=service,
+                            body=record.get("body", {}).get("stringValue", ""),
+                            severity=record.get("severityText", ""),
+                            trace_id=record.get("traceId", ""),
+                            attributes=plain(record.get("attributes", [])),
+                        )
+
+
+def plain(attributes: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return OTLP's attributes as names and values."""
+    return {one["key"]: next(iter(one["value"].values()), None) for one in attributes}
+
+
+def labels_of(metric: Mapping[str, str]) -> str:
+    return ",".join(f"{name}={value}" for name, value in sorted(metric.items()))
+
+
+def until(read: Callable[[], ValueT], wanted: Callable[[ValueT], bool], seconds: float = 30.0) -> ValueT:
+    """Read until the value is as wanted, and return it; telemetry takes its time to arrive. Fail with the last one."""
+    end = time.monotonic() + seconds
+    while not wanted(value := read()):
+        if time.monotonic() > end:
+            pytest.fail(f"after {seconds:g} s it was still {value!r}")
+        time.sleep(0.25)
+    return value

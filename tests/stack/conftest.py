@@ -1,0 +1,292 @@
+"""The stack, once for all its tests: real programs on loopback, with the repository's own configuration files.
+
+Only addresses and folders differ from what Compose starts: by the substitution that the files themselves provide for,
+and, where a program takes them as flags, in the flags of docker-compose.yml.
+"""
+
+import contextlib
+import json
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import yaml
+
+from .backends import Stack, until
+from .programs import HOST, ROOT, Running, free_port, program, running, running_module, until_answers
+
+REPORT = ROOT / "build/stack"
+"""Where the tests leave the table of queries and the picture of memory."""
+TABLE = pytest.StashKey[str]()
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the table of what was asked and answered."""
+    table = terminalreporter.config.stash.get(TABLE, None)
+    if table is not None:
+        terminalreporter.section("what the dashboards and alerts ask, and what they got")
+        terminalreporter.write_line(table)
+
+
+@pytest.fixture(scope="session")
+def report() -> Path:
+    REPORT.mkdir(parents=True, exist_ok=True)
+    for old in REPORT.iterdir():
+        old.unlink()
+    return REPORT
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with start_stack(tmp_path_factory.mktemp("stack")) as stack:
+        yield stack
+
+
+@dataclass(frozen=True, kw_only=True)
+class Story:
+    """A run that is over: what the manager itself said at the end, and when it was."""
+
+    books: Mapping[str, Any]
+    start: float
+    end: float
+
+
+@pytest.fixture(scope="session")
+def story(stack: Stack) -> Story:
+    """A proxy that went through every phase, and then shut down; nothing went wrong."""
+    start = time.time()
+    with start_proxy(stack, "story", OTEL_SESSIONS_MAX_SESSIONS="40") as proxy:
+        with start_load(stack, proxy, "load-story", "--clients", "100", "--cycle", "24", "--rate", "2") as load:
+            time.sleep(26)
+            load.terminate()
+        proxy.process.terminate()
+        books = proxy.last_reading()
+    created = 'otel_sessions_session_created_total{instance="story"}'
+    until(lambda: stack.value(created), lambda value: value == books["created"])
+    return Story(books=books, start=start, end=time.time())
+
+
+@pytest.fixture(scope="session")
+def troubled(stack: Stack) -> dict[str, Any]:
+    """The books of managers in trouble."""
+    with running_module("stack.troubled", stack.folder, "4", name="troubled", **stack.export_to("trouble")) as process:
+        process.process.wait(30)
+        (line,) = [line for line in process.said().splitlines() if line.startswith("{")]
+        books: dict[str, Any] = json.loads(line)
+    runs = 'sum(otel_sessions_cleanup_runs_total{otel_sessions_manager_name="troubled"})'
+    until(lambda: stack.value(runs), lambda value: value == books["runs"])
+    return books
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two proxies that were under the same load for the same time, one of them without cleanup and cap."""
+
+    cap: int
+    created: int
+    start: float
+    end: float
+
+
+@pytest.fixture(scope="session")
+def comparison(stack: Stack) -> Comparison:
+    cap, seconds = 40, 90.0
+    off = {f"OTEL_SESSIONS_{name}": "off" for name in ("MAX_IDLE_TIME_SECS", "MAX_SESSION_AGE_SECS", "MAX_SESSIONS")}
+    twin = {**off, "OTEL_SESSIONS_CLEANUP_INTERVAL_SECS": "86400"}
+    arguments = ("--clients", "150", "--rate", "4", "--steady", "--duration", str(seconds))
+    with (
+        start_proxy(stack, "bounded", OTEL_SESSIONS_MAX_SESSIONS=str(cap)) as bounded,
+        start_proxy(stack, "leaking", **twin) as leaking,
+    ):
+        start = time.time()
+        with (
+            start_load(stack, bounded, "load-bounded", *arguments) as load,
+            start_load(stack, leaking, "load-leaking", *arguments) as other,
+        ):
+            assert load.process.wait(seconds + 30) == other.process.wait(seconds + 30) == 0
+        end = time.time()
+        created = bounded.reading()["created"]
+        time.sleep(2)  # the last export of both
+    return Comparison(cap=cap, created=created, start=start, end=end)
+
+
+@pytest.fixture(scope="session")
+def lossy(stack: Stack) -> None:
+    """A second collector, whose stores refuse what it sends, and which says so to the first one."""
+    ports = [free_port() for _ in range(3)]
+    environ = {
+        "COLLECTOR_INSTANCE": "lossy",
+        "COLLECTOR_SELF": stack.otlp,
+        "COLLECTOR_HEALTH": f"{HOST}:{ports[0]}",
+        "COLLECTOR_GRPC": f"{HOST}:{ports[1]}",
+        "COLLECTOR_HTTP": f"{HOST}:{ports[2]}",
+        "PROMETHEUS_URL": f"{stack.prometheus}/nowhere",
+        "JAEGER_URL": f"{stack.prometheus}/nowhere",
+        "LOKI_URL": f"{stack.prometheus}/nowhere",
+    }
+    command = [program("otelcol"), f"--config={ROOT / 'grafana/otel-collector.yaml'}"]
+    with running("lossy", command, stack.folder, environ) as collector:
+        until_answers(f"http://{HOST}:{ports[0]}/", collector)
+        export = {**stack.export_to("lost"), "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{HOST}:{ports[2]}"}
+        with running_module("stack.troubled", stack.folder, "12", name="lost", **export) as process:
+            process.process.wait(30)
+        for what in ("metric_points", "spans", "log_records"):
+            failed = f'otelcol_exporter_send_failed_{what}_total{{instance="lossy"}}'
+            until(partial(stack.value, f"rate({failed}[1m])"), lambda value: value > 0)
+
+
+@contextlib.contextmanager
+def start_stack(folder: Path) -> Iterator[Stack]:
+    """Start Prometheus, Jaeger, what takes the logs, and the collector that feeds them."""
+    otelcol = program("otelcol")
+    ports = {name: free_port() for name in ("prometheus", "jaeger", "traces", "logs", "grpc", "http", "health")}
+    began = time.time()
+    with contextlib.ExitStack() as started:
+        _start_prometheus(started, folder, ports["prometheus"])
+        _start_jaeger(started, folder, ports["jaeger"], ports["traces"])
+        loki = _start_loki(started, folder) if shutil.which("loki") else None
+        received = _start_log_receiver(started, folder, otelcol, ports["logs"], loki)
+        environ = {
+            "COLLECTOR_HEALTH": f"{HOST}:{ports['health']}",
+            "COLLECTOR_GRPC": f"{HOST}:{ports['grpc']}",
+            "COLLECTOR_HTTP": f"{HOST}:{ports['http']}",
+            "COLLECTOR_SELF": f"http://{HOST}:{ports['http']}",
+            "PROMETHEUS_URL": f"http://{HOST}:{ports['prometheus']}",
+            "JAEGER_URL": f"http://{HOST}:{ports['traces']}",
+            "LOKI_URL": f"http://{HOST}:{ports['logs']}",
+        }
+        command = [otelcol, f"--config={ROOT / 'grafana/otel-collector.yaml'}"]
+        collector = started.enter_context(running("collector", command, folder, environ))
+        until_answers(f"http://{HOST}:{ports['health']}/", collector)
+        yield Stack(
+            prometheus=f"http://{HOST}:{ports['prometheus']}",
+            jaeger=f"http://{HOST}:{ports['jaeger']}",
+            otlp=f"http://{HOST}:{ports['http']}",
+            otlp_grpc=f"http://{HOST}:{ports['grpc']}",
+            received_logs=received,
+            loki=loki,
+            collector=collector,
+            collector_health=f"http://{HOST}:{ports['health']}/",
+            folder=folder,
+            started=began,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proxy:
+    """The demo's proxy with an upstream of its own, exporting to the stack."""
+
+    url: str
+    process: Running
+
+    def reading(self) -> dict[str, Any]:
+        """Return what `get_metrics` says there, and the resident memory."""
+        reading: dict[str, Any] = httpx2.get(f"{self.url}/stats", trust_env=False, timeout=10).json()
+        return reading
+
+    def last_reading(self) -> dict[str, Any]:
+        """Return what it said behind its manager's shutdown."""
+        (line,) = [line for line in self.process.said().splitlines() if line.startswith("{")]
+        reading: dict[str, Any] = json.loads(line)
+        return reading
+
+
+@contextlib.contextmanager
+def start_proxy(stack: Stack, instance: str, **environ: str) -> Iterator[Proxy]:
+    """Run a proxy for as long as the block lasts; `environ` may set its limits."""
+    upstream, front = free_port(), free_port()
+    export = {**stack.export_to(instance), **environ}
+    behind = ("--listen", f"{HOST}:{upstream}")
+    before = ("--listen", f"{HOST}:{front}", "--upstream", f"http://{HOST}:{upstream}")
+    with (
+        running_module("demo.upstream", stack.folder, *behind, name=f"upstream-{instance}"),
+        running_module("demo.proxy", stack.folder, *before, name=instance, **export) as process,
+    ):
+        until_answers(f"http://{HOST}:{front}/stats", process)
+        yield Proxy(url=f"http://{HOST}:{front}", process=process)
+
+
+@contextlib.contextmanager
+def start_load(stack: Stack, proxy: Proxy, name: str, *arguments: str) -> Iterator[Running]:
+    """Run the load against a proxy, until it is stopped or the block ends."""
+    export = {**stack.export_to(name), "OTEL_SERVICE_NAME": "otel-sessions-load"}
+    with running_module("cli", stack.folder, "load", "--target", proxy.url, *arguments, name=name, **export) as load:
+        yield load
+
+
+def _start_prometheus(started: contextlib.ExitStack, folder: Path, port: int) -> Running:
+    flags = {
+        "--config.file": str(ROOT / "grafana/prometheus.yaml"),
+        "--storage.tsdb.path": str(folder / "prometheus"),
+        "--web.listen-address": f"{HOST}:{port}",
+    }
+    command = [program("prometheus")]
+    for flag in COMPOSE["services"]["prometheus"]["command"]:
+        name, _, value = flag.partition("=")
+        value = flags.get(name, value)
+        command.append(f"{name}={value}" if value else name)
+    prometheus = started.enter_context(running("prometheus", command, folder))
+    until_answers(f"http://{HOST}:{port}/-/ready", prometheus)
+    return prometheus
+
+
+def _start_jaeger(started: contextlib.ExitStack, folder: Path, query: int, otlp: int) -> Running:
+    health = free_port()
+    environ = {
+        "JAEGER_HEALTH": f"{HOST}:{health}",
+        "JAEGER_QUERY": f"{HOST}:{query}",
+        "JAEGER_QUERY_GRPC": f"{HOST}:{free_port()}",
+        "JAEGER_OTLP": f"{HOST}:{otlp}",
+    }
+    command = [program("jaeger"), "--config", str(ROOT / "grafana/jaeger.yaml")]
+    jaeger = started.enter_context(running("jaeger", command, folder, environ))
+    until_answers(f"http://{HOST}:{health}/status", jaeger)
+    return jaeger
+
+
+def _start_loki(started: contextlib.ExitStack, folder: Path) -> str:
+    port = free_port()
+    environ = {
+        "LOKI_HOST": HOST,
+        "LOKI_PORT": str(port),
+        "LOKI_GRPC_PORT": str(free_port()),
+        "LOKI_PATH": str(folder / "loki"),
+    }
+    command = [program("loki"), f"-config.file={ROOT / 'grafana/loki.yaml'}", "-config.expand-env=true"]
+    loki = started.enter_context(running("loki", command, folder, environ))
+    until_answers(f"http://{HOST}:{port}/ready", loki)
+    return f"http://{HOST}:{port}"
+
+
+def _start_log_receiver(started: contextlib.ExitStack, folder: Path, otelcol: str, port: int, loki: str | None) -> Path:
+    """Start a second collector at Loki's door: it writes down what Loki is sent, and sends it on where there is one."""
+    received, health = folder / "logs.jsonl", free_port()
+    config = folder / "log-receiver.yaml"
+    receiver = {"protocols": {"http": {"endpoint": f"{HOST}:{port}", "logs_url_path": "/otlp/v1/logs"}}}
+    exporters: dict[str, Any] = {"file": {"path": str(received), "flush_interval": "200ms"}}
+    if loki is not None:
+        exporters["otlp_http"] = {"endpoint": f"{loki}/otlp"}
+    config.write_text(
+        yaml.safe_dump(
+            {
+                "extensions": {"health_check": {"endpoint": f"{HOST}:{health}"}},
+                "receivers": {"otlp": receiver},
+                "exporters": exporters,
+                "service": {
+                    "extensions": ["health_check"],
+                    "pipelines": {"logs": {"receivers": ["otlp"], "exporters": list(exporters)}},
+                    "telemetry": {"metrics": {"level": "none"}},
+                },
+            }
+        )
+    )
+    process = started.enter_context(running("log-receiver", [otelcol, f"--config={config}"], folder))
+    until_answers(f"http://{HOST}:{health}/", process)
+    return received

@@ -1,0 +1,65 @@
+"""Every query that Grafana and Prometheus would ask of the stack: read out of the dashboards and the alert rules."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from .programs import ROOT
+
+DASHBOARDS = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "grafana/dashboards").glob("*.json"))}
+ALERTS = yaml.safe_load((ROOT / "grafana/alerts.yaml").read_text())["groups"][0]["rules"]
+EVERYTHING = {"job": "otel-sessions-proxy", "instance": ".*", "manager": ".*", "collector": ".*", "trace": ""}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """One query: where it stands, what kind of store it asks, and what it asks there."""
+
+    place: str
+    store: str
+    target: Mapping[str, Any]
+
+    @property
+    def text(self) -> str:
+        return str(
+            self.target.get("expr") or {k: v for k, v in self.target.items() if k not in ("datasource", "refId")}
+        )
+
+    def filled(self, **variables: str) -> str:
+        """Return the query as Grafana sends it, with its variables replaced."""
+        text = self.text.replace("$__rate_interval", "15s")
+        for name, value in (EVERYTHING | variables).items():
+            text = text.replace(f"${name}", value)
+        return text
+
+
+def panels(dashboard: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the panels that show something."""
+    return [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+
+
+def all_queries() -> Iterator[Query]:
+    for name, dashboard in DASHBOARDS.items():
+        for panel in panels(dashboard):
+            for target in panel["targets"]:
+                place = f"{name}: {panel['title']}"
+                yield Query(place=place, store=target["datasource"]["type"], target=target)
+        for variable in dashboard["templating"]["list"]:
+            if variable["type"] == "query":
+                target = {"expr": variable["query"]}
+                yield Query(place=f"{name}: ${variable['name']}", store=variable["datasource"]["type"], target=target)
+        for annotation in dashboard["annotations"]["list"]:
+            place = f"{name}: annotation {annotation['name']}"
+            yield Query(place=place, store=annotation["datasource"]["type"], target=annotation)
+    for rule in ALERTS:
+        yield Query(place=f"alert {rule['alert']}", store="prometheus", target={"expr": rule["expr"]})
+
+
+def label_query(text: str) -> tuple[str, str] | None:
+    """Return what a variable's `label_values(selector, label)` asks for, or None if it is another query."""
+    found = re.fullmatch(r"label_values\((.*), (\w+)\)", text)
+    return (found[1], found[2]) if found else None

@@ -1,0 +1,93 @@
+"""What a collector that is gone, slow or silent costs the proxy: nothing but the telemetry of that time."""
+
+import re
+import socket
+import time
+
+import pytest
+
+from .backends import Stack, until
+from .conftest import Proxy, start_load, start_proxy
+from .programs import HOST, Running, until_answers
+
+pytestmark = pytest.mark.stack
+
+EXIT_SECONDS = 3.0
+SLOWEST_P99 = 1000.0
+"""Milliseconds; a request that waited for an export would take the second that an export may take, or more."""
+
+
+def sums(load: Running) -> dict[str, int]:
+    """Return what the load has counted at its end."""
+    (line,) = [line for line in load.said().splitlines() if line.startswith("the end: ")]
+    return {name: int(number) for name, number in re.findall(r"(\w+) (\d+)", line)}
+
+
+def assert_nobody_noticed(load: Running) -> None:
+    counted = sums(load)
+
+    assert counted["requests"] > 100
+    assert counted["unexpected"] == 0
+    assert counted["p99"] < SLOWEST_P99
+
+
+def assert_metrics_are_right(stack: Stack, instance: str, proxy: Proxy) -> None:
+    created = f'otel_sessions_session_created_total{{instance="{instance}"}}'
+    cleaned = f'sum(otel_sessions_session_cleaned_total{{instance="{instance}"}})'
+    books = proxy.last_reading()
+
+    until(lambda: stack.value(created), lambda value: value == books["created"])
+    until(lambda: stack.value(cleaned), lambda value: value == sum(books["cleaned"].values()))
+
+
+def test_a_collector_that_is_killed_and_comes_back_under_load(stack: Stack) -> None:
+    with start_proxy(stack, "restart") as proxy:
+        with start_load(stack, proxy, "load-restart", "--clients", "60", "--rate", "2", "--steady") as load:
+            time.sleep(3)
+            stack.collector.kill()
+            time.sleep(6)
+            stack.collector.restart()
+            until_answers(stack.collector_health, stack.collector)
+            time.sleep(3)
+            load.terminate()
+        assert_nobody_noticed(load)
+        proxy.process.terminate()
+
+        assert_metrics_are_right(stack, "restart", proxy)
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_a_collector_that_accepts_and_never_answers_under_load(stack: Stack, protocol: str) -> None:
+    instance = f"silent-{protocol[:4]}"
+    export = stack.export_to(instance, grpc=protocol == "grpc")
+    with start_proxy(stack, instance, **export) as proxy:
+        with start_load(stack, proxy, f"load-{instance}", "--clients", "60", "--rate", "2", "--steady") as load:
+            time.sleep(3)
+            stack.collector.pause()
+            time.sleep(6)
+            stack.collector.resume()
+            time.sleep(3)
+            load.terminate()
+        assert_nobody_noticed(load)
+        proxy.process.terminate()
+
+        assert_metrics_are_right(stack, instance, proxy)
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+@pytest.mark.parametrize("kind", ["gone", "silent"])
+def test_a_proxy_exits_in_time_without_its_collector(stack: Stack, protocol: str, kind: str) -> None:
+    with socket.create_server((HOST, 0)) as listener:  # takes connections, never answers
+        endpoint = f"http://{HOST}:{listener.getsockname()[1]}"
+        if kind == "gone":
+            listener.close()
+        export = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": protocol}
+        name = f"exit-{kind}-{protocol[:4]}"
+        with (
+            start_proxy(stack, name, **export) as proxy,
+            start_load(stack, proxy, f"load-{name}", "--clients", "20", "--rate", "4", "--steady") as load,
+        ):
+            time.sleep(3)
+            load.terminate()
+            assert proxy.process.terminate() < EXIT_SECONDS
+            assert proxy.last_reading()["active"] == 0

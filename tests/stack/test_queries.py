@@ -1,0 +1,170 @@
+"""Every query of every panel, variable, annotation and alert, asked of the real stores.
+
+After a run in which nothing goes wrong each has an answer, or is one of those that must be empty then; those have one
+after things did go wrong. The table of all of them is printed at the end.
+"""
+
+import math
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .backends import Stack, until
+from .conftest import TABLE, Comparison, Story
+from .queries import Query, all_queries, label_query
+
+pytestmark = pytest.mark.stack
+
+ALL = list(all_queries())
+NAMES = [f"{query.place}: {query.text}" for query in ALL]
+EMPTY_WHEN_ALL_IS_WELL = (
+    "sessions: annotation Alerts",
+    "cleanup-pass: annotation Alerts",
+    "alert OtelSessionsLeaking",
+    "alert OtelSessionsCleanupStalled",
+    "alert OtelSessionsCleanupErrors",
+    "alert OtelSessionsTelemetryAbsent",
+)
+LOST = "exporter_send_failed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """How many series, traces or lines a query got, and one of them: of numbers the largest."""
+
+    rows: int
+    sample: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """Asks a query about an instance, or about all, within a stretch of time."""
+
+    stack: Stack
+    instance: str
+    start: float
+    end: float
+
+    def ask(self, query: Query) -> Answer:
+        return {"prometheus": self._prometheus, "jaeger": self._jaeger, "loki": self._loki}[query.store](query)
+
+    def _prometheus(self, query: Query) -> Answer:
+        text = query.filled(instance=self.instance)
+        if labels := label_query(text):
+            values = self.stack.ask(f"label/{labels[1]}/values", **{"match[]": labels[0]})
+            return Answer(rows=len(values), sample=", ".join(values))
+        found = self.stack.series(text, self.start, self.end)
+        about = [points for labels, points in found.items() if self._is_about(labels)]
+        numbers = [[value for _, value in points if not math.isnan(value)] for points in about]
+        largest = [max(values) for values in numbers if values]
+        return Answer(rows=len(largest), sample=f"{max(largest):.6g}" if largest else "")
+
+    def _jaeger(self, query: Query) -> Answer:
+        target = query.target
+        if target.get("queryType") != "search":
+            spans = self.stack.trace(target["query"].replace("$trace", self._trace()))
+            return Answer(rows=len(spans), sample=spans[0]["operationName"] if spans else "")
+        service = target["service"].replace("$job", "otel-sessions-proxy")
+        found = self.stack.search_traces(service=service, operation=target["operation"], limit=target["limit"])
+        return Answer(rows=len(found), sample=found[0]["traceID"] if found else "")
+
+    def _loki(self, query: Query) -> Answer:
+        if self.stack.loki is None:
+            pytest.skip("this query needs the program loki, which is not here; put one on the PATH")
+        found = self.stack.ask_loki(query.filled(trace=self._trace()), self.start, self.end)
+        return Answer(rows=len(found), sample=found[0] if found else "")
+
+    def _is_about(self, labels: str) -> bool:
+        """Return whether a series is about the instance, or about no one in particular."""
+        instances = re.findall(r"(?:^|,)instance=([^,]*)", labels)
+        return all(re.fullmatch(self.instance, instance) or instance == "otel-collector" for instance in instances)
+
+    def _trace(self) -> str:
+        metric = 'otel_sessions_cleanup_duration_seconds_bucket{instance="story"}'
+        return self.stack.exemplars(metric, self.start, time.time())[-1]
+
+
+@pytest.fixture(scope="module")
+def well(stack: Stack, story: Story) -> Asked:
+    return Asked(stack=stack, instance="story", start=story.start, end=story.end)
+
+
+@pytest.fixture(scope="module")
+def ill(stack: Stack, story: Story, comparison: Comparison, troubled: dict[str, Any], lossy: None) -> Asked:
+    """From before anything was exported to the end of everything that went wrong."""
+    firing = 'ALERTS{alertstate="firing"}'
+    until(lambda: stack.instant(firing), bool, seconds=60)
+    return Asked(stack=stack, instance=".*", start=stack.started, end=time.time())
+
+
+@pytest.fixture(scope="module")
+def table(report: Path, request: pytest.FixtureRequest) -> Iterator[list[str]]:
+    rows: list[str] = []
+    yield rows
+    text = "\n".join(sorted(rows)) + "\n"
+    (report / "queries.txt").write_text(text)
+    request.config.stash[TABLE] = text
+
+
+def row(query: Query, answer: Answer | None, when: str) -> str:
+    found = "no Loki here: not asked" if answer is None else f"{answer.rows} x {answer.sample[:44]}"
+    return f"{query.place:<52.52} | {' '.join(query.text.split()):<100.100} | {when:<4} | {found}"
+
+
+def expected_empty(query: Query) -> bool:
+    return query.place in EMPTY_WHEN_ALL_IS_WELL or LOST in query.text
+
+
+@pytest.mark.parametrize("query", ALL, ids=NAMES)
+def test_a_query_has_an_answer_after_a_run_that_went_well_or_says_that_it_has_none(
+    query: Query, well: Asked, table: list[str]
+) -> None:
+    if query.store == "loki" and well.stack.loki is None:
+        table.append(row(query, None, ""))
+    answer = well.ask(query)
+    if expected_empty(query):
+        assert answer.rows == 0
+    else:
+        table.append(row(query, answer, "well"))
+        assert answer.rows > 0
+
+
+@pytest.mark.parametrize("query", [query for query in ALL if expected_empty(query)], ids=lambda query: query.place)
+def test_what_is_empty_when_all_is_well_has_an_answer_when_it_is_not(
+    query: Query, ill: Asked, table: list[str]
+) -> None:
+    answer = ill.ask(query)
+
+    table.append(row(query, answer, "ill"))
+    assert answer.rows > 0
+    assert float(answer.sample) > 0
+
+
+def test_the_panels_that_give_a_verdict_say_what_is_the_case(stack: Stack, story: Story, ill: Asked) -> None:
+    bounded, books = (query for query in ALL if query.place in VERDICTS)
+
+    def now(query: Query, instance: str) -> float:
+        (value,) = stack.series(query.filled(instance=instance), ill.start, ill.end).values()
+        return max(number for _, number in value)
+
+    assert now(bounded, "story") == 1.0
+    assert now(bounded, "bounded") == 1.0
+    assert now(bounded, "leaking") == 99
+    assert now(books, ".*") == 0
+
+
+VERDICTS = ("sessions: Are sessions bounded?", "sessions: Do the books balance?")
+
+
+def test_the_errors_of_managers_in_trouble_are_in_the_panel_of_errors(stack: Stack, ill: Asked) -> None:
+    (errors,) = [query for query in ALL if query.place == "sessions: Errors since the start, by type"]
+    found = stack.series(errors.filled(manager="troubled", instance="trouble"), ill.start, ill.end)
+
+    assert {labels for labels, points in found.items() if points[-1][1] > 0} == {
+        f"error_type={kind}" for kind in ("hook", "pass", "sink", "timeout")
+    }

@@ -1,0 +1,200 @@
+"""A run of the proxy under the load's whole story, and one of managers in trouble, as Prometheus, Jaeger and the logs
+tell them."""
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from .backends import Stack, until
+from .conftest import Story
+
+pytestmark = pytest.mark.stack
+
+TRIGGER, OUTCOME = "otel_sessions_cleanup_trigger", "otel_sessions_cleanup_outcome"
+
+
+def by(stack: Stack, query: str, *labels: str) -> dict[tuple[str, ...], float]:
+    """Return the values of a query by the values of some labels, without those that are 0."""
+    rows = stack.ask("query", query=query)["result"]
+    values = {tuple(row["metric"][label] for label in labels): float(row["value"][1]) for row in rows}
+    return {words: value for words, value in values.items() if value}
+
+
+def test_every_phase_of_the_load_left_its_mark(story: Story) -> None:
+    cleaned = story.books["cleaned"]
+
+    assert story.books["created"] > 100
+    assert story.books["rejected"]["max_sessions"] > 0
+    assert cleaned["idle_timeout"] > 0
+    assert cleaned["closed"] > 0
+    assert story.books["peak_active"] == 40
+
+
+def test_prometheus_has_the_same_books_by_reason(stack: Stack, story: Story) -> None:
+    books = story.books
+    reasons = by(stack, 'otel_sessions_session_cleaned_total{instance="story"}', "otel_sessions_cleanup_reason")
+    refused = by(stack, 'otel_sessions_session_rejected_total{instance="story"}', "otel_sessions_rejection_reason")
+
+    assert stack.value('otel_sessions_session_created_total{instance="story"}') == books["created"]
+    assert reasons == {(reason,): count for reason, count in books["cleaned"].items() if count}
+    assert refused == {(reason,): count for reason, count in books["rejected"].items() if count}
+    assert stack.value('sum(otel_sessions_session_active{instance="story"})') == books["active"] == 0
+
+
+def test_prometheus_has_the_same_passes_and_each_lasted(stack: Stack, story: Story) -> None:
+    assert stack.value('sum(otel_sessions_cleanup_runs_total{instance="story"})') == story.books["passes"]
+    assert stack.value('sum(otel_sessions_cleanup_duration_seconds_count{instance="story"})') == story.books["passes"]
+
+
+def test_prometheus_has_the_lifetime_of_every_session(stack: Stack, story: Story) -> None:
+    lived = stack.value('sum(otel_sessions_session_duration_seconds_count{instance="story"})')
+
+    assert lived == story.books["created"]
+
+
+def test_the_books_balance_in_every_single_sample(stack: Stack, story: Story) -> None:
+    query = (
+        'sum(otel_sessions_session_created_total{instance="story"})'
+        ' - sum(otel_sessions_session_cleaned_total{instance="story"})'
+        ' - sum(otel_sessions_session_active{instance="story"})'
+    )
+    (points,) = stack.series(query, story.start, story.end).values()
+
+    assert len(points) > 20
+    assert {value for _, value in points} == {0.0}
+
+
+def test_the_cap_holds_in_every_single_sample(stack: Stack, story: Story) -> None:
+    query = (
+        'sum(otel_sessions_session_active{instance="story"}) + sum(otel_sessions_session_reserved{instance="story"})'
+    )
+    (points,) = stack.series(query, story.start, story.end).values()
+
+    assert max(value for _, value in points) <= 40
+
+
+def test_an_exemplar_leads_to_the_trace_of_its_pass(stack: Stack, story: Story) -> None:
+    exemplars = until(
+        lambda: stack.exemplars(
+            'otel_sessions_cleanup_duration_seconds_bucket{instance="story"}', story.start, time.time()
+        ),
+        bool,
+    )
+    spans = [span for trace_id in exemplars for span in stack.trace(trace_id)]
+
+    assert exemplars
+    assert len(spans) == len(exemplars)
+    for span in spans:
+        tags = {tag["key"]: tag["value"] for tag in span["tags"]}
+        assert span["operationName"] == "otel_sessions.cleanup"
+        assert tags["otel_sessions.manager.name"] == "demo"
+        assert tags["otel_sessions.cleanup.trigger"] in ("interval", "emergency", "shutdown")
+        assert tags["otel_sessions.cleanup.outcome"] == "success"
+        for count in ("examined", "cleaned", "hook_errors", "remaining"):
+            assert isinstance(tags[f"otel_sessions.cleanup.{count}"], int)
+
+
+def test_every_pass_is_a_trace_and_all_their_sessions_add_up(stack: Stack, story: Story) -> None:
+    traces = stack.search_traces(service="otel-sessions-proxy", operation="otel_sessions.cleanup", limit=1000)
+    spans = [
+        {tag["key"]: tag["value"] for tag in span["tags"]}
+        for trace in traces
+        for span in trace["spans"]
+        if {tag["key"]: tag["value"] for tag in trace["processes"][span["processID"]]["tags"]}["service.instance.id"]
+        == "story"
+    ]
+    by_hand = story.books["cleaned"]["closed"]
+
+    assert len(spans) == story.books["passes"]
+    assert sum(tags["otel_sessions.cleanup.cleaned"] for tags in spans) == story.books["created"] - by_hand
+
+
+def test_the_lines_of_a_pass_carry_its_trace_id_to_lokis_address(stack: Stack, story: Story) -> None:
+    exemplars = set(
+        stack.exemplars('otel_sessions_cleanup_duration_seconds_bucket{instance="story"}', story.start, time.time())
+    )
+    lines = until(
+        lambda: [line for line in stack.logs() if line.trace_id in exemplars],
+        lambda found: {line.trace_id for line in found} == exemplars,
+    )
+
+    for line in lines:
+        assert line.service == "otel-sessions-proxy"
+        assert line.body.startswith("cleanup pass (")
+        assert line.attributes["otel_sessions.manager.name"] == "demo"
+
+
+def test_the_load_tells_its_phases_in_the_logs(stack: Stack, story: Story) -> None:
+    said = [line.body for line in stack.logs() if line.service == "otel-sessions-load"]
+
+    for phase in ("ramp", "steady", "burst", "abandonment", "recovery"):
+        assert f"phase {phase}" in said
+
+
+def test_passes_in_trouble_are_counted_by_trigger_and_outcome(stack: Stack, troubled: Mapping[str, Any]) -> None:
+    runs = by(stack, 'otel_sessions_cleanup_runs_total{otel_sessions_manager_name="troubled"}', TRIGGER, OUTCOME)
+
+    assert runs == {
+        ("manual", "success"): 1,
+        ("manual", "partial"): 3,
+        ("manual", "error"): 1,
+        ("manual", "cancelled"): 1,
+        ("emergency", "success"): 1,
+        ("shutdown", "success"): 1,
+    }
+    assert sum(runs.values()) == troubled["runs"]
+
+
+def test_errors_are_counted_by_type(stack: Stack, troubled: Mapping[str, Any]) -> None:
+    errors = by(stack, 'otel_sessions_cleanup_errors_total{otel_sessions_manager_name="troubled"}', "error_type")
+
+    assert errors == {("hook",): 1, ("timeout",): 2, ("sink",): 1, ("pass",): 1}
+    assert sum(errors.values()) == troubled["errors"]
+
+
+def test_the_books_of_managers_in_trouble_are_the_same_in_prometheus(stack: Stack, troubled: Mapping[str, Any]) -> None:
+    here = 'otel_sessions_manager_name="troubled"'
+    reasons = by(stack, f"otel_sessions_session_cleaned_total{{{here}}}", "otel_sessions_cleanup_reason")
+    refused = by(stack, f"otel_sessions_session_rejected_total{{{here}}}", "otel_sessions_rejection_reason")
+
+    assert stack.value(f"otel_sessions_session_created_total{{{here}}}") == troubled["created"]
+    assert reasons == {(reason,): count for reason, count in troubled["cleaned"].items() if count}
+    assert refused == {(reason,): count for reason, count in troubled["rejected"].items() if count}
+
+
+def test_an_aborted_pass_is_a_trace_with_an_error(stack: Stack, troubled: Mapping[str, Any]) -> None:
+    tags = json.dumps({"otel_sessions.cleanup.outcome": "error"})
+    traces = until(lambda: stack.search_traces(service="otel-sessions-proxy", tags=tags, limit=20), bool)
+
+    ((span,),) = [trace["spans"] for trace in traces]
+    found = {tag["key"]: tag["value"] for tag in span["tags"]}
+    assert found["error.type"] == "OSError"
+    assert found["error"] is True
+
+
+def test_what_fails_in_a_pass_is_a_line_under_its_trace(stack: Stack, troubled: Mapping[str, Any]) -> None:
+    def failures() -> dict[str, str]:
+        return {line.body.split(" of session")[0]: line.trace_id for line in stack.logs() if line.severity == "ERROR"}
+
+    found = until(failures, lambda found: len(found) >= 3)
+
+    assert set(found) == {"the hook", "the sink", "a cleanup pass (manual) was aborted"}
+    for trace_id in found.values():
+        assert [span["operationName"] for span in stack.trace(trace_id)] == ["otel_sessions.cleanup"]
+
+
+def test_no_session_id_leaves_in_a_log(stack: Stack, story: Story, troubled: Mapping[str, Any]) -> None:
+    for line in stack.logs():
+        for word in line.body.replace("(", " ").split():
+            assert len(word) < 43  # an id of ours has 43 characters, its hash 16
+
+
+def test_a_pass_that_is_late_shows_how_late(stack: Stack, troubled: Mapping[str, Any]) -> None:
+    late = stack.value('max_over_time(otel_sessions_cleanup_overdue_seconds{otel_sessions_manager_name="late"}[1m])')
+
+    assert late > 300
+    assert not math.isnan(late)
