@@ -84,8 +84,7 @@ def module(name: str, *arguments: str, **environ: str) -> "subprocess.Popen[str]
 def nobody() -> str:
     """An address at which nobody listens."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        address = f"127.0.0.1:{listener.getsockname()[1]}"
-    return address
+        return f"127.0.0.1:{listener.getsockname()[1]}"
 
 
 @pytest.mark.processes
