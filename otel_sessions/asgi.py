@@ -1,172 +1,243 @@
-"""A leased session for every exchange of an ASGI app, named by a header.
+"""A leased session for every exchange of an ASGI app.
 
-A request that names no session opens one, and its response carries the new id. For as long as the app behind runs, and
-no longer, the session is leased and stands at `scope["otel_sessions.session"]`. A session whose id never left in a
-response is closed, so a failed opening leaves nothing behind. Ending sessions otherwise is the app's business.
+For as long as the app behind runs, and no longer, the session is leased and stands at `scope["otel_sessions.session"]`.
+Which session that is, a matcher says. An opening that is refused or fails leaves no session behind; a session that is
+ended by force takes its exchange with it.
 """
 
-import math
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Final, TypeVar, cast
+from functools import partial
+from typing import Any, Final, TypeVar, overload
 
 import anyio
+from anyio.abc import TaskGroup
 
+from ._exchange import Exchange, Message, Receive, Send, WebSocket
 from .exceptions import ManagerClosed, SessionError, SessionNotFound, TooManySessions
 from .manager import SessionManager
+from .matchers import HeaderMatcher, Scope, SessionMatcher
 from .session import Session
 
-Scope = MutableMapping[str, object]
-Message = MutableMapping[str, object]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+__all__ = ["SESSION", "ASGIApp", "Message", "Receive", "Scope", "Send", "SessionLeaseMiddleware"]
+
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 SESSION: Final = "otel_sessions.session"
 """The key of the scope under which the session stands."""
 
 _DataT = TypeVar("_DataT")
-_Headers = list[tuple[bytes, bytes]]
 
 
 class SessionLeaseMiddleware:
-    """Puts every HTTP request and every WebSocket of `app` into a session of `manager`.
+    """Puts HTTP requests and WebSockets of `app` into sessions of `manager`, as `matcher` finds them.
 
-        app = SessionLeaseMiddleware(app, manager, header="x-session-id")
+        app = SessionLeaseMiddleware(app, manager, CookieMatcher(), data=lambda scope: Basket())
 
-    `manager` must run while requests are served, as in the app's lifespan; a new session has the data None. The lease
-    spans the whole exchange, so a session is never idle while a request uses it.
+    `manager` must run while requests are served, as in the app's lifespan. From the scope, `data` makes what a new
+    session carries (None without it), and `client` says whose it is, for `max_sessions_per_client`; where it is
+    `private`, it is unknown to every other client. The lease spans the whole exchange, streams included, and every
+    message of a stream is a touch.
 
-    - An unknown or ended id is answered 404.
-    - At the cap, 503 with `Retry-After` in whole seconds, where that is known.
-    - While the manager does not run, 503.
-    - A session that is ended by force takes its exchange with it: 404 if no response has started, else the response
-      stays incomplete.
+    - An unknown or ended id is 404, or a new session where the matcher says so.
+    - At the cap, 503 with `Retry-After` in whole seconds, where that is known; 503 while the manager does not run.
+    - An id that the app makes is the session's from the app's answer on, the place is kept from before; an id that is
+      made here is announced unless the app refuses (400 and above) or raises, and then there is no session.
+    - A session that is ended by force cancels the app: the answer is 404 if none has started, a stream of events ends,
+      any other response stays incomplete; a WebSocket is closed with 1001.
 
-    A WebSocket is closed with 1008 where a request gets 404, and with 1013 where it gets 503.
+    A WebSocket is refused with the same answer where the server can do that, else closed with 1008 or 1013.
     """
 
-    def __init__(self, app: ASGIApp, manager: SessionManager[_DataT | None], *, header: str = "x-session-id") -> None:
+    @overload
+    def __init__(
+        self,
+        app: ASGIApp,
+        manager: SessionManager[_DataT | None],
+        matcher: SessionMatcher | None = None,
+        *,
+        client: Callable[[Scope], str | None] = ...,
+        data: None = None,
+        private: bool = False,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        app: ASGIApp,
+        manager: SessionManager[_DataT],
+        matcher: SessionMatcher | None = None,
+        *,
+        client: Callable[[Scope], str | None] = ...,
+        data: Callable[[Scope], _DataT],
+        private: bool = False,
+    ) -> None: ...
+    def __init__(
+        self,
+        app: ASGIApp,
+        manager: SessionManager[Any],
+        matcher: SessionMatcher | None = None,
+        *,
+        client: Callable[[Scope], str | None] = lambda _: None,
+        data: Callable[[Scope], Any] | None = None,
+        private: bool = False,
+    ) -> None:
         self._app = app
-        self._manager: SessionManager[Any] = manager
-        self._header = header.lower().encode("latin-1")
+        self._manager = manager
+        self._matcher: SessionMatcher = HeaderMatcher() if matcher is None else matcher
+        self._client = client
+        self._data = data
+        self._private = private
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            exchange = _Exchange(receive, send)
-        elif scope["type"] == "websocket":
-            exchange = _WebSocket(receive, send)
-        else:
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        named = self._named(scope)
-        if named is None:
-            await self._open(scope, exchange)
+        match = self._matcher.match(scope)
+        exchange = (Exchange if scope["type"] == "http" else WebSocket)(scope, receive, send)
+        named = match.session_id
+        if match.opens and (named is None or not self._may_use(named, scope)):
+            await (self._open if self._matcher.mints else self._await_id)(scope, exchange)
+        elif named is None:
+            await self._app(scope, receive, send)
+        elif self._is_anothers(named, scope):
+            await self._refuse(exchange, SessionNotFound(named))
         else:
             await self._use(named, scope, exchange)
 
-    def _named(self, scope: Scope) -> str | None:
-        for name, value in cast("Iterable[tuple[bytes, bytes]]", scope["headers"]):
-            if name == self._header:
-                return value.decode("latin-1")
-        return None
+    def _may_use(self, session_id: str, scope: Scope) -> bool:
+        return session_id in self._manager and not self._is_anothers(session_id, scope)
 
-    async def _open(self, scope: Scope, exchange: "_Exchange") -> None:
+    def _is_anothers(self, session_id: str, scope: Scope) -> bool:
+        """Return whether the session is there, but not for the client that asks."""
+        session = self._manager.get(session_id) if self._private else None
+        return session is not None and session.client != self._client(scope)
+
+    async def _use(self, session_id: str, scope: Scope, exchange: Exchange) -> None:
+        """Run the app while a lease is held; close the session afterwards if the answer was its end."""
+
+        def note_start(status: int) -> None:
+            exchange.ends = self._matcher.ends(scope, status)
+
+        exchange.on_start = note_start
+        try:
+            await self._run(session_id, scope, exchange)
+        finally:
+            if exchange.ends:
+                await self._close(session_id)
+
+    async def _open(self, scope: Scope, exchange: Exchange) -> None:
         """Run the app in a new session, which is closed again if its id was never announced."""
         try:
-            session = await self._manager.create_session(data=None)
+            session = await self._manager.create_session(data=self._make(scope), client=self._client(scope))
         except (ManagerClosed, TooManySessions) as error:
-            await exchange.refuse(error)
+            await self._refuse(exchange, error)
             return
-        exchange.announce((self._header, session.id.encode("latin-1")))
-        try:
-            await self._use(session.id, scope, exchange)
-        finally:
-            if not exchange.started:
-                with anyio.CancelScope(shield=True), suppress(ManagerClosed):
-                    await self._manager.close_session(session.id)
 
-    async def _use(self, session_id: str, scope: Scope, exchange: "_Exchange") -> None:
+        def announce(status: int) -> None:
+            if status < 400:
+                exchange.headers = self._matcher.announce(session.id, scope, exchange.headers)
+                exchange.keeps = True
+
+        exchange.on_start = announce
+        try:
+            await self._run(session.id, scope, exchange)
+        finally:
+            if not exchange.keeps:
+                await self._close(session.id)
+
+    async def _await_id(self, scope: Scope, exchange: Exchange) -> None:
+        """Run the app with a place for a session, which becomes one when the app's answer has its id."""
+        holder = _Holder(self._manager)
+        try:
+            async with self._manager.reserve(client=self._client(scope)) as place:
+
+                def commit(status: int) -> None:
+                    session_id = self._matcher.established(status, exchange.headers)
+                    if session_id is not None:
+                        exchange.session = place.commit(session_id, data=self._make(scope))
+                        holder.hold(session_id)
+
+                exchange.on_start = partial(holder.guard, commit)
+                await holder.run(partial(self._app, scope, exchange.receive, exchange.send))
+        except (ManagerClosed, TooManySessions) as error:
+            if holder.ran:
+                raise  # the app's own
+            await self._refuse(exchange, error)
+        if holder.lost is not None:
+            await self._refuse(exchange, holder.lost)
+
+    async def _run(self, session_id: str, scope: Scope, exchange: Exchange) -> None:
         """Run the app while a lease is held, and answer for a session that is not there or is gone meanwhile."""
         session: Session[Any] | None = None
         try:
             async with self._manager.lease(session_id) as session:
+                exchange.session = session
                 # A copy: servers keep their scope while a connection idles, and would keep the session with it.
                 await self._app({**scope, SESSION: session}, exchange.receive, exchange.send)
         except (ManagerClosed, SessionNotFound) as error:
             if session is not None and not _tells_end_of(session, error):
                 raise  # the app's own
-            await exchange.refuse(error)
+            await self._refuse(exchange, error)
+
+    async def _refuse(self, exchange: Exchange, error: SessionError) -> None:
+        await exchange.refuse(error, self._matcher.refusal(error))
+
+    async def _close(self, session_id: str) -> None:
+        with anyio.CancelScope(shield=True), suppress(ManagerClosed):
+            await self._manager.close_session(session_id)
+
+    def _make(self, scope: Scope) -> Any:
+        return None if self._data is None else self._data(scope)
+
+
+class _Holder:
+    """Holds a lease for an app that runs already, from a task beside it, and cancels the app when it is lost."""
+
+    def __init__(self, manager: SessionManager[Any]) -> None:
+        self.ran = False
+        self.lost: SessionError | None = None
+        self._manager = manager
+        self._over = anyio.Event()
+        self._tasks: TaskGroup | None = None
+
+    async def run(self, app: Callable[[], Awaitable[None]]) -> None:
+        """Run the app; what it raises is raised as it is."""
+        self.ran = True
+        failure: Exception | None = None
+        async with anyio.create_task_group() as self._tasks:
+            try:
+                await app()
+            except Exception as error:  # the task group would wrap it
+                failure = error
+            finally:
+                self._over.set()
+        if failure is not None and self.lost is None:
+            raise failure
+
+    def guard(self, commit: Callable[[int], None], status: int) -> None:
+        """Call `commit`; if there can be no session after all, there is no answer either."""
+        try:
+            commit(status)
+        except SessionError as error:
+            self._lose(error)
+            raise
+
+    def hold(self, session_id: str) -> None:
+        assert self._tasks is not None
+        self._tasks.start_soon(self._hold, session_id)
+
+    async def _hold(self, session_id: str) -> None:
+        try:
+            async with self._manager.lease(session_id):
+                await self._over.wait()
+        except (ManagerClosed, SessionNotFound) as error:
+            self._lose(error)
+
+    def _lose(self, error: SessionError) -> None:
+        assert self._tasks is not None
+        self.lost = error
+        self._tasks.cancel_scope.cancel()
 
 
 def _tells_end_of(session: Session[Any], error: SessionError) -> bool:
     return isinstance(error, SessionNotFound) and error.session_id == session.id and session.end_reason is not None
-
-
-class _Exchange:
-    """One request: what passes between server and app, and the answer where the app is not asked or has lost its
-    session."""
-
-    starts = "http.response.start"
-
-    def __init__(self, receive: Receive, send: Send) -> None:
-        self.receive = receive
-        self._send = send
-        self._announced: _Headers = []
-        self.started = False
-
-    def announce(self, header: tuple[bytes, bytes]) -> None:
-        """Add a header to the response, in place of one that the app may set under the same name."""
-        self._announced = [header]
-
-    async def send(self, message: Message) -> None:
-        if message["type"] == self.starts:
-            self.started = True
-            message = {**message, "headers": self._announced + self._others(message)}
-        await self._send(message)
-
-    async def refuse(self, error: SessionError) -> None:
-        """Answer for `error`, unless a response has started."""
-        if self.started:
-            return
-        status, text = (
-            (404, b"no such session\n") if isinstance(error, SessionNotFound) else (503, b"try again later\n")
-        )
-        headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(text))]
-        if isinstance(error, TooManySessions) and error.retry_after is not None:
-            headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after))))
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
-        await self._send({"type": "http.response.body", "body": text})
-
-    def _others(self, message: Message) -> _Headers:
-        headers = cast("Iterable[tuple[bytes, bytes]]", message.get("headers", ()))
-        announced = {name for name, _ in self._announced}
-        return [(name, value) for name, value in headers if name.lower() not in announced]
-
-
-class _WebSocket(_Exchange):
-    """One WebSocket: as a request, but it may also end before it is accepted, and is closed rather than left."""
-
-    starts = "websocket.accept"
-
-    def __init__(self, receive: Receive, send: Send) -> None:
-        super().__init__(self._watch(receive), send)
-        self._over = False
-
-    def _watch(self, receive: Receive) -> Receive:
-        async def watched() -> Message:
-            message = await receive()
-            self._over = self._over or message["type"] == "websocket.disconnect"
-            return message
-
-        return watched
-
-    async def send(self, message: Message) -> None:
-        self._over = self._over or message["type"] in ("websocket.close", "websocket.http.response.start")
-        await super().send(message)
-
-    async def refuse(self, error: SessionError) -> None:
-        """Close for `error`, unless one side has done so."""
-        if not self._over:
-            code = 1008 if isinstance(error, SessionNotFound) else 1013
-            await self._send({"type": "websocket.close", "code": code})

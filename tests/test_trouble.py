@@ -10,6 +10,7 @@ import pytest
 
 from otel_sessions import EndReason, Session, SessionConfig, SessionManager, SessionNotFound
 from otel_sessions.asgi import SESSION, SessionLeaseMiddleware
+from otel_sessions.matchers import HeaderMatcher
 
 from .virtual import BACKENDS, Clock, settle
 
@@ -146,7 +147,9 @@ async def test_two_middlewares_around_each_other_each_keep_to_their_own_session(
         sent.append(message)
 
     async with SessionManager() as outer, SessionManager() as inner:
-        stacked = SessionLeaseMiddleware(SessionLeaseMiddleware(app, inner, header="x-inner"), outer, header="x-outer")
+        stacked = SessionLeaseMiddleware(
+            SessionLeaseMiddleware(app, inner, HeaderMatcher("x-inner")), outer, HeaderMatcher("x-outer")
+        )
         scope: dict[str, object] = {"type": "http", "headers": []}
         await stacked(scope, receive, send)
         headers = dict(sent[0]["headers"])

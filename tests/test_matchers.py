@@ -1,0 +1,529 @@
+"""Matchers, and the middleware under each of them, against apps that answer as their protocols do."""
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+import pytest
+
+from otel_sessions import (
+    EndReason,
+    ManagerClosed,
+    SessionConfig,
+    SessionManager,
+    SessionNotFound,
+    TooManySessions,
+)
+from otel_sessions.asgi import SESSION, Message, Receive, Scope, Send, SessionLeaseMiddleware
+from otel_sessions.matchers import CookieMatcher, HeaderMatcher, Match, McpMatcher, SessionMatcher
+
+from .virtual import Clock, settle
+
+pytestmark = pytest.mark.anyio
+
+CONFIG = SessionConfig(max_sessions=2, cleanup_interval=5, max_idle_time=20, max_session_age=60, drain_timeout=1)
+SSE = (b"content-type", b"text/event-stream; charset=utf-8")
+
+
+@pytest.fixture
+async def manager(clock: Clock) -> AsyncIterator[SessionManager[object]]:
+    async with SessionManager[object](CONFIG, clock=clock) as manager:
+        yield manager
+
+
+def http(method: str = "GET", scheme: str = "http", **headers: str) -> Scope:
+    pairs = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    return {"type": "http", "method": method, "path": "/mcp", "scheme": scheme, "headers": pairs}
+
+
+@dataclass
+class Client:
+    """A client's side of one exchange: what it says, and what it has got."""
+
+    scope: Scope
+    says: list[Message] = field(default_factory=lambda: [{"type": "http.request", "body": b""}])
+    got: list[Message] = field(default_factory=list)
+
+    async def receive(self) -> Message:
+        if not self.says:
+            await anyio.sleep_forever()
+        return self.says.pop(0)
+
+    async def send(self, message: Message) -> None:
+        await anyio.lowlevel.checkpoint()
+        self.got.append(message)
+
+    async def ask(self, app: SessionLeaseMiddleware) -> "Client":
+        await app(self.scope, self.receive, self.send)
+        return self
+
+    @property
+    def status(self) -> object:
+        return self.got[0]["status"]
+
+    @property
+    def body(self) -> bytes:
+        parts = [message["body"] for message in self.got[1:]]
+        return b"".join(part for part in parts if isinstance(part, bytes))
+
+    def header(self, name: bytes) -> list[bytes]:
+        headers = self.got[0]["headers"]
+        assert isinstance(headers, list)
+        return [value for key, value in headers if key == name]
+
+
+@dataclass
+class Answering:
+    """An app that answers the same to everybody, and keeps what it was asked."""
+
+    status: int = 200
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    chunks: tuple[bytes, ...] = (b"done",)
+    forever: bool = False
+    scopes: list[Scope] = field(default_factory=list)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scopes.append(scope)
+        await send({"type": "http.response.start", "status": self.status, "headers": list(self.headers)})
+        for chunk in self.chunks:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        if self.forever:
+            await anyio.sleep_forever()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def mcp(manager: SessionManager[object], app: Answering, **settings: Any) -> SessionLeaseMiddleware:
+    return SessionLeaseMiddleware(app, manager, McpMatcher(), **settings)
+
+
+INITIALIZED = Answering(headers=((b"mcp-session-id", b"of-the-upstream"),))
+
+
+# MCP
+
+
+async def test_an_upstreams_answer_to_initialize_makes_the_session_under_the_upstreams_id(
+    manager: SessionManager[object],
+) -> None:
+    client = await Client(http("POST")).ask(mcp(manager, INITIALIZED))
+
+    assert client.header(b"mcp-session-id") == [b"of-the-upstream"]
+    assert "of-the-upstream" in manager
+    assert manager.get_metrics().reserved == 0
+    assert manager.get_metrics().leased == 0
+
+
+@pytest.mark.parametrize("app", [Answering(), Answering(400, ((b"mcp-session-id", b"x"),)), Answering(500)])
+async def test_an_answer_that_establishes_nothing_leaves_no_session_and_no_place(
+    manager: SessionManager[object], app: Answering
+) -> None:
+    client = await Client(http("POST")).ask(mcp(manager, app))
+
+    assert client.status == app.status
+    assert manager.get_metrics().total_created == 0
+    assert manager.get_metrics().reserved == 0
+
+
+async def test_an_app_that_raises_before_its_answer_leaves_no_place_and_its_error_is_its_own(
+    manager: SessionManager[object],
+) -> None:
+    async def broken(scope: Scope, receive: Receive, send: Send) -> None:
+        raise OSError("upstream")
+
+    with pytest.raises(OSError, match="upstream"):
+        await Client(http("POST")).ask(SessionLeaseMiddleware(broken, manager, McpMatcher()))
+
+    assert manager.get_metrics().reserved == 0
+    assert manager.get_metrics().total_created == 0
+
+
+@pytest.mark.parametrize("error", [TooManySessions(1), ManagerClosed("another manager"), SessionNotFound("another")])
+async def test_the_apps_own_errors_of_these_kinds_stay_its_own(
+    manager: SessionManager[object], error: Exception
+) -> None:
+    async def failing(scope: Scope, receive: Receive, send: Send) -> None:
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        await Client(http("POST")).ask(SessionLeaseMiddleware(failing, manager, McpMatcher()))
+
+    assert caught.value is error
+
+
+async def test_the_session_is_leased_while_the_answer_that_made_it_goes_on(manager: SessionManager[object]) -> None:
+    app = Answering(headers=(SSE, *INITIALIZED.headers), forever=True)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(Client(http("POST")).ask, mcp(manager, app))
+        await settle()
+        assert manager.get_metrics().leased == 1
+        tasks.cancel_scope.cancel()
+
+    assert manager.get_metrics().leased == 0
+    assert len(manager) == 1
+
+
+async def test_a_session_closed_under_the_answer_that_made_it_ends_the_stream(
+    manager: SessionManager[object],
+) -> None:
+    client = Client(http("POST"))
+    app = Answering(headers=(SSE, *INITIALIZED.headers), chunks=(b"data: 1\n\n",), forever=True)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(client.ask, mcp(manager, app))
+        await settle()
+        assert await manager.close_session("of-the-upstream")
+
+    assert client.got[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
+
+
+async def test_at_the_cap_an_opening_is_refused_in_json_rpc_before_the_app_is_asked(
+    manager: SessionManager[object],
+) -> None:
+    for name in ("a", "b"):
+        await manager.create_session(name, data=None)
+    app = Answering()
+
+    client = await Client(http("POST")).ask(mcp(manager, app))
+
+    assert client.status == 503
+    assert client.header(b"retry-after") == [b"5"]
+    assert client.header(b"content-type") == [b"application/json"]
+    assert json.loads(client.body)["error"]["code"] == -32000
+    assert app.scopes == []
+
+
+async def test_an_unknown_id_is_answered_as_the_sdks_do(manager: SessionManager[object]) -> None:
+    app = Answering()
+
+    client = await Client(http("POST", mcp_session_id="nobody")).ask(mcp(manager, app))
+
+    assert client.status == 404
+    assert json.loads(client.body) == {
+        "jsonrpc": "2.0",
+        "id": None,
+        "error": {"code": -32600, "message": "Session not found"},
+    }
+    assert app.scopes == []
+
+
+async def test_a_delete_that_the_upstream_accepts_ends_the_session_and_a_second_one_is_404(
+    manager: SessionManager[object],
+) -> None:
+    await manager.create_session("s", data=None)
+    app = mcp(manager, Answering(204))
+
+    first = await Client(http("DELETE", mcp_session_id="s")).ask(app)
+    second = await Client(http("DELETE", mcp_session_id="s")).ask(app)
+
+    assert (first.status, second.status) == (204, 404)
+    assert manager.get_metrics().cleaned_by_reason[EndReason.CLOSED] == 1
+
+
+async def test_a_delete_that_the_upstream_refuses_keeps_the_session(manager: SessionManager[object]) -> None:
+    await manager.create_session("s", data=None)
+
+    await Client(http("DELETE", mcp_session_id="s")).ask(mcp(manager, Answering(405)))
+
+    assert "s" in manager
+
+
+async def test_the_upstreams_own_404_ends_the_session_and_passes_as_it_is(manager: SessionManager[object]) -> None:
+    await manager.create_session("s", data=None)
+
+    client = await Client(http("POST", mcp_session_id="s")).ask(mcp(manager, Answering(404, chunks=(b"gone",))))
+
+    assert (client.status, client.body) == (404, b"gone")
+    assert "s" not in manager
+
+
+@pytest.mark.parametrize("method", ["POST", "GET", "DELETE"])
+async def test_a_request_of_the_revision_without_sessions_passes_untouched(
+    manager: SessionManager[object], method: str
+) -> None:
+    app = Answering(headers=((b"mcp-session-id", b"ignored"),))
+    scope = http(method, mcp_protocol_version="2026-07-28", mcp_session_id="nobody")
+
+    client = await Client(scope).ask(mcp(manager, app))
+
+    assert client.status == 200
+    assert app.scopes == [scope]
+    assert manager.get_metrics().total_created == 0
+
+
+async def test_a_get_without_an_id_is_the_upstreams_to_answer(manager: SessionManager[object]) -> None:
+    for name in ("a", "b"):
+        await manager.create_session(name, data=None)
+
+    client = await Client(http("GET")).ask(mcp(manager, Answering(400)))
+
+    assert client.status == 400
+
+
+async def test_an_id_that_the_upstream_gives_twice_is_no_answer(manager: SessionManager[object]) -> None:
+    await manager.create_session("of-the-upstream", data=None)
+
+    client = await Client(http("POST")).ask(mcp(manager, INITIALIZED))
+
+    assert client.status == 503
+    assert client.header(b"mcp-session-id") == []
+    assert len(manager) == 1
+    assert manager.get_metrics().reserved == 0
+
+
+# Leases and streams
+
+
+async def test_an_event_stream_ends_when_its_session_is_ended_by_force(manager: SessionManager[object]) -> None:
+    await manager.create_session("s", data=None)
+    client = Client(http("GET", mcp_session_id="s"))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(client.ask, mcp(manager, Answering(headers=(SSE,), forever=True)))
+        await settle()
+        await manager.close_session("s")
+
+    assert client.got[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
+
+
+async def test_any_other_response_stays_incomplete_so_that_nobody_takes_it_for_whole(
+    manager: SessionManager[object],
+) -> None:
+    await manager.create_session("s", data=None)
+    client = Client(http("GET", mcp_session_id="s"))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(client.ask, mcp(manager, Answering(chunks=(b"half",), forever=True)))
+        await settle()
+        await manager.close_session("s")
+
+    assert client.got[-1]["more_body"]
+
+
+async def test_an_open_stream_is_never_idle_and_each_part_is_a_touch_but_comments_are_not(
+    manager: SessionManager[object],
+) -> None:
+    session = await manager.create_session("s", data=None)
+    chunks = (b"data: 1\n\n", b": ping\n\n", b"data: 2\n\n", b": ping\r\n\r\n")
+
+    async with anyio.create_task_group() as tasks:
+        app = mcp(manager, Answering(headers=(SSE,), chunks=chunks, forever=True))
+        tasks.start_soon(Client(http("GET", mcp_session_id="s")).ask, app)
+        await anyio.sleep(50)
+        assert manager.get("s") is session
+        tasks.cancel_scope.cancel()
+
+    assert session.metadata.message_count == 3  # the lease, and two events
+
+
+async def test_each_part_of_a_long_request_is_a_touch(manager: SessionManager[object]) -> None:
+    session = await manager.create_session("s", data=None)
+
+    async def reading(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        await send({"type": "http.response.start", "status": 200})
+
+    parts: list[Message] = [{"type": "http.request", "body": b"x", "more_body": more} for more in (True, True, False)]
+    await Client(http("POST", x_session_id="s"), parts).ask(SessionLeaseMiddleware(reading, manager))
+
+    assert session.metadata.message_count == 3
+
+
+async def test_each_message_of_a_websocket_is_a_touch(manager: SessionManager[object]) -> None:
+    session = await manager.create_session("s", data=None)
+
+    async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (message := await receive())["type"] == "websocket.receive":
+            await send({"type": "websocket.send", "text": message["text"]})
+
+    says: list[Message] = [
+        {"type": "websocket.connect"},
+        {"type": "websocket.receive", "text": "hello"},
+        {"type": "websocket.disconnect"},
+    ]
+    client = Client({**http(x_session_id="s"), "type": "websocket"}, says)
+
+    await client.ask(SessionLeaseMiddleware(echo, manager))
+
+    assert session.metadata.message_count == 3
+
+
+# Data and clients
+
+
+async def test_a_new_session_gets_its_data_and_its_client_from_the_scope(manager: SessionManager[object]) -> None:
+    app = mcp(manager, INITIALIZED, data=lambda scope: scope["path"], client=lambda scope: str(scope["scheme"]))
+
+    await Client(http("POST")).ask(app)
+
+    session = manager.get("of-the-upstream")
+    assert session is not None
+    assert (session.data, session.client) == ("/mcp", "http")
+
+
+def principal(scope: Scope) -> str | None:
+    headers = scope["headers"]
+    assert isinstance(headers, list)
+    return next((value.decode() for name, value in headers if name == b"x-user"), None)
+
+
+async def test_a_private_session_is_404_for_another_principal_and_not_touched(
+    manager: SessionManager[object],
+) -> None:
+    session = await manager.create_session("s", data=None, client="ada")
+    app = mcp(manager, Answering(), client=principal, private=True)
+
+    others = [await Client(http("POST", mcp_session_id="s", **who)).ask(app) for who in ({"x_user": "eve"}, {})]
+    touched = session.metadata.message_count
+    own = await Client(http("POST", mcp_session_id="s", x_user="ada")).ask(app)
+
+    assert [client.status for client in others] == [404, 404]
+    assert touched == 0
+    assert own.status == 200
+
+
+async def test_a_private_cookie_of_another_principal_gives_a_session_of_ones_own(
+    manager: SessionManager[object],
+) -> None:
+    await manager.create_session("s", data=None, client="ada")
+    app = SessionLeaseMiddleware(Answering(), manager, CookieMatcher(), client=principal, private=True)
+
+    client = await Client(http(cookie="session=s", x_user="eve")).ask(app)
+
+    (cookie,) = client.header(b"set-cookie")
+    assert not cookie.startswith(b"session=s;")
+    assert len(manager) == 2
+
+
+# Cookies
+
+
+async def test_a_request_without_a_cookie_gets_one_beside_the_apps_own(manager: SessionManager[object]) -> None:
+    app = SessionLeaseMiddleware(Answering(headers=((b"set-cookie", b"theme=dark"),)), manager, CookieMatcher())
+
+    client = await Client(http()).ask(app)
+
+    theirs, ours = client.header(b"set-cookie")
+    name, _, rest = ours.partition(b"=")
+    session_id, _, attributes = rest.partition(b"; ")
+    assert theirs == b"theme=dark"
+    assert (name, attributes) == (b"session", b"Path=/; HttpOnly; SameSite=Lax")
+    assert session_id.decode() in manager
+
+
+@pytest.mark.parametrize(
+    ("matcher", "scheme", "secure"),
+    [
+        (CookieMatcher(), "https", True),
+        (CookieMatcher(), "http", False),
+        (CookieMatcher(secure=True), "http", True),
+        (CookieMatcher(secure=False), "https", False),
+    ],
+)
+async def test_a_cookie_is_secure_over_tls_or_where_that_is_said(
+    manager: SessionManager[object], matcher: CookieMatcher, scheme: str, secure: bool
+) -> None:
+    client = await Client(http(scheme=scheme)).ask(SessionLeaseMiddleware(Answering(), manager, matcher))
+
+    assert client.header(b"set-cookie")[0].endswith(b"; Secure") == secure
+
+
+async def test_a_clients_own_value_never_becomes_a_session(manager: SessionManager[object]) -> None:
+    client = await Client(http(cookie="session=chosen-by-the-attacker")).ask(
+        SessionLeaseMiddleware(Answering(), manager, CookieMatcher())
+    )
+
+    assert client.status == 200
+    assert b"chosen-by-the-attacker" not in client.header(b"set-cookie")[0]
+    assert "chosen-by-the-attacker" not in manager
+
+
+async def test_a_cookie_is_found_among_others_and_gets_no_second_one(manager: SessionManager[object]) -> None:
+    await manager.create_session("s", data=None)
+    app = Answering()
+
+    client = await Client(http(cookie="a=1; session=s ;b=2")).ask(SessionLeaseMiddleware(app, manager, CookieMatcher()))
+
+    assert client.header(b"set-cookie") == []
+    assert app.scopes[0][SESSION] is manager.get("s")
+
+
+def test_cookies_may_come_in_several_headers() -> None:
+    scope = http()
+    scope["headers"] = [(b"cookie", b"a=1; session="), (b"cookie", b"session=s")]
+
+    assert CookieMatcher().match(scope) == Match(session_id="s", opens=True)
+
+
+async def test_an_answer_that_refuses_leaves_no_session_and_sets_no_cookie(manager: SessionManager[object]) -> None:
+    client = await Client(http()).ask(SessionLeaseMiddleware(Answering(401), manager, CookieMatcher()))
+
+    assert client.header(b"set-cookie") == []
+    assert len(manager) == 0
+
+
+def test_a_wrong_same_site_is_named() -> None:
+    with pytest.raises(ValueError, match="same_site takes Lax, Strict or None, not 'lax'"):
+        CookieMatcher(same_site="lax")
+
+
+# WebSockets that are refused
+
+
+async def test_a_websocket_is_refused_with_an_answer_where_the_server_can_do_that(
+    manager: SessionManager[object],
+) -> None:
+    scope = {**http(x_session_id="nobody"), "type": "websocket", "extensions": {"websocket.http.response": {}}}
+
+    client = await Client(scope).ask(SessionLeaseMiddleware(Answering(), manager))
+
+    assert [message["type"] for message in client.got] == [
+        "websocket.http.response.start",
+        "websocket.http.response.body",
+    ]
+    assert client.status == 404
+
+
+# Matchers of all kinds
+
+
+@pytest.mark.parametrize("matcher", [HeaderMatcher(), CookieMatcher()])
+async def test_where_ids_are_made_here_no_answer_makes_or_ends_a_session(matcher: SessionMatcher) -> None:
+    assert matcher.established(200, [(b"mcp-session-id", b"s")]) is None
+    assert not matcher.ends(http("DELETE"), 404)
+
+
+async def test_where_the_app_makes_ids_its_answer_stays_as_it_is() -> None:
+    headers = [(b"content-type", b"text/plain")]
+
+    assert McpMatcher().announce("s", http(), headers) == headers
+
+
+MATCHERS: list[SessionMatcher] = [HeaderMatcher(), CookieMatcher(), McpMatcher()]
+
+
+@pytest.mark.parametrize("matcher", MATCHERS, ids=lambda matcher: type(matcher).__name__)
+def test_no_refusal_shows_an_id(matcher: SessionMatcher) -> None:
+    for error in (SessionNotFound("secret"), TooManySessions(1, 2.5), ManagerClosed("secret")):
+        answer = matcher.refusal(error)
+        assert b"secret" not in answer.body
+        assert (b"content-length", b"%d" % len(answer.body)) in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("scope", "match"),
+    [
+        (http("POST", mcp_session_id="s", mcp_protocol_version="2025-11-25"), Match(session_id="s")),
+        (http("POST", mcp_protocol_version="2025-06-18"), Match(opens=True)),
+        (http("POST"), Match(opens=True)),
+        (http("GET"), Match()),
+        (http("POST", mcp_session_id="s", mcp_protocol_version="2027-01-01"), Match()),
+    ],
+)
+def test_the_revision_decides_whether_there_are_sessions(scope: Scope, match: Match) -> None:
+    assert McpMatcher().match(scope) == match
