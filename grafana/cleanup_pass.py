@@ -7,26 +7,28 @@ from grafana_foundation_sdk.models import dashboard as models
 from grafana_foundation_sdk.models import units
 
 from .panels import (
+    MANAGER,
     NEUTRAL,
     PROCESS,
     REASON,
-    SESSIONS,
+    SESSIONS_A_SECOND,
     TRACES,
     JaegerQuery,
     buckets,
     curves,
     described,
     durations,
-    increase,
     label_variable,
     lines,
     query,
+    rate,
     source_variable,
 )
 from .sessions import alerts, link
 
 UID: Final = "otel-sessions-pass"
-LINES: Final = '{service_name="$job"} | service_instance_id=~"$instance"'
+LINES: Final = '{service_name=~"$service"} | service_instance_id=~"$instance"'
+PHASES: Final = '{service_name="otel-sessions-load"} |= "phase"'
 
 
 def cleanup_pass() -> dashboard.Dashboard:
@@ -51,7 +53,8 @@ def cleanup_pass() -> dashboard.Dashboard:
         label_variable("job", "Job", f"label_values({created}, job)", many=False),
         label_variable("instance", "Instance", f'label_values({created}{{job=~"$job"}}, instance)'),
         label_variable("manager", "Manager", f"label_values({created}{{{PROCESS}}}, otel_sessions_manager_name)"),
-        dashboard.TextBoxVariable("trace").label("Trace id"),
+        label_variable("service", "Service", f'label_values({created}{{job=~"$job"}}, service_name)', many=False),
+        dashboard.TextBoxVariable("trace").label("Trace id").default_value(""),
     ):
         board.with_variable(variable)
     _passes(board)
@@ -60,6 +63,7 @@ def cleanup_pass() -> dashboard.Dashboard:
 
 
 def _passes(board: dashboard.Dashboard) -> None:
+    not_closed = f'{MANAGER}, {REASON}!="closed"'
     recent = described(
         dashboard.Panel(),
         "Recent passes",
@@ -69,7 +73,7 @@ def _passes(board: dashboard.Dashboard) -> None:
         12,
         10,
     )
-    search = JaegerQuery(queryType="search", service="$job", operation="otel_sessions.cleanup", limit=50)
+    search = JaegerQuery(queryType="search", service="$service", operation="otel_sessions.cleanup", limit=50)
     here = models.DynamicConfigValue(
         id_val="links",
         value=[
@@ -92,9 +96,9 @@ def _passes(board: dashboard.Dashboard) -> None:
     board.with_panel(
         curves(
             "What passes cleaned, by reason",
-            "Sessions that ended, by reason.",
-            SESSIONS,
-            query(increase("otel_sessions_session_cleaned_total", REASON), f"{{{{{REASON}}}}}"),
+            "Sessions that ended otherwise than by being closed by hand.",
+            SESSIONS_A_SECOND,
+            query(rate("otel_sessions_session_cleaned_total", REASON, not_closed), f"{{{{{REASON}}}}}"),
             stacked=True,
             width=6,
             height=10,
@@ -118,18 +122,13 @@ def _one(board: dashboard.Dashboard) -> None:
         lines(
             "Its lines",
             "What was logged under the pass, hooks included.",
-            f'{LINES} | trace_id="$trace"',
+            '{service_name=~".+"} | trace_id="$trace" | trace_id!=""',
             width=12,
             height=12,
         )
     )
     board.with_row(dashboard.Row("All lines"))
-    board.with_panel(
-        lines(
-            "Lines of the proxy and its manager",
-            "The latest lines; one of a pass leads to its trace.",
-            LINES,
-            width=24,
-            height=10,
-        )
-    )
+    about = "The latest lines; one of a pass leads to its trace."
+    board.with_panel(lines("Lines of the proxy and its manager", about, LINES, width=16, height=10))
+    about = "Which phase of its story the demo's load is in. Empty where there is no demo."
+    board.with_panel(lines("What the load does", about, PHASES, width=8, height=10))

@@ -57,7 +57,14 @@ def query(expression: str, legend: str = "") -> prometheus.Dataquery:
 
 def now(expression: str, legend: str = "") -> prometheus.Dataquery:
     """Return a query for the value at the end of the dashboard's time."""
-    return prometheus.Dataquery().datasource(METRICS).expr(expression).legend_format(legend or "__auto").instant()
+    return (
+        prometheus.Dataquery()
+        .datasource(METRICS)
+        .expr(expression)
+        .legend_format(legend or "__auto")
+        .ref_id("A")
+        .instant()
+    )
 
 
 def rate(metric: str, by: str = "", where: str = MANAGER) -> str:
@@ -65,14 +72,10 @@ def rate(metric: str, by: str = "", where: str = MANAGER) -> str:
     return f"sum by ({by}) (rate({metric}{{{where}}}[$__rate_interval]))"
 
 
-def increase(metric: str, by: str) -> str:
-    """Return by how much a counter has risen from one point to the next, by labels."""
-    return f"sum by ({by}) (increase({metric}{{{MANAGER}}}[$__rate_interval]))"
-
-
 def buckets(metric: str) -> prometheus.Dataquery:
     """Return a query for how a histogram fills over time, with its exemplars."""
-    return query(increase(metric, "le"), "{{le}}").format(PromQueryFormat.HEATMAP).exemplar(True)
+    expression = f"sum by (le) (increase({metric}{{{MANAGER}}}[$__rate_interval]))"
+    return query(expression, "{{le}}").ref_id("A").format(PromQueryFormat.HEATMAP).exemplar(True)
 
 
 def thresholds(steps: Steps) -> dashboard.ThresholdsConfig:
@@ -158,5 +161,5 @@ def label_variable(name: str, label: str, what: str, *, many: bool = True) -> da
     variable.refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED).sort(models.VariableSort.ALPHABETICAL_ASC)
     if many:
         everything = models.VariableOption(text="All", value="$__all")
-        variable.multi(True).include_all(True).all_value(".*").current(everything)
+        variable.multi(True).include_all(True).current(everything)  # all of those listed, not of all there is
     return variable

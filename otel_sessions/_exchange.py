@@ -19,14 +19,18 @@ _GOING_AWAY, _POLICY_VIOLATION, _TRY_AGAIN_LATER = 1001, 1008, 1013
 
 
 class Exchange:
-    """One request. `receive` and `send` are for the app; `on_start` is called with the status when an answer starts,
-    while `headers` are what it will have and may be changed."""
+    """One request. `receive` and `send` are for the app; `on_start` is called with this exchange and the status when an
+    answer starts, while `headers` are what it will have and may be changed.
+
+    `on_start` must not hold the exchange itself: it is passed, so that no cycle keeps an ended session in memory until
+    the garbage collector comes by.
+    """
 
     starts = "http.response.start"
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.session: Session[Any] | None = None
-        self.on_start: Callable[[int], None] = _ignore
+        self.on_start: Callable[[Exchange, int], None] = _ignore
         self.headers: Headers = []
         self.keeps = False
         """Whether the answer has told the client of a new session."""
@@ -62,7 +66,7 @@ class Exchange:
 
     def _start(self, message: Message) -> Message:
         self.headers = list(cast("Iterable[tuple[bytes, bytes]]", message.get("headers", ())))
-        self.on_start(cast("int", message.get("status", 101)))
+        self.on_start(self, cast("int", message.get("status", 101)))
         self._started = True
         return {**message, "headers": self.headers}
 
@@ -111,7 +115,7 @@ class WebSocket(Exchange):
             await self._send({"type": "websocket.close", "code": code})
 
 
-def _ignore(_status: int) -> None:
+def _ignore(_exchange: Exchange, _status: int) -> None:
     """Take note of nothing: the exchange has no session."""
 
 

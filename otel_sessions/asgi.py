@@ -115,7 +115,7 @@ class SessionLeaseMiddleware:
     async def _use(self, session_id: str, scope: Scope, exchange: Exchange) -> None:
         """Run the app while a lease is held; close the session afterwards if the answer was its end."""
 
-        def note_start(status: int) -> None:
+        def note_start(exchange: Exchange, status: int) -> None:
             exchange.ends = self._matcher.ends(scope, status)
 
         exchange.on_start = note_start
@@ -133,7 +133,7 @@ class SessionLeaseMiddleware:
             await self._refuse(exchange, error)
             return
 
-        def announce(status: int) -> None:
+        def announce(exchange: Exchange, status: int) -> None:
             if status < 400:
                 exchange.headers = self._matcher.announce(session.id, scope, exchange.headers)
                 exchange.keeps = True
@@ -151,7 +151,7 @@ class SessionLeaseMiddleware:
         try:
             async with self._manager.reserve(client=self._client(scope)) as place:
 
-                def commit(status: int) -> None:
+                def commit(exchange: Exchange, status: int) -> None:
                     session_id = self._matcher.established(status, exchange.headers)
                     if session_id is not None:
                         exchange.session = place.commit(session_id, data=self._make(scope))
@@ -211,13 +211,16 @@ class _Holder:
                 failure = error
             finally:
                 self._over.set()
-        if failure is not None and self.lost is None:
-            raise failure
+        try:
+            if failure is not None and self.lost is None:
+                raise failure
+        finally:
+            del failure  # its traceback holds this frame
 
-    def guard(self, commit: Callable[[int], None], status: int) -> None:
+    def guard(self, commit: Callable[[Exchange, int], None], exchange: Exchange, status: int) -> None:
         """Call `commit`; if there can be no session after all, there is no answer either."""
         try:
-            commit(status)
+            commit(exchange, status)
         except SessionError as error:
             self._lose(error)
             raise

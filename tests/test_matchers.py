@@ -1,7 +1,10 @@
 """Matchers, and the middleware under each of them, against apps that answer as their protocols do."""
 
+import gc
 import json
+import weakref
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -351,6 +354,53 @@ async def test_each_message_of_a_websocket_is_a_touch(manager: SessionManager[ob
     await client.ask(SessionLeaseMiddleware(echo, manager))
 
     assert session.metadata.message_count == 3
+
+
+class Buffer:
+    """What a session holds, and what memory is lost with if it stays."""
+
+
+@pytest.mark.parametrize(
+    ("matcher", "scope"),
+    [
+        (HeaderMatcher(), http()),
+        (CookieMatcher(), http()),
+        (McpMatcher(), http("POST")),
+        (HeaderMatcher(), http(x_session_id="of-the-upstream")),
+        (McpMatcher(), http("DELETE", mcp_session_id="of-the-upstream")),
+    ],
+)
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_session_that_has_ended_is_freed_without_the_garbage_collector(
+    manager: SessionManager[object], matcher: SessionMatcher, scope: Scope, fails: bool
+) -> None:
+    buffers: list[weakref.ref[Buffer]] = []
+
+    def make(_: Scope) -> Buffer:
+        buffer = Buffer()
+        buffers.append(weakref.ref(buffer))
+        return buffer
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await INITIALIZED(scope, receive, send)
+        INITIALIZED.scopes.clear()
+        if fails:
+            raise OSError("upstream")
+
+    gc.collect()
+    gc.disable()
+    try:
+        if "id" in str(scope["headers"]):
+            await manager.create_session("of-the-upstream", data=make(scope))
+        with suppress(OSError):
+            await Client(scope).ask(SessionLeaseMiddleware(app, manager, matcher, data=make))
+        await anyio.sleep(1)
+        await manager.cleanup_stale_sessions(max_idle_time=0.5)
+
+        assert len(manager) == 0
+        assert [buffer() for buffer in buffers] == [None]
+    finally:
+        gc.enable()
 
 
 # Data and clients

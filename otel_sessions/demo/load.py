@@ -114,8 +114,11 @@ class _Client:
         opening = await self._ask("GET", "/work", None, expect=200)
         if opening is None:
             return
+        session_id = opening.headers.get(HEADER)
+        if session_id is None:  # whoever answers, it is no proxy of ours
+            self._tally.unexpected += 1
+            return
         self._tally.opened += 1
-        session_id = opening.headers[HEADER]
         for _ in range(round(self._dice.expovariate(1 / _REQUESTS_PER_SESSION))):
             if not await self._load.goes_on_after(self._dice.uniform(*_PAUSES) / self._load.rate):
                 return
@@ -154,7 +157,8 @@ class _Client:
             self._rest = 0.0  # a new session, at once
         elif answer.status_code == httpx2.codes.SERVICE_UNAVAILABLE:
             self._tally.rejected += 1
-            self._rest = float(answer.headers.get("retry-after", 1)) + self._dice.random()
+            seconds = answer.headers.get("retry-after", "")
+            self._rest = (float(seconds) if seconds.isdecimal() else _UNANSWERED_REST) + self._dice.random()
         else:
             self._tally.unexpected += 1
         return None

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
 
 _ENDPOINT: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
+_NO_EXPORTER: Final = "none"
 _PROTOCOL: Final = "OTEL_EXPORTER_OTLP_PROTOCOL"
 _PACKAGES: Final = {
     "grpc": "opentelemetry.exporter.otlp.proto.grpc",
@@ -60,7 +61,9 @@ def exporting(service_name: str) -> Iterator[None]:
 
     `service_name` is the resource's name unless the environment has one.
     """
-    if not _asked(os.environ):
+    setups = {"METRICS": _export_metrics, "TRACES": _export_spans, "LOGS": _export_logs}
+    signals = _asked(os.environ)
+    if not signals:
         yield
         return
     for name, value in _DEFAULTS.items():
@@ -68,7 +71,7 @@ def exporting(service_name: str) -> Iterator[None]:
     logging.getLogger("opentelemetry").addHandler(_FirstError())
     logging.getLogger("opentelemetry").propagate = False
     resource = _resource(service_name)
-    shutdowns = [_export_metrics(resource), _export_spans(resource), _export_logs(resource)]
+    shutdowns = [setups[signal](resource) for signal in signals]
     try:
         yield
     finally:
@@ -77,9 +80,8 @@ def exporting(service_name: str) -> Iterator[None]:
 
 def require_exporters(environ: Mapping[str, str] = os.environ) -> None:
     """Raise `ImportError` or `ConfigError` if the export that the environment asks for cannot work here."""
-    if _asked(environ):
-        for signal in _SIGNALS:
-            import_module(_exporter_module(signal, environ))
+    for signal in _asked(environ):
+        import_module(_exporter_module(signal, environ))
 
 
 def _export_metrics(resource: "Resource") -> Callable[[], None]:
@@ -138,8 +140,17 @@ class _FirstError(logging.Handler):
         print(f"telemetry is lost: {record.getMessage()}", file=sys.stderr)
 
 
-def _asked(environ: Mapping[str, str]) -> bool:
-    return bool(environ.get(_ENDPOINT, "").strip())
+def _asked(environ: Mapping[str, str]) -> list[str]:
+    """Return the signals that there is an endpoint for and that are not switched off."""
+    return [
+        signal
+        for signal in _SIGNALS
+        if _endpoint(signal, environ) and environ.get(f"OTEL_{signal}_EXPORTER", "").strip() != _NO_EXPORTER
+    ]
+
+
+def _endpoint(signal: str, environ: Mapping[str, str]) -> str:
+    return (environ.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT") or environ.get(_ENDPOINT, "")).strip()
 
 
 def _resource(service_name: str) -> "Resource":
@@ -159,7 +170,7 @@ def _exporter(signal: str, environ: Mapping[str, str]) -> Any:
 
 def _exporter_module(signal: str, environ: Mapping[str, str]) -> str:
     variable = f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL"
-    protocol = environ.get(variable) or environ.get(_PROTOCOL) or _usual_protocol(environ[_ENDPOINT])
+    protocol = environ.get(variable) or environ.get(_PROTOCOL) or _usual_protocol(_endpoint(signal, environ))
     if protocol not in _PACKAGES:
         raise ConfigError(f"{_PROTOCOL} takes {' or '.join(_PACKAGES)}, not {protocol!r}")
     return f"{_PACKAGES[protocol]}.{_SIGNALS[signal][0]}"

@@ -1,6 +1,8 @@
 """The upstream: a toy service behind the proxy that takes a moment to answer, and breaks down when asked to."""
 
 import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import anyio
 from starlette.applications import Starlette
@@ -8,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
+from .otlp import exporting
 from .serving import parser, serve
 
 _WORK_SECONDS = (0.002, 0.02)
@@ -22,7 +25,15 @@ async def _fail(_request: Request) -> PlainTextResponse:
     return PlainTextResponse("broken\n", 500)
 
 
-app = Starlette(routes=[Route("/fail", _fail), Route("/{path:path}", _work, methods=["GET", "POST"])])
+@asynccontextmanager
+async def _exporting(_app: Starlette) -> AsyncIterator[None]:
+    with exporting("otel-sessions-upstream"):
+        yield
+
+
+app = Starlette(
+    lifespan=_exporting, routes=[Route("/fail", _fail), Route("/{path:path}", _work, methods=["GET", "POST"])]
+)
 
 if __name__ == "__main__":
     serve(app, parser("A toy upstream.").parse_args())

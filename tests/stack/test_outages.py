@@ -40,9 +40,12 @@ def assert_metrics_are_right(stack: Stack, instance: str, proxy: Proxy) -> None:
     until(lambda: stack.value(cleaned), lambda value: value == sum(books["cleaned"].values()))
 
 
-def test_a_collector_that_is_killed_and_comes_back_under_load(stack: Stack) -> None:
-    with start_proxy(stack, "restart") as proxy:
-        with start_load(stack, proxy, "load-restart", "--clients", "60", "--rate", "2", "--steady") as load:
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_a_collector_that_is_killed_and_comes_back_under_load(stack: Stack, protocol: str) -> None:
+    instance = f"restart-{protocol[:4]}"
+    export = stack.export_to(instance, grpc=protocol == "grpc")
+    with start_proxy(stack, instance, **export) as proxy:
+        with start_load(stack, proxy, f"load-{instance}", "--clients", "60", "--rate", "2", "--steady") as load:
             time.sleep(3)
             stack.collector.kill()
             time.sleep(6)
@@ -53,7 +56,7 @@ def test_a_collector_that_is_killed_and_comes_back_under_load(stack: Stack) -> N
         assert_nobody_noticed(load)
         proxy.process.terminate()
 
-        assert_metrics_are_right(stack, "restart", proxy)
+        assert_metrics_are_right(stack, instance, proxy)
 
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])

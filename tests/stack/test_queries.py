@@ -69,7 +69,7 @@ class Asked:
         if target.get("queryType") != "search":
             spans = self.stack.trace(target["query"].replace("$trace", self._trace()))
             return Answer(rows=len(spans), sample=spans[0]["operationName"] if spans else "")
-        service = target["service"].replace("$job", "otel-sessions-proxy")
+        service = target["service"].replace("$service", "otel-sessions-proxy")
         found = self.stack.search_traces(service=service, operation=target["operation"], limit=target["limit"])
         return Answer(rows=len(found), sample=found[0]["traceID"] if found else "")
 

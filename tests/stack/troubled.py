@@ -13,6 +13,7 @@ import anyio
 from otel_sessions import EndReason, Session, SessionConfig, SessionManager, TooManySessions
 from otel_sessions.demo.otlp import exporting
 
+SECRET = "an-id-that-nobody-may-see"
 CONFIG = SessionConfig(
     cleanup_interval=600.0, max_idle_time=600.0, max_sessions=4, close_timeout=0.1, emergency_idle_time=500.0
 )
@@ -46,7 +47,7 @@ class FailingSink:
 
 async def end_one(manager: SessionManager[str], data: str) -> None:
     """Make a session and let a pass end it."""
-    (await manager.create_session(data=data)).fail("on purpose")
+    (await manager.create_session(f"{SECRET}-{data}", data=data)).fail("on purpose")
     await manager.cleanup_stale_sessions()
 
 
