@@ -2,7 +2,7 @@
 # A second call finds the stamp of the first one and starts at once.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check clean stack-tools stack-test stack-picture dashboards up down
+.PHONY: help demo test proxy-test check clean stack-tools stack-test stack-picture dashboards up down
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,7 +18,10 @@ demo: $(VENV)/.demo ## Run the manager in a real proxy under load for half a min
 	@$(BIN)/otel-sessions demo
 
 test: $(VENV)/.dev ## Run all tests; the core's branch coverage must be 100 %.
-	$(BIN)/python -m pytest --ignore tests/stack -n 2 --dist worksteal --cov --cov-report=term-missing:skip-covered
+	$(BIN)/python -m pytest --ignore tests/stack --ignore tests/proxy -n 2 --dist worksteal --cov --cov-report=term-missing:skip-covered
+
+proxy-test: $(VENV)/.dev ## Test the proxy with real clients and servers, in processes of their own.
+	$(BIN)/python -m pytest tests/proxy
 
 check: $(VENV)/.dev ## Lint, check the format, the types and the layers.
 	$(BIN)/ruff check .

@@ -1,17 +1,20 @@
-"""The command line: `otel-sessions demo` and `otel-sessions load`.
+"""The command line: `otel-sessions proxy`, `demo` and `load`.
 
 It reads arguments, and turns what goes wrong into an exit status:
 0 means well, 1 that what was asked for went wrong, 2 that it could not be tried, 130 that it was interrupted.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from . import ConfigError, __version__
+from .proxy.settings import add_arguments, positive, url
 
-_DEMO_NEEDS = ("httpx2", "psutil", "rich", "starlette", "uvicorn")
+_NEEDS = {"proxy": ("httpx2", "uvicorn", "websockets"), "demo": ("httpx2", "psutil", "rich", "starlette", "uvicorn")}
+"""What each extra brings that its commands cannot do without."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,13 +29,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _start(options: argparse.Namespace) -> int:
     """Run the chosen command, if all is there that it needs."""
     try:
-        _require_demo()
+        _require(options.extra)
     except ImportError as error:
-        return _complain(f"this command needs {error.name or error}; pip install 'otel-sessions[demo]'", 2)
+        return _complain(f"this command needs {error.name or error}; pip install 'otel-sessions[{options.extra}]'", 2)
     except ConfigError as error:
         return _complain(str(error), 2)
     command: Callable[[argparse.Namespace], int] = options.command
     return command(options)
+
+
+def _proxy(options: argparse.Namespace) -> int:
+    from .proxy.server import run
+    from .proxy.settings import read
+
+    try:
+        return run(read(options, os.environ))
+    except (ConfigError, OSError) as error:
+        return _complain(str(error), 2)
 
 
 def _load(options: argparse.Namespace) -> int:
@@ -70,11 +83,11 @@ def _demo(options: argparse.Namespace) -> int:
         return _complain(str(error), 1)
 
 
-def _require_demo() -> None:
+def _require(extra: str) -> None:
     """Raise `ImportError` for what is not installed, `ConfigError` for an export that the environment asks wrongly."""
-    for module in _DEMO_NEEDS:
+    for module in _NEEDS[extra]:
         import_module(module)
-    from .demo.otlp import require_exporters
+    from .proxy.otlp import require_exporters
 
     require_exporters()
 
@@ -91,8 +104,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"otel-sessions {__version__}")
     commands = parser.add_subparsers(metavar="command", required=True)
     _add_demo(commands.add_parser("demo", help="run a proxy under load, and show that its memory stays bounded"))
+    _add_proxy(commands.add_parser("proxy", help="a reverse proxy whose clients' sessions are bounded"))
     _add_load(commands.add_parser("load", help="drive a proxy that runs somewhere with virtual clients"))
     return parser
+
+
+def _add_proxy(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Pass HTTP requests and WebSockets on to an upstream, each in a session that is bounded and accounted for. "
+        "Flags go over the environment (OTEL_SESSIONS_*), that over --config, that over the defaults. With "
+        "OTEL_EXPORTER_OTLP_ENDPOINT set, metrics, traces and logs go to that collector."
+    )
+    parser.set_defaults(command=_proxy, extra="proxy")
+    add_arguments(parser)
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
@@ -102,8 +126,8 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
         "OTEL_SESSIONS_* changes the proxy's limits."
     )
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
-    parser.set_defaults(command=_demo)
-    parser.add_argument("--duration", type=_positive, default=30.0, metavar="SECONDS", help="how long the load lasts")
+    parser.set_defaults(command=_demo, extra="demo")
+    parser.add_argument("--duration", type=positive, default=30.0, metavar="SECONDS", help="how long the load lasts")
     parser.add_argument("--clients", type=_count, default=300, metavar="N", help="how many virtual clients there are")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="what the clients' dice start from")
     parser.add_argument("--port", type=_port, default=8080, help="where the proxy listens, 0 for any free port")
@@ -117,27 +141,14 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
         "goes to that collector, too."
     )
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
-    parser.set_defaults(command=_load)
-    parser.add_argument("--target", type=_url, required=True, metavar="URL", help="where the proxy is")
-    parser.add_argument("--duration", type=_positive, metavar="SECONDS", help="stop by itself after so long")
+    parser.set_defaults(command=_load, extra="demo")
+    parser.add_argument("--target", type=url, required=True, metavar="URL", help="where the proxy is")
+    parser.add_argument("--duration", type=positive, metavar="SECONDS", help="stop by itself after so long")
     parser.add_argument("--clients", type=_count, default=300, metavar="N", help="how many virtual clients there are")
-    parser.add_argument("--rate", type=_positive, default=1.0, metavar="X", help="how much faster than usual they are")
+    parser.add_argument("--rate", type=positive, default=1.0, metavar="X", help="how much faster than usual they are")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="what the clients' dice start from")
-    parser.add_argument("--cycle", type=_positive, default=150.0, metavar="SECONDS", help="how long all phases take")
+    parser.add_argument("--cycle", type=positive, default=150.0, metavar="SECONDS", help="how long all phases take")
     parser.add_argument("--steady", action="store_true", help="no phases: all clients, all the time")
-
-
-def _positive(text: str) -> float:
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"takes a positive number, not {text}")
-    return number
-
-
-def _url(text: str) -> str:
-    if not text.startswith(("http://", "https://")):
-        raise argparse.ArgumentTypeError(f"takes a URL that starts with http://, not {text}")
-    return text
 
 
 def _count(text: str) -> int:

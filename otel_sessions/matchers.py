@@ -172,8 +172,12 @@ def header(scope: Scope, name: bytes) -> str | None:
 
 def headers_of(scope: Scope, name: bytes) -> list[str]:
     """Return every value of a request's header."""
-    pairs = cast("Iterable[tuple[bytes, bytes]]", scope["headers"])
-    return [value.decode("latin-1") for key, value in pairs if key == name]
+    return [value.decode("latin-1") for key, value in pairs_of(scope) if key == name]
+
+
+def pairs_of(scope: Scope) -> Iterable[tuple[bytes, bytes]]:
+    """Return a request's headers, names in lower case."""
+    return cast("Iterable[tuple[bytes, bytes]]", scope["headers"])
 
 
 def _answer(error: SessionError, body: bytes, kind: bytes) -> Answer:

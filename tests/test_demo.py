@@ -13,10 +13,10 @@ import pytest
 from otel_sessions import ConfigError, __version__
 from otel_sessions.cli import main
 from otel_sessions.demo.limits import demo_limits
-from otel_sessions.demo.otlp import require_exporters
 from otel_sessions.demo.reading import Reading
 from otel_sessions.demo.summary import MIB, Run, exit_status, table, unbalanced, unbounded, verdict
 from otel_sessions.demo.tally import Tally, percentile
+from otel_sessions.proxy.otlp import require_exporters
 
 # The summary
 

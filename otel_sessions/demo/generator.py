@@ -11,9 +11,10 @@ from typing import Final
 
 import anyio
 
+from otel_sessions.proxy.otlp import exporting
+
 from .connections import connections
 from .load import Load
-from .otlp import exporting
 from .phases import PHASES, STEADY, Story
 from .tally import Tally, percentile
 

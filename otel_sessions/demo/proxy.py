@@ -17,10 +17,10 @@ from starlette.routing import Mount, Route
 
 from otel_sessions import ConfigError, Session, SessionConfig, SessionManager
 from otel_sessions.asgi import SESSION, SessionLeaseMiddleware
+from otel_sessions.proxy.otlp import exporting, require_exporters
 
 from .connections import connections
 from .limits import BUFFER_BYTES, demo_limits
-from .otlp import exporting, require_exporters
 from .reading import Reading
 from .serving import complain, parser, serve
 

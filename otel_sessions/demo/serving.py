@@ -16,6 +16,8 @@ from typing import NoReturn
 import uvicorn
 from starlette.applications import Starlette
 
+from otel_sessions.proxy.settings import address
+
 from .processes import PortTaken, listen
 
 
@@ -23,7 +25,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     """Return a parser of where to listen, for `serve`; a program adds what else it takes."""
     parser = argparse.ArgumentParser(description=description)
     where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--listen", type=_address, metavar="HOST:PORT", help="where to listen")
+    where.add_argument("--listen", type=address, metavar="HOST:PORT", help="where to listen")
     where.add_argument("--descriptor", type=int, metavar="N", help="the listening socket that the parent has left")
     return parser
 
@@ -61,13 +63,6 @@ def complain(error: Exception) -> NoReturn:
     """Say what is wrong, in a line, and leave with status 2."""
     sys.stderr.write(f"{error}\n")
     raise SystemExit(2)
-
-
-def _address(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
-        raise argparse.ArgumentTypeError(f"takes HOST:PORT, as in 127.0.0.1:8080, not {text}")
-    return host, int(port)
 
 
 def _stop_with_parent() -> None:

@@ -10,7 +10,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from .otlp import exporting
+from otel_sessions.proxy.otlp import exporting
+
 from .serving import parser, serve
 
 _WORK_SECONDS = (0.002, 0.02)

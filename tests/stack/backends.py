@@ -1,18 +1,14 @@
 """What the stack's tests ask Prometheus, Jaeger and the receiver of logs, in the words that Grafana would use."""
 
 import json
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx2
-import pytest
 
-from .programs import Running
-
-ValueT = TypeVar("ValueT")
+from tests.processes import Running
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,13 +125,3 @@ def plain(attributes: list[dict[str, Any]]) -> dict[str, Any]:
 
 def labels_of(metric: Mapping[str, str]) -> str:
     return ",".join(f"{name}={value}" for name, value in sorted(metric.items()))
-
-
-def until(read: Callable[[], ValueT], wanted: Callable[[ValueT], bool], seconds: float = 30.0) -> ValueT:
-    """Read until the value is as wanted, and return it; telemetry takes its time to arrive. Fail with the last one."""
-    end = time.monotonic() + seconds
-    while not wanted(value := read()):
-        if time.monotonic() > end:
-            pytest.fail(f"after {seconds:g} s it was still {value!r}")
-        time.sleep(0.25)
-    return value

@@ -18,8 +18,11 @@ import httpx2
 import pytest
 import yaml
 
-from .backends import Stack, until
-from .programs import HOST, ROOT, Running, free_port, program, running, running_module, until_answers
+from tests.processes import HOST, ROOT, Running, free_port, running, running_module, until_answers
+from tests.waiting import until
+
+from .backends import Stack
+from .programs import program
 
 REPORT = ROOT / "build/stack"
 """Where the tests leave the table of queries and the picture of memory."""

@@ -1,25 +1,11 @@
 """The real programs that the stack's tests start: found on the PATH, else where `make stack-tools` puts them."""
 
-import contextlib
 import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Final
 
-import httpx2
 import pytest
 
 from .tools.build import MODULES
-
-ROOT: Final = Path(__file__).parents[2]
-HOST: Final = "127.0.0.1"
-START_SECONDS: Final = 30.0
 
 
 def program(name: str) -> str:
@@ -36,94 +22,3 @@ def program(name: str) -> str:
     if buildable and os.environ.get("REQUIRE_STACK"):
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
-
-
-def free_port() -> int:
-    with socket.create_server((HOST, 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
-class Running:
-    """A process, and the file that has everything it said."""
-
-    def __init__(self, command: list[str], log: Path, environ: Mapping[str, str]) -> None:
-        self.log: Final = log
-        self._command = command
-        self._environ = {**clean_environ(), **environ}
-        self.process = self._start()
-
-    def terminate(self, seconds: float = 20.0) -> float:
-        """Tell it to stop and return after how many seconds it did; kill it, and fail, if it does not in time."""
-        began = time.monotonic()
-        self.process.terminate()
-        try:
-            self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            pytest.fail(f"{self._command[0]} did not stop on SIGTERM; it said:\n{self.said()}")
-        return time.monotonic() - began
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def pause(self) -> None:
-        """Make it accept connections and never answer."""
-        self.process.send_signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        self.process.send_signal(signal.SIGCONT)
-
-    def restart(self) -> None:
-        self.kill()
-        self.process = self._start()
-
-    def said(self) -> str:
-        return self.log.read_text(errors="replace")
-
-    def _start(self) -> "subprocess.Popen[bytes]":
-        with self.log.open("ab") as output:
-            return subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=self._environ, cwd=ROOT
-            )
-
-
-@contextlib.contextmanager
-def running(
-    name: str, command: list[str], folder: Path, environ: Mapping[str, str] | None = None
-) -> Iterator[Running]:  # only read
-    """Run a program for as long as the block lasts, without the environment's own OTEL variables."""
-    process = Running(command, folder / f"{name}.log", environ or {})
-    try:
-        yield process
-    finally:
-        process.resume()
-        process.kill()
-
-
-@contextlib.contextmanager
-def running_module(module: str, folder: Path, *arguments: str, name: str = "", **environ: str) -> Iterator[Running]:
-    """The same for a module of ours, or of these tests."""
-    package = "tests" if module.startswith("stack.") else "otel_sessions"
-    command = [sys.executable, "-m", f"{package}.{module}", *arguments]
-    with running(name or module, command, folder, environ) as process:
-        yield process
-
-
-def clean_environ() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
-
-
-def until_answers(url: str, process: Running, *, status: int = 200) -> None:
-    """Wait until a URL answers as it should."""
-    end = time.monotonic() + START_SECONDS
-    with httpx2.Client(trust_env=False) as http:
-        while time.monotonic() < end:
-            if process.process.poll() is not None:
-                break
-            with contextlib.suppress(httpx2.HTTPError):
-                if http.get(url, timeout=1.0).status_code == status:
-                    return
-            time.sleep(0.1)
-    pytest.fail(f"{url} does not answer; its program said:\n{process.said()}", pytrace=False)

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from .programs import ROOT
+from tests.processes import ROOT
 
 DASHBOARDS = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "grafana/dashboards").glob("*.json"))}
 ALERTS = yaml.safe_load((ROOT / "grafana/alerts.yaml").read_text())["groups"][0]["rules"]

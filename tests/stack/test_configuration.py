@@ -4,7 +4,9 @@ import subprocess
 
 import pytest
 
-from .programs import ROOT, program
+from tests.processes import ROOT
+
+from .programs import program
 
 pytestmark = pytest.mark.stack
 

@@ -6,9 +6,11 @@ import time
 
 import pytest
 
-from .backends import Stack, until
+from tests.processes import HOST, Running, until_answers
+from tests.waiting import until
+
+from .backends import Stack
 from .conftest import Proxy, start_load, start_proxy
-from .programs import HOST, Running, until_answers
 
 pytestmark = pytest.mark.stack
 

@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
-from .backends import Stack, until
+from tests.waiting import until
+
+from .backends import Stack
 from .conftest import TABLE, Comparison, Story
 from .queries import Query, all_queries, label_query
 

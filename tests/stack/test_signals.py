@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from .backends import Stack, until
+from tests.waiting import until
+
+from .backends import Stack
 from .conftest import Story
 from .troubled import SECRET
 

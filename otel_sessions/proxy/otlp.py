@@ -1,7 +1,7 @@
 """Export over OTLP where the environment names a collector; nothing at all where it does not.
 
 Metrics, spans, logs, and the process's own memory, CPU and garbage collection, all set up here and from the standard
-variables. What those set stays as it is. Where they do not, the demo's own seconds apply, because the usual ones, a
+variables. What those set stays as it is. Where they do not, seconds of our own apply, because the usual ones, a
 minute between exports, would outlast it. A collector that is gone delays the end by `_FLUSH_SECONDS` at most.
 """
 
@@ -137,7 +137,7 @@ class _FirstError(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.setLevel(logging.CRITICAL)
-        print(f"telemetry is lost: {record.getMessage()}", file=sys.stderr)
+        sys.stderr.write(f"telemetry is lost: {record.getMessage()}\n")
 
 
 def _asked(environ: Mapping[str, str]) -> list[str]:

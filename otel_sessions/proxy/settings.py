@@ -1,0 +1,146 @@
+"""What the proxy can be told: by flags, over the environment, over a file, over defaults."""
+
+import argparse
+import dataclasses
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from otel_sessions.config import SessionConfig
+from otel_sessions.exceptions import ConfigError
+from otel_sessions.matchers import CookieMatcher, HeaderMatcher, McpMatcher, SessionMatcher
+
+from .headers import Network, Trust
+from .rules import Rules, Timeouts
+
+_MATCHERS: Final = "mcp, cookie, cookie:NAME or header:NAME"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """A whole proxy: its addresses, how it finds sessions, and what it passes on."""
+
+    listen: tuple[str, int]
+    health: tuple[str, int] | None
+    upstream: str
+    matcher: SessionMatcher
+    sessions: SessionConfig
+    rules: Rules
+    owner_header: str | None
+
+    @property
+    def tells_upstream(self) -> bool:
+        """Whether the upstream has sessions of its own, to be ended with ours."""
+        return isinstance(self.matcher, McpMatcher)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the proxy's flags; `read` makes settings of what they are given."""
+    add = parser.add_argument
+    add("--upstream", required=True, type=url, metavar="URL", help="the server that requests are passed on to")
+    add("--listen", type=address, default=("127.0.0.1", 8080), metavar="HOST:PORT", help="where to listen")
+    add("--health", type=address, metavar="HOST:PORT", help="where GET /healthz is answered; nowhere without it")
+    add("--matcher", type=matcher, default=McpMatcher(), metavar="KIND", help=f"how sessions are found: {_MATCHERS}")
+    add("--config", metavar="FILE", help="a TOML file with a table [session]")
+    add("--connect-timeout", type=positive, default=5.0, metavar="S", help="seconds to connect to the upstream")
+    add("--idle-timeout", type=positive, default=300.0, metavar="S", help="seconds to wait for more of an answer")
+    add("--max-body", type=int, default=104857600, metavar="BYTES", help="the largest request body; 0 for no limit")
+    add("--max-header", type=int, default=65536, metavar="BYTES", help="the most bytes of a request's head")
+    add("--trusted-proxy", type=network, action="append", default=[], metavar="NET", help="who may say X-Forwarded-*")
+    add("--owner-header", metavar="NAME", help="a trusted proxy's header with the user; sessions are private to it")
+    add("--rewrite-host", action="store_true", help="send the upstream its own Host; needs --allow-host")
+    add("--allow-host", action="append", default=[], metavar="HOST", help="a Host that is passed on")
+    add("--allow-origin", action="append", default=[], metavar="ORIGIN", help="an Origin that is passed on")
+    for setting in dataclasses.fields(SessionConfig):
+        add(flag_of(setting.name), metavar="X", help=f"of the sessions; by default {_written(setting.default)}")
+
+
+def read(options: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
+    """Return the settings. Raises `ConfigError`, which names the flag, the variable or the key, and `OSError`."""
+    if options.rewrite_host and not options.allow_host:
+        raise ConfigError("--rewrite-host needs --allow-host: the upstream cannot tell a foreign Host any more")
+    if options.owner_header and not options.trusted_proxy:
+        raise ConfigError("--owner-header needs --trusted-proxy: nobody else's word is taken")
+    upstream = Timeouts(connect=options.connect_timeout, idle=options.idle_timeout)
+    return Settings(
+        listen=options.listen,
+        health=options.health,
+        upstream=options.upstream,
+        matcher=options.matcher,
+        sessions=_sessions(options, environ),
+        rules=Rules(
+            trust=Trust(networks=tuple(options.trusted_proxy)),
+            timeouts=upstream,
+            rewrites_host=options.rewrite_host,
+            allowed_hosts=frozenset(options.allow_host),
+            allowed_origins=frozenset(options.allow_origin),
+            max_body=options.max_body or None,
+            max_header=options.max_header,
+        ),
+        owner_header=options.owner_header,
+    )
+
+
+def _sessions(options: argparse.Namespace, environ: Mapping[str, str]) -> SessionConfig:
+    base = SessionConfig() if options.config is None else SessionConfig.from_toml(options.config)
+    base = SessionConfig.from_env(environ, base)
+    given = {
+        setting.name: text
+        for setting in dataclasses.fields(SessionConfig)
+        if (text := getattr(options, setting.name)) is not None
+    }
+    for name, text in given.items():
+        variable = f"OTEL_SESSIONS_{name.upper()}"
+        try:  # a setting in seconds has a longer name there; of the two, one is known
+            base = SessionConfig.from_env({variable: text, f"{variable}_SECS": text}, base)
+        except ConfigError as error:
+            said = str(error).replace(f"{variable}_SECS", flag_of(name)).replace(variable, flag_of(name))
+            raise ConfigError(said) from error
+    return base
+
+
+def _written(value: object) -> str:
+    return "off" if value is None else str(value).removesuffix(".0").lower()
+
+
+def flag_of(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def matcher(text: str) -> SessionMatcher:
+    kind, _, name = text.partition(":")
+    if kind == "header" and name:
+        return HeaderMatcher(name)
+    if kind == "cookie":
+        return CookieMatcher(name) if name else CookieMatcher()
+    if text == "mcp":
+        return McpMatcher()
+    raise argparse.ArgumentTypeError(f"takes {_MATCHERS}, not {text}")
+
+
+def address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise argparse.ArgumentTypeError(f"takes HOST:PORT, as in 127.0.0.1:8080, not {text}")
+    return host.strip("[]"), int(port)
+
+
+def url(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise argparse.ArgumentTypeError(f"takes a URL that starts with http:// or https://, not {text}")
+    return text
+
+
+def positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"takes a positive number, not {text}")
+    return number
+
+
+def network(text: str) -> Network:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"takes an address or a network, as in 10.0.0.0/8, not {text}") from error

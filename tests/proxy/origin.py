@@ -1,0 +1,145 @@
+"""A server for a proxy to stand in front of: it tells what it was asked, streams, stalls, and keeps sessions."""
+
+import asyncio
+import json
+import os
+import sys
+import uuid
+from collections.abc import AsyncIterator
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
+
+SESSIONS: dict[str, str] = {}
+COUNTS = {"streams": 0, "waiting": 0, "sockets": 0}
+
+
+async def asked(request: Request) -> Response:
+    """Say what has come in, headers in their order."""
+    body = await request.body()
+    return JSONResponse(
+        {
+            "method": request.method,
+            "path": request.scope["raw_path"].decode(),
+            "query": request.url.query,
+            "headers": [[name.decode("latin-1"), value.decode("latin-1")] for name, value in request.headers.raw],
+            "body": body.decode("latin-1"),
+        },
+        headers={"x-answer": "yes", "connection": "x-private", "x-private": "hop"},
+    )
+
+
+async def count(request: Request) -> Response:
+    """Read a body without keeping it; return its size."""
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+    return JSONResponse({"size": size})
+
+
+async def large(request: Request) -> Response:
+    parts, part = int(request.query_params["mib"]) * 16, b"x" * 65536
+
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(parts):
+            yield part
+
+    return StreamingResponse(body(), media_type="application/octet-stream")
+
+
+async def events(request: Request) -> Response:
+    async def body() -> AsyncIterator[bytes]:
+        COUNTS["streams"] += 1
+        try:
+            number = 0
+            while True:
+                number += 1
+                yield f"id: {number}\nretry: 5\ndata: {number}\n\n".encode()
+                await asyncio.sleep(0.05)
+        finally:
+            COUNTS["streams"] -= 1
+
+    return StreamingResponse(body(), media_type="text/event-stream")
+
+
+async def never(request: Request) -> Response:
+    """Await the client's end before there is so much as a head."""
+    COUNTS["waiting"] += 1
+    try:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+    finally:
+        COUNTS["waiting"] -= 1
+    return Response(status_code=204)
+
+
+async def breaks(request: Request) -> Response:
+    async def body() -> AsyncIterator[bytes]:
+        yield b"half"
+        os._exit(1)
+
+    return StreamingResponse(body(), headers={"content-length": "1000"})
+
+
+async def mcp(request: Request) -> Response:
+    """What the Streamable HTTP of MCP does with sessions, without its messages."""
+    named = request.headers.get("mcp-session-id")
+    if named is None and request.method == "POST":
+        session_id = uuid.uuid4().hex
+        SESSIONS[session_id] = request.headers.get("authorization", "")
+        return JSONResponse({"result": "initialized"}, headers={"mcp-session-id": session_id})
+    if named not in SESSIONS:
+        return JSONResponse({"error": "the origin knows no such session"}, 404)
+    if request.method == "DELETE":
+        if request.headers.get("authorization", "") != SESSIONS[named]:
+            return Response(status_code=401)
+        del SESSIONS[named]
+        return Response(status_code=204)
+    if request.method == "GET":
+        return await events(request)
+    return JSONResponse({"result": "used"})
+
+
+async def counts(request: Request) -> Response:
+    return JSONResponse({**COUNTS, "sessions": len(SESSIONS)})
+
+
+async def echo(socket: WebSocket) -> None:
+    if socket.headers.get("x-deny"):
+        await socket.send_denial_response(Response(status_code=418))
+        return
+    await socket.accept(subprotocol=next(iter(socket.scope["subprotocols"]), None))
+    COUNTS["sockets"] += 1
+    try:
+        while (message := await socket.receive())["type"] == "websocket.receive":
+            if message.get("text") == "close 4001":
+                await socket.close(4001, "as asked")
+                return
+            await socket.send({**message, "type": "websocket.send"})
+    finally:
+        COUNTS["sockets"] -= 1
+
+
+app = Starlette(
+    routes=[
+        Route("/count", count, methods=["POST", "PUT"]),
+        Route("/large", large),
+        Route("/events", events),
+        Route("/never", never),
+        Route("/breaks", breaks),
+        Route("/mcp", mcp, methods=["GET", "POST", "DELETE"]),
+        Route("/counts", counts),
+        WebSocketRoute("/echo", echo),
+        Route("/{path:path}", asked, methods=["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD"]),
+    ]
+)
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps({"pid": os.getpid()}) + "\n")
+    uvicorn.run(
+        app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning", ws="websockets-sansio", timeout_keep_alive=60
+    )

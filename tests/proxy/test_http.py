@@ -1,0 +1,314 @@
+"""HTTP through the proxy, from real clients and from hostile ones."""
+
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import psutil
+import pytest
+
+from tests.processes import HOST, free_port
+from tests.waiting import until
+
+from .conftest import Origin, Proxy, StartProxy, start_origin
+
+pytestmark = pytest.mark.processes
+
+MIB = 1024 * 1024
+
+
+def asked(answer: httpx2.Response) -> dict[str, Any]:
+    """Return what the origin says it was asked."""
+    said: dict[str, Any] = answer.raise_for_status().json()
+    return said
+
+
+def values(said: dict[str, Any], name: str) -> list[str]:
+    return [value for key, value in said["headers"] if key == name]
+
+
+def talk(proxy: Proxy, *parts: bytes) -> bytes:
+    """Send bytes as they are, and return all that is said until the proxy closes."""
+    host, port = proxy.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), 5) as connection:
+        for part in parts:
+            connection.sendall(part)
+        connection.settimeout(5)
+        said = b""
+        while more := connection.recv(65536):
+            said += more
+        return said
+
+
+# What passes
+
+
+def test_a_request_passes_as_it_was_written(proxy: Proxy, http: httpx2.Client) -> None:
+    said = asked(http.request("PUT", f"{proxy.url}/a%2Fb//c%20d?x=1&x=%2B", content=b"\x00\xff body"))
+
+    assert (said["method"], said["path"], said["query"]) == ("PUT", "/a%2Fb//c%20d", "x=1&x=%2B")
+    assert said["body"] == "\x00ÿ body"
+
+
+def test_only_the_clients_headers_and_the_proxys_word_about_it_arrive(proxy: Proxy) -> None:
+    said = asked_raw(proxy, b"GET /asked HTTP/1.1\r\nHost: here.example\r\nMcp-Thing: a,  b\r\n\r\n")
+
+    assert b'[["host","here.example"],["mcp-thing","a,  b"],["x-forwarded-for","127.0.0.1"],' in said
+    assert b'["x-forwarded-host","here.example"],["x-forwarded-proto","http"]]' in said
+
+
+def asked_raw(proxy: Proxy, request: bytes) -> bytes:
+    return talk(proxy, request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+
+
+def test_headers_of_one_connection_stay_on_it(proxy: Proxy, http: httpx2.Client) -> None:
+    hop = {"connection": "x-mine, keep-alive", "x-mine": "1", "te": "trailers", "proxy-authorization": "secret"}
+
+    answer = http.get(f"{proxy.url}/asked", headers={**hop, "x-kept": "2"})
+
+    names = {name for name, _ in asked(answer)["headers"]}
+    assert not names & {"connection", "x-mine", "te", "proxy-authorization", "keep-alive"}
+    assert "x-kept" in names
+    assert answer.headers["x-answer"] == "yes"
+    assert "x-private" not in answer.headers
+
+
+def test_trace_context_passes(proxy: Proxy, http: httpx2.Client) -> None:
+    traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+    said = asked(http.get(f"{proxy.url}/asked", headers={"traceparent": traceparent, "tracestate": "a=b"}))
+
+    assert values(said, "traceparent") == [traceparent]
+    assert values(said, "tracestate") == ["a=b"]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE", "OPTIONS", "PATCH"])
+def test_methods_pass(proxy: Proxy, http: httpx2.Client, method: str) -> None:
+    answer = http.request(method, f"{proxy.url}/asked")
+
+    assert answer.status_code == 200
+    assert answer.headers["x-answer"] == "yes"
+    assert answer.text.startswith("" if method == "HEAD" else f'{{"method":"{method}"')
+
+
+def test_connections_to_the_upstream_are_used_again(start: StartProxy, http: httpx2.Client, origin: Origin) -> None:
+    with start() as proxy:
+        for _ in range(20):
+            http.get(f"{proxy.url}/asked")
+
+        there = psutil.Process(proxy.process.process.pid).net_connections("tcp")
+        port = int(origin.url.rsplit(":", 1)[1])
+        assert len([one for one in there if getattr(one.raddr, "port", None) == port]) == 1
+
+
+# Whose word is taken
+
+
+def test_nobody_can_say_for_whom_it_asks_but_a_trusted_proxy(start: StartProxy, http: httpx2.Client) -> None:
+    forged = {"x-forwarded-for": "10.9.8.7", "x-forwarded-proto": "https", "forwarded": "for=10.9.8.7"}
+
+    with start() as plain, start("--trusted-proxy", "127.0.0.0/8") as trusting:
+        dropped = asked(http.get(f"{plain.url}/asked", headers=forged))
+        kept = asked(http.get(f"{trusting.url}/asked", headers=forged))
+
+    assert values(dropped, "x-forwarded-for") == ["127.0.0.1"]
+    assert values(dropped, "x-forwarded-proto") == ["http"]
+    assert values(dropped, "forwarded") == []
+    assert values(kept, "x-forwarded-for") == ["10.9.8.7, 127.0.0.1"]
+    assert values(kept, "x-forwarded-proto") == ["https"]
+    assert values(kept, "forwarded") == ["for=10.9.8.7"]
+
+
+def test_where_the_host_is_replaced_foreign_ones_and_foreign_origins_are_refused_here(
+    start: StartProxy, http: httpx2.Client, origin: Origin
+) -> None:
+    with start("--rewrite-host", "--allow-host", "good.example", "--allow-origin", "https://good.example") as proxy:
+        good = http.get(f"{proxy.url}/asked", headers={"host": "good.example", "origin": "https://good.example"})
+        rebound = http.get(f"{proxy.url}/asked", headers={"host": "evil.example"})
+        foreign = http.get(f"{proxy.url}/asked", headers={"host": "good.example", "origin": "https://evil.example"})
+
+    assert values(asked(good), "host") == [origin.url.removeprefix("http://")]
+    assert (rebound.status_code, foreign.status_code) == (421, 403)
+
+
+# Streams
+
+
+@pytest.mark.parametrize("sized", [True, False])
+def test_10_mib_pass_both_ways_without_growth_in_memory(start: StartProxy, http: httpx2.Client, sized: bool) -> None:
+    def parts() -> Iterator[bytes]:
+        for _ in range(160):
+            yield b"x" * 65536
+
+    with start() as proxy:
+        http.get(f"{proxy.url}/asked")
+        memory = psutil.Process(proxy.process.process.pid).memory_info
+        before = memory().rss
+        up = http.post(f"{proxy.url}/count", content=b"x" * (10 * MIB) if sized else parts())
+        down = http.get(f"{proxy.url}/large", params={"mib": 10})
+
+        assert up.json() == {"size": 10 * MIB}
+        assert len(down.content) == 10 * MIB
+        assert memory().rss - before < 6 * MIB
+
+
+def test_a_slow_reader_slows_the_upstream_and_fills_no_memory(start: StartProxy, http: httpx2.Client) -> None:
+    with start() as proxy:
+        http.get(f"{proxy.url}/asked")
+        memory = psutil.Process(proxy.process.process.pid).memory_info
+        before = memory().rss
+        with http.stream("GET", f"{proxy.url}/large", params={"mib": 200}) as answer:
+            parts = answer.iter_raw(65536)
+            next(parts)
+            time.sleep(1.5)
+
+            assert memory().rss - before < 10 * MIB
+            assert sum(len(part) for part in parts) > 199 * MIB  # and all of it comes when it is read
+
+
+def test_events_arrive_as_they_are_sent_and_byte_by_byte(proxy: Proxy, http: httpx2.Client) -> None:
+    began = time.monotonic()
+    with http.stream("GET", f"{proxy.url}/events") as answer:
+        said = b""
+        for part in answer.iter_raw():
+            said += part
+            if said.count(b"\n\n") >= 3:
+                break
+
+    assert said.startswith(b"id: 1\nretry: 5\ndata: 1\n\nid: 2\nretry: 5\ndata: 2\n\n")
+    assert time.monotonic() - began < 3
+
+
+def test_a_client_that_leaves_a_stream_takes_the_upstreams_call_with_it(
+    proxy: Proxy, http: httpx2.Client, origin: Origin
+) -> None:
+    with http.stream("GET", f"{proxy.url}/events") as answer:
+        parts = answer.iter_raw()
+        next(parts)
+        assert origin.counts()["streams"] == 1
+
+    origin.until_none("streams")
+
+
+def test_a_client_that_leaves_before_there_is_a_head_takes_the_upstreams_call_with_it(
+    proxy: Proxy, http: httpx2.Client, origin: Origin
+) -> None:
+    with pytest.raises(httpx2.ReadTimeout):
+        http.get(f"{proxy.url}/never", timeout=0.5)
+
+    origin.until_none("waiting")
+
+
+# An upstream in trouble
+
+
+def test_an_upstream_that_is_not_there_is_502_and_says_so(start: StartProxy, http: httpx2.Client) -> None:
+    with start(upstream=f"http://{HOST}:{free_port()}") as proxy:
+        answer = http.get(proxy.url)
+
+    assert (answer.status_code, answer.text) == (502, "the upstream cannot be reached\n")
+
+
+def test_an_upstream_that_does_not_answer_is_504_and_says_so(start: StartProxy, http: httpx2.Client) -> None:
+    with start("--idle-timeout", "0.5") as proxy:
+        answer = http.get(f"{proxy.url}/never")
+
+    assert (answer.status_code, answer.text) == (504, "the upstream did not answer in time\n")
+
+
+def test_a_stream_of_events_may_be_silent_for_longer(start: StartProxy, http: httpx2.Client) -> None:
+    with start("--idle-timeout", "0.5") as proxy, pytest.raises(httpx2.ReadTimeout):
+        http.get(f"{proxy.url}/never", headers={"accept": "text/event-stream"}, timeout=2)
+
+
+def test_an_upstream_that_is_killed_in_mid_stream_cuts_the_answer_and_may_come_back(
+    start: StartProxy, http: httpx2.Client, tmp_path: Any
+) -> None:
+    port = free_port()
+    with start(upstream=f"http://{HOST}:{port}") as proxy:
+        with start_origin(tmp_path, port), pytest.raises(httpx2.RemoteProtocolError):
+            http.get(f"{proxy.url}/breaks")
+        gone = http.get(f"{proxy.url}/asked")
+        with start_origin(tmp_path, port):
+            back = http.get(f"{proxy.url}/asked")
+
+    assert (gone.status_code, back.status_code) == (502, 200)
+
+
+# Hostile requests
+
+
+def test_a_body_larger_than_allowed_is_413_whatever_it_says_of_its_size(start: StartProxy, http: httpx2.Client) -> None:
+    def parts() -> Iterator[bytes]:
+        for _ in range(3):
+            yield b"x" * 1000
+
+    with start("--max-body", "2000") as proxy:
+        sized = http.post(f"{proxy.url}/count", content=b"x" * 2001)
+        unsized = http.post(f"{proxy.url}/count", content=parts())
+        fits = http.post(f"{proxy.url}/count", content=b"x" * 2000)
+
+    assert (sized.status_code, unsized.status_code, fits.status_code) == (413, 413, 200)
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"POST /count HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST /count HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nabcd",
+        b"POST /count HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        b"GET /asked HTTP/1.1\r\nHost: h\r\nX-Bad: a\x00b\r\n\r\n",
+        b"GET /asked HTTP/1.1\r\nHost: h\r\nX Bad: a\r\n\r\n",
+        b"GET /asked HTTP/1.1\r\nHost: h\r\nX-Big: " + b"a" * 70000 + b"\r\n\r\n",
+        b"GET /asked HTTP/1.1\r\nHost: h\r\nHost: i\r\n\r\n",
+        b"nonsense\r\n\r\n",
+    ],
+)
+def test_a_malformed_or_smuggled_request_is_refused_and_never_passed_on(proxy: Proxy, request_bytes: bytes) -> None:
+    said = asked_raw(proxy, request_bytes)
+
+    status = int(said.split(b" ")[1])
+    assert 400 <= status < 500 or status == 501
+    assert b"x-answer" not in said
+
+
+def test_a_chunk_that_is_none_ends_the_request_at_the_proxy(proxy: Proxy) -> None:
+    head = b"POST /count HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+    said = talk(proxy, head, b"zz\r\nabc\r\n0\r\n\r\n")
+
+    assert b" 200 " not in said.split(b"\r\n")[0]
+    assert b'"size"' not in said
+
+
+def test_what_follows_a_request_is_another_one_and_no_part_of_it(proxy: Proxy) -> None:
+    smuggled = b"GET /asked?second HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+
+    said = talk(proxy, b"POST /asked?first HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc" + smuggled)
+
+    assert said.count(b"HTTP/1.1 200") == 2
+    assert b'"body":"abc"' in said
+
+
+def test_a_client_that_stays_half_open_holds_nothing_of_the_upstream(proxy: Proxy, origin: Origin) -> None:
+    host, port = proxy.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), 5) as connection:
+        connection.sendall(b"GET /events HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+        connection.shutdown(socket.SHUT_WR)  # it says no more, and reads no more
+
+    origin.until_none("streams")
+
+
+# Health
+
+
+def test_the_health_endpoint_says_how_many_sessions_there_are(proxy: Proxy, http: httpx2.Client) -> None:
+    said = http.get(f"{proxy.health}/healthz")
+
+    assert said.status_code == 200
+    assert said.json()["status"] == "ok"
+    assert http.get(f"{proxy.health}/elsewhere").status_code == 404
+    until(lambda: http.get(f"{proxy.url}/healthz").json()["path"], lambda path: path == "/healthz")

@@ -1,0 +1,294 @@
+"""Sessions of clients through the proxy, and of the upstream behind it."""
+
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+import httpx2
+import psutil
+import pytest
+
+from tests.waiting import until
+
+from .conftest import Origin, Proxy, StartProxy
+
+pytestmark = pytest.mark.processes
+
+MIB = 1024 * 1024
+QUICK = ("--cleanup-interval", "0.2", "--max-idle-time", "0.5", "--drain-timeout", "0.5")
+AS_ADA = {"authorization": "Bearer of ada"}
+
+
+def initialize(proxy: Proxy, http: httpx2.Client, **headers: str) -> httpx2.Response:
+    return http.post(f"{proxy.url}/mcp", headers=headers)
+
+
+def use(proxy: Proxy, http: httpx2.Client, session_id: str, method: str = "POST", **headers: str) -> httpx2.Response:
+    return http.request(method, f"{proxy.url}/mcp", headers={"mcp-session-id": session_id, **headers})
+
+
+# Their lives
+
+
+def test_a_session_begins_with_the_upstreams_answer_and_ends_with_the_clients_delete(
+    start: StartProxy, http: httpx2.Client, origin: Origin
+) -> None:
+    with start() as proxy:
+        session_id = initialize(proxy, http).headers["mcp-session-id"]
+        used, active = use(proxy, http, session_id), proxy.said_of_itself()["active"]
+        ended, again = use(proxy, http, session_id, "DELETE"), use(proxy, http, session_id, "DELETE")
+
+        assert (used.status_code, active) == (200, 1)
+        assert (ended.status_code, again.status_code) == (204, 404)
+        assert again.json()["error"] == {"code": -32600, "message": "Session not found"}
+        assert proxy.said_of_itself()["active"] == 0
+    origin.until_none("sessions")
+
+
+def test_the_upstreams_own_404_passes_as_it_is_and_ends_the_session(
+    start: StartProxy, http: httpx2.Client, origin: Origin
+) -> None:
+    with start() as proxy:
+        session_id = initialize(proxy, http).headers["mcp-session-id"]
+        httpx2.delete(f"{origin.url}/mcp", headers={"mcp-session-id": session_id}, trust_env=False)
+        gone = use(proxy, http, session_id)
+
+        assert gone.json() == {"error": "the origin knows no such session"}
+        assert proxy.said_of_itself()["active"] == 0
+
+
+def test_an_abandoned_session_is_cleaned_and_the_upstream_is_told_with_its_clients_credentials(
+    start: StartProxy, http: httpx2.Client, origin: Origin
+) -> None:
+    with start(*QUICK) as proxy:
+        initialize(proxy, http, **AS_ADA)
+        assert origin.counts()["sessions"] == 1
+
+        origin.until_none("sessions")
+        proxy.until_active(0)
+        assert "of ada" not in proxy.process.said()
+
+
+def test_a_session_with_an_open_stream_is_not_idle_and_one_whose_client_left_is(
+    start: StartProxy, http: httpx2.Client, origin: Origin
+) -> None:
+    with start(*QUICK) as proxy:
+        session_id = initialize(proxy, http).headers["mcp-session-id"]
+        with http.stream("GET", f"{proxy.url}/mcp", headers={"mcp-session-id": session_id}) as answer:
+            parts = answer.iter_raw()
+            end = time.monotonic() + 2
+            while time.monotonic() < end:
+                next(parts)
+            assert proxy.said_of_itself()["active"] == 1
+
+        proxy.until_active(0)
+        origin.until_none("sessions")
+
+
+def test_a_session_that_is_too_old_ends_its_stream_in_order(
+    start: StartProxy, http: httpx2.Client, origin: Origin
+) -> None:
+    with start(*QUICK, "--max-session-age", "1") as proxy:
+        session_id = initialize(proxy, http).headers["mcp-session-id"]
+        with http.stream("GET", f"{proxy.url}/mcp", headers={"mcp-session-id": session_id}) as answer:
+            said = b"".join(answer.iter_raw())
+
+        assert said.endswith(b"\n\n")
+        assert use(proxy, http, session_id).status_code == 404
+    origin.until_none("sessions")
+
+
+def test_a_request_of_the_revision_without_sessions_passes_untouched(start: StartProxy, http: httpx2.Client) -> None:
+    with start() as proxy:
+        answer = use(proxy, http, "ignored", mcp_protocol_version="x", **{"mcp-protocol-version": "2026-07-28"})
+
+        assert answer.json() == {"error": "the origin knows no such session"}
+        assert proxy.said_of_itself()["created"] == 0
+
+
+# The cap
+
+
+def test_at_the_cap_an_opening_is_refused_in_json_rpc_and_the_upstream_is_not_asked(
+    start: StartProxy, http: httpx2.Client, origin: Origin
+) -> None:
+    with start("--max-sessions", "2", "--close-timeout", "0.5") as proxy:
+        for _ in range(2):
+            initialize(proxy, http)
+        refused = initialize(proxy, http)
+
+        assert refused.status_code == 503
+        assert 1 <= int(refused.headers["retry-after"]) <= 60
+        assert refused.json()["error"]["code"] == -32000
+        assert origin.counts()["sessions"] == 2
+    origin.until_none("sessions")
+
+
+def test_one_client_cannot_take_every_place(start: StartProxy, http: httpx2.Client, origin: Origin) -> None:
+    with start("--max-sessions-per-client", "1", "--trusted-proxy", "127.0.0.1") as proxy:
+        first = initialize(proxy, http, **{"x-forwarded-for": "10.0.0.1"})
+        second = initialize(proxy, http, **{"x-forwarded-for": "10.0.0.1"})
+        other = initialize(proxy, http, **{"x-forwarded-for": "10.0.0.2"})
+
+        assert [answer.status_code for answer in (first, second, other)] == [200, 503, 200]
+    origin.until_none("sessions")
+
+
+def test_ten_thousand_abandoned_sessions_leave_nothing_behind(
+    start: StartProxy, http: httpx2.Client, origin: Origin
+) -> None:
+    flags = ("--max-sessions", "20000", "--cleanup-interval", "1", "--max-idle-time", "2", "--close-timeout", "10")
+    with start(*flags) as proxy:
+        memory = psutil.Process(proxy.process.process.pid).memory_info
+        open_and_leave(proxy, 500)
+        proxy.until_active(0, 30)
+        before = memory().rss
+
+        open_and_leave(proxy, 10_000)
+        proxy.until_active(0, 60)
+        origin.until_none("sessions", 10)
+
+        assert proxy.said_of_itself()["created"] == 10_500
+        assert memory().rss - before < 12 * MIB
+
+
+def open_and_leave(proxy: Proxy, count: int) -> None:
+    def some(share: int) -> None:
+        with httpx2.Client(trust_env=False, timeout=30) as http:
+            for _ in range(share):
+                assert initialize(proxy, http).status_code == 200
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(some, [count // 4] * 4))
+
+
+# Whose they are
+
+
+def test_a_session_of_one_user_is_404_for_another(start: StartProxy, http: httpx2.Client, origin: Origin) -> None:
+    with start("--owner-header", "x-user", "--trusted-proxy", "127.0.0.1") as proxy:
+        session_id = initialize(proxy, http, **{"x-user": "ada"}).headers["mcp-session-id"]
+        answers = [use(proxy, http, session_id, **who) for who in ({"x-user": "ada"}, {"x-user": "eve"}, {})]
+
+        assert [answer.status_code for answer in answers] == [200, 404, 404]
+    origin.until_none("sessions")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("cookie", "set-cookie"), ("cookie:mine", "set-cookie"), ("header:X-Mine", "x-mine")]
+)
+def test_sessions_can_be_the_proxys_own(start: StartProxy, http: httpx2.Client, kind: str, name: str) -> None:
+    with start("--matcher", kind) as proxy:
+        first = http.get(f"{proxy.url}/asked")
+        told = first.headers[name]
+        with httpx2.Client(trust_env=False) as again:
+            headers = {"cookie": told.split(";")[0]} if name == "set-cookie" else {name: told}
+            second = again.get(f"{proxy.url}/asked", headers=headers)
+
+        assert second.status_code == 200
+        assert name not in second.headers
+        assert proxy.said_of_itself()["created"] == 1
+
+
+# The end
+
+
+def test_sigterm_ends_open_streams_and_lets_requests_finish_and_tells_the_upstream(
+    start: StartProxy, http: httpx2.Client, origin: Origin
+) -> None:
+    with start("--drain-timeout", "1") as proxy, ExitStack() as streams, ThreadPoolExecutor(1) as beside:
+        opened = []
+        for _ in range(50):
+            client = streams.enter_context(httpx2.Client(trust_env=False, timeout=20))
+            session_id = initialize(proxy, client).headers["mcp-session-id"]
+            answer = streams.enter_context(
+                client.stream("GET", f"{proxy.url}/mcp", headers={"mcp-session-id": session_id})
+            )
+            parts = answer.iter_raw()
+            next(parts)
+            opened.append(parts)
+        flying = beside.submit(http.get, f"{proxy.url}/large", params={"mib": 20})
+        until(lambda: origin.counts()["streams"], lambda count: count == 50)
+        took = proxy.process.terminate()
+
+        assert took < 4
+        assert proxy.process.process.returncode == 0
+        for parts in opened:
+            assert b"".join(parts).endswith(b"\n\n")  # a clean end: anything else raises
+        assert len(flying.result().content) == 20 * MIB
+    origin.until_none("sessions")
+    origin.until_none("streams")
+
+
+def test_a_second_signal_ends_it_at_once(start: StartProxy, http: httpx2.Client, origin: Origin) -> None:
+    with start("--drain-timeout", "20", "--shutdown-timeout", "30") as proxy:
+        session_id = initialize(proxy, http).headers["mcp-session-id"]
+        with http.stream("GET", f"{proxy.url}/mcp", headers={"mcp-session-id": session_id}) as answer:
+            parts = answer.iter_raw()
+            next(parts)
+            proxy.process.process.send_signal(signal.SIGTERM)
+            time.sleep(0.5)
+            began = time.monotonic()
+            proxy.process.process.send_signal(signal.SIGTERM)
+            status = proxy.process.process.wait(5)
+
+            assert status == 128 + signal.SIGTERM
+            assert time.monotonic() - began < 1
+    origin.until_none("streams")
+    httpx2.delete(f"{origin.url}/mcp", headers={"mcp-session-id": session_id}, trust_env=False)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_idle_proxy_ends_at_once_with_status_0(start: StartProxy, number: signal.Signals) -> None:
+    with start() as proxy:
+        began = time.monotonic()
+        proxy.process.process.send_signal(number)
+
+        assert proxy.process.process.wait(5) == 0
+        assert time.monotonic() - began < 2
+        assert "Traceback" not in proxy.process.said()
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--max-sessions", "many"], "--max-sessions takes a whole number of at least 1"),
+        (["--max-idle-time", "-1"], "--max-idle-time takes a positive, finite number of seconds"),
+        (["--listen", "8080"], "takes HOST:PORT"),
+        (["--matcher", "header"], "takes mcp, cookie"),
+        (["--trusted-proxy", "everybody"], "takes an address or a network"),
+        (["--rewrite-host"], "--rewrite-host needs --allow-host"),
+        (["--owner-header", "x-user"], "--owner-header needs --trusted-proxy"),
+        (["--config", "/no/such/file"], "/no/such/file"),
+    ],
+)
+def test_a_wrong_setting_is_named_and_exits_with_2(
+    capsys: pytest.CaptureFixture[str], flags: list[str], says: str
+) -> None:
+    from otel_sessions.cli import main
+
+    with pytest.raises(SystemExit, match="2"):
+        raise SystemExit(main(["proxy", "--upstream", "http://127.0.0.1:1", *flags]))
+
+    assert says in capsys.readouterr().err
+
+
+def test_flags_go_over_the_environment_over_a_file_over_defaults(
+    start: StartProxy, http: httpx2.Client, tmp_path: object, origin: Origin
+) -> None:
+    file = f"{tmp_path}/proxy.toml"
+    with open(file, "w") as config:
+        config.write("[session]\nmax_sessions = 1\nclose_timeout_secs = 0.2\n")
+
+    def most(*flags: str, **environ: str) -> int:
+        with start("--config", file, *flags, **environ) as proxy:
+            return sum(initialize(proxy, http).status_code == 200 for _ in range(5))
+
+    assert most() == 1
+    assert most(OTEL_SESSIONS_MAX_SESSIONS="2") == 2
+    assert most("--max-sessions", "3", OTEL_SESSIONS_MAX_SESSIONS="2") == 3
+    origin.until_none("sessions")

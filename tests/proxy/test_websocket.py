@@ -1,0 +1,190 @@
+"""WebSockets through the proxy, from a real client."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import psutil
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, ConnectionClosedError, InvalidStatus
+from websockets.typing import Subprotocol
+
+from tests.processes import HOST, free_port
+
+from .conftest import Origin, Proxy, StartProxy
+
+pytestmark = pytest.mark.processes
+
+HEADER = ("--matcher", "header:x-session-id")
+KIB = 1024
+
+
+def echo(proxy: Proxy, **settings: Any) -> connect:
+    url = proxy.url.replace("http://", "ws://")
+    return connect(f"{url}/echo", proxy=None, max_size=None, **settings)
+
+
+def run(story: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(story, 20))
+
+
+def id_of(socket: ClientConnection) -> str:
+    assert socket.response is not None
+    return socket.response.headers["x-session-id"]
+
+
+@pytest.mark.parametrize("message", ["text: ä", b"\x00\xffbytes", "x" * 1024 * KIB, b"", ""])
+def test_messages_come_back_as_they_were(start: StartProxy, message: str | bytes) -> None:
+    async def story() -> None:
+        async with echo(proxy) as socket:
+            await socket.send(message)
+            assert await socket.recv() == message
+
+    with start(*HEADER) as proxy:
+        run(story())
+
+
+def test_it_is_a_session_of_its_own_and_the_id_comes_with_the_handshake(start: StartProxy) -> None:
+    async def story() -> None:
+        async with echo(proxy) as socket:
+            assert proxy.said_of_itself()["active"] == 1
+            async with echo(proxy, additional_headers={"x-session-id": id_of(socket)}) as again:
+                assert "x-session-id" not in getattr(again.response, "headers", {})
+                assert proxy.said_of_itself()["active"] == 1
+
+    with start(*HEADER) as proxy:
+        run(story())
+
+
+def test_the_subprotocol_is_the_upstreams_choice(start: StartProxy) -> None:
+    async def story() -> None:
+        async with echo(proxy, subprotocols=[Subprotocol("mcp"), Subprotocol("other")]) as socket:
+            assert socket.subprotocol == "mcp"
+
+    with start(*HEADER) as proxy:
+        run(story())
+
+
+def test_the_upstreams_close_arrives_in_its_words(start: StartProxy) -> None:
+    async def story() -> None:
+        async with echo(proxy) as socket:
+            await socket.send("close 4001")
+            with pytest.raises(ConnectionClosed):
+                await socket.recv()
+            assert (socket.close_code, socket.close_reason) == (4001, "as asked")
+
+    with start(*HEADER) as proxy:
+        run(story())
+
+
+def test_a_client_that_leaves_takes_the_upstreams_socket_with_it(start: StartProxy, origin: Origin) -> None:
+    async def story() -> None:
+        async with echo(proxy) as socket:
+            await socket.send("hello")
+            await socket.recv()
+            assert origin.counts()["sockets"] == 1
+            socket.transport.abort()  # no goodbye
+
+    with start(*HEADER) as proxy:
+        run(story())
+        origin.until_none("sockets")
+
+
+def test_a_handshake_that_the_upstream_refuses_is_refused_with_its_status(start: StartProxy) -> None:
+    async def story() -> None:
+        with pytest.raises(InvalidStatus) as refused:
+            await echo(proxy, additional_headers={"x-deny": "1"})
+        assert refused.value.response.status_code == 418
+        assert proxy.said_of_itself()["active"] == 0
+
+    with start(*HEADER) as proxy:
+        run(story())
+
+
+def test_an_upstream_that_is_not_there_is_502(start: StartProxy) -> None:
+    async def story() -> None:
+        with pytest.raises(InvalidStatus) as refused:
+            await echo(proxy)
+        assert refused.value.response.status_code == 502
+
+    with start(*HEADER, upstream=f"http://{HOST}:{free_port()}") as proxy:
+        run(story())
+
+
+def test_an_unknown_session_is_404_and_the_cap_503_before_the_handshake(start: StartProxy) -> None:
+    async def story() -> None:
+        with pytest.raises(InvalidStatus) as unknown:
+            await echo(proxy, additional_headers={"x-session-id": "nobody"})
+        async with echo(proxy):
+            with pytest.raises(InvalidStatus) as full:
+                await echo(proxy)
+        assert unknown.value.response.status_code == 404
+        assert full.value.response.status_code == 503
+
+    with start(*HEADER, "--max-sessions", "1", "--close-timeout", "0.3") as proxy:
+        run(story())
+
+
+def test_a_session_that_is_too_old_closes_both_sides_with_going_away(start: StartProxy, origin: Origin) -> None:
+    async def story() -> None:
+        async with echo(proxy) as socket:
+            with pytest.raises(ConnectionClosed):
+                await socket.recv()
+            assert socket.close_code == 1001
+
+    flags = ("--max-session-age", "0.5", "--cleanup-interval", "0.2", "--drain-timeout", "0.2")
+    with start(*HEADER, *flags) as proxy:
+        run(story())
+        origin.until_none("sockets")
+
+
+def test_sigterm_closes_sockets_with_going_away(start: StartProxy, origin: Origin) -> None:
+    async def story() -> None:
+        async with echo(proxy) as socket:
+            stopping = asyncio.to_thread(proxy.process.terminate)
+            stopped = asyncio.create_task(stopping)
+            with pytest.raises(ConnectionClosed):
+                await socket.recv()
+            assert socket.close_code == 1001
+            assert await stopped < 4
+
+    with start(*HEADER, "--drain-timeout", "0.5") as proxy:
+        run(story())
+    origin.until_none("sockets")
+
+
+def test_a_slow_reader_does_not_make_the_proxy_collect(start: StartProxy) -> None:
+    async def send_until_nothing_moves(socket: ClientConnection) -> None:
+        while True:  # nobody reads the echo, so this has to stop by itself
+            await socket.send(b"x" * 64 * KIB)
+
+    async def story() -> None:
+        async with echo(proxy, max_queue=1) as socket:
+            memory = psutil.Process(proxy.process.process.pid).memory_info
+            before = memory().rss
+            sending = asyncio.create_task(send_until_nothing_moves(socket))
+            await asyncio.wait([sending], timeout=2)
+
+            assert not sending.done()
+            assert memory().rss - before < 10 * KIB * KIB
+            sending.cancel()
+            socket.transport.abort()
+
+    with start(*HEADER) as proxy:
+        run(story())
+
+
+def test_a_message_larger_than_allowed_closes_the_socket(start: StartProxy) -> None:
+    async def exceed(socket: ClientConnection) -> None:
+        await socket.send(b"x" * 17 * KIB * KIB)
+        await socket.recv()
+
+    async def story() -> None:
+        async with echo(proxy) as socket:
+            with pytest.raises(ConnectionClosedError):
+                await exceed(socket)
+            assert socket.close_code == 1009
+
+    with start(*HEADER) as proxy:
+        run(story())
