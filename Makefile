@@ -2,7 +2,7 @@
 # A second call finds the stamp of the first one and starts at once.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test proxy-test check clean stack-tools stack-test stack-picture dashboards up down
+.PHONY: help demo test proxy-test check clean stack-tools stack-test stack-picture dashboards bench-proxy up down
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -41,6 +41,9 @@ stack-picture: $(VENV)/.dev ## Draw docs/memory.svg anew, from a run against the
 
 dashboards: $(VENV)/.dev ## Write the dashboards' JSON from their description.
 	$(BIN)/python -m grafana.describe
+
+bench-proxy: $(VENV)/.dev ## Measure the proxy against direct and nginx; needs wrk and nginx.
+	$(BIN)/python -m benchmarks.proxy
 
 up: ## Start the compose stack with Grafana at http://127.0.0.1:3000; COMPARE=1 adds a proxy that leaks.
 	docker compose $(if $(COMPARE),--profile compare) up --build --detach --wait --wait-timeout 300

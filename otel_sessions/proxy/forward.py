@@ -5,7 +5,7 @@ the answer's head is still awaited.
 """
 
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final, cast
@@ -23,6 +23,9 @@ from .upstream import Upstream
 
 _logger = logging.getLogger("otel_sessions.proxy")
 
+_ABOUT_ONE_REQUEST: Final = frozenset(
+    {b"accept", b"content-encoding", b"content-length", b"content-type", b"last-event-id", b"mcp-session-id"}
+)
 _TOO_LARGE: Final = "the request is larger than this proxy passes on"
 _UNREACHABLE: Final = "the upstream cannot be reached"
 _BROKEN: Final = "the upstream broke off before it answered"
@@ -36,15 +39,15 @@ class Peer:
     `headers` are those of the session's last request, credentials included. Kept in memory only, and shown by nothing.
     """
 
-    target: bytes = field(repr=False, default=b"/")
-    headers: Headers = field(repr=False, default=())
+    target: bytes = field(repr=False)
+    headers: Headers = field(repr=False)
     told: bool = False
     """Whether the upstream knows already that the session is over."""
 
-    @classmethod
-    def of(cls, scope: Scope, headers: Headers) -> "Peer":
-        """Return what to remember of a session that begins with a request."""
-        return cls(target_of(scope), _credentials(headers))
+    @property
+    def credentials(self) -> Headers:
+        """What the upstream needs to see to believe that a DELETE comes from the session's client."""
+        return [(name, value) for name, value in self.headers if name not in _ABOUT_ONE_REQUEST]
 
 
 class _Gone(Exception):
@@ -182,16 +185,10 @@ def _peer(scope: Scope) -> Peer | None:
 def _remember(scope: Scope, target: bytes, headers: Headers) -> None:
     peer = _peer(scope)
     if peer is not None:
-        peer.target, peer.headers = target, _credentials(headers)
+        peer.target, peer.headers = target, headers
 
 
 def _note_end(scope: Scope, status: int) -> None:
     peer = _peer(scope)
     if peer is not None and (status == HTTPStatus.NOT_FOUND or (scope["method"] == "DELETE" and status < 300)):
         peer.told = True
-
-
-def _credentials(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """Return what the upstream needs to see to believe that a DELETE comes from the session's client."""
-    about_the_body = (b"content-length", b"content-type", b"content-encoding", b"accept", b"last-event-id")
-    return [(name, value) for name, value in headers if name not in about_the_body]

@@ -12,6 +12,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from types import FrameType
 from typing import Final
 
@@ -25,7 +26,7 @@ from otel_sessions.session import Session
 from otel_sessions.words import EndReason
 
 from . import websocket
-from .forward import Forwarder, Peer
+from .forward import Forwarder, Peer, target_of
 from .headers import peer, towards_upstream
 from .otlp import exporting
 from .rules import Timeouts
@@ -42,7 +43,7 @@ _LAST_SECONDS: Final = 1
 
 def run(settings: Settings) -> int:
     """Serve until SIGINT or SIGTERM; return 0. Raises `OSError` where an address cannot be listened on."""
-    _log_to_stderr()
+    _log_to_stderr(settings.log_format)
     listener = listen(settings.listen)
     health = None if settings.health is None else listen(settings.health)
     with exporting("otel-sessions-proxy"):
@@ -100,7 +101,7 @@ def _app(settings: Settings, upstream: Upstream, manager: SessionManager[Peer]) 
 
     def data(scope: Scope) -> Peer:
         host = upstream.host if settings.rules.rewrites_host else None
-        return Peer.of(scope, towards_upstream(scope, trust, host))
+        return Peer(target_of(scope), towards_upstream(scope, trust, host))
 
     return SessionLeaseMiddleware(app, manager, settings.matcher, client=client, data=data, private=owner is not None)
 
@@ -111,10 +112,7 @@ def _take_leave(upstream: Upstream) -> Callable[[Session[Peer], EndReason], "asy
     async def take_leave(session: Session[Peer], _reason: EndReason) -> None:
         if session.data.told:
             return
-        headers = [
-            *((name, value) for name, value in session.data.headers if name != b"mcp-session-id"),
-            (b"mcp-session-id", session.id.encode("latin-1")),
-        ]
+        headers = [*session.data.credentials, (b"mcp-session-id", session.id.encode("latin-1"))]
         timeouts = Timeouts(connect=5.0, idle=5.0)  # the manager's close_timeout is shorter, or cuts this off
         async with upstream.ask("DELETE", session.data.target, headers, None, timeouts) as response:
             if response.status_code >= httpx2.codes.INTERNAL_SERVER_ERROR:
@@ -188,10 +186,25 @@ class _Beside(uvicorn.Server):
         await self._serve(sockets)
 
 
-def _log_to_stderr() -> None:
+class _JsonLines(logging.Formatter):
+    """A line a record, as JSON, for whoever collects the logs of containers."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        said = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            said["exception"] = self.formatException(record.exc_info)
+        return json.dumps(said)
+
+
+def _log_to_stderr(log_format: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setLevel(logging.INFO)
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", handlers=[handler]
-    )
+    text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(_JsonLines() if log_format == "json" else text)
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("uvicorn").setLevel(logging.WARNING)

@@ -28,6 +28,7 @@ class Settings:
     sessions: SessionConfig
     rules: Rules
     owner_header: str | None
+    log_format: str
 
     @property
     def tells_upstream(self) -> bool:
@@ -52,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--rewrite-host", action="store_true", help="send the upstream its own Host; needs --allow-host")
     add("--allow-host", action="append", default=[], metavar="HOST", help="a Host that is passed on")
     add("--allow-origin", action="append", default=[], metavar="ORIGIN", help="an Origin that is passed on")
+    add("--log-format", choices=("text", "json"), default="text", help="how lines on stderr are written")
     for setting in dataclasses.fields(SessionConfig):
         add(flag_of(setting.name), metavar="X", help=f"of the sessions; by default {_written(setting.default)}")
 
@@ -79,6 +81,7 @@ def read(options: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
             max_header=options.max_header,
         ),
         owner_header=options.owner_header,
+        log_format=options.log_format,
     )
 
 

@@ -6,6 +6,7 @@ Below the client's conveniences on purpose: no header, cookie, redirect or decod
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import cycle
 from typing import Final, Self
 
 import httpx2
@@ -14,21 +15,26 @@ from otel_sessions.matchers import Headers
 
 from .rules import Timeouts
 
-_KEPT: Final = 100
+_POOLS: Final = 4
+_KEPT: Final = 25
+"""How many idle connections each pool keeps."""
 _KEPT_SECONDS: Final = 4.0
 """Less than servers usually keep an idle connection (uvicorn 5 s), so that a request seldom meets one that closes."""
 
 
 class Upstream:
-    """One server, by its URL. A stream holds a connection of its own, so only the sessions limit their number."""
+    """One server, by its URL.
+
+    A pool looks at each of its connections for each request. So there are a few small ones, used in turn, and a stream
+    of events, which holds its connection for as long as it lasts, stands in none of them.
+    """
 
     def __init__(self, url: str) -> None:
         self.url: Final = httpx2.URL(url)
-        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=_KEPT, keepalive_expiry=_KEPT_SECONDS)
-        verify: ssl.SSLContext | bool = self.url.scheme == "https"
-        if not verify:  # the usual one takes its time to load certificates that nobody asks for
-            verify = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        self._transport = httpx2.AsyncHTTPTransport(verify=verify, trust_env=False, limits=limits)
+        tls = self.url.scheme == "https"  # else the usual context would load certificates that nobody asks for
+        self._tls = ssl.create_default_context() if tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self._pools = [self._connections() for _ in range(_POOLS)]
+        self._turns = cycle(self._pools)
 
     @property
     def host(self) -> bytes:
@@ -36,11 +42,11 @@ class Upstream:
         return self.url.netloc
 
     async def __aenter__(self) -> Self:
-        await self._transport.__aenter__()
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        await self._transport.__aexit__()
+        for pool in self._pools:
+            await pool.aclose()
 
     @asynccontextmanager
     async def ask(
@@ -65,8 +71,18 @@ class Upstream:
         )
         if content is None and not any(name.lower() == b"content-length" for name, _ in headers):
             request.headers.pop("content-length", None)  # a request without a body is none of an empty one
-        response = await self._transport.handle_async_request(request)
+        streams = method == "GET" and timeouts.idle is None
+        connections = self._connections() if streams else next(self._turns)
         try:
-            yield response
+            response = await connections.handle_async_request(request)
+            try:
+                yield response
+            finally:
+                await response.aclose()
         finally:
-            await response.aclose()
+            if streams:
+                await connections.aclose()
+
+    def _connections(self) -> httpx2.AsyncHTTPTransport:
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=_KEPT, keepalive_expiry=_KEPT_SECONDS)
+        return httpx2.AsyncHTTPTransport(verify=self._tls, trust_env=False, limits=limits)

