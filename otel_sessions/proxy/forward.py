@@ -87,7 +87,7 @@ class Forwarder:
             ) as response:
                 started = True
                 _note_end(scope, response.status_code)
-                await _answer_with(response, send)
+                await _answer_with(response, send, self._rules.comment_after)
         except _Gone:
             return
         except _TooLarge:
@@ -143,13 +143,58 @@ class _Request:
         self._read.set()
 
 
-async def _answer_with(response: httpx2.Response, send: Send) -> None:
-    """Pass an answer back: its head at once, its body undecoded as it comes."""
+class _Body:
+    """The body of an answer on its way to the client, undecoded."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._sending = False
+        self._tail = b"\n\n"
+        self._quiet_since = anyio.current_time()
+
+    async def pass_on(self, parts: AsyncIterator[bytes]) -> None:
+        async for part in parts:
+            await self._part(part)
+            self._tail = (self._tail + part)[-4:]
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def comment(self, seconds: float) -> None:
+        """Say something now and then in a stream of events that is silent, so that a client that is gone is found.
+
+        Only between two events: a line in the midst of one would be a part of it.
+        """
+        while True:
+            await anyio.sleep_until(self._quiet_since + seconds)
+            between = self._tail.endswith((b"\n\n", b"\r\r", b"\r\n\r\n"))
+            if self._sending or not between or anyio.current_time() < self._quiet_since + seconds:
+                await anyio.sleep(seconds)
+            else:
+                await self._part(b":\n\n")
+
+    async def _part(self, part: bytes) -> None:
+        self._sending = True
+        await self._send({"type": "http.response.body", "body": part, "more_body": True})
+        self._sending = False
+        self._quiet_since = anyio.current_time()
+
+
+async def _answer_with(response: httpx2.Response, send: Send, comment_after: float | None) -> None:
+    """Pass an answer back: its head at once, its body as it comes."""
     head = end_to_end([(name.lower(), value) for name, value in response.headers.raw])
     await send({"type": "http.response.start", "status": response.status_code, "headers": head})
-    async for part in cast("AsyncIterator[bytes]", response.stream):
-        await send({"type": "http.response.body", "body": part, "more_body": True})
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
+    body, parts = _Body(send), cast("AsyncIterator[bytes]", response.stream)
+    if comment_after is None or not _is_plain_event_stream(head):
+        await body.pass_on(parts)
+        return
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(body.comment, comment_after)
+        await body.pass_on(parts)
+        tasks.cancel_scope.cancel()
+
+
+def _is_plain_event_stream(head: Headers) -> bool:
+    kinds = dict(head)
+    return kinds.get(b"content-type", b"").startswith(b"text/event-stream") and b"content-encoding" not in kinds
 
 
 async def answer(send: Send, status: HTTPStatus, text: str) -> None:

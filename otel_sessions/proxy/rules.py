@@ -31,6 +31,8 @@ class Rules:
     allowed_origins: frozenset[str] = frozenset()
     max_body: int | None = None
     max_header: int = 65536
+    comment_after: float | None = None
+    """After how many seconds of silence a stream of events gets a comment; None for never."""
 
     def refusal(self, scope: Scope) -> tuple[HTTPStatus, str] | None:
         """Return why a request is not passed on, or None.

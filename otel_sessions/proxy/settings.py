@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--config", metavar="FILE", help="a TOML file with a table [session]")
     add("--connect-timeout", type=positive, default=5.0, metavar="S", help="seconds to connect to the upstream")
     add("--idle-timeout", type=positive, default=300.0, metavar="S", help="seconds to wait for more of an answer")
+    add("--comment-after", type=seconds, default=30.0, metavar="S", help="of silence in an event stream; 0 for never")
     add("--max-body", type=int, default=104857600, metavar="BYTES", help="the largest request body; 0 for no limit")
     add("--max-header", type=int, default=65536, metavar="BYTES", help="the most bytes of a request's head")
     add("--trusted-proxy", type=network, action="append", default=[], metavar="NET", help="who may say X-Forwarded-*")
@@ -79,6 +80,7 @@ def read(options: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
             allowed_origins=frozenset(options.allow_origin),
             max_body=options.max_body or None,
             max_header=options.max_header,
+            comment_after=options.comment_after or None,
         ),
         owner_header=options.owner_header,
         log_format=options.log_format,
@@ -139,6 +141,13 @@ def positive(text: str) -> float:
     number = float(text)
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"takes a positive number, not {text}")
+    return number
+
+
+def seconds(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"takes zero or a positive number, not {text}")
     return number
 
 

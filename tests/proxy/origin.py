@@ -66,6 +66,19 @@ async def events(request: Request) -> Response:
     return StreamingResponse(body(), media_type="text/event-stream")
 
 
+async def halting(request: Request) -> Response:
+    """Pause between two events, and in the midst of one."""
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"data: 1\n\n"
+        await asyncio.sleep(1)
+        yield b"data: 2"
+        await asyncio.sleep(1)
+        yield b" goes on\n\n"
+
+    return StreamingResponse(body(), media_type="text/event-stream")
+
+
 async def never(request: Request) -> Response:
     """Await the client's end before there is so much as a head."""
     COUNTS["waiting"] += 1
@@ -129,6 +142,7 @@ app = Starlette(
         Route("/count", count, methods=["POST", "PUT"]),
         Route("/large", large),
         Route("/events", events),
+        Route("/halting", halting),
         Route("/never", never),
         Route("/breaks", breaks),
         Route("/mcp", mcp, methods=["GET", "POST", "DELETE"]),

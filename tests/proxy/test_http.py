@@ -181,6 +181,20 @@ def test_events_arrive_as_they_are_sent_and_byte_by_byte(proxy: Proxy, http: htt
     assert time.monotonic() - began < 3
 
 
+def test_a_silent_stream_gets_comments_between_two_events_and_never_in_the_midst_of_one(
+    start: StartProxy, http: httpx2.Client
+) -> None:
+    with start("--comment-after", "0.2") as proxy, http.stream("GET", f"{proxy.url}/halting") as answer:
+        said = b"".join(answer.iter_raw())
+
+    first, _, rest = said.partition(b"data: 1\n\n")
+    second, _, last = rest.partition(b"data: 2")
+    assert first == b""
+    assert second.count(b":\n\n") >= 2
+    assert second.replace(b":\n\n", b"") == b""
+    assert last == b" goes on\n\n"
+
+
 def test_a_client_that_leaves_a_stream_takes_the_upstreams_call_with_it(
     proxy: Proxy, http: httpx2.Client, origin: Origin
 ) -> None:

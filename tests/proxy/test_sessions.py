@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -249,6 +250,22 @@ def test_an_idle_proxy_ends_at_once_with_status_0(start: StartProxy, number: sig
         assert proxy.process.process.wait(5) == 0
         assert time.monotonic() - began < 2
         assert "Traceback" not in proxy.process.said()
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_a_collector_that_never_answers_costs_at_most_three_seconds_at_the_end(
+    start: StartProxy, http: httpx2.Client, protocol: str, origin: Origin
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        export = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": protocol}
+        with start(**export) as proxy:
+            began = time.monotonic()
+            for _ in range(20):
+                initialize(proxy, http)
+            assert time.monotonic() - began < 5
+            assert proxy.process.terminate() < 3
+    origin.until_none("sessions")
 
 
 # Settings
