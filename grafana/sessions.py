@@ -4,6 +4,8 @@ Books subtract raw values, since an `increase` misses a series' first step. Rati
 limit above 0, and gauges stay per instance, because a dead one lingers for five minutes.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from grafana_foundation_sdk.builders import dashboard, prometheus
@@ -293,12 +295,15 @@ def _pipeline(board: dashboard.Dashboard) -> None:
     kinds = {"metric_points": "metrics", "spans": "traces", "log_records": "logs"}
     queue = f"otelcol_exporter_queue_size{{{here}}} / (otelcol_exporter_queue_capacity{{{here}}} > 0)"
 
-    def flows(**verbs: str) -> list[prometheus.Dataquery]:
+    def flows(ask: Callable[[str], str], **verbs: str) -> list[prometheus.Dataquery]:
         return [
-            query(rate(f"otelcol_{part}_{what}_total", where=here), f"{kind} {verb}")
+            query(ask(f"otelcol_{part}_{what}_total"), f"{kind} {verb}")
             for what, kind in kinds.items()
             for part, verb in verbs.items()
         ]
+
+    def in_all(metric: str) -> str:
+        return f"sum({metric}{{{here}}})"  # a rate would miss the first loss, with which the series begins
 
     board.with_row(dashboard.Row("Telemetry itself"))
     board.with_panel(
@@ -306,15 +311,15 @@ def _pipeline(board: dashboard.Dashboard) -> None:
             "Into the collector and on",
             "What the collector took in and what it sent on, in points, spans and lines. The curves should agree.",
             "suffix: /s",
-            *flows(receiver_accepted="in", exporter_sent="on"),
+            *flows(partial(rate, where=here), receiver_accepted="in", exporter_sent="on"),
         )
     )
     board.with_panel(
         curves(
-            "Refused and lost",
+            "Refused and lost since the start",
             "Refused: the collector is short of memory, senders keep it. Lost: a store did not take it in time.",
-            "suffix: /s",
-            *flows(receiver_refused="refused", exporter_send_failed="lost"),
+            units.Short,
+            *flows(in_all, receiver_refused="refused", exporter_send_failed="lost"),
             steps=NONE_IS_GOOD,
         )
     )
