@@ -28,9 +28,10 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trust:
-    """The proxies in front whose word about a client is taken."""
+    """The proxies in front whose word about a client is taken; in `words`, headers of theirs besides the usual ones."""
 
     networks: Sequence[Network] = ()
+    words: frozenset[bytes] = frozenset()
 
     def includes(self, address: str) -> bool:
         try:
@@ -60,14 +61,15 @@ def end_to_end(headers: Headers) -> list[tuple[bytes, bytes]]:
 def towards_upstream(scope: Scope, trust: Trust, host: bytes | None) -> list[tuple[bytes, bytes]]:
     """Return a request's headers as the upstream gets them, with `host` in place of the client's if it is given.
 
-    What a client says of itself in `Forwarded` and `X-Forwarded-*` is dropped, and kept only from a trusted proxy.
+    What a client says of itself in `Forwarded`, `X-Forwarded-*` and the header with the owner is dropped, and kept only
+    from a trusted proxy.
     """
     address = peer(scope) or "unknown"
     trusted = trust.includes(address)
     headers = [
         (name, value)
         for name, value in end_to_end(list(pairs_of(scope)))
-        if name != b"host" and (trusted or name not in _FORWARDED)
+        if name != b"host" and (trusted or name not in _FORWARDED | trust.words)
     ]
     theirs = header(scope, b"host") or ""
     known = {name for name, _ in headers}

@@ -8,7 +8,8 @@ from otel_sessions.matchers import Scope, header, headers_of, pairs_of
 
 from .headers import Trust
 
-_BAD_REQUEST: Final = "a request with both Content-Length and Transfer-Encoding is refused"
+_BAD_FRAMING: Final = "a request with both Content-Length and Transfer-Encoding is refused"
+_BAD_TARGET: Final = "a request for anything but a path is refused"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +41,9 @@ class Rules:
         Where the Host is replaced, the upstream cannot tell a foreign one any more, so that is done here.
         """
         if header(scope, b"content-length") is not None and header(scope, b"transfer-encoding") is not None:
-            return HTTPStatus.BAD_REQUEST, _BAD_REQUEST
+            return HTTPStatus.BAD_REQUEST, _BAD_FRAMING
+        if not str(scope["path"]).startswith("/"):
+            return HTTPStatus.BAD_REQUEST, _BAD_TARGET
         if sum(len(name) + len(value) for name, value in pairs_of(scope)) > self.max_header:
             return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the request's head is larger than this proxy passes on"
         if not self.rewrites_host:

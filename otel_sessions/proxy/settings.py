@@ -73,7 +73,10 @@ def read(options: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
         matcher=options.matcher,
         sessions=_sessions(options, environ),
         rules=Rules(
-            trust=Trust(networks=tuple(options.trusted_proxy)),
+            trust=Trust(
+                networks=tuple(options.trusted_proxy),
+                words=frozenset({options.owner_header.lower().encode("latin-1")} if options.owner_header else ()),
+            ),
             timeouts=upstream,
             rewrites_host=options.rewrite_host,
             allowed_hosts=frozenset(options.allow_host),

@@ -73,6 +73,7 @@ async def _connect(scope: Scope, upstream: Upstream, rules: Rules) -> ClientConn
     return await connect(
         f"{url.scheme}://{host.decode('latin-1')}{url.path.rstrip('/')}{target}",
         host=upstream.url.host,
+        server_hostname=upstream.url.host if url.scheme == "wss" else None,
         port=upstream.url.port or {"ws": 80, "wss": 443}[url.scheme],
         additional_headers=own,
         user_agent_header=None,

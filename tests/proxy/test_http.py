@@ -133,6 +133,20 @@ def test_where_the_host_is_replaced_foreign_ones_and_foreign_origins_are_refused
     assert (rebound.status_code, foreign.status_code) == (421, 403)
 
 
+def test_nobody_can_name_an_owner_but_a_trusted_proxy(start: StartProxy, http: httpx2.Client) -> None:
+    owner, named = ("--owner-header", "X-User"), {"x-user": "ada"}
+
+    with (
+        start(*owner, "--trusted-proxy", "127.0.0.1") as trusting,
+        start(*owner, "--trusted-proxy", "10.0.0.1") as distrusting,
+    ):
+        kept = asked(http.get(f"{trusting.url}/asked", headers=named))
+        dropped = asked(http.get(f"{distrusting.url}/asked", headers=named))
+
+    assert values(kept, "x-user") == ["ada"]
+    assert values(dropped, "x-user") == []
+
+
 # Streams
 
 
@@ -278,6 +292,9 @@ def test_a_body_larger_than_allowed_is_413_whatever_it_says_of_its_size(start: S
         b"GET /asked HTTP/1.1\r\nHost: h\r\nX-Big: " + b"a" * 70000 + b"\r\n\r\n",
         b"GET /asked HTTP/1.1\r\nHost: h\r\nHost: i\r\n\r\n",
         b"nonsense\r\n\r\n",
+        b"GET http://elsewhere.example/asked HTTP/1.1\r\nHost: h\r\n\r\n",
+        b"OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n",
+        b"CONNECT elsewhere.example:443 HTTP/1.1\r\nHost: h\r\n\r\n",
     ],
 )
 def test_a_malformed_or_smuggled_request_is_refused_and_never_passed_on(proxy: Proxy, request_bytes: bytes) -> None:
