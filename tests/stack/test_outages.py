@@ -3,6 +3,8 @@
 import re
 import socket
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 
@@ -42,35 +44,34 @@ def assert_metrics_are_right(stack: Stack, instance: str, proxy: Proxy) -> None:
     until(lambda: stack.value(cleaned), lambda value: value == sum(books["cleaned"].values()))
 
 
+@contextmanager
+def killed(stack: Stack) -> Iterator[None]:
+    stack.collector.kill()
+    yield
+    stack.collector.restart()
+    until_answers(stack.collector_health, stack.collector)
+
+
+@contextmanager
+def silent(stack: Stack) -> Iterator[None]:
+    """It takes connections, and never answers."""
+    stack.collector.pause()
+    yield
+    stack.collector.resume()
+
+
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
-def test_a_collector_that_is_killed_and_comes_back_under_load(stack: Stack, protocol: str) -> None:
-    instance = f"restart-{protocol[:4]}"
+@pytest.mark.parametrize("outage", [killed, silent])
+def test_a_collector_that_is_out_under_load_costs_nothing_but_its_telemetry_for_that_time(
+    stack: Stack, protocol: str, outage: Callable[[Stack], AbstractContextManager[None]]
+) -> None:
+    instance = f"{outage.__name__}-{protocol[:4]}"
     export = stack.export_to(instance, grpc=protocol == "grpc")
     with start_proxy(stack, instance, **export) as proxy:
         with start_load(stack, proxy, f"load-{instance}", "--clients", "60", "--rate", "2", "--steady") as load:
             time.sleep(3)
-            stack.collector.kill()
-            time.sleep(6)
-            stack.collector.restart()
-            until_answers(stack.collector_health, stack.collector)
-            time.sleep(3)
-            load.terminate()
-        assert_nobody_noticed(load)
-        proxy.process.terminate()
-
-        assert_metrics_are_right(stack, instance, proxy)
-
-
-@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
-def test_a_collector_that_accepts_and_never_answers_under_load(stack: Stack, protocol: str) -> None:
-    instance = f"silent-{protocol[:4]}"
-    export = stack.export_to(instance, grpc=protocol == "grpc")
-    with start_proxy(stack, instance, **export) as proxy:
-        with start_load(stack, proxy, f"load-{instance}", "--clients", "60", "--rate", "2", "--steady") as load:
-            time.sleep(3)
-            stack.collector.pause()
-            time.sleep(6)
-            stack.collector.resume()
+            with outage(stack):
+                time.sleep(6)
             time.sleep(3)
             load.terminate()
         assert_nobody_noticed(load)
