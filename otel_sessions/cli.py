@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from . import ConfigError, __version__
-from .proxy.settings import add_arguments, positive, url
+from .proxy.settings import add_arguments, positive, preset, url
 
 _NEEDS = {"proxy": ("httpx2", "uvicorn", "websockets"), "demo": ("httpx2", "psutil", "rich", "starlette", "uvicorn")}
 """What each extra brings that its commands cannot do without."""
@@ -19,7 +19,13 @@ _NEEDS = {"proxy": ("httpx2", "uvicorn", "websockets"), "demo": ("httpx2", "psut
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status. Wrong arguments leave by `SystemExit`, with status 2."""
-    options = _parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["proxy"]:
+        try:
+            given[1:1] = preset(given[1:], os.environ)
+        except (ConfigError, OSError) as error:
+            return _complain(str(error), 2)
+    options = _parser().parse_args(given)
     try:
         return _start(options)
     except KeyboardInterrupt:

@@ -3,7 +3,8 @@
 import argparse
 import dataclasses
 import ipaddress
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,6 +15,14 @@ from otel_sessions.matchers import CookieMatcher, HeaderMatcher, McpMatcher, Ses
 from .headers import Network, Trust
 from .rules import Rules, Timeouts
 
+_ENVIRONMENT_PREFIX: Final = "OTEL_SESSIONS_PROXY_"
+_TABLE: Final = "proxy"
+_SWITCHES: Final = ("rewrite_host",)
+_OWN: Final = (
+    *("upstream", "listen", "health", "matcher", "connect_timeout", "idle_timeout", "comment_after", "max_body"),
+    *("max_header", "trusted_proxy", "owner_header", "allow_host", "allow_origin", "log_format", *_SWITCHES),
+)
+"""The settings that are the proxy's and not the sessions', by their key in a file."""
 _MATCHERS: Final = "mcp, cookie, cookie:NAME or header:NAME"
 
 
@@ -34,6 +43,45 @@ class Settings:
     def tells_upstream(self) -> bool:
         """Whether the upstream has sessions of its own, to be ended with ours."""
         return isinstance(self.matcher, McpMatcher)
+
+
+def preset(arguments: Sequence[str], environ: Mapping[str, str]) -> list[str]:
+    """Return the flags that stand for what the environment and the file of `--config` say of the proxy itself.
+
+    `OTEL_SESSIONS_PROXY_LISTEN` goes over `listen` in table `[proxy]`; a flag that is given goes over both. Several
+    values are a list there, and are parted by commas in the environment. Raises `ConfigError` and `OSError`.
+    """
+    table = _table(arguments)
+    unknown = [key for key in table if key not in _OWN]
+    if unknown:
+        raise ConfigError(f"[{_TABLE}] has no key {unknown[0]!r}; it takes {', '.join(_OWN)}")
+    flags: list[str] = []
+    for key in _OWN:
+        flag, text = flag_of(key), environ.get(f"{_ENVIRONMENT_PREFIX}{key.upper()}", "").strip()
+        if any(argument.split("=")[0] == flag for argument in arguments):
+            continue
+        value = [part.strip() for part in text.split(",")] if text else table.get(key, [])
+        if key in _SWITCHES:
+            flags += [flag] if value in (True, ["true"]) else []
+        else:
+            flags += [f"{flag}={one}" for one in (value if isinstance(value, list) else [value])]
+    return flags
+
+
+def _table(arguments: Sequence[str]) -> Mapping[str, object]:
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--config")
+    path = finder.parse_known_args(arguments)[0].config
+    if path is None:
+        return {}
+    with open(path, "rb") as file:
+        try:
+            table = tomllib.load(file).get(_TABLE, {})
+        except ValueError as error:
+            raise ConfigError(f"{path} is not TOML: {error}") from error
+    if not isinstance(table, dict):
+        raise ConfigError(f"{path}: {_TABLE} takes a table, [{_TABLE}], not {table!r}")
+    return table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,11 +6,15 @@ import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 
 import httpx2
 import psutil
 import pytest
 
+from otel_sessions.cli import main
+from otel_sessions.proxy.settings import preset
+from tests.processes import free_port, running_module, until_answers
 from tests.waiting import until
 
 from .conftest import Origin, Proxy, StartProxy
@@ -296,12 +300,56 @@ def test_lines_can_be_json(start: StartProxy) -> None:
 def test_a_wrong_setting_is_named_and_exits_with_2(
     capsys: pytest.CaptureFixture[str], flags: list[str], says: str
 ) -> None:
-    from otel_sessions.cli import main
-
     with pytest.raises(SystemExit, match="2"):
         raise SystemExit(main(["proxy", "--upstream", "http://127.0.0.1:1", *flags]))
 
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("written", "environ", "flags", "made"),
+    [
+        ("", {}, [], []),
+        ('listen = "a:1"', {}, [], ["--listen=a:1"]),
+        ('listen = "a:1"', {"OTEL_SESSIONS_PROXY_LISTEN": "b:2"}, [], ["--listen=b:2"]),
+        ('listen = "a:1"', {"OTEL_SESSIONS_PROXY_LISTEN": "b:2"}, ["--listen", "c:3"], []),
+        ("max_body = 5", {}, ["--max-body=6"], []),
+        ('allow_host = ["a", "b"]', {}, [], ["--allow-host=a", "--allow-host=b"]),
+        (
+            "",
+            {"OTEL_SESSIONS_PROXY_TRUSTED_PROXY": "::1, 10.0.0.0/8"},
+            [],
+            ["--trusted-proxy=::1", "--trusted-proxy=10.0.0.0/8"],
+        ),
+        ("rewrite_host = true", {}, [], ["--rewrite-host"]),
+        ("rewrite_host = false", {}, [], []),
+        ("", {"OTEL_SESSIONS_PROXY_REWRITE_HOST": "true"}, [], ["--rewrite-host"]),
+    ],
+)
+def test_the_proxys_own_settings_come_from_the_environment_and_a_file_too(
+    tmp_path: Path, written: str, environ: dict[str, str], flags: list[str], made: list[str]
+) -> None:
+    file = tmp_path / "proxy.toml"
+    file.write_text(f"[session]\nmax_sessions = 1\n[proxy]\n{written}\n")
+
+    assert preset([*flags, "--config", str(file)], environ) == made
+
+
+def test_a_proxy_runs_by_its_file_alone(tmp_path: Path, origin: Origin, http: httpx2.Client) -> None:
+    file, port = tmp_path / "proxy.toml", free_port()
+    file.write_text(f'[proxy]\nupstream = "{origin.url}"\nlisten = "127.0.0.1:{port}"\n')
+
+    with running_module("cli", tmp_path, "proxy", "--config", str(file)) as process:
+        until_answers(f"http://127.0.0.1:{port}/asked", process)
+
+
+@pytest.mark.parametrize("text", ["[proxy]\nlisen = 1", "proxy = 1", "[proxy"])
+def test_a_wrong_file_is_named_and_exits_with_2(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "proxy.toml"
+    file.write_text(text)
+
+    assert main(["proxy", "--upstream", "http://x", "--config", str(file)]) == 2
+    assert "proxy" in capsys.readouterr().err
 
 
 def test_flags_go_over_the_environment_over_a_file_over_defaults(
