@@ -6,6 +6,7 @@ by the manager and told to the client (`mints`), or made by the app and found in
 
 import json
 import math
+import re
 from collections.abc import Iterable, MutableMapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -18,6 +19,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 _FIRST_WITHOUT_SESSIONS: Final = "2026-07-28"
 """The first revision of MCP in which a session id must be ignored."""
+_REVISION: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _INVALID_REQUEST, _SERVER_ERROR = -32600, -32000
 """JSON-RPC 2.0, section 5.1; the SDKs of MCP answer for an unknown session with the former."""
 
@@ -138,7 +140,8 @@ class McpMatcher:
     mints = False
 
     def match(self, scope: Scope) -> Match:
-        if (header(scope, b"mcp-protocol-version") or "") >= _FIRST_WITHOUT_SESSIONS:
+        revision = header(scope, b"mcp-protocol-version") or ""
+        if _REVISION.fullmatch(revision) and revision >= _FIRST_WITHOUT_SESSIONS:
             return Match()
         named = header(scope, b"mcp-session-id")
         if named is not None:

@@ -78,6 +78,8 @@ class Forwarder:
 
     async def _pass_on(self, scope: Scope, request: "_Request", send: Send) -> None:
         headers = towards_upstream(scope, self._rules.trust, self._upstream.host if self._rules.rewrites_host else None)
+        if SESSION not in scope:  # nobody has checked whose it is
+            headers = [(name, value) for name, value in headers if name != b"mcp-session-id"]
         target = target_of(scope)
         _remember(scope, target, headers)
         started = False

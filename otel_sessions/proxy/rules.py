@@ -1,5 +1,6 @@
 """What the proxy passes on, and how long it waits. Pure."""
 
+import re
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
@@ -9,6 +10,11 @@ from otel_sessions.matchers import Scope, header, headers_of, pairs_of
 from .headers import Trust
 
 _BAD_FRAMING: Final = "a request with both Content-Length and Transfer-Encoding is refused"
+_BAD_HOST: Final = "a request without a Host of name and port is refused"
+_PORT: Final = "[0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}"
+_HOST: Final = re.compile(rf"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:({_PORT}|65[0-4][0-9]{{2}}|655[0-3][0-9]))?")
+_AMBIGUOUS: Final = "a request that says twice, or for one connection only, whose session it is about is refused"
+_DECISIVE: Final = frozenset({b"mcp-session-id", b"mcp-protocol-version"})
 _BAD_TARGET: Final = "a request for anything but a path is refused"
 
 
@@ -35,17 +41,34 @@ class Rules:
     comment_after: float | None = None
     """After how many seconds of silence a stream of events gets a comment; None for never."""
 
+    def _malformed(self, scope: Scope) -> tuple[HTTPStatus, str] | None:
+        if header(scope, b"content-length") is not None and header(scope, b"transfer-encoding") is not None:
+            return HTTPStatus.BAD_REQUEST, _BAD_FRAMING
+        if not _HOST.fullmatch(header(scope, b"host") or ""):
+            return HTTPStatus.BAD_REQUEST, _BAD_HOST
+        if self._is_ambiguous(scope):
+            return HTTPStatus.BAD_REQUEST, _AMBIGUOUS
+        if not str(scope["path"]).startswith("/"):
+            return HTTPStatus.BAD_REQUEST, _BAD_TARGET
+        if sum(len(name) + len(value) for name, value in pairs_of(scope)) > self.max_header:
+            return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the request's head is larger than this proxy passes on"
+        return None
+
+    def _is_ambiguous(self, scope: Scope) -> bool:
+        """Return whether this proxy and the upstream may read another session or owner out of the same request."""
+        names = [name for name, _ in pairs_of(scope)]
+        hop = {token.strip().lower() for line in headers_of(scope, b"connection") for token in line.split(",")}
+        decisive = _DECISIVE | self.trust.words
+        return any(names.count(name) > 1 or name.decode("latin-1") in hop for name in decisive)
+
     def refusal(self, scope: Scope) -> tuple[HTTPStatus, str] | None:
         """Return why a request is not passed on, or None.
 
         Where the Host is replaced, the upstream cannot tell a foreign one any more, so that is done here.
         """
-        if header(scope, b"content-length") is not None and header(scope, b"transfer-encoding") is not None:
-            return HTTPStatus.BAD_REQUEST, _BAD_FRAMING
-        if not str(scope["path"]).startswith("/"):
-            return HTTPStatus.BAD_REQUEST, _BAD_TARGET
-        if sum(len(name) + len(value) for name, value in pairs_of(scope)) > self.max_header:
-            return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the request's head is larger than this proxy passes on"
+        malformed = self._malformed(scope)
+        if malformed is not None:
+            return malformed
         if not self.rewrites_host:
             return None
         if (header(scope, b"host") or "") not in self.allowed_hosts:

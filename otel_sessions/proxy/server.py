@@ -115,7 +115,8 @@ def _take_leave(upstream: Upstream) -> Callable[[Session[Peer], EndReason], "asy
         headers = [*session.data.credentials, (b"mcp-session-id", session.id.encode("latin-1"))]
         timeouts = Timeouts(connect=5.0, idle=5.0)  # the manager's close_timeout is shorter, or cuts this off
         async with upstream.ask("DELETE", session.data.target, headers, None, timeouts) as response:
-            if response.status_code >= httpx2.codes.INTERNAL_SERVER_ERROR:
+            gone_or_unable = (httpx2.codes.NOT_FOUND, httpx2.codes.METHOD_NOT_ALLOWED)
+            if response.status_code >= httpx2.codes.BAD_REQUEST and response.status_code not in gone_or_unable:
                 raise RuntimeError(f"the upstream answered {response.status_code} to the end of a session")
 
     return take_leave  # type: ignore[return-value]

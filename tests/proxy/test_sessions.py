@@ -107,10 +107,25 @@ def test_a_session_that_is_too_old_ends_its_stream_in_order(
 
 def test_a_request_of_the_revision_without_sessions_passes_untouched(start: StartProxy, http: httpx2.Client) -> None:
     with start() as proxy:
-        answer = use(proxy, http, "ignored", mcp_protocol_version="x", **{"mcp-protocol-version": "2026-07-28"})
+        ids = {"mcp-session-id": "anothers", "mcp-protocol-version": "2026-07-28"}
+        said = http.post(f"{proxy.url}/asked", headers=ids).json()
 
-        assert answer.json() == {"error": "the origin knows no such session"}
+        assert "mcp-session-id" not in dict(said["headers"])
+        assert dict(said["headers"])["mcp-protocol-version"] == "2026-07-28"
         assert proxy.said_of_itself()["created"] == 0
+
+
+@pytest.mark.parametrize("revision", ["DRAFT", "9", "2026-07-28x", "2026-07-28"])
+def test_no_revision_opens_anothers_session(
+    start: StartProxy, http: httpx2.Client, origin: Origin, revision: str
+) -> None:
+    with start("--owner-header", "x-user", "--trusted-proxy", "127.0.0.1") as proxy:
+        session_id = initialize(proxy, http, **{"x-user": "ada"}).headers["mcp-session-id"]
+        as_eve = {"x-user": "eve", "mcp-protocol-version": revision}
+
+        assert use(proxy, http, session_id, "DELETE", **as_eve).status_code == 404
+        assert use(proxy, http, session_id, **{"x-user": "ada"}).status_code == 200
+    origin.until_none("sessions")
 
 
 # The cap
