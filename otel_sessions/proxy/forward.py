@@ -17,7 +17,7 @@ from otel_sessions.asgi import SESSION, Message, Receive, Send
 from otel_sessions.matchers import Headers, Scope, header, headers_of
 from otel_sessions.session import Session
 
-from .headers import end_to_end, towards_upstream
+from .headers import end_to_end
 from .rules import Rules, Timeouts
 from .upstream import Upstream
 
@@ -77,7 +77,7 @@ class Forwarder:
             tasks.cancel_scope.cancel()
 
     async def _pass_on(self, scope: Scope, request: "_Request", send: Send) -> None:
-        headers = towards_upstream(scope, self._rules.trust, self._upstream.host if self._rules.rewrites_host else None)
+        headers = self._rules.headers(scope, self._upstream.host)
         if SESSION not in scope:  # nobody has checked whose it is
             headers = [(name, value) for name, value in headers if name != b"mcp-session-id"]
         target = target_of(scope)

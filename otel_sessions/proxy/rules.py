@@ -7,7 +7,7 @@ from typing import Final
 
 from otel_sessions.matchers import Scope, header, headers_of, pairs_of
 
-from .headers import Trust
+from .headers import Trust, towards_upstream
 
 _BAD_FRAMING: Final = "a request with both Content-Length and Transfer-Encoding is refused"
 _BAD_HOST: Final = "a request without a Host of name and port is refused"
@@ -40,6 +40,10 @@ class Rules:
     max_header: int = 65536
     comment_after: float | None = None
     """After how many seconds of silence a stream of events gets a comment; None for never."""
+
+    def headers(self, scope: Scope, own_host: bytes) -> list[tuple[bytes, bytes]]:
+        """Return a request's headers as the upstream gets them, which knows itself by `own_host`."""
+        return towards_upstream(scope, self.trust, own_host if self.rewrites_host else None)
 
     def _malformed(self, scope: Scope) -> tuple[HTTPStatus, str] | None:
         if header(scope, b"content-length") is not None and header(scope, b"transfer-encoding") is not None:

@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from types import FrameType
 from typing import Final
@@ -20,6 +20,7 @@ import httpx2
 import uvicorn
 
 from otel_sessions.asgi import Receive, Send, SessionLeaseMiddleware
+from otel_sessions.exceptions import ManagerClosed
 from otel_sessions.manager import SessionManager
 from otel_sessions.matchers import Scope, header
 from otel_sessions.session import Session
@@ -27,7 +28,7 @@ from otel_sessions.words import EndReason
 
 from . import websocket
 from .forward import Forwarder, Peer, target_of
-from .headers import peer, towards_upstream
+from .headers import peer
 from .otlp import exporting
 from .rules import Timeouts
 from .settings import Settings
@@ -100,13 +101,12 @@ def _app(settings: Settings, upstream: Upstream, manager: SessionManager[Peer]) 
         return trust.client(scope)
 
     def data(scope: Scope) -> Peer:
-        host = upstream.host if settings.rules.rewrites_host else None
-        return Peer(target_of(scope), towards_upstream(scope, trust, host))
+        return Peer(target_of(scope), settings.rules.headers(scope, upstream.host))
 
     return SessionLeaseMiddleware(app, manager, settings.matcher, client=client, data=data, private=owner is not None)
 
 
-def _take_leave(upstream: Upstream) -> Callable[[Session[Peer], EndReason], "asyncio.Future[None]"]:
+def _take_leave(upstream: Upstream) -> Callable[[Session[Peer], EndReason], Awaitable[None]]:
     """Return a close hook that ends the upstream's session, with the credentials of ours."""
 
     async def take_leave(session: Session[Peer], _reason: EndReason) -> None:
@@ -119,7 +119,7 @@ def _take_leave(upstream: Upstream) -> Callable[[Session[Peer], EndReason], "asy
             if response.status_code >= httpx2.codes.BAD_REQUEST and response.status_code not in gone_or_unable:
                 raise RuntimeError(f"the upstream answered {response.status_code} to the end of a session")
 
-    return take_leave  # type: ignore[return-value]
+    return take_leave
 
 
 def _health(manager: SessionManager[Peer]) -> Callable[[Scope, Receive, Send], object]:
@@ -130,7 +130,7 @@ def _health(manager: SessionManager[Peer]) -> Callable[[Scope, Receive, Send], o
         status, word = 200, "ok"
         try:
             manager.reserve()
-        except Exception:
+        except ManagerClosed:
             status, word = 503, "closed"
         if scope["path"] != "/healthz":
             status, word = 404, "not found"
@@ -144,7 +144,7 @@ def _health(manager: SessionManager[Peer]) -> Callable[[Scope, Receive, Send], o
 
 def _config(app: object, max_header: int) -> uvicorn.Config:
     return uvicorn.Config(
-        app,  # type: ignore[arg-type]
+        app,  # type: ignore[arg-type]  # uvicorn's scopes are typed dicts, ours is any mapping
         http="h11",  # strict about framing, and counts the bytes of a head
         ws="websockets-sansio",
         ws_per_message_deflate=False,  # a slow reader's kilobytes would be megabytes here, inflated

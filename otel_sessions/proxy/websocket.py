@@ -18,7 +18,7 @@ from otel_sessions.asgi import Message, Receive, Send
 from otel_sessions.matchers import Headers, Scope
 
 from .forward import target_of
-from .headers import end_to_end, towards_upstream
+from .headers import end_to_end
 from .rules import Rules
 from .upstream import Upstream
 
@@ -64,7 +64,7 @@ async def pass_on(scope: Scope, receive: Receive, send: Send, upstream: Upstream
 
 async def _connect(scope: Scope, upstream: Upstream, rules: Rules) -> ClientConnection:
     url = upstream.url.copy_with(scheme={"http": "ws", "https": "wss"}[upstream.url.scheme])
-    headers = towards_upstream(scope, rules.trust, upstream.host if rules.rewrites_host else None)
+    headers = rules.headers(scope, upstream.host)
     host = next(value for name, value in headers if name == b"host")
     own = [
         (name.decode("latin-1"), value.decode("latin-1")) for name, value in headers if not name.startswith(_HANDSHAKE)
