@@ -167,7 +167,7 @@ class Capacity(Generic[DataT]):
 
 
 class Place(Generic[DataT]):
-    """A reserved place for one session. Leaving the block without `commit` gives it back."""
+    """A reserved place for one session. Leaving the block without `commit` gives it back, if `give_back` has not."""
 
     def __init__(self, capacity: Capacity[DataT], roster: Roster[DataT], books: Books, client: str | None) -> None:
         self._capacity = capacity
@@ -189,6 +189,10 @@ class Place(Generic[DataT]):
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self.give_back()
+
+    def give_back(self) -> None:
+        """Return the place before the block ends, if it has become no session: nothing can be committed any more."""
         if self._reserved:
             self._reserved = False
             self._capacity.give_back(self._client)
@@ -230,7 +234,7 @@ class Place(Generic[DataT]):
         then, for another try.
         """
         if not self._reserved:
-            raise RuntimeError("a place is committed once, inside its `async with` block")
+            raise RuntimeError("a place is committed once, inside its `async with` block, and not after give_back")
         self._capacity.require_accepting()
         limits = self._roster.limits.owned(
             max_idle_time if max_idle_time is UNSET else check_limit("max_idle_time", max_idle_time),

@@ -1,6 +1,7 @@
 """A leased session for every exchange of an ASGI app.
 
-For as long as the app behind runs, and no longer, the session is leased and stands at `scope["otel_sessions.session"]`.
+For as long as the app behind runs, and no longer, the session is leased and stands at `scope["otel_sessions.session"]`;
+None stands there while an app that makes ids has not answered yet, and nothing where an exchange is in no session.
 Which session that is, a matcher says. An opening that is refused or fails leaves no session behind; a session that is
 ended by force takes its exchange with it.
 """
@@ -27,6 +28,8 @@ SESSION: Final = "otel_sessions.session"
 """The key of the scope under which the session stands."""
 
 _DataT = TypeVar("_DataT")
+_LAST_WORD_SECONDS: Final = 1.0
+"""How long a client that does not read is waited for when its exchange is over."""
 
 
 class SessionLeaseMiddleware:
@@ -41,7 +44,7 @@ class SessionLeaseMiddleware:
 
     - An unknown or ended id is 404, or a new session where the matcher says so.
     - At the cap, 503 with `Retry-After` in whole seconds, where that is known; 503 while the manager does not run.
-    - An id that the app makes is the session's from the app's answer on, the place is kept from before; an id that is
+    - An id that the app makes is the session's from the app's answer on, the place is kept until then; an id that is
       made here is announced unless the app refuses (400 and above) or raises, and then there is no session.
     - A session that is ended by force cancels the app: the answer is 404 if none has started, a stream of events ends,
       any other response stays incomplete; a WebSocket is closed with 1001.
@@ -116,7 +119,7 @@ class SessionLeaseMiddleware:
         """Run the app while a lease is held; close the session afterwards if the answer was its end."""
 
         def note_start(exchange: Exchange, status: int) -> None:
-            exchange.ends = self._matcher.ends(scope, status)
+            exchange.ends = self._matcher.ends({**scope, SESSION: exchange.session}, status)
 
         exchange.on_start = note_start
         try:
@@ -148,17 +151,20 @@ class SessionLeaseMiddleware:
     async def _await_id(self, scope: Scope, exchange: Exchange) -> None:
         """Run the app with a place for a session, which becomes one when the app's answer has its id."""
         holder = _Holder(self._manager)
+        inner = {**scope, SESSION: None}
         try:
             async with self._manager.reserve(client=self._client(scope)) as place:
 
                 def commit(exchange: Exchange, status: int) -> None:
                     session_id = self._matcher.established(status, exchange.headers)
-                    if session_id is not None:
-                        exchange.session = place.commit(session_id, data=self._make(scope))
+                    if session_id is None:
+                        place.give_back()
+                    else:
+                        exchange.session = inner[SESSION] = place.commit(session_id, data=self._make(scope))
                         holder.hold(session_id)
 
                 exchange.on_start = partial(holder.guard, commit)
-                await holder.run(partial(self._app, scope, exchange.receive, exchange.send))
+                await holder.run(partial(self._app, inner, exchange.receive, exchange.send))
         except (ManagerClosed, TooManySessions) as error:
             if holder.ran:
                 raise  # the app's own
@@ -180,7 +186,8 @@ class SessionLeaseMiddleware:
             await self._refuse(exchange, error)
 
     async def _refuse(self, exchange: Exchange, error: SessionError) -> None:
-        await exchange.refuse(error, self._matcher.refusal(error))
+        with anyio.move_on_after(_LAST_WORD_SECONDS):
+            await exchange.refuse(error, self._matcher.refusal(error))
 
     async def _close(self, session_id: str) -> None:
         with anyio.CancelScope(shield=True), suppress(ManagerClosed):

@@ -58,7 +58,7 @@ class SessionMatcher(Protocol):
         """Return the id of the session that an answer has established, or None."""
 
     def ends(self, scope: Scope, status: int) -> bool:
-        """Return whether an answer to a request of a session ends that session."""
+        """Return whether an answer to a request of a session, which stands in `scope`, ends that session."""
 
     def refusal(self, error: SessionError) -> Answer:
         """Return the answer for a session that is unknown (`SessionNotFound`) or that cannot be had."""

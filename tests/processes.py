@@ -96,6 +96,16 @@ def clean_environ() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
 
 
+def until_listens(port: int, process: Running) -> None:
+    """Wait until somebody listens."""
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end and process.process.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection((HOST, port), 1.0):
+            return
+        time.sleep(0.1)
+    pytest.fail(f"nobody listens on port {port}; the program said:\n{process.said()}", pytrace=False)
+
+
 def until_answers(url: str, process: Running, *, status: int = 200) -> None:
     """Wait until a URL answers as it should."""
     end = time.monotonic() + START_SECONDS

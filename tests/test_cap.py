@@ -701,6 +701,18 @@ class TestClients:
 
 
 class TestReserving:
+    async def test_a_place_that_is_given_back_early_is_free_at_once_and_makes_no_session(self) -> None:
+        async with SessionManager(SessionConfig(max_sessions=1)) as manager:
+            async with manager.reserve() as place:
+                place.give_back()
+                place.give_back()
+                session = await manager.create_session()
+                with pytest.raises(RuntimeError, match="not after give_back"):
+                    place.commit()
+
+            assert manager.get_metrics().reserved == 0
+            assert manager.get(session.id) is session
+
     async def test_a_reserved_place_counts_until_it_is_committed(self) -> None:
         async with SessionManager(config(max_sessions=1)) as manager:
             async with manager.reserve() as place:

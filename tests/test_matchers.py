@@ -14,6 +14,7 @@ import pytest
 from otel_sessions import (
     EndReason,
     ManagerClosed,
+    Session,
     SessionConfig,
     SessionManager,
     SessionNotFound,
@@ -198,6 +199,42 @@ async def test_at_the_cap_an_opening_is_refused_in_json_rpc_before_the_app_is_as
     assert app.scopes == []
 
 
+async def test_an_answer_without_an_id_gives_the_place_back_while_it_goes_on(manager: SessionManager[object]) -> None:
+    app = Answering(headers=(SSE,), forever=True)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(Client(http("POST")).ask, mcp(manager, app))
+        await settle()
+
+        assert app.scopes[0][SESSION] is None
+        assert manager.get_metrics().reserved == 0
+        tasks.cancel_scope.cancel()
+
+
+async def test_the_session_stands_in_the_scope_as_soon_as_the_app_has_answered(manager: SessionManager[object]) -> None:
+    app = Answering(headers=((b"mcp-session-id", b"s"),))
+
+    await Client(http("POST")).ask(mcp(manager, app))
+
+    assert app.scopes[0][SESSION] is manager.get("s")
+
+
+async def test_a_matcher_may_ask_the_session_whether_an_answer_ends_it(manager: SessionManager[object]) -> None:
+    class Persistent(McpMatcher):
+        def ends(self, scope: Scope, status: int) -> bool:
+            session = scope[SESSION]
+            assert isinstance(session, Session)
+            return bool(session.data != "keep" and super().ends(scope, status))
+
+    for name in ("keep", "lose"):
+        await manager.create_session(name, data=name)
+        app = SessionLeaseMiddleware(Answering(404), manager, Persistent())
+        await Client(http("GET", mcp_session_id=name)).ask(app)
+
+    assert "keep" in manager
+    assert "lose" not in manager
+
+
 async def test_an_unknown_id_is_answered_as_the_sdks_do(manager: SessionManager[object]) -> None:
     app = Answering()
 
@@ -289,6 +326,24 @@ async def test_an_event_stream_ends_when_its_session_is_ended_by_force(manager: 
         await manager.close_session("s")
 
     assert client.got[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
+
+
+async def test_a_client_that_reads_nothing_does_not_keep_its_exchange_after_the_end(
+    manager: SessionManager[object],
+) -> None:
+    class Deaf(Client):
+        async def send(self, message: Message) -> None:
+            await super().send(message)
+            if len(self.got) > 1:
+                await anyio.sleep_forever()
+
+    await manager.create_session("s", data=None)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(Deaf(http("GET", mcp_session_id="s")).ask, mcp(manager, Answering(headers=(SSE,))))
+        await settle()
+        await manager.close_session("s")
+    assert manager.get_metrics().currently_active == 0
 
 
 async def test_any_other_response_stays_incomplete_so_that_nobody_takes_it_for_whole(

@@ -6,7 +6,6 @@ the answer's head is still awaited.
 
 import logging
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final, cast
 
@@ -14,63 +13,53 @@ import anyio
 import httpx2
 
 from otel_sessions.asgi import SESSION, Message, Receive, Send
-from otel_sessions.matchers import Headers, Scope, header, headers_of
-from otel_sessions.session import Session
+from otel_sessions.exceptions import SessionExists
+from otel_sessions.matchers import Headers, Scope, SessionMatcher, header, headers_of
 
+from .body import pass_body
+from .farewell import ID, Farewell, peer_of
 from .headers import end_to_end
-from .rules import Rules, Timeouts
+from .rules import Rules, Timeouts, target_of
 from .upstream import Upstream
 
 _logger = logging.getLogger("otel_sessions.proxy")
 
-_ABOUT_ONE_REQUEST: Final = frozenset(
-    {b"accept", b"content-encoding", b"content-length", b"content-type", b"last-event-id", b"mcp-session-id"}
-)
-_TOO_LARGE: Final = "the request is larger than this proxy passes on"
-_UNREACHABLE: Final = "the upstream cannot be reached"
-_BROKEN: Final = "the upstream broke off before it answered"
-_LATE: Final = "the upstream did not answer in time"
-
-
-@dataclass(slots=True)
-class Peer:
-    """What the proxy remembers of a session: how to take leave of the upstream on its behalf.
-
-    `headers` are those of the session's last request, credentials included. Kept in memory only, and shown by nothing.
-    """
-
-    target: bytes = field(repr=False)
-    headers: Headers = field(repr=False)
-    told: bool = False
-    """Whether the upstream knows already that the session is over."""
-
-    @property
-    def credentials(self) -> Headers:
-        """What the upstream needs to see to believe that a DELETE comes from the session's client."""
-        return [(name, value) for name, value in self.headers if name not in _ABOUT_ONE_REQUEST]
+_TOO_LARGE: Final = (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the request is larger than this proxy passes on")
+_STALLED: Final = (HTTPStatus.REQUEST_TIMEOUT, "the request did not come in time")
+_UNREACHABLE: Final = (HTTPStatus.BAD_GATEWAY, "the upstream cannot be reached")
+_BROKEN: Final = (HTTPStatus.BAD_GATEWAY, "the upstream broke off before it answered")
+_LATE: Final = (HTTPStatus.GATEWAY_TIMEOUT, "the upstream did not answer in time")
 
 
 class _Gone(Exception):
     """The client has left."""
 
 
-class _TooLarge(Exception):
-    """The request has more bytes than it may."""
+class _Refused(Exception):
+    """The request is not what this proxy passes on, as has turned out on the way."""
+
+    def __init__(self, status: HTTPStatus, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
 
 
 class Forwarder:
-    """The ASGI app behind the middleware."""
+    """The ASGI app behind the middleware. It takes leave of sessions that the upstream makes past the manager, and
+    says so; `farewell` is None where the upstream makes none."""
 
-    def __init__(self, upstream: Upstream, rules: Rules) -> None:
+    def __init__(self, upstream: Upstream, rules: Rules, matcher: SessionMatcher, farewell: Farewell | None) -> None:
         self._upstream = upstream
         self._rules = rules
+        self._matcher = matcher
+        self._farewell = farewell
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refused = self._rules.refusal(scope)
         if refused is not None:
             await answer(send, *refused)
             return
-        request = _Request(scope, receive, self._rules.max_body)
+        request = _Request(scope, receive, self._rules)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(request.watch, tasks.cancel_scope)
             await self._pass_on(scope, request, send)
@@ -79,41 +68,60 @@ class Forwarder:
     async def _pass_on(self, scope: Scope, request: "_Request", send: Send) -> None:
         headers = self._rules.headers(scope, self._upstream.host)
         if SESSION not in scope:  # nobody has checked whose it is
-            headers = [(name, value) for name, value in headers if name != b"mcp-session-id"]
-        target = target_of(scope)
-        _remember(scope, target, headers)
+            headers = _without_id(headers)
+        peer, target = peer_of(scope), target_of(scope)
+        if peer is not None:
+            peer.headers = headers
         started = False
         try:
             async with self._upstream.ask(
                 str(scope["method"]), target, headers, request.body(), _timeouts(scope, self._rules.timeouts)
             ) as response:
                 started = True
-                _note_end(scope, response.status_code)
-                await _answer_with(response, send, self._rules.comment_after)
+                if peer is not None:
+                    peer.told = peer.told or self._matcher.ends(scope, response.status_code)
+                await self._answer(scope, headers, response, send)
         except _Gone:
             return
-        except _TooLarge:
-            await answer(send, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _TOO_LARGE)
-        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-            await self._fail(send, started, HTTPStatus.BAD_GATEWAY, _UNREACHABLE, error)
-        except httpx2.TimeoutException as error:
-            await self._fail(send, started, HTTPStatus.GATEWAY_TIMEOUT, _LATE, error)
-        except httpx2.TransportError as error:
-            await self._fail(send, started, HTTPStatus.BAD_GATEWAY, _BROKEN, error)
+        except _Refused as error:
+            await answer(send, error.status, error.text, (b"connection", b"close"))  # the rest of it is not read
+        except httpx2.TransportError as error:  # an answer that has started is left incomplete, as it came
+            status, text = _trouble(error)
+            _logger.warning("%s: %s", text, type(error).__name__)
+            if not started:
+                await answer(send, status, text)
 
-    async def _fail(self, send: Send, started: bool, status: HTTPStatus, text: str, error: Exception) -> None:
-        """Say what is wrong with the upstream; an answer that has started is left incomplete, as it came."""
-        _logger.warning("%s: %s", text, type(error).__name__)
-        if not started:
-            await answer(send, status, text)
+    async def _answer(self, scope: Scope, asked: Headers, response: httpx2.Response, send: Send) -> None:
+        """Pass an answer back: its head at once, its body as it comes."""
+        head = end_to_end([(name.lower(), value) for name, value in response.headers.raw])
+        stray = self._stray(scope, response.status_code, head)
+        if stray is not None and SESSION not in scope:
+            head = _without_id(head)
+        try:
+            await send({"type": "http.response.start", "status": response.status_code, "headers": head})
+            parts = cast("AsyncIterator[bytes]", response.stream)
+            await pass_body(parts, head, send, self._rules.comment_after)
+        except SessionExists:
+            stray = None  # another client has it
+            raise
+        finally:
+            if stray is not None and self._farewell is not None and scope.get(SESSION) is None:
+                await self._farewell.to_stray(stray, target_of(scope), asked)
+
+    def _stray(self, scope: Scope, status: int, head: Headers) -> str | None:
+        """Return the id of a session that the upstream has just made, and that is none of ours before the head goes."""
+        if self._farewell is None or scope.get(SESSION) is not None:
+            return None
+        return self._matcher.established(status, head)
 
 
 class _Request:
     """A client's request: its body as it comes, and whether the client is still there."""
 
-    def __init__(self, scope: Scope, receive: Receive, most: int | None) -> None:
+    def __init__(self, scope: Scope, receive: Receive, rules: Rules) -> None:
         self._receive = receive
-        self._most = most
+        self._most = rules.max_body
+        self._patience = rules.timeouts.idle
         self._has_body = _has_body(scope)
         self._read = anyio.Event()
         if not self._has_body:
@@ -133,109 +141,50 @@ class _Request:
         total = 0
         more = True
         while more:
-            message: Message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise _Gone
+            message = await self._next()
             part, more = cast("bytes", message.get("body", b"")), bool(message.get("more_body", False))
             total += len(part)
             if self._most is not None and total > self._most:
-                raise _TooLarge
+                raise _Refused(*_TOO_LARGE)
             if part:
                 yield part
         self._read.set()
 
-
-class _Body:
-    """The body of an answer on its way to the client, undecoded."""
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self._sending = False
-        self._tail = b"\n\n"
-        self._quiet_since = anyio.current_time()
-
-    async def pass_on(self, parts: AsyncIterator[bytes]) -> None:
-        async for part in parts:
-            await self._part(part)
-            self._tail = (self._tail + part)[-4:]
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def comment(self, seconds: float) -> None:
-        """Say something now and then in a stream of events that is silent, so that a client that is gone is found.
-
-        Only between two events: a line in the midst of one would be a part of it.
-        """
-        while True:
-            await anyio.sleep_until(self._quiet_since + seconds)
-            between = self._tail.endswith((b"\n\n", b"\r\r", b"\r\n\r\n"))
-            if self._sending or not between or anyio.current_time() < self._quiet_since + seconds:
-                await anyio.sleep(seconds)
-            else:
-                await self._part(b":\n\n")
-
-    async def _part(self, part: bytes) -> None:
-        self._sending = True
-        await self._send({"type": "http.response.body", "body": part, "more_body": True})
-        self._sending = False
-        self._quiet_since = anyio.current_time()
+    async def _next(self) -> Message:
+        message: Message | None = None
+        with anyio.move_on_after(self._patience):
+            message = await self._receive()
+        if message is None:
+            raise _Refused(*_STALLED)
+        if message["type"] == "http.disconnect":
+            raise _Gone
+        return message
 
 
-async def _answer_with(response: httpx2.Response, send: Send, comment_after: float | None) -> None:
-    """Pass an answer back: its head at once, its body as it comes."""
-    head = end_to_end([(name.lower(), value) for name, value in response.headers.raw])
-    await send({"type": "http.response.start", "status": response.status_code, "headers": head})
-    body, parts = _Body(send), cast("AsyncIterator[bytes]", response.stream)
-    if comment_after is None or not _is_plain_event_stream(head):
-        await body.pass_on(parts)
-        return
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(body.comment, comment_after)
-        await body.pass_on(parts)
-        tasks.cancel_scope.cancel()
-
-
-def _is_plain_event_stream(head: Headers) -> bool:
-    kinds = dict(head)
-    return kinds.get(b"content-type", b"").startswith(b"text/event-stream") and b"content-encoding" not in kinds
-
-
-async def answer(send: Send, status: HTTPStatus, text: str) -> None:
+async def answer(send: Send, status: HTTPStatus, text: str, *more: tuple[bytes, bytes]) -> None:
     """Answer in the proxy's own words."""
     body = f"{text}\n".encode()
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": int(status), "headers": headers})
+    await send({"type": "http.response.start", "status": int(status), "headers": [*headers, *more]})
     await send({"type": "http.response.body", "body": body})
-
-
-def target_of(scope: Scope) -> bytes:
-    """Return the path and the query as the client wrote them."""
-    path = cast("bytes", scope.get("raw_path") or str(scope["path"]).encode())
-    query = cast("bytes", scope.get("query_string", b""))
-    return path + (b"?" + query if query else b"")
 
 
 def _has_body(scope: Scope) -> bool:
     return header(scope, b"transfer-encoding") is not None or (header(scope, b"content-length") or "0") != "0"
 
 
+def _trouble(error: httpx2.TransportError) -> tuple[HTTPStatus, str]:
+    if isinstance(error, (httpx2.ConnectError, httpx2.ConnectTimeout)):
+        return _UNREACHABLE
+    return _LATE if isinstance(error, httpx2.TimeoutException) else _BROKEN
+
+
 def _timeouts(scope: Scope, usual: Timeouts) -> Timeouts:
-    """Return the timeouts of a request: a stream of events may be silent for as long as it likes."""
+    """Return the timeouts of a request: one for a stream of events may be without an answer for as long as it likes."""
     accepted = ",".join(headers_of(scope, b"accept"))
-    return Timeouts(connect=usual.connect, idle=None) if "text/event-stream" in accepted else usual
+    streams = scope["method"] == "GET" and "text/event-stream" in accepted
+    return Timeouts(connect=usual.connect, idle=None) if streams else usual
 
 
-def _peer(scope: Scope) -> Peer | None:
-    session = cast("Session[Peer] | None", scope.get(SESSION))
-    return session.data if session is not None and isinstance(session.data, Peer) else None
-
-
-def _remember(scope: Scope, target: bytes, headers: Headers) -> None:
-    peer = _peer(scope)
-    if peer is not None:
-        peer.target, peer.headers = target, headers
-
-
-def _note_end(scope: Scope, status: int) -> None:
-    peer = _peer(scope)
-    if peer is not None and (status == HTTPStatus.NOT_FOUND or (scope["method"] == "DELETE" and status < 300)):
-        peer.told = True
+def _without_id(headers: Headers) -> list[tuple[bytes, bytes]]:
+    return [(name, value) for name, value in headers if name != ID]

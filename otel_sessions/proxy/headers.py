@@ -21,7 +21,8 @@ HOP_BY_HOP: Final = frozenset(
     }
 )
 """About one connection only (RFC 9110, 7.6.1), besides what a `Connection` header names."""
-_FORWARDED: Final = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"})
+_FORWARDED: Final = (b"forwarded", b"x-forwarded-", b"x-real-ip")
+"""How the headers start in which a proxy speaks of its client."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -61,27 +62,30 @@ def end_to_end(headers: Headers) -> list[tuple[bytes, bytes]]:
 def towards_upstream(scope: Scope, trust: Trust, host: bytes | None) -> list[tuple[bytes, bytes]]:
     """Return a request's headers as the upstream gets them, with `host` in place of the client's if it is given.
 
-    What a client says of itself in `Forwarded`, `X-Forwarded-*` and the header with the owner is dropped, and kept only
-    from a trusted proxy.
+    What a client says of itself in `Forwarded`, `X-Forwarded-*`, `X-Real-IP` and the header with the owner is dropped,
+    and kept only from a trusted proxy, to whose word this proxy's is added.
     """
     address = peer(scope) or "unknown"
     trusted = trust.includes(address)
     headers = [
         (name, value)
         for name, value in end_to_end(list(pairs_of(scope)))
-        if name != b"host" and (trusted or name not in _FORWARDED | trust.words)
+        if name != b"host" and (not _is_word(name, trust) or (trusted and b"_" not in name))
     ]
-    theirs = header(scope, b"host") or ""
+    theirs = (header(scope, b"host") or "").encode("latin-1")
     known = {name for name, _ in headers}
     chain = ", ".join([*(_chain(scope) if trusted else []), address])
-    said = [
-        (b"x-forwarded-for", chain.encode("latin-1")),
-        (b"x-forwarded-host", theirs.encode("latin-1")),
-        (b"x-forwarded-proto", _scheme(scope)),
-    ]
+    own = [(b"x-forwarded-for", chain.encode("latin-1"))]
+    own += [(b"x-forwarded-host", theirs)] if b"x-forwarded-host" not in known else []
+    own += [(b"x-forwarded-proto", _scheme(scope))] if b"x-forwarded-proto" not in known else []
+    own += [(b"forwarded", _forwarded(address))] if b"forwarded" in known else []
     headers = [(name, value) for name, value in headers if name != b"x-forwarded-for"]
-    headers += [(name, value) for name, value in said if name == b"x-forwarded-for" or name not in known]
-    return [(b"host", theirs.encode("latin-1") if host is None else host), *headers]
+    return [(b"host", theirs if host is None else host), *headers, *own]
+
+
+def spelt(name: bytes) -> bytes:
+    """Return a header's name as an upstream may read it that knows no difference between `_` and `-`."""
+    return name.replace(b"_", b"-")
 
 
 def peer(scope: Scope) -> str | None:
@@ -90,9 +94,27 @@ def peer(scope: Scope) -> str | None:
     return str(client[0]) if isinstance(client, (list, tuple)) and client else None
 
 
+def _is_word(name: bytes, trust: Trust) -> bool:
+    return spelt(name).startswith(_FORWARDED) or spelt(name) in trust.words
+
+
+def _forwarded(address: str) -> bytes:
+    """Return one more element of a list that is there already (RFC 7239, sections 4 and 6)."""
+    return (f'for="[{address}]"' if ":" in address else f"for={address}").encode("latin-1")
+
+
 def _chain(scope: Scope) -> list[str]:
     return [part.strip() for line in headers_of(scope, b"x-forwarded-for") for part in line.split(",") if part.strip()]
 
 
+def scheme_of(scope: Scope, trust: Trust) -> str:
+    """Return the scheme that the client uses: the first that a trusted proxy names, else this connection's."""
+    said = header(scope, b"x-forwarded-proto") if trust.includes(peer(scope) or "") else None
+    named = (said or "").partition(",")[0].strip().lower()
+    if named not in ("http", "https"):
+        return str(scope.get("scheme", "http"))
+    return named.replace("http", "ws") if scope["type"] == "websocket" else named
+
+
 def _scheme(scope: Scope) -> bytes:
-    return {"ws": b"http", "wss": b"https"}.get(str(scope.get("scheme")), str(scope.get("scheme", "http")).encode())
+    return str(scope.get("scheme", "http")).replace("ws", "http").encode()

@@ -3,11 +3,11 @@
 import re
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Final
+from typing import Final, cast
 
 from otel_sessions.matchers import Scope, header, headers_of, pairs_of
 
-from .headers import Trust, towards_upstream
+from .headers import Trust, spelt, towards_upstream
 
 _BAD_FRAMING: Final = "a request with both Content-Length and Transfer-Encoding is refused"
 _BAD_HOST: Final = "a request without a Host of name and port is refused"
@@ -16,6 +16,9 @@ _HOST: Final = re.compile(rf"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:({_PORT}|65[0
 _AMBIGUOUS: Final = "a request that says twice, or for one connection only, whose session it is about is refused"
 _DECISIVE: Final = frozenset({b"mcp-session-id", b"mcp-protocol-version"})
 _BAD_TARGET: Final = "a request for anything but a path is refused"
+_BAD_PATH: Final = "a path with . or .. in it is refused"
+_DOTS: Final = re.compile(rb"(^|[/\\]|%2f|%5c)(\.|%2e){1,2}([/\\;]|%2f|%5c|$)", re.IGNORECASE)
+"""A part of a path that leads elsewhere, in every way in which a server may read it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,18 +55,25 @@ class Rules:
             return HTTPStatus.BAD_REQUEST, _BAD_HOST
         if self._is_ambiguous(scope):
             return HTTPStatus.BAD_REQUEST, _AMBIGUOUS
-        if not str(scope["path"]).startswith("/"):
+        target = target_of(scope)
+        if not target.startswith(b"/") or b"#" in target:
             return HTTPStatus.BAD_REQUEST, _BAD_TARGET
+        if _DOTS.search(target.partition(b"?")[0]):
+            return HTTPStatus.BAD_REQUEST, _BAD_PATH
         if sum(len(name) + len(value) for name, value in pairs_of(scope)) > self.max_header:
             return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the request's head is larger than this proxy passes on"
         return None
 
     def _is_ambiguous(self, scope: Scope) -> bool:
-        """Return whether this proxy and the upstream may read another session or owner out of the same request."""
-        names = [name for name, _ in pairs_of(scope)]
+        """Return whether this proxy and the upstream may read another session or owner out of the same request.
+
+        To some upstreams an underscore in a header's name is a hyphen (CGI, RFC 3875, 4.1.18, and so WSGI).
+        """
+        names = [spelt(name) for name, _ in pairs_of(scope)]
         hop = {token.strip().lower() for line in headers_of(scope, b"connection") for token in line.split(",")}
         decisive = _DECISIVE | self.trust.words
-        return any(names.count(name) > 1 or name.decode("latin-1") in hop for name in decisive)
+        mistakable = {spelt(name) for name, _ in pairs_of(scope) if b"_" in name}
+        return any(names.count(name) > 1 or name in mistakable or name.decode("latin-1") in hop for name in decisive)
 
     def refusal(self, scope: Scope) -> tuple[HTTPStatus, str] | None:
         """Return why a request is not passed on, or None.
@@ -80,3 +90,10 @@ class Rules:
         if not self.allowed_origins.issuperset(headers_of(scope, b"origin")):
             return HTTPStatus.FORBIDDEN, "requests from that origin are refused"
         return None
+
+
+def target_of(scope: Scope) -> bytes:
+    """Return the path and the query as the client wrote them."""
+    path = cast("bytes", scope.get("raw_path") or str(scope["path"]).encode())
+    query = cast("bytes", scope.get("query_string", b""))
+    return path + (b"?" + query if query else b"")

@@ -8,38 +8,37 @@ ends the process at once.
 import asyncio
 import json
 import logging
+import math
 import os
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+import time
 from datetime import UTC, datetime
 from types import FrameType
 from typing import Final
 
-import httpx2
 import uvicorn
 
-from otel_sessions.asgi import Receive, Send, SessionLeaseMiddleware
-from otel_sessions.exceptions import ManagerClosed
+from otel_sessions.asgi import ASGIApp, Receive, Send, SessionLeaseMiddleware
 from otel_sessions.manager import SessionManager
 from otel_sessions.matchers import Scope, header
-from otel_sessions.session import Session
-from otel_sessions.words import EndReason
 
 from . import websocket
-from .forward import Forwarder, Peer, target_of
-from .headers import peer
+from .farewell import Farewell, Peer
+from .forward import Forwarder
+from .headers import peer, scheme_of
 from .otlp import exporting
-from .rules import Timeouts
+from .rules import target_of
 from .settings import Settings
 from .upstream import Upstream
 
 _logger = logging.getLogger("otel_sessions.proxy")
 
-_KEEP_ALIVE: Final = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
-"""Seconds of silence, seconds between probes, probes: a peer that is gone is found within a minute."""
+_PATIENCE: Final = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 60_000}
+"""Seconds of silence, seconds between probes, probes, and milliseconds in which it must take some of
+what waits for it: a peer that is gone, or that reads nothing any more, is found within a minute."""
 _LAST_SECONDS: Final = 1
-"""How long connections may take to close once their sessions have ended."""
+"""How long connections may take at least to close once their sessions have ended."""
 
 
 def run(settings: Settings) -> int:
@@ -59,7 +58,7 @@ def listen(address: tuple[str, int]) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     # asyncio sets it on sockets of its own making only; without it a body waits 40 ms for the head's acknowledgement.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    for name, value in _KEEP_ALIVE.items():  # inherited by what is accepted, where the system has them
+    for name, value in _PATIENCE.items():  # inherited by what is accepted, where the system has them
         if hasattr(socket, name):
             listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
     return listener
@@ -67,27 +66,29 @@ def listen(address: tuple[str, int]) -> socket.socket:
 
 async def _serve(settings: Settings, listener: socket.socket, health: socket.socket | None) -> None:
     async with Upstream(settings.upstream) as upstream:
-        manager = SessionManager[Peer](
-            settings.sessions, name="proxy", on_close=_take_leave(upstream) if settings.tells_upstream else None
+        farewell = Farewell(upstream, settings.sessions.close_timeout)
+        manager = SessionManager[Peer | None](
+            settings.sessions, name="proxy", on_close=farewell.to if settings.tells_upstream else None
         )
         async with manager:
-            server = _Server(_config(_app(settings, upstream, manager), settings.rules.max_header), manager)
+            app = _app(settings, upstream, manager, farewell)
+            server = _Server(_config(app, settings.rules.max_header), manager, settings.sessions.drain_timeout)
             host, port = listener.getsockname()[:2]
             _logger.info("listening on %s:%d, for %s", host, port, settings.upstream)
             if health is None:
                 await server.serve(sockets=[listener])
             else:
                 async with asyncio.TaskGroup() as tasks:
-                    beside = _Beside(_config(_health(manager), settings.rules.max_header))
+                    beside = _Beside(_config(_health(manager, server), settings.rules.max_header))
                     tasks.create_task(beside.serve(sockets=[health]))
                     await server.serve(sockets=[listener])
                     beside.should_exit = True
 
 
-def _app(settings: Settings, upstream: Upstream, manager: SessionManager[Peer]) -> SessionLeaseMiddleware:
-    forwarder = Forwarder(upstream, settings.rules)
+def _app(settings: Settings, upstream: Upstream, manager: SessionManager[Peer | None], farewell: Farewell) -> ASGIApp:
+    trust, tells = settings.rules.trust, settings.tells_upstream
     owner = None if settings.owner_header is None else settings.owner_header.lower().encode("latin-1")
-    trust = settings.rules.trust
+    forwarder = Forwarder(upstream, settings.rules, settings.matcher, farewell if tells else None)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -100,38 +101,24 @@ def _app(settings: Settings, upstream: Upstream, manager: SessionManager[Peer]) 
             return header(scope, owner) if trust.includes(peer(scope) or "") else None
         return trust.client(scope)
 
-    def data(scope: Scope) -> Peer:
-        return Peer(target_of(scope), settings.rules.headers(scope, upstream.host))
+    def data(scope: Scope) -> Peer | None:
+        return Peer(target_of(scope), settings.rules.headers(scope, upstream.host)) if tells else None
 
-    return SessionLeaseMiddleware(app, manager, settings.matcher, client=client, data=data, private=owner is not None)
+    leased = SessionLeaseMiddleware(app, manager, settings.matcher, client=client, data=data, private=owner is not None)
 
+    async def front(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["scheme"] = scheme_of(scope, trust)
+        await leased(scope, receive, send)
 
-def _take_leave(upstream: Upstream) -> Callable[[Session[Peer], EndReason], Awaitable[None]]:
-    """Return a close hook that ends the upstream's session, with the credentials of ours."""
-
-    async def take_leave(session: Session[Peer], _reason: EndReason) -> None:
-        if session.data.told:
-            return
-        headers = [*session.data.credentials, (b"mcp-session-id", session.id.encode("latin-1"))]
-        timeouts = Timeouts(connect=5.0, idle=5.0)  # the manager's close_timeout is shorter, or cuts this off
-        async with upstream.ask("DELETE", session.data.target, headers, None, timeouts) as response:
-            gone_or_unable = (httpx2.codes.NOT_FOUND, httpx2.codes.METHOD_NOT_ALLOWED)
-            if response.status_code >= httpx2.codes.BAD_REQUEST and response.status_code not in gone_or_unable:
-                raise RuntimeError(f"the upstream answered {response.status_code} to the end of a session")
-
-    return take_leave
+    return front
 
 
-def _health(manager: SessionManager[Peer]) -> Callable[[Scope, Receive, Send], object]:
-    """Return an app that says whether new sessions are taken: 200, or 503 while shutting down."""
+def _health(manager: SessionManager[Peer | None], server: uvicorn.Server) -> ASGIApp:
+    """Return an app that says whether new sessions are taken: 200, or 503 from the first signal on."""
 
     async def app(scope: Scope, _receive: Receive, send: Send) -> None:
         stats = manager.get_metrics()
-        status, word = 200, "ok"
-        try:
-            manager.reserve()
-        except ManagerClosed:
-            status, word = 503, "closed"
+        status, word = (503, "shutting down") if server.should_exit else (200, "ok")
         if scope["path"] != "/healthz":
             status, word = 404, "not found"
         body = json.dumps({"status": word, "active": stats.currently_active, "created": stats.total_created}).encode()
@@ -155,22 +142,27 @@ def _config(app: object, max_header: int) -> uvicorn.Config:
         date_header=False,
         proxy_headers=False,
         h11_max_incomplete_event_size=max_header,
-        timeout_graceful_shutdown=_LAST_SECONDS,
         timeout_keep_alive=75,
     )
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, but the manager is shut down before connections are waited for."""
+    """uvicorn, but the manager is shut down before connections are waited for.
 
-    def __init__(self, config: uvicorn.Config, manager: SessionManager[Peer]) -> None:
+    Requests that are in no session have as long as leases have.
+    """
+
+    def __init__(self, config: uvicorn.Config, manager: SessionManager[Peer | None], drain_timeout: float) -> None:
         super().__init__(config)
         self._manager = manager
+        self._drain_timeout = drain_timeout
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        drained = time.monotonic() + self._drain_timeout
         for server in self.servers:
             server.close()
         await self._manager.shutdown()
+        self.config.timeout_graceful_shutdown = max(_LAST_SECONDS, math.ceil(drained - time.monotonic()))
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

@@ -7,11 +7,13 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import urlsplit
 
 from otel_sessions.config import SessionConfig
 from otel_sessions.exceptions import ConfigError
-from otel_sessions.matchers import CookieMatcher, HeaderMatcher, McpMatcher, SessionMatcher
+from otel_sessions.matchers import CookieMatcher, HeaderMatcher, SessionMatcher
 
+from .farewell import EndpointMatcher
 from .headers import Network, Trust
 from .rules import Rules, Timeouts
 
@@ -24,6 +26,7 @@ _OWN: Final = (
 )
 """The settings that are the proxy's and not the sessions', by their key in a file."""
 _MATCHERS: Final = "mcp, cookie, cookie:NAME or header:NAME"
+_MCP: Final = EndpointMatcher()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +45,7 @@ class Settings:
     @property
     def tells_upstream(self) -> bool:
         """Whether the upstream has sessions of its own, to be ended with ours."""
-        return isinstance(self.matcher, McpMatcher)
+        return isinstance(self.matcher, EndpointMatcher)
 
 
 def preset(arguments: Sequence[str], environ: Mapping[str, str]) -> list[str]:
@@ -87,13 +90,13 @@ def _table(arguments: Sequence[str]) -> Mapping[str, object]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the proxy's flags; `read` makes settings of what they are given."""
     add = parser.add_argument
-    add("--upstream", required=True, type=url, metavar="URL", help="the server that requests are passed on to")
+    add("--upstream", required=True, type=origin, metavar="URL", help="the server that requests are passed on to")
     add("--listen", type=address, default=("127.0.0.1", 8080), metavar="HOST:PORT", help="where to listen")
     add("--health", type=address, metavar="HOST:PORT", help="where GET /healthz is answered; nowhere without it")
-    add("--matcher", type=matcher, default=McpMatcher(), metavar="KIND", help=f"how sessions are found: {_MATCHERS}")
+    add("--matcher", type=matcher, default=_MCP, metavar="KIND", help=f"how sessions are found: {_MATCHERS}")
     add("--config", metavar="FILE", help="a TOML file with a table [session]")
     add("--connect-timeout", type=positive, default=5.0, metavar="S", help="seconds to connect to the upstream")
-    add("--idle-timeout", type=positive, default=300.0, metavar="S", help="seconds to wait for more of an answer")
+    add("--idle-timeout", type=positive, default=300.0, metavar="S", help="seconds to wait for more from either side")
     add("--comment-after", type=seconds, default=30.0, metavar="S", help="of silence in an event stream; 0 for never")
     add("--max-body", type=int, default=104857600, metavar="BYTES", help="the largest request body; 0 for no limit")
     add("--max-header", type=int, default=65536, metavar="BYTES", help="the most bytes of a request's head")
@@ -171,7 +174,7 @@ def matcher(text: str) -> SessionMatcher:
     if kind == "cookie":
         return CookieMatcher(name) if name else CookieMatcher()
     if text == "mcp":
-        return McpMatcher()
+        return _MCP
     raise argparse.ArgumentTypeError(f"takes {_MATCHERS}, not {text}")
 
 
@@ -185,6 +188,18 @@ def address(text: str) -> tuple[str, int]:
 def url(text: str) -> str:
     if not text.startswith(("http://", "https://")):
         raise argparse.ArgumentTypeError(f"takes a URL that starts with http:// or https://, not {text}")
+    return text
+
+
+def origin(text: str) -> str:
+    """Return a URL that paths can be added to. What is wrong is named without its credentials."""
+    try:
+        parts = urlsplit(url(text))
+        whole = bool(parts.hostname) and parts.port != 0 and parts.username is None
+    except ValueError:
+        whole = False
+    if not whole or "?" in text or "#" in text:
+        raise argparse.ArgumentTypeError("takes a URL of scheme, host, port and path, and nothing else")
     return text
 
 

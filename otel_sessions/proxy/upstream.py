@@ -59,15 +59,16 @@ class Upstream:
     ) -> AsyncIterator[httpx2.Response]:
         """Send a request to `target`, a path with its query, and yield the answer as soon as its head is there.
 
-        Raises httpx2's errors. Leaving the block before the body's end gives the connection up.
+        The target goes out as it is written. A stream of events may then be silent for as long as it likes. Raises
+        httpx2's errors. Leaving the block before the body's end gives the connection up.
         """
         limits = {"connect": timeouts.connect, "read": timeouts.idle, "write": timeouts.idle, "pool": None}
         request = httpx2.Request(
             method,
-            self.url.copy_with(raw_path=self.url.raw_path.rstrip(b"/") + target),
+            self.url,
             headers=list(headers),
             content=content,
-            extensions={"timeout": limits},
+            extensions={"timeout": limits, "target": self.url.raw_path.rstrip(b"/") + target},
         )
         if content is None and not any(name.lower() == b"content-length" for name, _ in headers):
             request.headers.pop("content-length", None)  # a request without a body is none of an empty one
@@ -75,6 +76,8 @@ class Upstream:
         connections = self._connections() if streams else next(self._turns)
         try:
             response = await connections.handle_async_request(request)
+            if response.headers.get("content-type", "").startswith("text/event-stream"):
+                limits["read"] = None
             try:
                 yield response
             finally:

@@ -1,13 +1,14 @@
 """Passes WebSockets on to the upstream and back, message by message.
 
 Whichever side closes, the other one is closed with the same code; one that vanishes is found by pings. A handshake that
-the upstream refuses is refused with its status.
+the upstream refuses is refused in its own words.
 """
 
+import dataclasses
 import logging
-from collections.abc import Mapping
+from contextlib import suppress
 from http import HTTPStatus
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import anyio
 from websockets.asyncio.client import ClientConnection, connect
@@ -17,9 +18,8 @@ from websockets.typing import Subprotocol
 from otel_sessions.asgi import Message, Receive, Send
 from otel_sessions.matchers import Headers, Scope
 
-from .forward import target_of
 from .headers import end_to_end
-from .rules import Rules
+from .rules import Rules, target_of
 from .upstream import Upstream
 
 _logger = logging.getLogger("otel_sessions.proxy")
@@ -28,6 +28,7 @@ _NO_STATUS, _ABNORMAL, _INTERNAL_ERROR, _GOING_AWAY = 1005, 1006, 1011, 1001
 """RFC 6455, section 7.4.1; the first two are never sent."""
 _HANDSHAKE: Final = (b"sec-websocket-", b"host", b"content-length", b"upgrade", b"connection")
 """How the headers start that each connection has of its own."""
+_PLAIN: Final = ((b"content-type", b"text/plain; charset=utf-8"),)
 _PING_SECONDS: Final = 20.0
 _FAREWELL_SECONDS: Final = 1.0
 _MOST_BYTES: Final = 16 * 1024 * 1024
@@ -38,17 +39,19 @@ async def pass_on(scope: Scope, receive: Receive, send: Send, upstream: Upstream
     assert (await receive())["type"] == "websocket.connect"
     refused = rules.refusal(scope)
     if refused is not None:
-        await _deny(scope, send, refused[0], ())
+        await _deny(send, refused[0], _PLAIN, f"{refused[1]}\n".encode())
         return
     try:
         behind = await _connect(scope, upstream, rules)
     except InvalidStatus as error:
-        status = HTTPStatus(error.response.status_code)
-        await _deny(scope, send, status if status >= HTTPStatus.BAD_REQUEST else HTTPStatus.BAD_GATEWAY, ())
+        said = error.response
+        head = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in said.headers.raw_items()]
+        kept = [(name, value) for name, value in end_to_end(head) if name != b"content-length"]
+        await _deny(send, said.status_code, kept, bytes(said.body))
         return
     except (OSError, TimeoutError, InvalidHandshake, WebSocketException) as error:
         _logger.warning("the upstream takes no WebSocket: %s", type(error).__name__)
-        await _deny(scope, send, HTTPStatus.BAD_GATEWAY, ())
+        await _deny(send, HTTPStatus.BAD_GATEWAY, _PLAIN, b"the upstream takes no WebSocket\n")
         return
     try:
         await send({"type": "websocket.accept", "subprotocol": behind.subprotocol, "headers": _answered(behind)})
@@ -62,6 +65,17 @@ async def pass_on(scope: Scope, receive: Receive, send: Send, upstream: Upstream
         behind.transport.abort()  # it does not read, or has closed already
 
 
+class _Connect(connect):
+    """A handshake at just that target, as the client wrote it, wherever the upstream would send it on to."""
+
+    def __init__(self, uri: str, target: str, **settings: Any) -> None:
+        super().__init__(uri, **settings)
+        self.ws_uri = dataclasses.replace(self.ws_uri, path=target)
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        return exc
+
+
 async def _connect(scope: Scope, upstream: Upstream, rules: Rules) -> ClientConnection:
     url = upstream.url.copy_with(scheme={"http": "ws", "https": "wss"}[upstream.url.scheme])
     headers = rules.headers(scope, upstream.host)
@@ -69,9 +83,10 @@ async def _connect(scope: Scope, upstream: Upstream, rules: Rules) -> ClientConn
     own = [
         (name.decode("latin-1"), value.decode("latin-1")) for name, value in headers if not name.startswith(_HANDSHAKE)
     ]
-    target = target_of(scope).decode("latin-1")
-    return await connect(
-        f"{url.scheme}://{host.decode('latin-1')}{url.path.rstrip('/')}{target}",
+    target = upstream.url.raw_path.rstrip(b"/") + target_of(scope)
+    return await _Connect(
+        f"{url.scheme}://{host.decode('latin-1')}",
+        target.decode("latin-1"),
         host=upstream.url.host,
         server_hostname=upstream.url.host if url.scheme == "wss" else None,
         port=upstream.url.port or {"ws": 80, "wss": 443}[url.scheme],
@@ -112,9 +127,13 @@ async def _inward(behind: ClientConnection, send: Send) -> None:
             await send({"type": "websocket.send", **({"text": data} if isinstance(data, str) else {"bytes": data})})
     except ConnectionClosed:
         pass  # it has not been closed in order; the code says so
+    except OSError:
+        await anyio.sleep(_FAREWELL_SECONDS)  # the client is gone; `_outward` hears with which words, and ends this
+        return
     code = behind.close_code if behind.close_code is not None else _ABNORMAL
     closed: Message = {"type": "websocket.close", "code": _sendable(code), "reason": behind.close_reason or ""}
-    await send(closed)
+    with suppress(OSError):  # the client has closed, too
+        await send(closed)
 
 
 def _sendable(code: int) -> int:
@@ -130,10 +149,7 @@ def _answered(behind: ClientConnection) -> Headers:
     return [(name, value) for name, value in end_to_end(raw) if not name.startswith(_HANDSHAKE)]
 
 
-async def _deny(scope: Scope, send: Send, status: HTTPStatus, headers: Headers) -> None:
-    """Refuse before the handshake is over: with the status where the server can say it, else by closing."""
-    if "websocket.http.response" in cast("Mapping[str, object]", scope.get("extensions") or {}):
-        await send({"type": "websocket.http.response.start", "status": int(status), "headers": list(headers)})
-        await send({"type": "websocket.http.response.body", "body": b""})
-    else:
-        await send({"type": "websocket.close", "code": 1013 if status >= 500 else 1008})
+async def _deny(send: Send, status: int, headers: Headers, body: bytes) -> None:
+    """Refuse before the handshake is over, with an answer to it."""
+    await send({"type": "websocket.http.response.start", "status": int(status), "headers": list(headers)})
+    await send({"type": "websocket.http.response.body", "body": body})

@@ -90,6 +90,26 @@ async def never(request: Request) -> Response:
     return Response(status_code=204)
 
 
+async def slow(request: Request) -> Response:
+    await asyncio.sleep(float(request.query_params["seconds"]))
+    return Response("at last")
+
+
+async def gone(request: Request) -> Response:
+    return Response(status_code=404)
+
+
+async def sized_events(request: Request) -> Response:
+    """Tell the length of a stream of events before, and pause in it."""
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"data: 1\n\n"
+        await asyncio.sleep(1)
+        yield b"data: 2\n\n"
+
+    return StreamingResponse(body(), headers={"content-length": "18"}, media_type="text/event-stream")
+
+
 async def breaks(request: Request) -> Response:
     async def body() -> AsyncIterator[bytes]:
         yield b"half"
@@ -100,8 +120,10 @@ async def breaks(request: Request) -> Response:
 
 async def mcp(request: Request) -> Response:
     """What the Streamable HTTP of MCP does with sessions, without its messages."""
+    await request.body()
     named = request.headers.get("mcp-session-id")
     if named is None and request.method == "POST":
+        await asyncio.sleep(float(request.query_params.get("seconds", "0")))
         session_id = uuid.uuid4().hex
         SESSIONS[session_id] = request.headers.get("authorization", "")
         return JSONResponse({"result": "initialized"}, headers={"mcp-session-id": session_id})
@@ -122,8 +144,13 @@ async def counts(request: Request) -> Response:
 
 
 async def echo(socket: WebSocket) -> None:
-    if socket.headers.get("x-deny"):
-        await socket.send_denial_response(Response(status_code=418))
+    if denied := socket.headers.get("x-deny"):
+        headers = {"location": "http://elsewhere.example/echo", "x-why": "tea"}
+        await socket.send_denial_response(Response("no coffee", int(denied), headers))
+        return
+    if "path" in socket.query_params:
+        await socket.accept(headers=[(b"x-path", socket.scope["raw_path"])])
+        await socket.close()
         return
     await socket.accept(subprotocol=next(iter(socket.scope["subprotocols"]), None))
     COUNTS["sockets"] += 1
@@ -143,11 +170,14 @@ app = Starlette(
         Route("/large", large),
         Route("/events", events),
         Route("/halting", halting),
-        Route("/never", never),
+        Route("/never", never, methods=["GET", "POST"]),
+        Route("/slow", slow),
+        Route("/gone", gone),
+        Route("/sized-events", sized_events),
         Route("/breaks", breaks),
         Route("/mcp", mcp, methods=["GET", "POST", "DELETE"]),
         Route("/counts", counts),
-        WebSocketRoute("/echo", echo),
+        WebSocketRoute("/echo{rest:path}", echo),
         Route("/{path:path}", asked, methods=["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD"]),
     ]
 )
@@ -155,5 +185,11 @@ app = Starlette(
 if __name__ == "__main__":
     sys.stdout.write(json.dumps({"pid": os.getpid()}) + "\n")
     uvicorn.run(
-        app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning", ws="websockets-sansio", timeout_keep_alive=60
+        app,
+        host="127.0.0.1",
+        port=int(sys.argv[1]),
+        log_level="warning",
+        ws="websockets-sansio",
+        timeout_keep_alive=60,
+        ssl_certfile=sys.argv[2] if len(sys.argv) > 2 else None,
     )

@@ -1,15 +1,19 @@
 """HTTP through the proxy, from real clients and from hostile ones."""
 
+import asyncio
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import psutil
 import pytest
+import trustme
+from websockets.asyncio.client import connect
 
-from tests.processes import HOST, free_port
+from tests.processes import HOST, free_port, running_module, until_listens
 from tests.waiting import until
 
 from .conftest import Origin, Proxy, StartProxy, start_origin
@@ -50,6 +54,17 @@ def test_a_request_passes_as_it_was_written(proxy: Proxy, http: httpx2.Client) -
 
     assert (said["method"], said["path"], said["query"]) == ("PUT", "/a%2Fb//c%20d", "x=1&x=%2B")
     assert said["body"] == "\x00ÿ body"
+
+
+def test_what_a_url_should_not_have_passes_as_it_was_written(proxy: Proxy) -> None:
+    said = asked_raw(proxy, b"GET /{a}|b^c..d/.e/...?x={1}&y=/../ HTTP/1.1\r\nHost: h\r\n\r\n")
+
+    assert b'"path":"/{a}|b^c..d/.e/...","query":"x={1}&y=/../"' in said
+
+
+def test_paths_are_put_behind_the_upstreams_own(start: StartProxy, http: httpx2.Client, origin: Origin) -> None:
+    with start(upstream=f"{origin.url}/base/") as proxy:
+        assert asked(http.get(f"{proxy.url}/asked"))["path"] == "/base/asked"
 
 
 def test_only_the_clients_headers_and_the_proxys_word_about_it_arrive(proxy: Proxy) -> None:
@@ -118,7 +133,34 @@ def test_nobody_can_say_for_whom_it_asks_but_a_trusted_proxy(start: StartProxy, 
     assert values(dropped, "forwarded") == []
     assert values(kept, "x-forwarded-for") == ["10.9.8.7, 127.0.0.1"]
     assert values(kept, "x-forwarded-proto") == ["https"]
-    assert values(kept, "forwarded") == ["for=10.9.8.7"]
+    assert values(kept, "forwarded") == ["for=10.9.8.7", "for=127.0.0.1"]
+
+
+@pytest.mark.parametrize("name", ["X-Forwarded-User", "X-Forwarded-Port", "X_Forwarded_For", "X-Real-IP", "X-Real_IP"])
+def test_no_word_about_itself_passes_from_a_client(proxy: Proxy, http: httpx2.Client, name: str) -> None:
+    said = asked(http.get(f"{proxy.url}/asked", headers={name: "forged"}))
+
+    assert "forged" not in [value for _, value in said["headers"]]
+
+
+def test_a_trusted_proxys_words_pass_but_not_in_a_spelling_that_clients_may_have_chosen(
+    start: StartProxy, http: httpx2.Client
+) -> None:
+    with start("--trusted-proxy", "127.0.0.1") as proxy:
+        said = asked(http.get(f"{proxy.url}/asked", headers={"x-real-ip": "kept", "x_real_ip": "dropped"}))
+
+    assert values(said, "x-real-ip") == ["kept"]
+    assert values(said, "x_real_ip") == []
+
+
+@pytest.mark.parametrize(("flags", "secure"), [((), False), (("--trusted-proxy", "127.0.0.1"), True)])
+def test_a_cookie_is_secure_where_a_trusted_proxy_says_that_the_client_came_over_tls(
+    start: StartProxy, http: httpx2.Client, flags: tuple[str, ...], secure: bool
+) -> None:
+    with start("--matcher", "cookie", *flags) as proxy:
+        answer = http.get(f"{proxy.url}/asked", headers={"x-forwarded-proto": "https, http"})
+
+    assert ("Secure" in answer.headers["set-cookie"]) == secure
 
 
 def test_where_the_host_is_replaced_foreign_ones_and_foreign_origins_are_refused_here(
@@ -143,8 +185,11 @@ def test_nobody_can_name_an_owner_but_a_trusted_proxy(start: StartProxy, http: h
         kept = asked(http.get(f"{trusting.url}/asked", headers=named))
         dropped = asked(http.get(f"{distrusting.url}/asked", headers=named))
 
+        mistakable = http.get(f"{trusting.url}/asked", headers={"X_User": "ada"})
+
     assert values(kept, "x-user") == ["ada"]
     assert values(dropped, "x-user") == []
+    assert mistakable.status_code == 400
 
 
 # Streams
@@ -209,6 +254,11 @@ def test_a_silent_stream_gets_comments_between_two_events_and_never_in_the_midst
     assert last == b" goes on\n\n"
 
 
+def test_a_stream_of_a_length_that_was_told_gets_none(start: StartProxy, http: httpx2.Client) -> None:
+    with start("--comment-after", "0.2") as proxy:
+        assert http.get(f"{proxy.url}/sized-events").text == "data: 1\n\ndata: 2\n\n"
+
+
 def test_a_client_that_leaves_a_stream_takes_the_upstreams_call_with_it(
     proxy: Proxy, http: httpx2.Client, origin: Origin
 ) -> None:
@@ -247,8 +297,22 @@ def test_an_upstream_that_does_not_answer_is_504_and_says_so(start: StartProxy, 
 
 
 def test_a_stream_of_events_may_be_silent_for_longer(start: StartProxy, http: httpx2.Client) -> None:
-    with start("--idle-timeout", "0.5") as proxy, pytest.raises(httpx2.ReadTimeout):
-        http.get(f"{proxy.url}/never", headers={"accept": "text/event-stream"}, timeout=2)
+    events = {"accept": "application/json, text/event-stream"}
+
+    with start("--idle-timeout", "0.5") as proxy:
+        with pytest.raises(httpx2.ReadTimeout):
+            http.get(f"{proxy.url}/never", headers=events, timeout=2)
+        assert http.get(f"{proxy.url}/halting").text.endswith("goes on\n\n")
+        assert http.post(f"{proxy.url}/never", headers=events).status_code == 504
+
+
+def test_a_request_that_stalls_is_408_and_holds_nothing(start: StartProxy) -> None:
+    with start("--idle-timeout", "0.5", "--max-sessions", "1") as proxy:
+        said = talk(proxy, b"POST /mcp HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nabc")
+
+        assert said.startswith(b"HTTP/1.1 408 ")
+        assert said.endswith(b"the request did not come in time\n")
+        assert talk(proxy, b"POST /mcp HTTP/1.0\r\nHost: h\r\n\r\n").startswith(b"HTTP/1.1 200 ")
 
 
 def test_an_upstream_that_is_killed_in_mid_stream_cuts_the_answer_and_may_come_back(
@@ -263,6 +327,32 @@ def test_an_upstream_that_is_killed_in_mid_stream_cuts_the_answer_and_may_come_b
             back = http.get(f"{proxy.url}/asked")
 
     assert (gone.status_code, back.status_code) == (502, 200)
+
+
+def test_an_upstream_behind_tls_is_reached_if_its_certificate_is_good(
+    start: StartProxy, http: httpx2.Client, tmp_path: Path
+) -> None:
+    authority, port = trustme.CA(), free_port()
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+    authority.issue_cert(HOST).private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
+    url = f"https://{HOST}:{port}"
+
+    with running_module("proxy.origin", tmp_path, str(port), str(tmp_path / "server.pem")) as server:
+        until_listens(port, server)
+        with start(upstream=url, SSL_CERT_FILE=str(tmp_path / "authority.pem")) as proxy:
+            good = http.get(f"{proxy.url}/asked")
+            echoed = asyncio.run(echo_once(proxy))
+        with start(upstream=url) as distrusting:
+            bad = http.get(f"{distrusting.url}/asked")
+
+    assert (good.status_code, bad.status_code) == (200, 502)
+    assert echoed == "hello"
+
+
+async def echo_once(proxy: Proxy) -> str | bytes:
+    async with connect(f"{proxy.url.replace('http', 'ws')}/echo", proxy=None) as socket:
+        await socket.send("hello")
+        return await socket.recv()
 
 
 # Hostile requests
@@ -296,6 +386,15 @@ def test_a_body_larger_than_allowed_is_413_whatever_it_says_of_its_size(start: S
         b"GET /asked HTTP/1.1\r\nHost: h:99999999\r\n\r\n",
         b"POST /asked HTTP/1.1\r\nHost: h\r\nConnection: mcp-session-id\r\nMcp-Session-Id: a\r\n\r\n",
         b"POST /asked HTTP/1.1\r\nHost: h\r\nMcp-Session-Id: a\r\nMcp-Session-Id: b\r\n\r\n",
+        b"POST /asked HTTP/1.1\r\nHost: h\r\nMcp_Session_Id: a\r\n\r\n",
+        b"GET /asked#part HTTP/1.1\r\nHost: h\r\n\r\n",
+        b"GET /base/../asked HTTP/1.1\r\nHost: h\r\n\r\n",
+        b"GET /base/%2E./asked HTTP/1.1\r\nHost: h\r\n\r\n",
+        b"GET /base/..%2fasked HTTP/1.1\r\nHost: h\r\n\r\n",
+        b"GET /base/..;/asked HTTP/1.1\r\nHost: h\r\n\r\n",
+        b"GET /base\\..\\asked HTTP/1.1\r\nHost: h\r\n\r\n",
+        b"GET /.. HTTP/1.1\r\nHost: h\r\n\r\n",
+        b"GET %2Fasked HTTP/1.1\r\nHost: h\r\n\r\n",
         b"GET http://elsewhere.example/asked HTTP/1.1\r\nHost: h\r\n\r\n",
         b"OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n",
         b"CONNECT elsewhere.example:443 HTTP/1.1\r\nHost: h\r\n\r\n",

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from otel_sessions.cli import main
+from otel_sessions.proxy.server import listen
 from otel_sessions.proxy.settings import preset
 from tests.processes import free_port, running_module, until_answers
 from tests.waiting import until
@@ -113,6 +114,43 @@ def test_a_request_of_the_revision_without_sessions_passes_untouched(start: Star
         assert "mcp-session-id" not in dict(said["headers"])
         assert dict(said["headers"])["mcp-protocol-version"] == "2026-07-28"
         assert proxy.said_of_itself()["created"] == 0
+
+
+def test_a_session_that_the_upstream_makes_in_that_revision_all_the_same_is_ended_at_once(
+    start: StartProxy, http: httpx2.Client, origin: Origin
+) -> None:
+    with start() as proxy:
+        answer = initialize(proxy, http, **{"mcp-protocol-version": "2026-07-28"})
+
+        assert answer.json() == {"result": "initialized"}
+        assert "mcp-session-id" not in answer.headers
+        assert proxy.said_of_itself()["created"] == 0
+        origin.until_none("sessions")
+
+
+@pytest.mark.parametrize(("method", "path"), [("DELETE", "/asked"), ("GET", "/gone")])
+def test_nothing_that_is_said_elsewhere_ends_a_session(
+    start: StartProxy, http: httpx2.Client, origin: Origin, method: str, path: str
+) -> None:
+    with start(*QUICK) as proxy:
+        session_id = http.post(f"{proxy.url}/mcp?key=1").headers["mcp-session-id"]
+        answer = http.request(method, f"{proxy.url}{path}", headers={"mcp-session-id": session_id})
+
+        assert answer.status_code == {"/asked": 200, "/gone": 404}[path]
+        assert proxy.said_of_itself()["active"] == 1
+        assert origin.counts()["sessions"] == 1
+        origin.until_none("sessions")  # told where it began, as it is not used
+
+
+def test_an_upstream_that_refuses_a_farewell_is_logged(start: StartProxy, http: httpx2.Client, origin: Origin) -> None:
+    with start(*QUICK) as proxy:
+        session_id = initialize(proxy, http, **AS_ADA).headers["mcp-session-id"]
+        use(proxy, http, session_id, authorization="Bearer of eve")
+        proxy.until_active(0)
+
+        until(proxy.process.said, lambda said: "the upstream answered 401 to the end of a session" in said)
+    as_ada = {"mcp-session-id": session_id, **AS_ADA}
+    assert httpx2.delete(f"{origin.url}/mcp", headers=as_ada, trust_env=False).status_code == 204
 
 
 @pytest.mark.parametrize("revision", ["DRAFT", "9", "2026-07-28x", "2026-07-28"])
@@ -242,6 +280,32 @@ def test_sigterm_ends_open_streams_and_lets_requests_finish_and_tells_the_upstre
     origin.until_none("streams")
 
 
+def test_a_request_in_no_session_has_the_drains_time_and_health_says_so_meanwhile(
+    start: StartProxy, http: httpx2.Client
+) -> None:
+    with start("--drain-timeout", "6") as proxy, ThreadPoolExecutor(1) as beside:
+        flying = beside.submit(http.get, f"{proxy.url}/slow", params={"seconds": 2.5})
+        time.sleep(0.5)
+        proxy.process.process.send_signal(signal.SIGTERM)
+        health = until(lambda: httpx2.get(f"{proxy.health}/healthz", trust_env=False), lambda said: said.is_error, 1)
+
+        assert (health.status_code, health.json()["status"]) == (503, "shutting down")
+        assert flying.result().text == "at last"
+        assert proxy.process.process.wait(2) == 0
+
+
+def test_a_session_that_the_upstream_makes_too_late_is_ended_there(
+    start: StartProxy, http: httpx2.Client, origin: Origin
+) -> None:
+    with start("--drain-timeout", "6") as proxy, ThreadPoolExecutor(1) as beside:
+        flying = beside.submit(http.post, f"{proxy.url}/mcp", params={"seconds": 1.5})
+        time.sleep(0.5)
+        proxy.process.terminate()
+
+        assert flying.result().status_code == 503
+        assert origin.counts()["sessions"] == 0
+
+
 def test_a_second_signal_ends_it_at_once(start: StartProxy, http: httpx2.Client, origin: Origin) -> None:
     with start("--drain-timeout", "20", "--shutdown-timeout", "30") as proxy:
         session_id = initialize(proxy, http).headers["mcp-session-id"]
@@ -307,6 +371,10 @@ def test_lines_can_be_json(start: StartProxy) -> None:
         (["--listen", "8080"], "takes HOST:PORT"),
         (["--matcher", "header"], "takes mcp, cookie"),
         (["--trusted-proxy", "everybody"], "takes an address or a network"),
+        (["--upstream", "http://ada:secret@h/"], "--upstream: takes a URL of scheme, host, port and path"),
+        (["--upstream", "http://h/?key=1"], "--upstream: takes a URL of scheme, host, port and path"),
+        (["--upstream", "http://h:port"], "--upstream: takes a URL of scheme, host, port and path"),
+        (["--upstream", "http://"], "--upstream: takes a URL of scheme, host, port and path"),
         (["--rewrite-host"], "--rewrite-host needs --allow-host"),
         (["--owner-header", "x-user"], "--owner-header needs --trusted-proxy"),
         (["--config", "/no/such/file"], "/no/such/file"),
@@ -318,7 +386,17 @@ def test_a_wrong_setting_is_named_and_exits_with_2(
     with pytest.raises(SystemExit, match="2"):
         raise SystemExit(main(["proxy", "--upstream", "http://127.0.0.1:1", *flags]))
 
-    assert says in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert says in said
+    assert "secret" not in said
+
+
+def test_connections_are_given_up_that_take_nothing_for_a_minute() -> None:
+    with listen(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000
+            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
 
 @pytest.mark.parametrize(

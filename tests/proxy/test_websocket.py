@@ -89,14 +89,58 @@ def test_a_client_that_leaves_takes_the_upstreams_socket_with_it(start: StartPro
     with start(*HEADER) as proxy:
         run(story())
         origin.until_none("sockets")
+        assert "Traceback" not in proxy.process.said()
 
 
-def test_a_handshake_that_the_upstream_refuses_is_refused_with_its_status(start: StartProxy) -> None:
+def test_a_client_that_leaves_in_the_midst_of_much_is_no_error(start: StartProxy, origin: Origin) -> None:
+    async def story() -> None:
+        async with echo(proxy, max_queue=1) as socket:
+            for _ in range(8):
+                await socket.send(b"x" * 256 * KIB)
+            socket.transport.abort()
+
+    with start(*HEADER) as proxy:
+        run(story())
+        origin.until_none("sockets")
+        proxy.process.terminate()
+        assert "Traceback" not in proxy.process.said()
+
+
+@pytest.mark.parametrize("status", [302, 418, 499])
+def test_a_handshake_that_the_upstream_refuses_is_refused_in_its_words(start: StartProxy, status: int) -> None:
     async def story() -> None:
         with pytest.raises(InvalidStatus) as refused:
-            await echo(proxy, additional_headers={"x-deny": "1"})
-        assert refused.value.response.status_code == 418
+            await connection_without_redirects(proxy, status)
+        answer = refused.value.response
+        assert (answer.status_code, bytes(answer.body)) == (status, b"no coffee")
+        assert answer.headers["x-why"] == "tea"
         assert proxy.said_of_itself()["active"] == 0
+
+    with start(*HEADER) as proxy:
+        run(story())
+
+
+async def connection_without_redirects(proxy: Proxy, denied: int) -> ClientConnection:
+    class Direct(connect):
+        def process_redirect(self, exc: Exception) -> Exception | str:
+            return exc
+
+    return await Direct(
+        f"{proxy.url.replace('http', 'ws')}/echo", proxy=None, additional_headers={"x-deny": str(denied)}
+    )
+
+
+def test_the_target_passes_as_it_was_written(start: StartProxy) -> None:
+    async def story() -> None:
+        host, port = proxy.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(
+            b"GET /echo/{a};b=1?path HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert b"x-path: /echo/{a};b=1\r\n" in head.lower()
+        writer.close()
 
     with start(*HEADER) as proxy:
         run(story())

@@ -1,0 +1,62 @@
+"""The body of an answer on its way to the client, undecoded, part by part.
+
+A stream of events that is silent gets a comment now and then, so that a client that is gone is found.
+"""
+
+from collections.abc import AsyncIterator
+
+import anyio
+
+from otel_sessions.asgi import Send
+from otel_sessions.matchers import Headers
+
+
+async def pass_body(parts: AsyncIterator[bytes], head: Headers, send: Send, comment_after: float | None) -> None:
+    """Pass a body back as it comes, after a head that is sent; comment after so many seconds of silence, if any."""
+    body = _Body(send)
+    if comment_after is None or not _may_get_comments(head):
+        await body.pass_on(parts)
+        return
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(body.comment, comment_after)
+        await body.pass_on(parts)
+        tasks.cancel_scope.cancel()
+
+
+def _may_get_comments(head: Headers) -> bool:
+    """Return whether a body is a stream of events as it stands there, and of no length that is told before."""
+    kinds = dict(head)
+    told = b"content-encoding" in kinds or b"content-length" in kinds
+    return kinds.get(b"content-type", b"").lower().startswith(b"text/event-stream") and not told
+
+
+class _Body:
+    """The body of an answer on its way to the client, undecoded."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._sending = False
+        self._tail = b"\n\n"
+        self._quiet_since = anyio.current_time()
+
+    async def pass_on(self, parts: AsyncIterator[bytes]) -> None:
+        async for part in parts:
+            await self._part(part)
+            self._tail = (self._tail + part)[-4:]
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def comment(self, seconds: float) -> None:
+        """Say something whenever there is silence between two events; in the midst of one it would be a part of it."""
+        while True:
+            await anyio.sleep_until(self._quiet_since + seconds)
+            between = self._tail.endswith((b"\n\n", b"\r\r", b"\r\n\r\n"))
+            if self._sending or not between or anyio.current_time() < self._quiet_since + seconds:
+                await anyio.sleep(seconds)
+            else:
+                await self._part(b":\n\n")
+
+    async def _part(self, part: bytes) -> None:
+        self._sending = True
+        await self._send({"type": "http.response.body", "body": part, "more_body": True})
+        self._sending = False
+        self._quiet_since = anyio.current_time()
