@@ -18,6 +18,7 @@ from otel_sessions import (
 from otel_sessions.asgi import SESSION, Message, Receive, Scope, Send, SessionLeaseMiddleware
 from otel_sessions.matchers import HeaderMatcher
 
+from .exchanges import Client, http
 from .virtual import Clock, settle
 
 pytestmark = pytest.mark.anyio
@@ -33,42 +34,9 @@ async def manager(clock: Clock) -> AsyncIterator[SessionManager[None]]:
         yield manager
 
 
-class Exchange:
-    """A server's side of one request or WebSocket: what the client says, and what the app has sent so far."""
-
-    def __init__(self, session_id: str | None = None, kind: str = "http", says: tuple[Message, ...] = ()) -> None:
-        headers = [(b"host", b"here")]
-        if session_id is not None:
-            headers.append((b"x-session-id", session_id.encode()))
-        self.scope: Scope = {"type": kind, "headers": headers}
-        self._says = list(says)
-        self.sent: list[Message] = []
-
-    async def receive(self) -> Message:
-        return self._says.pop(0)
-
-    async def send(self, message: Message) -> None:
-        await anyio.lowlevel.checkpoint()
-        self.sent.append(message)
-
-    async def go(self, app: "SessionLeaseMiddleware") -> "Exchange":
-        await app(self.scope, self.receive, self.send)
-        return self
-
-    @property
-    def kinds(self) -> list[object]:
-        return [message["type"] for message in self.sent]
-
-    @property
-    def status(self) -> object:
-        return self.sent[0]["status"]
-
-    def header(self, name: bytes) -> bytes | None:
-        headers = self.sent[0].get("headers", [])
-        assert isinstance(headers, list)
-        values = [value for key, value in headers if key == name]
-        assert len(values) <= 1
-        return values[0] if values else None
+def asking(session_id: str | None = None, kind: str = "http", says: tuple[Message, ...] = ()) -> Client:
+    named = {} if session_id is None else {"x_session_id": session_id}
+    return Client({**http(host="here", **named), "type": kind}, list(says))
 
 
 def session_of(scope: Scope) -> Session[None]:
@@ -125,48 +93,48 @@ class Faulty:
 async def test_a_request_without_the_header_opens_a_session_and_learns_its_id(manager: SessionManager[None]) -> None:
     app = App(START, BODY)
 
-    exchange = await Exchange().go(SessionLeaseMiddleware(app, manager))
+    exchange = await asking().go(SessionLeaseMiddleware(app, manager))
 
     (session,) = app.found
-    assert exchange.header(b"x-session-id") == session.id.encode()
-    assert exchange.header(b"content-type") == b"text/plain"
+    assert exchange.headers(b"x-session-id") == [session.id.encode()]
+    assert exchange.headers(b"content-type") == [b"text/plain"]
     assert exchange.kinds == ["http.response.start", "http.response.body"]
     assert manager.get(session.id) is session
 
 
 async def test_the_header_is_found_whatever_its_case_was_in_code(manager: SessionManager[None]) -> None:
-    exchange = await Exchange().go(SessionLeaseMiddleware(App(START, BODY), manager, HeaderMatcher("X-Session-ID")))
+    exchange = await asking().go(SessionLeaseMiddleware(App(START, BODY), manager, HeaderMatcher("X-Session-ID")))
 
-    assert exchange.header(b"x-session-id") is not None
+    assert len(exchange.headers(b"x-session-id")) == 1
 
 
 async def test_the_id_replaces_what_the_app_says_under_that_name(manager: SessionManager[None]) -> None:
     app = App({**START, "headers": [(b"X-Session-Id", b"of the upstream")]}, BODY)
 
-    exchange = await Exchange().go(SessionLeaseMiddleware(app, manager))
+    exchange = await asking().go(SessionLeaseMiddleware(app, manager))
 
-    assert exchange.header(b"x-session-id") == app.found[0].id.encode()
-    assert exchange.header(b"X-Session-Id") is None
+    assert exchange.headers(b"x-session-id") == [app.found[0].id.encode()]
+    assert exchange.headers(b"X-Session-Id") == []
 
 
 async def test_a_response_without_headers_of_its_own_gets_the_id(manager: SessionManager[None]) -> None:
     app = App({"type": "http.response.start", "status": 204})
 
-    exchange = await Exchange().go(SessionLeaseMiddleware(app, manager))
+    exchange = await asking().go(SessionLeaseMiddleware(app, manager))
 
-    assert exchange.header(b"x-session-id") == app.found[0].id.encode()
+    assert exchange.headers(b"x-session-id") == [app.found[0].id.encode()]
 
 
 async def test_an_opening_that_raises_before_its_response_leaves_no_session(manager: SessionManager[None]) -> None:
     with pytest.raises(OSError, match="upstream"):
-        await Exchange().go(SessionLeaseMiddleware(Faulty(OSError("upstream")), manager))
+        await asking().go(SessionLeaseMiddleware(Faulty(OSError("upstream")), manager))
 
     assert manager.get_metrics().cleaned_by_reason[EndReason.CLOSED] == 1
     assert len(manager) == 0
 
 
 async def test_an_opening_that_never_answers_leaves_no_session(manager: SessionManager[None]) -> None:
-    await Exchange().go(SessionLeaseMiddleware(App(), manager))
+    await asking().go(SessionLeaseMiddleware(App(), manager))
 
     assert manager.get_metrics().total_created == 1
     assert len(manager) == 0
@@ -176,7 +144,7 @@ async def test_an_opening_that_is_cancelled_before_its_response_leaves_no_sessio
     manager: SessionManager[None],
 ) -> None:
     with anyio.move_on_after(1) as given_up:
-        await Exchange().go(SessionLeaseMiddleware(Stuck(), manager))
+        await asking().go(SessionLeaseMiddleware(Stuck(), manager))
 
     assert given_up.cancelled_caught
     assert manager.get_metrics().total_created == 1
@@ -187,7 +155,7 @@ async def test_an_opening_that_raises_after_its_response_started_keeps_the_sessi
     manager: SessionManager[None],
 ) -> None:
     with pytest.raises(OSError, match="upstream"):
-        await Exchange().go(SessionLeaseMiddleware(Faulty(OSError("upstream"), START), manager))
+        await asking().go(SessionLeaseMiddleware(Faulty(OSError("upstream"), START), manager))
 
     assert len(manager) == 1
 
@@ -203,7 +171,7 @@ async def test_an_opening_that_outlasts_the_manager_raises_the_apps_own_error(cl
 
     async with manager:
         with pytest.raises(OSError, match="too late"):
-            await Exchange().go(SessionLeaseMiddleware(LastOne(), manager))
+            await asking().go(SessionLeaseMiddleware(LastOne(), manager))
 
     assert manager.get_metrics().cleaned_by_reason[EndReason.SHUTDOWN] == 1
 
@@ -215,11 +183,11 @@ async def test_a_request_with_the_header_runs_under_a_lease_for_its_whole_time(m
     session = await manager.create_session()
     app = App(START, BODY)
 
-    exchange = await Exchange(session.id).go(SessionLeaseMiddleware(app, manager))
+    exchange = await asking(session.id).go(SessionLeaseMiddleware(app, manager))
 
     assert app.found == [session]
     assert app.idle == [0.0]
-    assert exchange.header(b"x-session-id") is None
+    assert exchange.headers(b"x-session-id") == []
     assert SESSION not in exchange.scope
     assert session.metadata.message_count == 1
     assert manager.get_metrics().leased == 0
@@ -228,7 +196,7 @@ async def test_a_request_with_the_header_runs_under_a_lease_for_its_whole_time(m
 async def test_an_unknown_id_is_answered_404_without_showing_it(manager: SessionManager[None]) -> None:
     app = App(START, BODY)
 
-    exchange = await Exchange("made-up").go(SessionLeaseMiddleware(app, manager))
+    exchange = await asking("made-up").go(SessionLeaseMiddleware(app, manager))
 
     assert exchange.status == 404
     assert "made-up" not in str(exchange.sent)
@@ -240,7 +208,7 @@ async def test_an_ended_id_is_answered_404(manager: SessionManager[None]) -> Non
     session = await manager.create_session()
     await manager.close_session(session.id)
 
-    exchange = await Exchange(session.id).go(SessionLeaseMiddleware(App(START, BODY), manager))
+    exchange = await asking(session.id).go(SessionLeaseMiddleware(App(START, BODY), manager))
 
     assert exchange.status == 404
 
@@ -254,7 +222,7 @@ async def test_an_app_may_close_the_session_of_its_own_request(manager: SessionM
 
     session = await manager.create_session()
 
-    exchange = await Exchange(session.id).go(SessionLeaseMiddleware(Goodbye(), manager))
+    exchange = await asking(session.id).go(SessionLeaseMiddleware(Goodbye(), manager))
 
     assert exchange.sent[1] == BODY
     assert session.end_reason is EndReason.CLOSED
@@ -268,10 +236,10 @@ async def test_the_cap_is_answered_503_with_the_seconds_to_wait(manager: Session
         await manager.create_session()
     app = App(START, BODY)
 
-    exchange = await Exchange().go(SessionLeaseMiddleware(app, manager))
+    exchange = await asking().go(SessionLeaseMiddleware(app, manager))
 
     assert exchange.status == 503
-    assert exchange.header(b"retry-after") == b"5"
+    assert exchange.headers(b"retry-after") == [b"5"]
     assert app.found == []
     assert manager.get_metrics().rejected[RejectionReason.MAX_SESSIONS] == 1
 
@@ -282,19 +250,19 @@ async def test_a_wait_of_less_than_a_second_is_rounded_up_to_one(clock: Clock) -
         await manager.create_session()
         await anyio.sleep(1)
 
-        exchange = await Exchange().go(SessionLeaseMiddleware(App(START, BODY), manager))
+        exchange = await asking().go(SessionLeaseMiddleware(App(START, BODY), manager))
 
-    assert exchange.header(b"retry-after") == b"1"
+    assert exchange.headers(b"retry-after") == [b"1"]
 
 
 async def test_an_unknown_wait_is_left_out(manager: SessionManager[None]) -> None:
     sessions = [await manager.create_session() for _ in range(2)]
 
     with manager.pin(sessions[0].id), manager.pin(sessions[1].id):
-        exchange = await Exchange().go(SessionLeaseMiddleware(App(START, BODY), manager))
+        exchange = await asking().go(SessionLeaseMiddleware(App(START, BODY), manager))
 
     assert exchange.status == 503
-    assert exchange.header(b"retry-after") is None
+    assert exchange.headers(b"retry-after") == []
 
 
 async def test_a_manager_that_does_not_run_answers_503(manager: SessionManager[None]) -> None:
@@ -302,15 +270,15 @@ async def test_a_manager_that_does_not_run_answers_503(manager: SessionManager[N
     app = SessionLeaseMiddleware(App(START, BODY), manager)
     await manager.shutdown()
 
-    assert (await Exchange().go(app)).status == 503
-    assert (await Exchange(session.id).go(app)).status == 503
+    assert (await asking().go(app)).status == 503
+    assert (await asking(session.id).go(app)).status == 503
 
 
 @pytest.mark.parametrize(
     "error", [TooManySessions(1), ManagerClosed("another manager"), SessionNotFound("another session")]
 )
 async def test_the_apps_own_errors_of_these_kinds_stay_its_own(manager: SessionManager[None], error: Exception) -> None:
-    exchange = Exchange((await manager.create_session()).id)
+    exchange = asking((await manager.create_session()).id)
 
     with pytest.raises(type(error)) as caught:
         await exchange.go(SessionLeaseMiddleware(Faulty(error), manager))
@@ -324,7 +292,7 @@ async def test_the_apps_own_errors_of_these_kinds_stay_its_own(manager: SessionM
 
 async def test_a_session_closed_under_a_request_ends_it_with_404(manager: SessionManager[None]) -> None:
     session = await manager.create_session()
-    exchange = Exchange(session.id)
+    exchange = asking(session.id)
 
     async with anyio.create_task_group() as requests:
         requests.start_soon(exchange.go, SessionLeaseMiddleware(Stuck(), manager))
@@ -338,7 +306,7 @@ async def test_a_session_closed_under_a_response_ends_it_without_a_second_start(
     manager: SessionManager[None],
 ) -> None:
     session = await manager.create_session()
-    exchange = Exchange(session.id)
+    exchange = asking(session.id)
 
     async with anyio.create_task_group() as requests:
         requests.start_soon(exchange.go, SessionLeaseMiddleware(Stuck(START), manager))
@@ -351,10 +319,10 @@ async def test_a_session_closed_under_a_response_ends_it_without_a_second_start(
 async def test_a_new_session_that_reaches_its_age_under_its_request_ends_it_with_404(
     manager: SessionManager[None],
 ) -> None:
-    exchange = await Exchange().go(SessionLeaseMiddleware(Stuck(), manager))
+    exchange = await asking().go(SessionLeaseMiddleware(Stuck(), manager))
 
     assert exchange.status == 404
-    assert exchange.header(b"x-session-id") is None
+    assert exchange.headers(b"x-session-id") == []
     assert manager.get_metrics().cleaned_by_reason[EndReason.MAX_AGE] == 1
 
 
@@ -370,16 +338,16 @@ async def test_a_websocket_opens_a_session_and_learns_its_id_when_it_is_accepted
 ) -> None:
     app = App(ACCEPT, CLOSE)
 
-    exchange = await Exchange(kind="websocket").go(SessionLeaseMiddleware(app, manager))
+    exchange = await asking(kind="websocket").go(SessionLeaseMiddleware(app, manager))
 
-    assert exchange.header(b"x-session-id") == app.found[0].id.encode()
+    assert exchange.headers(b"x-session-id") == [app.found[0].id.encode()]
     assert exchange.sent[1] == CLOSE
     assert len(manager) == 1
 
 
 @pytest.mark.parametrize("denial", ["websocket.close", "websocket.http.response.start"])
 async def test_a_websocket_that_the_app_denies_leaves_no_session(manager: SessionManager[None], denial: str) -> None:
-    exchange = await Exchange(kind="websocket").go(SessionLeaseMiddleware(App({"type": denial}), manager))
+    exchange = await asking(kind="websocket").go(SessionLeaseMiddleware(App({"type": denial}), manager))
 
     assert exchange.sent == [{"type": denial}]
     assert len(manager) == 0
@@ -388,7 +356,7 @@ async def test_a_websocket_that_the_app_denies_leaves_no_session(manager: Sessio
 async def test_a_websocket_of_an_unknown_session_is_refused_before_it_is_accepted(
     manager: SessionManager[None],
 ) -> None:
-    exchange = await Exchange("made-up", "websocket").go(SessionLeaseMiddleware(App(ACCEPT), manager))
+    exchange = await asking("made-up", "websocket").go(SessionLeaseMiddleware(App(ACCEPT), manager))
 
     assert exchange.sent == [{"type": "websocket.close", "code": 1008}]
 
@@ -397,20 +365,20 @@ async def test_a_websocket_at_the_cap_is_refused_before_it_is_accepted(manager: 
     for _ in range(2):
         await manager.create_session()
 
-    exchange = await Exchange(kind="websocket").go(SessionLeaseMiddleware(App(ACCEPT), manager))
+    exchange = await asking(kind="websocket").go(SessionLeaseMiddleware(App(ACCEPT), manager))
 
     assert exchange.sent == [{"type": "websocket.close", "code": 1013}]
 
 
 async def test_a_websocket_is_closed_when_its_session_is_ended_by_force(manager: SessionManager[None]) -> None:
-    exchange = await Exchange(kind="websocket").go(SessionLeaseMiddleware(Stuck(ACCEPT), manager))
+    exchange = await asking(kind="websocket").go(SessionLeaseMiddleware(Stuck(ACCEPT), manager))
 
     assert exchange.kinds == ["websocket.accept", "websocket.close"]
     assert exchange.sent[1]["code"] == 1001
 
 
 async def test_a_websocket_that_is_closed_already_is_not_closed_again(manager: SessionManager[None]) -> None:
-    exchange = await Exchange(kind="websocket").go(SessionLeaseMiddleware(Stuck(ACCEPT, CLOSE), manager))
+    exchange = await asking(kind="websocket").go(SessionLeaseMiddleware(Stuck(ACCEPT, CLOSE), manager))
 
     assert exchange.kinds == ["websocket.accept", "websocket.close"]
     assert exchange.sent[1] == CLOSE
@@ -425,7 +393,7 @@ async def test_a_websocket_whose_client_has_left_is_not_closed_again(manager: Se
             await anyio.sleep_forever()
 
     session = await manager.create_session()
-    exchange = Exchange(session.id, "websocket", ({"type": "websocket.connect"}, {"type": "websocket.disconnect"}))
+    exchange = asking(session.id, "websocket", ({"type": "websocket.connect"}, {"type": "websocket.disconnect"}))
 
     await exchange.go(SessionLeaseMiddleware(Tidying(), manager))
 
@@ -442,7 +410,7 @@ async def test_other_scopes_pass_untouched(manager: SessionManager[None]) -> Non
             assert SESSION not in scope
             await send({"type": (await receive())["type"]})
 
-    exchange = Exchange("made-up", "lifespan", ({"type": "lifespan.startup"},))
+    exchange = asking("made-up", "lifespan", ({"type": "lifespan.startup"},))
 
     await exchange.go(SessionLeaseMiddleware(Lifespan(), manager))
 
@@ -452,13 +420,13 @@ async def test_other_scopes_pass_untouched(manager: SessionManager[None]) -> Non
 
 async def test_it_is_a_middleware_of_a_starlette_app(manager: SessionManager[None]) -> None:
     app = Starlette(middleware=[Middleware(SessionLeaseMiddleware, manager=manager)])
-    exchange = Exchange()
+    exchange = asking()
     exchange.scope.update({"method": "GET", "path": "/", "query_string": b"", "root_path": ""})
 
     await app(exchange.scope, exchange.receive, exchange.send)
 
     assert exchange.status == 404  # the app's own: it has no routes
-    assert exchange.header(b"x-session-id") is None
+    assert exchange.headers(b"x-session-id") == []
 
 
 async def test_an_app_may_give_a_new_session_its_data(clock: Clock) -> None:
@@ -472,10 +440,9 @@ async def test_an_app_may_give_a_new_session_its_data(clock: Clock) -> None:
                 session.data = bytearray(8)
                 await send(START)
 
-        exchange = await Exchange().go(SessionLeaseMiddleware(Buffering(), manager))
+        exchange = await asking().go(SessionLeaseMiddleware(Buffering(), manager))
 
-        session_id = exchange.header(b"x-session-id")
-        assert session_id is not None
+        (session_id,) = exchange.headers(b"x-session-id")
         session = manager.get(session_id.decode())
         assert session is not None
         assert session.data == bytearray(8)

@@ -23,6 +23,7 @@ from otel_sessions import (
 from otel_sessions.asgi import SESSION, Message, Receive, Scope, Send, SessionLeaseMiddleware
 from otel_sessions.matchers import CookieMatcher, HeaderMatcher, Match, McpMatcher, SessionMatcher
 
+from .exchanges import Client, http
 from .virtual import Clock, settle
 
 pytestmark = pytest.mark.anyio
@@ -35,47 +36,6 @@ SSE = (b"content-type", b"text/event-stream; charset=utf-8")
 async def manager(clock: Clock) -> AsyncIterator[SessionManager[object]]:
     async with SessionManager[object](CONFIG, clock=clock) as manager:
         yield manager
-
-
-def http(method: str = "GET", scheme: str = "http", **headers: str) -> Scope:
-    pairs = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    return {"type": "http", "method": method, "path": "/mcp", "scheme": scheme, "headers": pairs}
-
-
-@dataclass
-class Client:
-    """A client's side of one exchange: what it says, and what it has got."""
-
-    scope: Scope
-    says: list[Message] = field(default_factory=lambda: [{"type": "http.request", "body": b""}])
-    got: list[Message] = field(default_factory=list)
-
-    async def receive(self) -> Message:
-        if not self.says:
-            await anyio.sleep_forever()
-        return self.says.pop(0)
-
-    async def send(self, message: Message) -> None:
-        await anyio.lowlevel.checkpoint()
-        self.got.append(message)
-
-    async def ask(self, app: SessionLeaseMiddleware) -> "Client":
-        await app(self.scope, self.receive, self.send)
-        return self
-
-    @property
-    def status(self) -> object:
-        return self.got[0]["status"]
-
-    @property
-    def body(self) -> bytes:
-        parts = [message["body"] for message in self.got[1:]]
-        return b"".join(part for part in parts if isinstance(part, bytes))
-
-    def header(self, name: bytes) -> list[bytes]:
-        headers = self.got[0]["headers"]
-        assert isinstance(headers, list)
-        return [value for key, value in headers if key == name]
 
 
 @dataclass
@@ -111,9 +71,9 @@ INITIALIZED = Answering(headers=((b"mcp-session-id", b"of-the-upstream"),))
 async def test_an_upstreams_answer_to_initialize_makes_the_session_under_the_upstreams_id(
     manager: SessionManager[object],
 ) -> None:
-    client = await Client(http("POST")).ask(mcp(manager, INITIALIZED))
+    client = await Client(http("POST")).go(mcp(manager, INITIALIZED))
 
-    assert client.header(b"mcp-session-id") == [b"of-the-upstream"]
+    assert client.headers(b"mcp-session-id") == [b"of-the-upstream"]
     assert "of-the-upstream" in manager
     assert manager.get_metrics().reserved == 0
     assert manager.get_metrics().leased == 0
@@ -123,7 +83,7 @@ async def test_an_upstreams_answer_to_initialize_makes_the_session_under_the_ups
 async def test_an_answer_that_establishes_nothing_leaves_no_session_and_no_place(
     manager: SessionManager[object], app: Answering
 ) -> None:
-    client = await Client(http("POST")).ask(mcp(manager, app))
+    client = await Client(http("POST")).go(mcp(manager, app))
 
     assert client.status == app.status
     assert manager.get_metrics().total_created == 0
@@ -137,7 +97,7 @@ async def test_an_app_that_raises_before_its_answer_leaves_no_place_and_its_erro
         raise OSError("upstream")
 
     with pytest.raises(OSError, match="upstream"):
-        await Client(http("POST")).ask(SessionLeaseMiddleware(broken, manager, McpMatcher()))
+        await Client(http("POST")).go(SessionLeaseMiddleware(broken, manager, McpMatcher()))
 
     assert manager.get_metrics().reserved == 0
     assert manager.get_metrics().total_created == 0
@@ -151,7 +111,7 @@ async def test_the_apps_own_errors_of_these_kinds_stay_its_own(
         raise error
 
     with pytest.raises(type(error)) as caught:
-        await Client(http("POST")).ask(SessionLeaseMiddleware(failing, manager, McpMatcher()))
+        await Client(http("POST")).go(SessionLeaseMiddleware(failing, manager, McpMatcher()))
 
     assert caught.value is error
 
@@ -160,7 +120,7 @@ async def test_the_session_is_leased_while_the_answer_that_made_it_goes_on(manag
     app = Answering(headers=(SSE, *INITIALIZED.headers), forever=True)
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(Client(http("POST")).ask, mcp(manager, app))
+        tasks.start_soon(Client(http("POST")).go, mcp(manager, app))
         await settle()
         assert manager.get_metrics().leased == 1
         tasks.cancel_scope.cancel()
@@ -176,11 +136,11 @@ async def test_a_session_closed_under_the_answer_that_made_it_ends_the_stream(
     app = Answering(headers=(SSE, *INITIALIZED.headers), chunks=(b"data: 1\n\n",), forever=True)
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(client.ask, mcp(manager, app))
+        tasks.start_soon(client.go, mcp(manager, app))
         await settle()
         assert await manager.close_session("of-the-upstream")
 
-    assert client.got[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
+    assert client.sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
 
 
 async def test_at_the_cap_an_opening_is_refused_in_json_rpc_before_the_app_is_asked(
@@ -190,11 +150,11 @@ async def test_at_the_cap_an_opening_is_refused_in_json_rpc_before_the_app_is_as
         await manager.create_session(name, data=None)
     app = Answering()
 
-    client = await Client(http("POST")).ask(mcp(manager, app))
+    client = await Client(http("POST")).go(mcp(manager, app))
 
     assert client.status == 503
-    assert client.header(b"retry-after") == [b"5"]
-    assert client.header(b"content-type") == [b"application/json"]
+    assert client.headers(b"retry-after") == [b"5"]
+    assert client.headers(b"content-type") == [b"application/json"]
     assert json.loads(client.body)["error"]["code"] == -32000
     assert app.scopes == []
 
@@ -203,7 +163,7 @@ async def test_an_answer_without_an_id_gives_the_place_back_while_it_goes_on(man
     app = Answering(headers=(SSE,), forever=True)
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(Client(http("POST")).ask, mcp(manager, app))
+        tasks.start_soon(Client(http("POST")).go, mcp(manager, app))
         await settle()
 
         assert app.scopes[0][SESSION] is None
@@ -214,7 +174,7 @@ async def test_an_answer_without_an_id_gives_the_place_back_while_it_goes_on(man
 async def test_the_session_stands_in_the_scope_as_soon_as_the_app_has_answered(manager: SessionManager[object]) -> None:
     app = Answering(headers=((b"mcp-session-id", b"s"),))
 
-    await Client(http("POST")).ask(mcp(manager, app))
+    await Client(http("POST")).go(mcp(manager, app))
 
     assert app.scopes[0][SESSION] is manager.get("s")
 
@@ -229,7 +189,7 @@ async def test_a_matcher_may_ask_the_session_whether_an_answer_ends_it(manager: 
     for name in ("keep", "lose"):
         await manager.create_session(name, data=name)
         app = SessionLeaseMiddleware(Answering(404), manager, Persistent())
-        await Client(http("GET", mcp_session_id=name)).ask(app)
+        await Client(http("GET", mcp_session_id=name)).go(app)
 
     assert "keep" in manager
     assert "lose" not in manager
@@ -238,7 +198,7 @@ async def test_a_matcher_may_ask_the_session_whether_an_answer_ends_it(manager: 
 async def test_an_unknown_id_is_answered_as_the_sdks_do(manager: SessionManager[object]) -> None:
     app = Answering()
 
-    client = await Client(http("POST", mcp_session_id="nobody")).ask(mcp(manager, app))
+    client = await Client(http("POST", mcp_session_id="nobody")).go(mcp(manager, app))
 
     assert client.status == 404
     assert json.loads(client.body) == {
@@ -255,8 +215,8 @@ async def test_a_delete_that_the_upstream_accepts_ends_the_session_and_a_second_
     await manager.create_session("s", data=None)
     app = mcp(manager, Answering(204))
 
-    first = await Client(http("DELETE", mcp_session_id="s")).ask(app)
-    second = await Client(http("DELETE", mcp_session_id="s")).ask(app)
+    first = await Client(http("DELETE", mcp_session_id="s")).go(app)
+    second = await Client(http("DELETE", mcp_session_id="s")).go(app)
 
     assert (first.status, second.status) == (204, 404)
     assert manager.get_metrics().cleaned_by_reason[EndReason.CLOSED] == 1
@@ -265,7 +225,7 @@ async def test_a_delete_that_the_upstream_accepts_ends_the_session_and_a_second_
 async def test_a_delete_that_the_upstream_refuses_keeps_the_session(manager: SessionManager[object]) -> None:
     await manager.create_session("s", data=None)
 
-    await Client(http("DELETE", mcp_session_id="s")).ask(mcp(manager, Answering(405)))
+    await Client(http("DELETE", mcp_session_id="s")).go(mcp(manager, Answering(405)))
 
     assert "s" in manager
 
@@ -273,7 +233,7 @@ async def test_a_delete_that_the_upstream_refuses_keeps_the_session(manager: Ses
 async def test_the_upstreams_own_404_ends_the_session_and_passes_as_it_is(manager: SessionManager[object]) -> None:
     await manager.create_session("s", data=None)
 
-    client = await Client(http("POST", mcp_session_id="s")).ask(mcp(manager, Answering(404, chunks=(b"gone",))))
+    client = await Client(http("POST", mcp_session_id="s")).go(mcp(manager, Answering(404, chunks=(b"gone",))))
 
     assert (client.status, client.body) == (404, b"gone")
     assert "s" not in manager
@@ -286,7 +246,7 @@ async def test_a_request_of_the_revision_without_sessions_passes_untouched(
     app = Answering(headers=((b"mcp-session-id", b"ignored"),))
     scope = http(method, mcp_protocol_version="2026-07-28", mcp_session_id="nobody")
 
-    client = await Client(scope).ask(mcp(manager, app))
+    client = await Client(scope).go(mcp(manager, app))
 
     assert client.status == 200
     assert app.scopes == [scope]
@@ -297,7 +257,7 @@ async def test_a_get_without_an_id_is_the_upstreams_to_answer(manager: SessionMa
     for name in ("a", "b"):
         await manager.create_session(name, data=None)
 
-    client = await Client(http("GET")).ask(mcp(manager, Answering(400)))
+    client = await Client(http("GET")).go(mcp(manager, Answering(400)))
 
     assert client.status == 400
 
@@ -305,10 +265,10 @@ async def test_a_get_without_an_id_is_the_upstreams_to_answer(manager: SessionMa
 async def test_an_id_that_the_upstream_gives_twice_is_no_answer(manager: SessionManager[object]) -> None:
     await manager.create_session("of-the-upstream", data=None)
 
-    client = await Client(http("POST")).ask(mcp(manager, INITIALIZED))
+    client = await Client(http("POST")).go(mcp(manager, INITIALIZED))
 
     assert client.status == 503
-    assert client.header(b"mcp-session-id") == []
+    assert client.headers(b"mcp-session-id") == []
     assert len(manager) == 1
     assert manager.get_metrics().reserved == 0
 
@@ -321,11 +281,11 @@ async def test_an_event_stream_ends_when_its_session_is_ended_by_force(manager: 
     client = Client(http("GET", mcp_session_id="s"))
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(client.ask, mcp(manager, Answering(headers=(SSE,), forever=True)))
+        tasks.start_soon(client.go, mcp(manager, Answering(headers=(SSE,), forever=True)))
         await settle()
         await manager.close_session("s")
 
-    assert client.got[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
+    assert client.sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
 
 
 async def test_a_client_that_reads_nothing_does_not_keep_its_exchange_after_the_end(
@@ -334,13 +294,13 @@ async def test_a_client_that_reads_nothing_does_not_keep_its_exchange_after_the_
     class Deaf(Client):
         async def send(self, message: Message) -> None:
             await super().send(message)
-            if len(self.got) > 1:
+            if len(self.sent) > 1:
                 await anyio.sleep_forever()
 
     await manager.create_session("s", data=None)
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(Deaf(http("GET", mcp_session_id="s")).ask, mcp(manager, Answering(headers=(SSE,))))
+        tasks.start_soon(Deaf(http("GET", mcp_session_id="s")).go, mcp(manager, Answering(headers=(SSE,))))
         await settle()
         await manager.close_session("s")
     assert manager.get_metrics().currently_active == 0
@@ -353,11 +313,11 @@ async def test_any_other_response_stays_incomplete_so_that_nobody_takes_it_for_w
     client = Client(http("GET", mcp_session_id="s"))
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(client.ask, mcp(manager, Answering(chunks=(b"half",), forever=True)))
+        tasks.start_soon(client.go, mcp(manager, Answering(chunks=(b"half",), forever=True)))
         await settle()
         await manager.close_session("s")
 
-    assert client.got[-1]["more_body"]
+    assert client.sent[-1]["more_body"]
 
 
 async def test_an_open_stream_is_never_idle_and_each_part_is_a_touch_but_comments_are_not(
@@ -368,7 +328,7 @@ async def test_an_open_stream_is_never_idle_and_each_part_is_a_touch_but_comment
 
     async with anyio.create_task_group() as tasks:
         app = mcp(manager, Answering(headers=(SSE,), chunks=chunks, forever=True))
-        tasks.start_soon(Client(http("GET", mcp_session_id="s")).ask, app)
+        tasks.start_soon(Client(http("GET", mcp_session_id="s")).go, app)
         await anyio.sleep(50)
         assert manager.get("s") is session
         tasks.cancel_scope.cancel()
@@ -385,7 +345,7 @@ async def test_each_part_of_a_long_request_is_a_touch(manager: SessionManager[ob
         await send({"type": "http.response.start", "status": 200})
 
     parts: list[Message] = [{"type": "http.request", "body": b"x", "more_body": more} for more in (True, True, False)]
-    await Client(http("POST", x_session_id="s"), parts).ask(SessionLeaseMiddleware(reading, manager))
+    await Client(http("POST", x_session_id="s"), parts).go(SessionLeaseMiddleware(reading, manager))
 
     assert session.metadata.message_count == 3
 
@@ -406,7 +366,7 @@ async def test_each_message_of_a_websocket_is_a_touch(manager: SessionManager[ob
     ]
     client = Client({**http(x_session_id="s"), "type": "websocket"}, says)
 
-    await client.ask(SessionLeaseMiddleware(echo, manager))
+    await client.go(SessionLeaseMiddleware(echo, manager))
 
     assert session.metadata.message_count == 3
 
@@ -448,7 +408,7 @@ async def test_a_session_that_has_ended_is_freed_without_the_garbage_collector(
         if "id" in str(scope["headers"]):
             await manager.create_session("of-the-upstream", data=make(scope))
         with suppress(OSError):
-            await Client(scope).ask(SessionLeaseMiddleware(app, manager, matcher, data=make))
+            await Client(scope).go(SessionLeaseMiddleware(app, manager, matcher, data=make))
         await anyio.sleep(1)
         await manager.cleanup_stale_sessions(max_idle_time=0.5)
 
@@ -464,7 +424,7 @@ async def test_a_session_that_has_ended_is_freed_without_the_garbage_collector(
 async def test_a_new_session_gets_its_data_and_its_client_from_the_scope(manager: SessionManager[object]) -> None:
     app = mcp(manager, INITIALIZED, data=lambda scope: scope["path"], client=lambda scope: str(scope["scheme"]))
 
-    await Client(http("POST")).ask(app)
+    await Client(http("POST")).go(app)
 
     session = manager.get("of-the-upstream")
     assert session is not None
@@ -483,9 +443,9 @@ async def test_a_private_session_is_404_for_another_principal_and_not_touched(
     session = await manager.create_session("s", data=None, client="ada")
     app = mcp(manager, Answering(), client=principal, private=True)
 
-    others = [await Client(http("POST", mcp_session_id="s", **who)).ask(app) for who in ({"x_user": "eve"}, {})]
+    others = [await Client(http("POST", mcp_session_id="s", **who)).go(app) for who in ({"x_user": "eve"}, {})]
     touched = session.metadata.message_count
-    own = await Client(http("POST", mcp_session_id="s", x_user="ada")).ask(app)
+    own = await Client(http("POST", mcp_session_id="s", x_user="ada")).go(app)
 
     assert [client.status for client in others] == [404, 404]
     assert touched == 0
@@ -498,9 +458,9 @@ async def test_a_private_cookie_of_another_principal_gives_a_session_of_ones_own
     await manager.create_session("s", data=None, client="ada")
     app = SessionLeaseMiddleware(Answering(), manager, CookieMatcher(), client=principal, private=True)
 
-    client = await Client(http(cookie="session=s", x_user="eve")).ask(app)
+    client = await Client(http(cookie="session=s", x_user="eve")).go(app)
 
-    (cookie,) = client.header(b"set-cookie")
+    (cookie,) = client.headers(b"set-cookie")
     assert not cookie.startswith(b"session=s;")
     assert len(manager) == 2
 
@@ -511,9 +471,9 @@ async def test_a_private_cookie_of_another_principal_gives_a_session_of_ones_own
 async def test_a_request_without_a_cookie_gets_one_beside_the_apps_own(manager: SessionManager[object]) -> None:
     app = SessionLeaseMiddleware(Answering(headers=((b"set-cookie", b"theme=dark"),)), manager, CookieMatcher())
 
-    client = await Client(http()).ask(app)
+    client = await Client(http()).go(app)
 
-    theirs, ours = client.header(b"set-cookie")
+    theirs, ours = client.headers(b"set-cookie")
     name, _, rest = ours.partition(b"=")
     session_id, _, attributes = rest.partition(b"; ")
     assert theirs == b"theme=dark"
@@ -533,18 +493,18 @@ async def test_a_request_without_a_cookie_gets_one_beside_the_apps_own(manager: 
 async def test_a_cookie_is_secure_over_tls_or_where_that_is_said(
     manager: SessionManager[object], matcher: CookieMatcher, scheme: str, secure: bool
 ) -> None:
-    client = await Client(http(scheme=scheme)).ask(SessionLeaseMiddleware(Answering(), manager, matcher))
+    client = await Client(http(scheme=scheme)).go(SessionLeaseMiddleware(Answering(), manager, matcher))
 
-    assert client.header(b"set-cookie")[0].endswith(b"; Secure") == secure
+    assert client.headers(b"set-cookie")[0].endswith(b"; Secure") == secure
 
 
 async def test_a_clients_own_value_never_becomes_a_session(manager: SessionManager[object]) -> None:
-    client = await Client(http(cookie="session=chosen-by-the-attacker")).ask(
+    client = await Client(http(cookie="session=chosen-by-the-attacker")).go(
         SessionLeaseMiddleware(Answering(), manager, CookieMatcher())
     )
 
     assert client.status == 200
-    assert b"chosen-by-the-attacker" not in client.header(b"set-cookie")[0]
+    assert b"chosen-by-the-attacker" not in client.headers(b"set-cookie")[0]
     assert "chosen-by-the-attacker" not in manager
 
 
@@ -552,9 +512,9 @@ async def test_a_cookie_is_found_among_others_and_gets_no_second_one(manager: Se
     await manager.create_session("s", data=None)
     app = Answering()
 
-    client = await Client(http(cookie="a=1; session=s ;b=2")).ask(SessionLeaseMiddleware(app, manager, CookieMatcher()))
+    client = await Client(http(cookie="a=1; session=s ;b=2")).go(SessionLeaseMiddleware(app, manager, CookieMatcher()))
 
-    assert client.header(b"set-cookie") == []
+    assert client.headers(b"set-cookie") == []
     assert app.scopes[0][SESSION] is manager.get("s")
 
 
@@ -566,9 +526,9 @@ def test_cookies_may_come_in_several_headers() -> None:
 
 
 async def test_an_answer_that_refuses_leaves_no_session_and_sets_no_cookie(manager: SessionManager[object]) -> None:
-    client = await Client(http()).ask(SessionLeaseMiddleware(Answering(401), manager, CookieMatcher()))
+    client = await Client(http()).go(SessionLeaseMiddleware(Answering(401), manager, CookieMatcher()))
 
-    assert client.header(b"set-cookie") == []
+    assert client.headers(b"set-cookie") == []
     assert len(manager) == 0
 
 
@@ -585,9 +545,9 @@ async def test_a_websocket_is_refused_with_an_answer_where_the_server_can_do_tha
 ) -> None:
     scope = {**http(x_session_id="nobody"), "type": "websocket", "extensions": {"websocket.http.response": {}}}
 
-    client = await Client(scope).ask(SessionLeaseMiddleware(Answering(), manager))
+    client = await Client(scope).go(SessionLeaseMiddleware(Answering(), manager))
 
-    assert [message["type"] for message in client.got] == [
+    assert [message["type"] for message in client.sent] == [
         "websocket.http.response.start",
         "websocket.http.response.body",
     ]
