@@ -110,7 +110,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"otel-sessions {__version__}")
     commands = parser.add_subparsers(metavar="command", required=True)
     _add_demo(commands.add_parser("demo", help="run a proxy under load, and show that its memory stays bounded"))
-    _add_proxy(commands.add_parser("proxy", help="a reverse proxy whose clients' sessions are bounded"))
+    proxy = commands.add_parser("proxy", help="a reverse proxy whose clients' sessions are bounded", allow_abbrev=False)
+    _add_proxy(proxy)
     _add_load(commands.add_parser("load", help="drive a proxy that runs somewhere with virtual clients"))
     return parser
 

@@ -84,7 +84,8 @@ class HeaderMatcher(_Minting):
     """Ids in a header of one's own, of requests and, when new, of answers. An unknown id is 404."""
 
     def __init__(self, name: str = "x-session-id") -> None:
-        self._name = name.lower().encode("latin-1")
+        self.name: Final = name.lower()
+        self._name = self.name.encode("latin-1")
 
     def match(self, scope: Scope) -> Match:
         named = header(scope, self._name)
@@ -104,11 +105,11 @@ class CookieMatcher(_Minting):
     """
 
     def __init__(
-        self, name: str = "session", *, secure: bool | None = None, same_site: str = "Lax", path: str = "/"
+        self, name: str = "otel-session", *, secure: bool | None = None, same_site: str = "Lax", path: str = "/"
     ) -> None:
         if same_site not in ("Lax", "Strict", "None"):
             raise ValueError(f"same_site takes Lax, Strict or None, not {same_site!r}")
-        self._name = name
+        self.name: Final = name
         self._secure = secure
         self._rest = f"; Path={path}; HttpOnly; SameSite={same_site}"
 
@@ -117,14 +118,14 @@ class CookieMatcher(_Minting):
 
     def announce(self, session_id: str, scope: Scope, headers: Headers) -> Headers:
         secure = scope.get("scheme") in ("https", "wss") if self._secure is None else self._secure
-        cookie = f"{self._name}={session_id}{self._rest}{'; Secure' if secure else ''}"
+        cookie = f"{self.name}={session_id}{self._rest}{'; Secure' if secure else ''}"
         return [*headers, (b"set-cookie", cookie.encode("latin-1"))]
 
     def _named(self, scope: Scope) -> str | None:
         for line in headers_of(scope, b"cookie"):
             for pair in line.split(";"):
                 name, _, value = pair.strip().partition("=")
-                if name == self._name and value:
+                if name == self.name and value:
                     return value
         return None
 
@@ -132,9 +133,9 @@ class CookieMatcher(_Minting):
 class McpMatcher:
     """The Streamable HTTP of MCP, in the revisions that have sessions.
 
-    The upstream makes the id, in `Mcp-Session-Id` of its answer to `initialize`; a DELETE that it accepts ends the
-    session, and so does its own 404. Requests of revision 2026-07-28, which has no sessions, pass untouched, whatever
-    id they carry.
+    The upstream makes the id, in `Mcp-Session-Id` of its answer to `initialize`, and so to a POST of JSON without one;
+    a DELETE that it accepts ends the session, and so does its own 404. Requests of revision 2026-07-28, which has no
+    sessions, pass untouched, whatever id they carry: the app must ignore it.
     """
 
     mints = False
@@ -146,7 +147,8 @@ class McpMatcher:
         named = header(scope, b"mcp-session-id")
         if named is not None:
             return Match(session_id=named)
-        return Match(opens=scope.get("method") == "POST")
+        kind = (header(scope, b"content-type") or "").lower()
+        return Match(opens=scope.get("method") == "POST" and kind.startswith("application/json"))
 
     def announce(self, session_id: str, scope: Scope, headers: Headers) -> Headers:  # noqa: ARG002  # the app does
         return headers

@@ -38,6 +38,10 @@ async def manager(clock: Clock) -> AsyncIterator[SessionManager[object]]:
         yield manager
 
 
+def opening(**headers: str) -> Scope:
+    return http("POST", content_type="application/json", **headers)
+
+
 @dataclass
 class Answering:
     """An app that answers the same to everybody, and keeps what it was asked."""
@@ -71,7 +75,7 @@ INITIALIZED = Answering(headers=((b"mcp-session-id", b"of-the-upstream"),))
 async def test_an_upstreams_answer_to_initialize_makes_the_session_under_the_upstreams_id(
     manager: SessionManager[object],
 ) -> None:
-    client = await Client(http("POST")).go(mcp(manager, INITIALIZED))
+    client = await Client(opening()).go(mcp(manager, INITIALIZED))
 
     assert client.headers(b"mcp-session-id") == [b"of-the-upstream"]
     assert "of-the-upstream" in manager
@@ -83,7 +87,7 @@ async def test_an_upstreams_answer_to_initialize_makes_the_session_under_the_ups
 async def test_an_answer_that_establishes_nothing_leaves_no_session_and_no_place(
     manager: SessionManager[object], app: Answering
 ) -> None:
-    client = await Client(http("POST")).go(mcp(manager, app))
+    client = await Client(opening()).go(mcp(manager, app))
 
     assert client.status == app.status
     assert manager.get_metrics().total_created == 0
@@ -97,7 +101,7 @@ async def test_an_app_that_raises_before_its_answer_leaves_no_place_and_its_erro
         raise OSError("upstream")
 
     with pytest.raises(OSError, match="upstream"):
-        await Client(http("POST")).go(SessionLeaseMiddleware(broken, manager, McpMatcher()))
+        await Client(opening()).go(SessionLeaseMiddleware(broken, manager, McpMatcher()))
 
     assert manager.get_metrics().reserved == 0
     assert manager.get_metrics().total_created == 0
@@ -111,7 +115,7 @@ async def test_the_apps_own_errors_of_these_kinds_stay_its_own(
         raise error
 
     with pytest.raises(type(error)) as caught:
-        await Client(http("POST")).go(SessionLeaseMiddleware(failing, manager, McpMatcher()))
+        await Client(opening()).go(SessionLeaseMiddleware(failing, manager, McpMatcher()))
 
     assert caught.value is error
 
@@ -120,7 +124,7 @@ async def test_the_session_is_leased_while_the_answer_that_made_it_goes_on(manag
     app = Answering(headers=(SSE, *INITIALIZED.headers), forever=True)
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(Client(http("POST")).go, mcp(manager, app))
+        tasks.start_soon(Client(opening()).go, mcp(manager, app))
         await settle()
         assert manager.get_metrics().leased == 1
         tasks.cancel_scope.cancel()
@@ -132,7 +136,7 @@ async def test_the_session_is_leased_while_the_answer_that_made_it_goes_on(manag
 async def test_a_session_closed_under_the_answer_that_made_it_ends_the_stream(
     manager: SessionManager[object],
 ) -> None:
-    client = Client(http("POST"))
+    client = Client(opening())
     app = Answering(headers=(SSE, *INITIALIZED.headers), chunks=(b"data: 1\n\n",), forever=True)
 
     async with anyio.create_task_group() as tasks:
@@ -150,7 +154,7 @@ async def test_at_the_cap_an_opening_is_refused_in_json_rpc_before_the_app_is_as
         await manager.create_session(name, data=None)
     app = Answering()
 
-    client = await Client(http("POST")).go(mcp(manager, app))
+    client = await Client(opening()).go(mcp(manager, app))
 
     assert client.status == 503
     assert client.headers(b"retry-after") == [b"5"]
@@ -163,7 +167,7 @@ async def test_an_answer_without_an_id_gives_the_place_back_while_it_goes_on(man
     app = Answering(headers=(SSE,), forever=True)
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(Client(http("POST")).go, mcp(manager, app))
+        tasks.start_soon(Client(opening()).go, mcp(manager, app))
         await settle()
 
         assert app.scopes[0][SESSION] is None
@@ -174,7 +178,7 @@ async def test_an_answer_without_an_id_gives_the_place_back_while_it_goes_on(man
 async def test_the_session_stands_in_the_scope_as_soon_as_the_app_has_answered(manager: SessionManager[object]) -> None:
     app = Answering(headers=((b"mcp-session-id", b"s"),))
 
-    await Client(http("POST")).go(mcp(manager, app))
+    await Client(opening()).go(mcp(manager, app))
 
     assert app.scopes[0][SESSION] is manager.get("s")
 
@@ -265,7 +269,7 @@ async def test_a_get_without_an_id_is_the_upstreams_to_answer(manager: SessionMa
 async def test_an_id_that_the_upstream_gives_twice_is_no_answer(manager: SessionManager[object]) -> None:
     await manager.create_session("of-the-upstream", data=None)
 
-    client = await Client(http("POST")).go(mcp(manager, INITIALIZED))
+    client = await Client(opening()).go(mcp(manager, INITIALIZED))
 
     assert client.status == 503
     assert client.headers(b"mcp-session-id") == []
@@ -380,7 +384,7 @@ class Buffer:
     [
         (HeaderMatcher(), http()),
         (CookieMatcher(), http()),
-        (McpMatcher(), http("POST")),
+        (McpMatcher(), opening()),
         (HeaderMatcher(), http(x_session_id="of-the-upstream")),
         (McpMatcher(), http("DELETE", mcp_session_id="of-the-upstream")),
     ],
@@ -424,7 +428,7 @@ async def test_a_session_that_has_ended_is_freed_without_the_garbage_collector(
 async def test_a_new_session_gets_its_data_and_its_client_from_the_scope(manager: SessionManager[object]) -> None:
     app = mcp(manager, INITIALIZED, data=lambda scope: scope["path"], client=lambda scope: str(scope["scheme"]))
 
-    await Client(http("POST")).go(app)
+    await Client(opening()).go(app)
 
     session = manager.get("of-the-upstream")
     assert session is not None
@@ -458,10 +462,10 @@ async def test_a_private_cookie_of_another_principal_gives_a_session_of_ones_own
     await manager.create_session("s", data=None, client="ada")
     app = SessionLeaseMiddleware(Answering(), manager, CookieMatcher(), client=principal, private=True)
 
-    client = await Client(http(cookie="session=s", x_user="eve")).go(app)
+    client = await Client(http(cookie="otel-session=s", x_user="eve")).go(app)
 
     (cookie,) = client.headers(b"set-cookie")
-    assert not cookie.startswith(b"session=s;")
+    assert not cookie.startswith(b"otel-session=s;")
     assert len(manager) == 2
 
 
@@ -477,7 +481,7 @@ async def test_a_request_without_a_cookie_gets_one_beside_the_apps_own(manager: 
     name, _, rest = ours.partition(b"=")
     session_id, _, attributes = rest.partition(b"; ")
     assert theirs == b"theme=dark"
-    assert (name, attributes) == (b"session", b"Path=/; HttpOnly; SameSite=Lax")
+    assert (name, attributes) == (b"otel-session", b"Path=/; HttpOnly; SameSite=Lax")
     assert session_id.decode() in manager
 
 
@@ -499,7 +503,7 @@ async def test_a_cookie_is_secure_over_tls_or_where_that_is_said(
 
 
 async def test_a_clients_own_value_never_becomes_a_session(manager: SessionManager[object]) -> None:
-    client = await Client(http(cookie="session=chosen-by-the-attacker")).go(
+    client = await Client(http(cookie="otel-session=chosen-by-the-attacker")).go(
         SessionLeaseMiddleware(Answering(), manager, CookieMatcher())
     )
 
@@ -512,7 +516,9 @@ async def test_a_cookie_is_found_among_others_and_gets_no_second_one(manager: Se
     await manager.create_session("s", data=None)
     app = Answering()
 
-    client = await Client(http(cookie="a=1; session=s ;b=2")).go(SessionLeaseMiddleware(app, manager, CookieMatcher()))
+    client = await Client(http(cookie="a=1; otel-session=s ;b=2")).go(
+        SessionLeaseMiddleware(app, manager, CookieMatcher())
+    )
 
     assert client.headers(b"set-cookie") == []
     assert app.scopes[0][SESSION] is manager.get("s")
@@ -520,7 +526,7 @@ async def test_a_cookie_is_found_among_others_and_gets_no_second_one(manager: Se
 
 def test_cookies_may_come_in_several_headers() -> None:
     scope = http()
-    scope["headers"] = [(b"cookie", b"a=1; session="), (b"cookie", b"session=s")]
+    scope["headers"] = [(b"cookie", b"a=1; otel-session="), (b"cookie", b"otel-session=s")]
 
     assert CookieMatcher().match(scope) == Match(session_id="s", opens=True)
 
@@ -584,11 +590,13 @@ def test_no_refusal_shows_an_id(matcher: SessionMatcher) -> None:
     ("scope", "match"),
     [
         (http("POST", mcp_session_id="s", mcp_protocol_version="2025-11-25"), Match(session_id="s")),
-        (http("POST", mcp_protocol_version="2025-06-18"), Match(opens=True)),
-        (http("POST"), Match(opens=True)),
-        (http("GET"), Match()),
+        (opening(mcp_protocol_version="2025-06-18"), Match(opens=True)),
+        (http("POST", content_type="Application/JSON; charset=utf-8"), Match(opens=True)),
+        (http("POST"), Match()),
+        (http("POST", content_type="multipart/form-data"), Match()),
+        (http("GET", content_type="application/json"), Match()),
         (http("POST", mcp_session_id="s", mcp_protocol_version="2027-01-01"), Match()),
     ],
 )
-def test_the_revision_decides_whether_there_are_sessions(scope: Scope, match: Match) -> None:
+def test_the_revision_and_the_kind_of_a_request_decide_whether_there_are_sessions(scope: Scope, match: Match) -> None:
     assert McpMatcher().match(scope) == match

@@ -1,7 +1,7 @@
-"""Passes HTTP requests on to the upstream and its answers back, part by part, both ways at once.
+"""Passes HTTP requests on to the upstream, and then its answers back, part by part.
 
 Nothing is collected: a slow reader slows the writer. A client that leaves takes the upstream's call with it, also while
-the answer's head is still awaited.
+the answer's head is still awaited; but not where that head may name a new session, which is then ended there.
 """
 
 import logging
@@ -11,20 +11,23 @@ from typing import Final, cast
 
 import anyio
 import httpx2
+from anyio.abc import TaskGroup
 
 from otel_sessions.asgi import SESSION, Message, Receive, Send
 from otel_sessions.exceptions import SessionExists
 from otel_sessions.matchers import Headers, Scope, SessionMatcher, header, headers_of
+from otel_sessions.session import Session
 
 from .body import pass_body
-from .farewell import ID, Farewell, peer_of
+from .carrier import MCP_ID
+from .farewell import Farewell
 from .headers import end_to_end
-from .rules import Rules, Timeouts, target_of
+from .peer import Peer, peer_of
+from .rules import TOO_LARGE, Rules, Timeouts, target_of
 from .upstream import Upstream
 
 _logger = logging.getLogger("otel_sessions.proxy")
 
-_TOO_LARGE: Final = (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the request is larger than this proxy passes on")
 _STALLED: Final = (HTTPStatus.REQUEST_TIMEOUT, "the request did not come in time")
 _UNREACHABLE: Final = (HTTPStatus.BAD_GATEWAY, "the upstream cannot be reached")
 _BROKEN: Final = (HTTPStatus.BAD_GATEWAY, "the upstream broke off before it answered")
@@ -45,8 +48,8 @@ class _Refused(Exception):
 
 
 class Forwarder:
-    """The ASGI app behind the middleware. It takes leave of sessions that the upstream makes past the manager, and
-    says so; `farewell` is None where the upstream makes none."""
+    """The ASGI app behind the middleware. It ends sessions that the upstream makes past the manager; `farewell` is None
+    where the upstream makes none."""
 
     def __init__(self, upstream: Upstream, rules: Rules, matcher: SessionMatcher, farewell: Farewell | None) -> None:
         self._upstream = upstream
@@ -55,32 +58,30 @@ class Forwarder:
         self._farewell = farewell
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refused = self._rules.refusal(scope)
-        if refused is not None:
-            await answer(send, *refused)
-            return
         request = _Request(scope, receive, self._rules)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(request.watch, tasks.cancel_scope)
-            await self._pass_on(scope, request, send)
+            tasks.start_soon(
+                request.watch, tasks.cancel_scope, 0.0 if self._farewell is None else self._farewell.seconds
+            )
+            await self._pass_on(scope, request, send, tasks)
             tasks.cancel_scope.cancel()
 
-    async def _pass_on(self, scope: Scope, request: "_Request", send: Send) -> None:
+    async def _pass_on(self, scope: Scope, request: "_Request", send: Send, beside: TaskGroup) -> None:
         headers = self._rules.headers(scope, self._upstream.host)
-        if SESSION not in scope:  # nobody has checked whose it is
-            headers = _without_id(headers)
-        peer, target = peer_of(scope), target_of(scope)
-        if peer is not None:
-            peer.headers = headers
+        timeouts = _timeouts(scope, self._rules.timeouts)
         started = False
         try:
             async with self._upstream.ask(
-                str(scope["method"]), target, headers, request.body(), _timeouts(scope, self._rules.timeouts)
+                str(scope["method"]), target_of(scope), headers, request.body(), timeouts, awaiting=request.awaiting
             ) as response:
-                started = True
+                peer = None if self._farewell is None else peer_of(scope)
                 if peer is not None:
+                    peer.note(headers, response.status_code)
                     peer.told = peer.told or self._matcher.ends(scope, response.status_code)
-                await self._answer(scope, headers, response, send)
+                started = True
+                head = await self._start(scope, headers, response, send, beside)
+                parts = cast("AsyncIterator[bytes]", response.stream)
+                await pass_body(parts, head, send, self._rules.comment_after)
         except _Gone:
             return
         except _Refused as error:
@@ -91,28 +92,34 @@ class Forwarder:
             if not started:
                 await answer(send, status, text)
 
-    async def _answer(self, scope: Scope, asked: Headers, response: httpx2.Response, send: Send) -> None:
-        """Pass an answer back: its head at once, its body as it comes."""
-        head = end_to_end([(name.lower(), value) for name, value in response.headers.raw])
+    async def _start(
+        self, scope: Scope, asked: Headers, response: httpx2.Response, send: Send, beside: TaskGroup
+    ) -> Headers:
+        """Pass an answer's head back and return it. What it names that can be no session here is ended upstream."""
+        head: Headers = end_to_end([(name.lower(), value) for name, value in response.headers.raw])
         stray = self._stray(scope, response.status_code, head)
-        if stray is not None and SESSION not in scope:
-            head = _without_id(head)
-        try:
+        if stray is None or self._farewell is None:
             await send({"type": "http.response.start", "status": response.status_code, "headers": head})
-            parts = cast("AsyncIterator[bytes]", response.stream)
-            await pass_body(parts, head, send, self._rules.comment_after)
+            return head
+        if not _is_opening(scope):
+            beside.start_soon(self._farewell.to_stray, stray, target_of(scope), asked)
+            head = [(name, value) for name, value in head if name != MCP_ID]
+        try:
+            await anyio.lowlevel.checkpoint_if_cancelled()  # a client that has left gets no session
+            await send({"type": "http.response.start", "status": response.status_code, "headers": head})
         except SessionExists:
-            stray = None  # another client has it
-            raise
-        finally:
-            if stray is not None and self._farewell is not None and scope.get(SESSION) is None:
+            raise  # another client has it
+        except BaseException:
+            if _is_opening(scope):
                 await self._farewell.to_stray(stray, target_of(scope), asked)
+            raise
+        return head
 
     def _stray(self, scope: Scope, status: int, head: Headers) -> str | None:
-        """Return the id of a session that the upstream has just made, and that is none of ours before the head goes."""
-        if self._farewell is None or scope.get(SESSION) is not None:
-            return None
-        return self._matcher.established(status, head)
+        """Return the id of a session that an answer names, and that is not the one it is in."""
+        session = cast("Session[Peer] | None", scope.get(SESSION))
+        named = None if self._farewell is None else self._matcher.established(status, head)
+        return None if session is not None and named == session.id else named
 
 
 class _Request:
@@ -122,6 +129,8 @@ class _Request:
         self._receive = receive
         self._most = rules.max_body
         self._patience = rules.timeouts.idle
+        self.awaiting: Final = anyio.CancelScope(shield=_is_opening(scope))
+        """Where the head of the answer is awaited."""
         self._has_body = _has_body(scope)
         self._read = anyio.Event()
         if not self._has_body:
@@ -130,11 +139,15 @@ class _Request:
     def body(self) -> AsyncIterator[bytes] | None:
         return self._parts() if self._has_body else None
 
-    async def watch(self, exchange: anyio.CancelScope) -> None:
-        """Cancel the exchange when the client leaves; what it sends is read by others first."""
+    async def watch(self, exchange: anyio.CancelScope, patience: float) -> None:
+        """Cancel the exchange when the client leaves; what it sends is read by others first.
+
+        The head of an answer that may name a new session is then awaited for `patience` seconds.
+        """
         await self._read.wait()
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        self.awaiting.deadline = anyio.current_time() + patience
         exchange.cancel()
 
     async def _parts(self) -> AsyncIterator[bytes]:
@@ -145,7 +158,7 @@ class _Request:
             part, more = cast("bytes", message.get("body", b"")), bool(message.get("more_body", False))
             total += len(part)
             if self._most is not None and total > self._most:
-                raise _Refused(*_TOO_LARGE)
+                raise _Refused(*TOO_LARGE)
             if part:
                 yield part
         self._read.set()
@@ -169,6 +182,11 @@ async def answer(send: Send, status: HTTPStatus, text: str, *more: tuple[bytes, 
     await send({"type": "http.response.body", "body": body})
 
 
+def _is_opening(scope: Scope) -> bool:
+    """Return whether the answer may still make a session, for which a place is kept."""
+    return SESSION in scope and scope[SESSION] is None
+
+
 def _has_body(scope: Scope) -> bool:
     return header(scope, b"transfer-encoding") is not None or (header(scope, b"content-length") or "0") != "0"
 
@@ -181,10 +199,6 @@ def _trouble(error: httpx2.TransportError) -> tuple[HTTPStatus, str]:
 
 def _timeouts(scope: Scope, usual: Timeouts) -> Timeouts:
     """Return the timeouts of a request: one for a stream of events may be without an answer for as long as it likes."""
-    accepted = ",".join(headers_of(scope, b"accept"))
+    accepted = ",".join(headers_of(scope, b"accept")).lower()
     streams = scope["method"] == "GET" and "text/event-stream" in accepted
     return Timeouts(connect=usual.connect, idle=None) if streams else usual
-
-
-def _without_id(headers: Headers) -> list[tuple[bytes, bytes]]:
-    return [(name, value) for name, value in headers if name != ID]

@@ -43,7 +43,7 @@ class Trust:
 
     def client(self, scope: Scope) -> str | None:
         """Return the address of the client: the last one on the way here that is no trusted proxy."""
-        chain = [*_chain(scope), peer(scope)]
+        chain = [*_chain(scope), sender(scope)]
         for address in reversed(chain):
             if address is not None and not self.includes(address):
                 return address
@@ -65,7 +65,7 @@ def towards_upstream(scope: Scope, trust: Trust, host: bytes | None) -> list[tup
     What a client says of itself in `Forwarded`, `X-Forwarded-*`, `X-Real-IP` and the header with the owner is dropped,
     and kept only from a trusted proxy, to whose word this proxy's is added.
     """
-    address = peer(scope) or "unknown"
+    address = sender(scope) or "unknown"
     trusted = trust.includes(address)
     headers = [
         (name, value)
@@ -88,7 +88,7 @@ def spelt(name: bytes) -> bytes:
     return name.replace(b"_", b"-")
 
 
-def peer(scope: Scope) -> str | None:
+def sender(scope: Scope) -> str | None:
     """Return the address of whoever opened the connection."""
     client = scope.get("client")
     return str(client[0]) if isinstance(client, (list, tuple)) and client else None
@@ -109,7 +109,7 @@ def _chain(scope: Scope) -> list[str]:
 
 def scheme_of(scope: Scope, trust: Trust) -> str:
     """Return the scheme that the client uses: the first that a trusted proxy names, else this connection's."""
-    said = header(scope, b"x-forwarded-proto") if trust.includes(peer(scope) or "") else None
+    said = header(scope, b"x-forwarded-proto") if trust.includes(sender(scope) or "") else None
     named = (said or "").partition(",")[0].strip().lower()
     if named not in ("http", "https"):
         return str(scope.get("scheme", "http"))

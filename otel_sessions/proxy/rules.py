@@ -1,20 +1,25 @@
 """What the proxy passes on, and how long it waits. Pure."""
 
+import ipaddress
 import re
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final, cast
 
+from otel_sessions.asgi import SESSION
 from otel_sessions.matchers import Scope, header, headers_of, pairs_of
+from otel_sessions.session import Session
 
+from .carrier import Carrier
 from .headers import Trust, spelt, towards_upstream
 
+TOO_LARGE: Final = (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the request is larger than this proxy passes on")
 _BAD_FRAMING: Final = "a request with both Content-Length and Transfer-Encoding is refused"
-_BAD_HOST: Final = "a request without a Host of name and port is refused"
+_BAD_HOST: Final = "a request without a good Host is refused"
 _PORT: Final = "[0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}"
 _HOST: Final = re.compile(rf"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:({_PORT}|65[0-4][0-9]{{2}}|655[0-3][0-9]))?")
-_AMBIGUOUS: Final = "a request that says twice, or for one connection only, whose session it is about is refused"
-_DECISIVE: Final = frozenset({b"mcp-session-id", b"mcp-protocol-version"})
+_AMBIGUOUS: Final = "a request is refused that says twice, or for one connection only, what decides about its session"
+_DECISIVE: Final = frozenset({b"mcp-protocol-version"})
 _BAD_TARGET: Final = "a request for anything but a path is refused"
 _BAD_PATH: Final = "a path with . or .. in it is refused"
 _DOTS: Final = re.compile(rb"(^|[/\\]|%2f|%5c)(\.|%2e){1,2}([/\\;]|%2f|%5c|$)", re.IGNORECASE)
@@ -36,6 +41,7 @@ class Rules:
 
     trust: Trust
     timeouts: Timeouts
+    carrier: Carrier
     rewrites_host: bool = False
     allowed_hosts: frozenset[str] = frozenset()
     allowed_origins: frozenset[str] = frozenset()
@@ -46,12 +52,14 @@ class Rules:
 
     def headers(self, scope: Scope, own_host: bytes) -> list[tuple[bytes, bytes]]:
         """Return a request's headers as the upstream gets them, which knows itself by `own_host`."""
-        return towards_upstream(scope, self.trust, own_host if self.rewrites_host else None)
+        session = cast("Session[object] | None", scope.get(SESSION))
+        headers = towards_upstream(scope, self.trust, own_host if self.rewrites_host else None)
+        return self.carrier.judged(headers, None if session is None else session.id)
 
     def _malformed(self, scope: Scope) -> tuple[HTTPStatus, str] | None:
         if header(scope, b"content-length") is not None and header(scope, b"transfer-encoding") is not None:
             return HTTPStatus.BAD_REQUEST, _BAD_FRAMING
-        if not _HOST.fullmatch(header(scope, b"host") or ""):
+        if not _is_host(header(scope, b"host") or ""):
             return HTTPStatus.BAD_REQUEST, _BAD_HOST
         if self._is_ambiguous(scope):
             return HTTPStatus.BAD_REQUEST, _AMBIGUOUS
@@ -60,6 +68,8 @@ class Rules:
             return HTTPStatus.BAD_REQUEST, _BAD_TARGET
         if _DOTS.search(target.partition(b"?")[0]):
             return HTTPStatus.BAD_REQUEST, _BAD_PATH
+        if self.max_body is not None and _told_length(scope) > self.max_body:
+            return TOO_LARGE
         if sum(len(name) + len(value) for name, value in pairs_of(scope)) > self.max_header:
             return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the request's head is larger than this proxy passes on"
         return None
@@ -69,11 +79,13 @@ class Rules:
 
         To some upstreams an underscore in a header's name is a hyphen (CGI, RFC 3875, 4.1.18, and so WSGI).
         """
-        names = [spelt(name) for name, _ in pairs_of(scope)]
+        names = [name for name, _ in pairs_of(scope)]
+        spellings = [spelt(name) for name in names]
         hop = {token.strip().lower() for line in headers_of(scope, b"connection") for token in line.split(",")}
-        decisive = _DECISIVE | self.trust.words
-        mistakable = {spelt(name) for name, _ in pairs_of(scope) if b"_" in name}
-        return any(names.count(name) > 1 or name in mistakable or name.decode("latin-1") in hop for name in decisive)
+        return any(
+            spellings.count(name) > 1 or (name in spellings and (name not in names or name.decode("latin-1") in hop))
+            for name in _DECISIVE | self.trust.words
+        )
 
     def refusal(self, scope: Scope) -> tuple[HTTPStatus, str] | None:
         """Return why a request is not passed on, or None.
@@ -85,11 +97,27 @@ class Rules:
             return malformed
         if not self.rewrites_host:
             return None
-        if (header(scope, b"host") or "") not in self.allowed_hosts:
+        if (header(scope, b"host") or "").lower() not in self.allowed_hosts:
             return HTTPStatus.MISDIRECTED_REQUEST, "this proxy does not serve that host"
         if not self.allowed_origins.issuperset(headers_of(scope, b"origin")):
             return HTTPStatus.FORBIDDEN, "requests from that origin are refused"
         return None
+
+
+def _is_host(text: str) -> bool:
+    if not _HOST.fullmatch(text):
+        return False
+    if not text.startswith("["):
+        return True
+    try:
+        return bool(ipaddress.IPv6Address(text[1:].partition("]")[0]))
+    except ValueError:
+        return False
+
+
+def _told_length(scope: Scope) -> int:
+    told = header(scope, b"content-length") or "0"
+    return int(told) if told.isdecimal() else 0
 
 
 def target_of(scope: Scope) -> bytes:

@@ -8,7 +8,6 @@ ends the process at once.
 import asyncio
 import json
 import logging
-import math
 import os
 import socket
 import sys
@@ -20,25 +19,27 @@ from typing import Final
 import uvicorn
 
 from otel_sessions.asgi import ASGIApp, Receive, Send, SessionLeaseMiddleware
+from otel_sessions.config import SessionConfig
 from otel_sessions.manager import SessionManager
-from otel_sessions.matchers import Scope, header
+from otel_sessions.matchers import Scope, SessionMatcher, header
 
 from . import websocket
-from .farewell import Farewell, Peer
-from .forward import Forwarder
-from .headers import peer, scheme_of
+from .connection import Connection
+from .farewell import Farewell
+from .forward import Forwarder, answer
+from .headers import scheme_of, sender
 from .otlp import exporting
-from .rules import target_of
+from .peer import Peer, credentials
+from .rules import Rules, target_of
 from .settings import Settings
+from .sockets import listen
+from .unleased import Unleased
 from .upstream import Upstream
 
 _logger = logging.getLogger("otel_sessions.proxy")
 
-_PATIENCE: Final = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 60_000}
-"""Seconds of silence, seconds between probes, probes, and milliseconds in which it must take some of
-what waits for it: a peer that is gone, or that reads nothing any more, is found within a minute."""
 _LAST_SECONDS: Final = 1
-"""How long connections may take at least to close once their sessions have ended."""
+"""How long connections may take to close once their exchanges have ended."""
 
 
 def run(settings: Settings) -> int:
@@ -51,28 +52,16 @@ def run(settings: Settings) -> int:
     return 0
 
 
-def listen(address: tuple[str, int]) -> socket.socket:
-    """Return a listening socket whose connections send at once, and are probed when they are silent."""
-    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-    listener = socket.create_server(address, family=family, backlog=2048)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    # asyncio sets it on sockets of its own making only; without it a body waits 40 ms for the head's acknowledgement.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    for name, value in _PATIENCE.items():  # inherited by what is accepted, where the system has them
-        if hasattr(socket, name):
-            listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    return listener
-
-
 async def _serve(settings: Settings, listener: socket.socket, health: socket.socket | None) -> None:
     async with Upstream(settings.upstream) as upstream:
-        farewell = Farewell(upstream, settings.sessions.close_timeout)
-        manager = SessionManager[Peer | None](
-            settings.sessions, name="proxy", on_close=farewell.to if settings.tells_upstream else None
+        farewell = Farewell(upstream, settings.sessions.close_timeout) if settings.tells_upstream else None
+        manager = SessionManager[Peer](
+            settings.sessions, name="proxy", on_close=None if farewell is None else farewell.to
         )
         async with manager:
-            app = _app(settings, upstream, manager, farewell)
-            server = _Server(_config(app, settings.rules.max_header), manager, settings.sessions.drain_timeout)
+            unleased = Unleased(_app(settings.rules, upstream, settings.matcher, farewell), settings.matcher)
+            app = _front(settings, upstream, manager, unleased)
+            server = _Server(_config(app, settings.rules.max_header), settings.sessions, manager, unleased)
             host, port = listener.getsockname()[:2]
             _logger.info("listening on %s:%d, for %s", host, port, settings.upstream)
             if health is None:
@@ -85,35 +74,49 @@ async def _serve(settings: Settings, listener: socket.socket, health: socket.soc
                     beside.should_exit = True
 
 
-def _app(settings: Settings, upstream: Upstream, manager: SessionManager[Peer | None], farewell: Farewell) -> ASGIApp:
-    trust, tells = settings.rules.trust, settings.tells_upstream
-    owner = None if settings.owner_header is None else settings.owner_header.lower().encode("latin-1")
-    forwarder = Forwarder(upstream, settings.rules, settings.matcher, farewell if tells else None)
+def _app(rules: Rules, upstream: Upstream, matcher: SessionMatcher, farewell: Farewell | None) -> ASGIApp:
+    """Return the app behind the middleware, which passes everything on."""
+    forwarder = Forwarder(upstream, rules, matcher, farewell)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
-            await websocket.pass_on(scope, receive, send, upstream, settings.rules)
+            await websocket.pass_on(scope, receive, send, upstream, rules)
         else:
             await forwarder(scope, receive, send)
 
+    return app
+
+
+def _front(settings: Settings, upstream: Upstream, manager: SessionManager[Peer], app: ASGIApp) -> ASGIApp:
+    """Return the middleware around an app, and before it what refuses requests without asking about sessions."""
+    rules, trust = settings.rules, settings.rules.trust
+    owner = None if settings.owner_header is None else settings.owner_header.lower().encode("latin-1")
+
     def client(scope: Scope) -> str | None:
         if owner is not None:
-            return header(scope, owner) if trust.includes(peer(scope) or "") else None
+            return header(scope, owner) if trust.includes(sender(scope) or "") else None
         return trust.client(scope)
 
-    def data(scope: Scope) -> Peer | None:
-        return Peer(target_of(scope), settings.rules.headers(scope, upstream.host)) if tells else None
+    def data(scope: Scope) -> Peer:
+        shown = credentials(rules.headers(scope, upstream.host)) if settings.tells_upstream else ()
+        return Peer(target_of(scope), shown)
 
     leased = SessionLeaseMiddleware(app, manager, settings.matcher, client=client, data=data, private=owner is not None)
 
     async def front(scope: Scope, receive: Receive, send: Send) -> None:
         scope["scheme"] = scheme_of(scope, trust)
-        await leased(scope, receive, send)
+        refused = rules.refusal(scope)
+        if refused is None:
+            await leased(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await websocket.refuse(receive, send, *refused)
+        else:
+            await answer(send, *refused)
 
     return front
 
 
-def _health(manager: SessionManager[Peer | None], server: uvicorn.Server) -> ASGIApp:
+def _health(manager: SessionManager[Peer], server: uvicorn.Server) -> ASGIApp:
     """Return an app that says whether new sessions are taken: 200, or 503 from the first signal on."""
 
     async def app(scope: Scope, _receive: Receive, send: Send) -> None:
@@ -132,7 +135,7 @@ def _health(manager: SessionManager[Peer | None], server: uvicorn.Server) -> ASG
 def _config(app: object, max_header: int) -> uvicorn.Config:
     return uvicorn.Config(
         app,  # type: ignore[arg-type]  # uvicorn's scopes are typed dicts, ours is any mapping
-        http="h11",  # strict about framing, and counts the bytes of a head
+        http=Connection,  # h11's: strict about framing, and counts the bytes of a head
         ws="websockets-sansio",
         ws_per_message_deflate=False,  # a slow reader's kilobytes would be megabytes here, inflated
         lifespan="off",
@@ -142,6 +145,7 @@ def _config(app: object, max_header: int) -> uvicorn.Config:
         date_header=False,
         proxy_headers=False,
         h11_max_incomplete_event_size=max_header,
+        timeout_graceful_shutdown=_LAST_SECONDS,
         timeout_keep_alive=75,
     )
 
@@ -149,20 +153,26 @@ def _config(app: object, max_header: int) -> uvicorn.Config:
 class _Server(uvicorn.Server):
     """uvicorn, but the manager is shut down before connections are waited for.
 
-    Requests that are in no session have as long as leases have.
+    Exchanges that are in no session have as long as leases have.
     """
 
-    def __init__(self, config: uvicorn.Config, manager: SessionManager[Peer | None], drain_timeout: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, limits: SessionConfig, manager: SessionManager[Peer], unleased: Unleased
+    ) -> None:
         super().__init__(config)
+        self._limits = limits
         self._manager = manager
-        self._drain_timeout = drain_timeout
+        self._unleased = unleased
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        drained = time.monotonic() + self._drain_timeout
+        drained = time.monotonic() + min(self._limits.drain_timeout, self._limits.shutdown_timeout)
         for server in self.servers:
             server.close()
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, Connection):  # closes it as soon as nothing is under way
+                connection.shutdown()
         await self._manager.shutdown()
-        self.config.timeout_graceful_shutdown = max(_LAST_SECONDS, math.ceil(drained - time.monotonic()))
+        await self._unleased.end(max(0.0, drained - time.monotonic()))
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -201,3 +211,9 @@ def _log_to_stderr(log_format: str) -> None:
     handler.setFormatter(_JsonLines() if log_format == "json" else text)
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").addFilter(_is_no_refused_handshake)
+
+
+def _is_no_refused_handshake(record: logging.LogRecord) -> bool:
+    """Return whether a line is worth showing: to uvicorn, an app that refuses a WebSocket has not done its work."""
+    return record.msg != "ASGI callable returned without completing handshake."

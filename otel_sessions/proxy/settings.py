@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import ipaddress
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +14,9 @@ from otel_sessions.config import SessionConfig
 from otel_sessions.exceptions import ConfigError
 from otel_sessions.matchers import CookieMatcher, HeaderMatcher, SessionMatcher
 
-from .farewell import EndpointMatcher
+from .carrier import Carrier
 from .headers import Network, Trust
+from .peer import EndpointMatcher
 from .rules import Rules, Timeouts
 
 _ENVIRONMENT_PREFIX: Final = "OTEL_SESSIONS_PROXY_"
@@ -25,6 +27,9 @@ _OWN: Final = (
     *("max_header", "trusted_proxy", "owner_header", "allow_host", "allow_origin", "log_format", *_SWITCHES),
 )
 """The settings that are the proxy's and not the sessions', by their key in a file."""
+_SAID: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
+_LEAST_HEAD: Final = 1024
 _MATCHERS: Final = "mcp, cookie, cookie:NAME or header:NAME"
 _MCP: Final = EndpointMatcher()
 
@@ -65,10 +70,17 @@ def preset(arguments: Sequence[str], environ: Mapping[str, str]) -> list[str]:
             continue
         value = [part.strip() for part in text.split(",")] if text else table.get(key, [])
         if key in _SWITCHES:
-            flags += [flag] if value in (True, ["true"]) else []
+            flags += [flag] if _is_on(key, value) else []
         else:
             flags += [f"{flag}={one}" for one in (value if isinstance(value, list) else [value])]
     return flags
+
+
+def _is_on(key: str, value: object) -> bool:
+    said = str(value[0] if isinstance(value, list) and value else value or False).lower()
+    if said not in _SAID:
+        raise ConfigError(f"{key} takes true or false, not {said}")
+    return _SAID[said]
 
 
 def _table(arguments: Sequence[str]) -> Mapping[str, object]:
@@ -98,10 +110,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--connect-timeout", type=positive, default=5.0, metavar="S", help="seconds to connect to the upstream")
     add("--idle-timeout", type=positive, default=300.0, metavar="S", help="seconds to wait for more from either side")
     add("--comment-after", type=seconds, default=30.0, metavar="S", help="of silence in an event stream; 0 for never")
-    add("--max-body", type=int, default=104857600, metavar="BYTES", help="the largest request body; 0 for no limit")
-    add("--max-header", type=int, default=65536, metavar="BYTES", help="the most bytes of a request's head")
+    add("--max-body", type=count, default=104857600, metavar="BYTES", help="the largest request body; 0 for no limit")
+    add("--max-header", type=head, default=65536, metavar="BYTES", help="the most bytes of a request's head")
     add("--trusted-proxy", type=network, action="append", default=[], metavar="NET", help="who may say X-Forwarded-*")
-    add("--owner-header", metavar="NAME", help="a trusted proxy's header with the user; sessions are private to it")
+    add(
+        "--owner-header",
+        type=token,
+        metavar="NAME",
+        help="a trusted proxy's header with the user, who owns a session",
+    )
     add("--rewrite-host", action="store_true", help="send the upstream its own Host; needs --allow-host")
     add("--allow-host", action="append", default=[], metavar="HOST", help="a Host that is passed on")
     add("--allow-origin", action="append", default=[], metavar="ORIGIN", help="an Origin that is passed on")
@@ -114,9 +131,10 @@ def read(options: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
     """Return the settings. Raises `ConfigError`, which names the flag, the variable or the key, and `OSError`."""
     if options.rewrite_host and not options.allow_host:
         raise ConfigError("--rewrite-host needs --allow-host: the upstream cannot tell a foreign Host any more")
+    if (options.allow_host or options.allow_origin) and not options.rewrite_host:
+        raise ConfigError("--allow-host and --allow-origin need --rewrite-host: else the upstream decides on them")
     if options.owner_header and not options.trusted_proxy:
         raise ConfigError("--owner-header needs --trusted-proxy: nobody else's word is taken")
-    upstream = Timeouts(connect=options.connect_timeout, idle=options.idle_timeout)
     return Settings(
         listen=options.listen,
         health=options.health,
@@ -128,9 +146,10 @@ def read(options: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
                 networks=tuple(options.trusted_proxy),
                 words=frozenset({options.owner_header.lower().encode("latin-1")} if options.owner_header else ()),
             ),
-            timeouts=upstream,
+            timeouts=Timeouts(connect=options.connect_timeout, idle=options.idle_timeout),
+            carrier=Carrier.of(options.matcher),
             rewrites_host=options.rewrite_host,
-            allowed_hosts=frozenset(options.allow_host),
+            allowed_hosts=frozenset(host.lower() for host in options.allow_host),
             allowed_origins=frozenset(options.allow_origin),
             max_body=options.max_body or None,
             max_header=options.max_header,
@@ -170,12 +189,31 @@ def flag_of(name: str) -> str:
 def matcher(text: str) -> SessionMatcher:
     kind, _, name = text.partition(":")
     if kind == "header" and name:
-        return HeaderMatcher(name)
+        return HeaderMatcher(token(name))
     if kind == "cookie":
-        return CookieMatcher(name) if name else CookieMatcher()
+        return CookieMatcher(token(name)) if name else CookieMatcher()
     if text == "mcp":
         return _MCP
     raise argparse.ArgumentTypeError(f"takes {_MATCHERS}, not {text}")
+
+
+def token(text: str) -> str:
+    """Return a name that a header or a cookie can have (RFC 9110, 5.6.2)."""
+    if not _TOKEN.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"takes the name of a header or a cookie, not {text!r}")
+    return text
+
+
+def count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"takes a whole number of bytes, not {text}")
+    return int(text)
+
+
+def head(text: str) -> int:
+    if count(text) < _LEAST_HEAD:
+        raise argparse.ArgumentTypeError(f"takes {_LEAST_HEAD} bytes or more, not {text}")
+    return int(text)
 
 
 def address(text: str) -> tuple[str, int]:

@@ -9,12 +9,15 @@ from contextlib import asynccontextmanager
 from itertools import cycle
 from typing import Final, Self
 
+import anyio
 import httpx2
 
 from otel_sessions.matchers import Headers
 
 from .rules import Timeouts
+from .sockets import WATCHFUL
 
+_LAST_STATUS: Final = 599
 _POOLS: Final = 4
 _KEPT: Final = 25
 """How many idle connections each pool keeps."""
@@ -56,11 +59,14 @@ class Upstream:
         headers: Headers,
         content: AsyncIterator[bytes] | None,
         timeouts: Timeouts,
+        *,
+        awaiting: anyio.CancelScope | None = None,
     ) -> AsyncIterator[httpx2.Response]:
         """Send a request to `target`, a path with its query, and yield the answer as soon as its head is there.
 
         The target goes out as it is written. A stream of events may then be silent for as long as it likes. Raises
-        httpx2's errors. Leaving the block before the body's end gives the connection up.
+        httpx2's errors; `ReadTimeout`, too, when `awaiting` is cancelled, in which the head is awaited. Leaving the
+        block before the body's end gives the connection up.
         """
         limits = {"connect": timeouts.connect, "read": timeouts.idle, "write": timeouts.idle, "pool": None}
         request = httpx2.Request(
@@ -75,8 +81,14 @@ class Upstream:
         streams = method == "GET" and timeouts.idle is None
         connections = self._connections() if streams else next(self._turns)
         try:
-            response = await connections.handle_async_request(request)
-            if response.headers.get("content-type", "").startswith("text/event-stream"):
+            response = None
+            with awaiting or anyio.CancelScope():
+                response = await connections.handle_async_request(request)
+            if response is None:
+                raise httpx2.ReadTimeout("the head was awaited for long enough")
+            if response.status_code > _LAST_STATUS:
+                raise httpx2.RemoteProtocolError(f"{response.status_code} is no status")
+            if response.headers.get("content-type", "").lower().startswith("text/event-stream"):
                 limits["read"] = None
             try:
                 yield response
@@ -88,4 +100,4 @@ class Upstream:
 
     def _connections(self) -> httpx2.AsyncHTTPTransport:
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=_KEPT, keepalive_expiry=_KEPT_SECONDS)
-        return httpx2.AsyncHTTPTransport(verify=self._tls, trust_env=False, limits=limits)
+        return httpx2.AsyncHTTPTransport(verify=self._tls, trust_env=False, limits=limits, socket_options=WATCHFUL)

@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 
 import anyio
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, WebSocketException
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.typing import Subprotocol
 
 from otel_sessions.asgi import Message, Receive, Send
@@ -20,27 +20,30 @@ from otel_sessions.matchers import Headers, Scope
 
 from .headers import end_to_end
 from .rules import Rules, target_of
+from .sockets import WATCHFUL
 from .upstream import Upstream
 
 _logger = logging.getLogger("otel_sessions.proxy")
 
 _NO_STATUS, _ABNORMAL, _INTERNAL_ERROR, _GOING_AWAY = 1005, 1006, 1011, 1001
 """RFC 6455, section 7.4.1; the first two are never sent."""
-_HANDSHAKE: Final = (b"sec-websocket-", b"host", b"content-length", b"upgrade", b"connection")
-"""How the headers start that each connection has of its own."""
+_OWN: Final = frozenset({b"host", b"content-length"})
+"""What each handshake has of its own, besides `Sec-WebSocket-*`."""
 _PLAIN: Final = ((b"content-type", b"text/plain; charset=utf-8"),)
 _PING_SECONDS: Final = 20.0
 _FAREWELL_SECONDS: Final = 1.0
 _MOST_BYTES: Final = 16 * 1024 * 1024
 
 
+async def refuse(receive: Receive, send: Send, status: HTTPStatus, text: str) -> None:
+    """Refuse one in the proxy's own words."""
+    await receive()
+    await _deny(send, status, _PLAIN, f"{text}\n".encode())
+
+
 async def pass_on(scope: Scope, receive: Receive, send: Send, upstream: Upstream, rules: Rules) -> None:
     """Relay one WebSocket for as long as it lasts."""
-    assert (await receive())["type"] == "websocket.connect"
-    refused = rules.refusal(scope)
-    if refused is not None:
-        await _deny(send, refused[0], _PLAIN, f"{refused[1]}\n".encode())
-        return
+    await receive()
     try:
         behind = await _connect(scope, upstream, rules)
     except InvalidStatus as error:
@@ -49,9 +52,10 @@ async def pass_on(scope: Scope, receive: Receive, send: Send, upstream: Upstream
         kept = [(name, value) for name, value in end_to_end(head) if name != b"content-length"]
         await _deny(send, said.status_code, kept, bytes(said.body))
         return
-    except (OSError, TimeoutError, InvalidHandshake, WebSocketException) as error:
+    except (OSError, WebSocketException) as error:
         _logger.warning("the upstream takes no WebSocket: %s", type(error).__name__)
-        await _deny(send, HTTPStatus.BAD_GATEWAY, _PLAIN, b"the upstream takes no WebSocket\n")
+        status = HTTPStatus.GATEWAY_TIMEOUT if isinstance(error, TimeoutError) else HTTPStatus.BAD_GATEWAY
+        await _deny(send, status, _PLAIN, b"the upstream takes no WebSocket\n")
         return
     try:
         await send({"type": "websocket.accept", "subprotocol": behind.subprotocol, "headers": _answered(behind)})
@@ -80,11 +84,9 @@ async def _connect(scope: Scope, upstream: Upstream, rules: Rules) -> ClientConn
     url = upstream.url.copy_with(scheme={"http": "ws", "https": "wss"}[upstream.url.scheme])
     headers = rules.headers(scope, upstream.host)
     host = next(value for name, value in headers if name == b"host")
-    own = [
-        (name.decode("latin-1"), value.decode("latin-1")) for name, value in headers if not name.startswith(_HANDSHAKE)
-    ]
+    own = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers if not _is_own(name)]
     target = upstream.url.raw_path.rstrip(b"/") + target_of(scope)
-    return await _Connect(
+    behind = await _Connect(
         f"{url.scheme}://{host.decode('latin-1')}",
         target.decode("latin-1"),
         host=upstream.url.host,
@@ -97,11 +99,14 @@ async def _connect(scope: Scope, upstream: Upstream, rules: Rules) -> ClientConn
         open_timeout=rules.timeouts.connect,
         close_timeout=rules.timeouts.connect,
         ping_interval=_PING_SECONDS,
-        ping_timeout=_PING_SECONDS,
+        ping_timeout=None,  # its answer waits behind all that the upstream has not read yet
         max_size=_MOST_BYTES,
         max_queue=1,
         proxy=None,
     )
+    for option in WATCHFUL:
+        behind.transport.get_extra_info("socket").setsockopt(*option)
+    return behind
 
 
 async def _outward(receive: Receive, behind: ClientConnection, ways: anyio.CancelScope) -> None:
@@ -146,7 +151,11 @@ def _answered(behind: ClientConnection) -> Headers:
     raw = [
         (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in behind.response.headers.raw_items()
     ]
-    return [(name, value) for name, value in end_to_end(raw) if not name.startswith(_HANDSHAKE)]
+    return [(name, value) for name, value in end_to_end(raw) if not _is_own(name)]
+
+
+def _is_own(name: bytes) -> bool:
+    return name in _OWN or name.startswith(b"sec-websocket-")
 
 
 async def _deny(send: Send, status: int, headers: Headers, body: bytes) -> None:

@@ -15,7 +15,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 SESSIONS: dict[str, str] = {}
-COUNTS = {"streams": 0, "waiting": 0, "sockets": 0}
+COUNTS = {"streams": 0, "waiting": 0, "sockets": 0, "farewells": 0}
 
 
 async def asked(request: Request) -> Response:
@@ -122,9 +122,11 @@ async def mcp(request: Request) -> Response:
     """What the Streamable HTTP of MCP does with sessions, without its messages."""
     await request.body()
     named = request.headers.get("mcp-session-id")
-    if named is None and request.method == "POST":
+    made = request.query_params.get("id")
+    COUNTS["farewells"] += request.method == "DELETE"
+    if request.method == "POST" and (named is None or made):
         await asyncio.sleep(float(request.query_params.get("seconds", "0")))
-        session_id = uuid.uuid4().hex
+        session_id = made or uuid.uuid4().hex
         SESSIONS[session_id] = request.headers.get("authorization", "")
         return JSONResponse({"result": "initialized"}, headers={"mcp-session-id": session_id})
     if named not in SESSIONS:
@@ -159,6 +161,9 @@ async def echo(socket: WebSocket) -> None:
             if message.get("text") == "close 4001":
                 await socket.close(4001, "as asked")
                 return
+            if message.get("text") == "headers":
+                await socket.send_json(socket.headers.items())
+                continue
             await socket.send({**message, "type": "websocket.send"})
     finally:
         COUNTS["sockets"] -= 1

@@ -21,6 +21,7 @@ from .conftest import Origin, Proxy, StartProxy, start_origin
 pytestmark = pytest.mark.processes
 
 MIB = 1024 * 1024
+JSON_POST = b"POST /mcp HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n"
 
 
 def asked(answer: httpx2.Response) -> dict[str, Any]:
@@ -105,7 +106,17 @@ def test_methods_pass(proxy: Proxy, http: httpx2.Client, method: str) -> None:
 
     assert answer.status_code == 200
     assert answer.headers["x-answer"] == "yes"
-    assert answer.text.startswith("" if method == "HEAD" else f'{{"method":"{method}"')
+    if method == "HEAD":
+        assert answer.content == b""
+    else:
+        assert asked(answer)["method"] == method
+
+
+def test_a_request_without_a_body_has_none_on_its_way(proxy: Proxy) -> None:
+    said = asked_raw(proxy, b"POST /asked HTTP/1.1\r\nHost: h\r\n\r\n")
+
+    assert b"200 OK" in said
+    assert b"content-length" not in said.partition(b"\r\n\r\n")[2]
 
 
 def test_connections_to_the_upstream_are_used_again(start: StartProxy, http: httpx2.Client, origin: Origin) -> None:
@@ -308,11 +319,11 @@ def test_a_stream_of_events_may_be_silent_for_longer(start: StartProxy, http: ht
 
 def test_a_request_that_stalls_is_408_and_holds_nothing(start: StartProxy) -> None:
     with start("--idle-timeout", "0.5", "--max-sessions", "1") as proxy:
-        said = talk(proxy, b"POST /mcp HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nabc")
+        said = talk(proxy, JSON_POST + b"Content-Length: 10\r\n\r\nabc")
 
         assert said.startswith(b"HTTP/1.1 408 ")
         assert said.endswith(b"the request did not come in time\n")
-        assert talk(proxy, b"POST /mcp HTTP/1.0\r\nHost: h\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+        assert talk(proxy, JSON_POST + b"Connection: close\r\n\r\n").startswith(b"HTTP/1.1 200 ")
 
 
 def test_an_upstream_that_is_killed_in_mid_stream_cuts_the_answer_and_may_come_back(
@@ -384,9 +395,10 @@ def test_a_body_larger_than_allowed_is_413_whatever_it_says_of_its_size(start: S
         b"nonsense\r\n\r\n",
         b"GET /asked HTTP/1.1\r\nHost: h/echo?\r\n\r\n",
         b"GET /asked HTTP/1.1\r\nHost: h:99999999\r\n\r\n",
-        b"POST /asked HTTP/1.1\r\nHost: h\r\nConnection: mcp-session-id\r\nMcp-Session-Id: a\r\n\r\n",
-        b"POST /asked HTTP/1.1\r\nHost: h\r\nMcp-Session-Id: a\r\nMcp-Session-Id: b\r\n\r\n",
-        b"POST /asked HTTP/1.1\r\nHost: h\r\nMcp_Session_Id: a\r\n\r\n",
+        b"GET /asked HTTP/1.1\r\nHost: [::::]\r\n\r\n",
+        b"GET /asked HTTP/1.1\r\nHost: h\r\nConnection: mcp-protocol-version\r\nMcp-Protocol-Version: 1\r\n\r\n",
+        b"GET /asked HTTP/1.1\r\nHost: h\r\nMcp-Protocol-Version: 1\r\nMcp-Protocol-Version: 2\r\n\r\n",
+        b"GET /asked HTTP/1.1\r\nHost: h\r\nMcp_Protocol_Version: 1\r\n\r\n",
         b"GET /asked#part HTTP/1.1\r\nHost: h\r\n\r\n",
         b"GET /base/../asked HTTP/1.1\r\nHost: h\r\n\r\n",
         b"GET /base/%2E./asked HTTP/1.1\r\nHost: h\r\n\r\n",
@@ -406,6 +418,29 @@ def test_a_malformed_or_smuggled_request_is_refused_and_never_passed_on(proxy: P
     status = int(said.split(b" ")[1])
     assert 400 <= status < 500 or status == 501
     assert b"x-answer" not in said
+
+
+def test_a_large_body_is_refused_before_the_upstream_gets_any_of_it(start: StartProxy) -> None:
+    head = b"POST /count HTTP/1.1\r\nHost: h\r\nContent-Length: 3000\r\nConnection: close\r\n\r\n"
+    with start("--max-body", "2000", upstream=f"http://{HOST}:{free_port()}") as proxy:
+        assert talk(proxy, head).startswith(b"HTTP/1.1 413 ")
+
+
+@pytest.mark.parametrize("name", [b"Mcp-Session-Id", b"Mcp_Session_Id", b"MCP-Session_ID"])
+def test_an_id_reaches_the_upstream_in_one_spelling_and_once_or_not_at_all(
+    proxy: Proxy, http: httpx2.Client, name: bytes
+) -> None:
+    json = {"content-type": "application/json"}
+    session_id = http.post(f"{proxy.url}/mcp", headers=json).headers["mcp-session-id"].encode()
+    twice = b"Mcp-Session-Id: %s\r\n%s: forged\r\n" % (session_id, name)
+
+    leased = asked_raw(proxy, b"GET /asked HTTP/1.1\r\nHost: h\r\n%s\r\n" % twice)
+    free = asked_raw(proxy, b"GET /asked HTTP/1.1\r\nHost: h\r\nMcp-Protocol-Version: 2026-07-28\r\n%s\r\n" % twice)
+    http.delete(f"{proxy.url}/mcp", headers={"mcp-session-id": session_id.decode()})
+
+    assert b'["mcp-session-id","%s"]' % session_id in leased
+    assert b"forged" not in leased + free
+    assert session_id not in free
 
 
 def test_a_chunk_that_is_none_ends_the_request_at_the_proxy(proxy: Proxy) -> None:

@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from otel_sessions.cli import main
-from otel_sessions.proxy.server import listen
 from otel_sessions.proxy.settings import preset
+from otel_sessions.proxy.sockets import listen
 from tests.processes import free_port, running_module, until_answers
 from tests.waiting import until
 
@@ -25,10 +25,11 @@ pytestmark = pytest.mark.processes
 MIB = 1024 * 1024
 QUICK = ("--cleanup-interval", "0.2", "--max-idle-time", "0.5", "--drain-timeout", "0.5")
 AS_ADA = {"authorization": "Bearer of ada"}
+JSON = {"content-type": "application/json"}
 
 
 def initialize(proxy: Proxy, http: httpx2.Client, **headers: str) -> httpx2.Response:
-    return http.post(f"{proxy.url}/mcp", headers=headers)
+    return http.post(f"{proxy.url}/mcp", headers={**JSON, **headers})
 
 
 def use(proxy: Proxy, http: httpx2.Client, session_id: str, method: str = "POST", **headers: str) -> httpx2.Response:
@@ -133,7 +134,7 @@ def test_nothing_that_is_said_elsewhere_ends_a_session(
     start: StartProxy, http: httpx2.Client, origin: Origin, method: str, path: str
 ) -> None:
     with start(*QUICK) as proxy:
-        session_id = http.post(f"{proxy.url}/mcp?key=1").headers["mcp-session-id"]
+        session_id = http.post(f"{proxy.url}/mcp?key=1", headers=JSON).headers["mcp-session-id"]
         answer = http.request(method, f"{proxy.url}{path}", headers={"mcp-session-id": session_id})
 
         assert answer.status_code == {"/asked": 200, "/gone": 404}[path]
@@ -142,15 +143,155 @@ def test_nothing_that_is_said_elsewhere_ends_a_session(
         origin.until_none("sessions")  # told where it began, as it is not used
 
 
-def test_an_upstream_that_refuses_a_farewell_is_logged(start: StartProxy, http: httpx2.Client, origin: Origin) -> None:
+def test_credentials_that_the_upstream_refuses_do_not_replace_good_ones(
+    start: StartProxy, http: httpx2.Client, origin: Origin
+) -> None:
+    with start(*QUICK) as proxy:
+        session_id = initialize(proxy, http, **AS_ADA).headers["mcp-session-id"]
+        assert use(proxy, http, session_id, "DELETE", authorization="Bearer of eve").status_code == 401
+        origin.until_none("sessions")
+        assert "WARNING" not in proxy.process.said()
+
+
+def test_an_upstream_that_refuses_a_farewell_is_logged_in_short(
+    start: StartProxy, http: httpx2.Client, origin: Origin
+) -> None:
     with start(*QUICK) as proxy:
         session_id = initialize(proxy, http, **AS_ADA).headers["mcp-session-id"]
         use(proxy, http, session_id, authorization="Bearer of eve")
         proxy.until_active(0)
 
         until(proxy.process.said, lambda said: "the upstream answered 401 to the end of a session" in said)
+        assert proxy.process.said().count("Traceback") == 1
     as_ada = {"mcp-session-id": session_id, **AS_ADA}
     assert httpx2.delete(f"{origin.url}/mcp", headers=as_ada, trust_env=False).status_code == 204
+
+
+def test_the_upstream_is_told_once_and_not_when_it_knows(
+    start: StartProxy, http: httpx2.Client, origin: Origin
+) -> None:
+    with start() as proxy:
+        before = origin.counts()["farewells"]
+        session_id = initialize(proxy, http).headers["mcp-session-id"]
+        use(proxy, http, session_id, "DELETE")
+        httpx2.delete(f"{origin.url}/mcp", headers={"mcp-session-id": "x"}, trust_env=False)
+
+    assert origin.counts()["farewells"] == before + 2
+
+
+def test_clients_that_leave_before_they_have_their_session_leave_none_behind_and_keep_to_the_cap(
+    start: StartProxy, origin: Origin
+) -> None:
+    with start("--max-sessions", "3") as proxy:
+        host, port = proxy.url.removeprefix("http://").split(":")
+        head = b"POST /mcp?seconds=0.3 HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n"
+        for _ in range(20):
+            with socket.create_connection((host, int(port)), 5) as hasty:
+                hasty.sendall(head + b"Content-Length: 2\r\n\r\n{}")
+                time.sleep(0.05)
+        assert origin.counts()["sessions"] <= 3
+
+        origin.until_none("sessions")
+        assert proxy.said_of_itself()["active"] == 0
+
+
+def test_an_id_that_another_session_has_is_no_new_one_and_that_session_stays(
+    start: StartProxy, http: httpx2.Client, origin: Origin
+) -> None:
+    with start() as proxy:
+        first, second = (http.post(f"{proxy.url}/mcp?id=same", headers=JSON) for _ in range(2))
+
+        assert (first.status_code, second.status_code) == (200, 503)
+        assert use(proxy, http, "same").status_code == 200
+    origin.until_none("sessions")
+
+
+def test_a_second_session_that_the_upstream_makes_in_a_session_is_ended_at_once(
+    start: StartProxy, http: httpx2.Client, origin: Origin
+) -> None:
+    with start() as proxy:
+        session_id = initialize(proxy, http).headers["mcp-session-id"]
+        answer = http.post(f"{proxy.url}/mcp?id=another", headers={**JSON, "mcp-session-id": session_id})
+
+        assert answer.status_code == 200
+        assert "mcp-session-id" not in answer.headers
+        until(lambda: origin.counts()["sessions"], lambda count: count == 1)
+
+
+def test_a_request_that_is_refused_does_nothing_to_sessions(
+    start: StartProxy, http: httpx2.Client, origin: Origin
+) -> None:
+    good, evil = {"host": "good.example"}, {"host": "evil.example"}
+    flags = ("--max-sessions", "1", "--emergency-idle-time", "0.1")
+    with start("--rewrite-host", "--allow-host", "Good.Example", *flags) as proxy:
+        session_id = initialize(proxy, http, **good).headers["mcp-session-id"]
+        time.sleep(0.3)
+        refused = initialize(proxy, http, **evil)
+
+        assert refused.status_code == 421
+        assert use(proxy, http, session_id, **good).status_code == 200
+
+
+def test_only_json_takes_a_place(start: StartProxy, http: httpx2.Client) -> None:
+    with start("--max-sessions", "1", "--close-timeout", "0.3") as proxy:
+        initialize(proxy, http)
+
+        assert initialize(proxy, http).status_code == 503
+        assert http.post(f"{proxy.url}/oauth/token", data={"grant_type": "refresh_token"}).status_code == 200
+
+
+def test_a_client_that_asks_too_early_is_still_seen_to_leave(
+    start: StartProxy, http: httpx2.Client, origin: Origin
+) -> None:
+    with start(*QUICK) as proxy:
+        session_id = initialize(proxy, http).headers["mcp-session-id"].encode()
+        host, port = proxy.url.removeprefix("http://").split(":")
+        head = b"GET /never HTTP/1.1\r\nHost: h\r\nAccept: text/event-stream\r\nMcp-Session-Id: %s\r\n\r\n"
+        with socket.create_connection((host, int(port)), 5) as hasty:
+            hasty.sendall(head % session_id)
+            until(lambda: origin.counts()["waiting"], lambda count: count == 1)
+            hasty.sendall(head % session_id)
+            time.sleep(0.3)
+
+        origin.until_none("waiting")
+        proxy.until_active(0)
+    origin.until_none("sessions")
+
+
+# What the upstream sees of ids
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("cookie:id", "Cookie: a=1; id={eve}; id={ada}\r\n"),
+        ("cookie:id", "Cookie: id={eve}\r\nCookie: id={ada}; a=1\r\n"),
+        ("cookie:id", "Cookie: a=1; id={ada}\r\n"),
+        ("cookie:id", "Cookie: a=1; id=made-up\r\n"),
+        ("header:x-id", "X-Id: {eve}\r\nX-Id: {ada}\r\n"),
+        ("header:x-id", "X-Id: {eve}\r\nX_Id: {ada}\r\n"),
+        ("header:x-id", "X_Id: {ada}\r\n"),
+    ],
+)
+def test_the_upstream_sees_no_id_but_that_of_the_session_that_the_request_is_in(
+    start: StartProxy, kind: str, said: str
+) -> None:
+    with start("--matcher", kind, "--owner-header", "x-user", "--trusted-proxy", "127.0.0.1") as proxy:
+        ids = {}
+        for user in ("ada", "eve"):
+            told = httpx2.get(f"{proxy.url}/asked", headers={"x-user": user}, trust_env=False).headers
+            ids[user] = told.get("x-id") or told["set-cookie"].split(";")[0].removeprefix("id=")
+        head = f"GET /asked HTTP/1.0\r\nHost: h\r\nX-User: eve\r\n{said.format(**ids)}\r\n"
+        host, port = proxy.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), 5) as connection:
+            connection.sendall(head.encode())
+            answer = b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+
+    seen = [value for name, value in json.loads(answer.partition("\r\n\r\n")[2])["headers"] if "id" in value + name]
+    assert answer.startswith("HTTP/1.1 200")
+    assert len(seen) == 1
+    assert ids["ada"] not in answer
+    assert "made-up" not in answer
 
 
 @pytest.mark.parametrize("revision", ["DRAFT", "9", "2026-07-28x", "2026-07-28"])
@@ -294,11 +435,33 @@ def test_a_request_in_no_session_has_the_drains_time_and_health_says_so_meanwhil
         assert proxy.process.process.wait(2) == 0
 
 
+def test_streams_in_no_session_end_in_order_when_the_drain_is_over(
+    start: StartProxy, http: httpx2.Client, origin: Origin
+) -> None:
+    with start("--drain-timeout", "1") as proxy, http.stream("GET", f"{proxy.url}/events") as answer:
+        parts = answer.iter_raw()
+        next(parts)
+        proxy.process.process.send_signal(signal.SIGTERM)
+
+        assert b"".join(parts).endswith(b"\n\n")  # a clean end: anything else raises
+        assert proxy.process.process.wait(3) == 0
+        assert "Traceback" not in proxy.process.said()
+    origin.until_none("streams")
+
+
+def test_what_is_in_no_session_does_not_outlast_the_shutdown(start: StartProxy, http: httpx2.Client) -> None:
+    flags = ("--drain-timeout", "20", "--shutdown-timeout", "1")
+    with start(*flags) as proxy, http.stream("GET", f"{proxy.url}/events") as answer:
+        next(answer.iter_raw())
+
+        assert proxy.process.terminate() < 3
+
+
 def test_a_session_that_the_upstream_makes_too_late_is_ended_there(
     start: StartProxy, http: httpx2.Client, origin: Origin
 ) -> None:
     with start("--drain-timeout", "6") as proxy, ThreadPoolExecutor(1) as beside:
-        flying = beside.submit(http.post, f"{proxy.url}/mcp", params={"seconds": 1.5})
+        flying = beside.submit(http.post, f"{proxy.url}/mcp", params={"seconds": 1.5}, headers=JSON)
         time.sleep(0.5)
         proxy.process.terminate()
 
@@ -375,6 +538,12 @@ def test_lines_can_be_json(start: StartProxy) -> None:
         (["--upstream", "http://h/?key=1"], "--upstream: takes a URL of scheme, host, port and path"),
         (["--upstream", "http://h:port"], "--upstream: takes a URL of scheme, host, port and path"),
         (["--upstream", "http://"], "--upstream: takes a URL of scheme, host, port and path"),
+        (["--matcher", "header:a b"], "takes the name of a header"),
+        (["--trusted-proxy", "127.0.0.1", "--owner-header", "€"], "takes the name of a header"),
+        (["--max-body", "-1"], "takes a whole number of bytes"),
+        (["--max-header", "0"], "takes 1024 bytes or more"),
+        (["--conf", "/no/such/file"], "unrecognized arguments"),
+        (["--allow-host", "h"], "need --rewrite-host"),
         (["--rewrite-host"], "--rewrite-host needs --allow-host"),
         (["--owner-header", "x-user"], "--owner-header needs --trusted-proxy"),
         (["--config", "/no/such/file"], "/no/such/file"),
@@ -397,6 +566,19 @@ def test_connections_are_given_up_that_take_nothing_for_a_minute() -> None:
         with accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000
             assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_connections_to_the_upstream_are_probed(start: StartProxy, http: httpx2.Client, origin: Origin) -> None:
+    with start() as proxy:
+        session_id = initialize(proxy, http).headers["mcp-session-id"]
+        with http.stream("GET", f"{proxy.url}/mcp", headers={"mcp-session-id": session_id}):
+            behind = f":{int(origin.url.rsplit(':', 1)[1]):04X}"
+            lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+            timers = [line[5][:2] for line in lines if line[2].endswith(behind) and line[3] == "01"]
+
+    assert timers
+    assert set(timers) <= {"01", "02"}  # something under way, or the probe's timer; 00 would be none
 
 
 @pytest.mark.parametrize(
@@ -417,6 +599,8 @@ def test_connections_are_given_up_that_take_nothing_for_a_minute() -> None:
         ("rewrite_host = true", {}, [], ["--rewrite-host"]),
         ("rewrite_host = false", {}, [], []),
         ("", {"OTEL_SESSIONS_PROXY_REWRITE_HOST": "true"}, [], ["--rewrite-host"]),
+        ("", {"OTEL_SESSIONS_PROXY_REWRITE_HOST": "1"}, [], ["--rewrite-host"]),
+        ("rewrite_host = true", {"OTEL_SESSIONS_PROXY_REWRITE_HOST": "No"}, [], []),
     ],
 )
 def test_the_proxys_own_settings_come_from_the_environment_and_a_file_too(
@@ -436,13 +620,14 @@ def test_a_proxy_runs_by_its_file_alone(tmp_path: Path, origin: Origin, http: ht
         until_answers(f"http://127.0.0.1:{port}/asked", process)
 
 
-@pytest.mark.parametrize("text", ["[proxy]\nlisen = 1", "proxy = 1", "[proxy"])
+@pytest.mark.parametrize("text", ["[proxy]\nlisen = 1", "proxy = 1", "[proxy", "[proxy]\nrewrite_host = 'maybe'"])
 def test_a_wrong_file_is_named_and_exits_with_2(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "proxy.toml"
     file.write_text(text)
 
     assert main(["proxy", "--upstream", "http://x", "--config", str(file)]) == 2
-    assert "proxy" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "[proxy]" in said or "proxy.toml" in said or "rewrite_host takes true or false" in said
 
 
 def test_flags_go_over_the_environment_over_a_file_over_defaults(

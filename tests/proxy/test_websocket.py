@@ -1,6 +1,7 @@
 """WebSockets through the proxy, from a real client."""
 
 import asyncio
+import signal
 from collections.abc import Coroutine
 from typing import Any
 
@@ -118,6 +119,7 @@ def test_a_handshake_that_the_upstream_refuses_is_refused_in_its_words(start: St
 
     with start(*HEADER) as proxy:
         run(story())
+        assert "ERROR" not in proxy.process.said()
 
 
 async def connection_without_redirects(proxy: Proxy, denied: int) -> ClientConnection:
@@ -128,6 +130,48 @@ async def connection_without_redirects(proxy: Proxy, denied: int) -> ClientConne
     return await Direct(
         f"{proxy.url.replace('http', 'ws')}/echo", proxy=None, additional_headers={"x-deny": str(denied)}
     )
+
+
+def test_no_handshake_shows_the_upstream_an_id_that_nobody_has_checked(start: StartProxy) -> None:
+    async def story() -> None:
+        ids = {"mcp-session-id": "anothers", "mcp-protocol-version": "2026-07-28", "x-shown": "1"}
+        async with echo(proxy, additional_headers=ids) as socket:
+            await socket.send("headers")
+            said = await socket.recv()
+        assert "x-shown" in said
+        assert "mcp-session-id" not in said
+        assert "anothers" not in said
+
+    with start() as proxy:
+        run(story())
+
+
+def test_headers_pass_that_only_begin_as_those_of_a_handshake(start: StartProxy) -> None:
+    async def story() -> None:
+        async with echo(proxy, additional_headers={"host-token": "1", "upgrade-insecure-requests": "2"}) as socket:
+            await socket.send("headers")
+            said = await socket.recv()
+        assert "host-token" in said
+        assert "upgrade-insecure-requests" in said
+
+    with start() as proxy:
+        run(story())
+
+
+def test_a_socket_in_no_session_has_the_drains_time_and_is_then_closed_with_going_away(start: StartProxy) -> None:
+    async def story() -> None:
+        async with echo(proxy) as socket:
+            proxy.process.process.send_signal(signal.SIGTERM)
+            await asyncio.sleep(0.5)
+            await socket.send("still here")
+            assert await socket.recv() == "still here"
+            with pytest.raises(ConnectionClosed):
+                await socket.recv()
+            assert socket.close_code == 1001
+        assert await asyncio.to_thread(proxy.process.process.wait, 3) == 0
+
+    with start("--drain-timeout", "1.5") as proxy:
+        run(story())
 
 
 def test_the_target_passes_as_it_was_written(start: StartProxy) -> None:

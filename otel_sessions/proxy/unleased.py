@@ -1,0 +1,55 @@
+"""Exchanges that are in no session: they have as long to end as leases have, and are then ended as well as can be."""
+
+import anyio
+
+from otel_sessions._exchange import Exchange, Receive, Send, WebSocket
+from otel_sessions.asgi import SESSION, ASGIApp
+from otel_sessions.exceptions import ManagerClosed
+from otel_sessions.matchers import Scope, SessionMatcher
+
+_LAST_WORD_SECONDS = 1.0
+
+
+class Unleased:
+    """An app around another, behind the middleware, that can end what the middleware does not."""
+
+    def __init__(self, app: ASGIApp, matcher: SessionMatcher) -> None:
+        self._app = app
+        self._matcher = matcher
+        self._open: set[anyio.CancelScope] = set()
+        self._none_open: anyio.Event | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get(SESSION) is not None:
+            await self._app(scope, receive, send)
+            return
+        cut = anyio.CancelScope()
+        self._open.add(cut)
+        try:
+            await self._run(scope, receive, send, cut)
+        finally:
+            self._open.discard(cut)
+            if not self._open and self._none_open is not None:
+                self._none_open.set()
+
+    async def end(self, seconds: float) -> None:
+        """Return when none is open; after so many seconds, end those that are."""
+        await self._wait(seconds)
+        for cut in self._open:
+            cut.cancel()
+        await self._wait(2 * _LAST_WORD_SECONDS)
+
+    async def _run(self, scope: Scope, receive: Receive, send: Send, cut: anyio.CancelScope) -> None:
+        exchange = (Exchange if scope["type"] == "http" else WebSocket)(scope, receive, send)
+        with cut:
+            await self._app(scope, exchange.receive, exchange.send)
+        if cut.cancelled_caught:
+            error = ManagerClosed("the proxy is shutting down")
+            with anyio.move_on_after(_LAST_WORD_SECONDS):
+                await exchange.refuse(error, self._matcher.refusal(error))
+
+    async def _wait(self, seconds: float) -> None:
+        with anyio.move_on_after(seconds):
+            while self._open:
+                self._none_open = anyio.Event()
+                await self._none_open.wait()
