@@ -1,4 +1,4 @@
-"""The command line: `otel-sessions proxy`, `demo` and `load`.
+"""The command line: `otel-sessions proxy`, `demo`, `load` and `export show`.
 
 It reads arguments, and turns what goes wrong into an exit status:
 0 means well, 1 that what was asked for went wrong, 2 that it could not be tried, 130 that it was interrupted.
@@ -10,11 +10,12 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from . import ConfigError, __version__
+from . import ConfigError, EndReason, __version__
 from .proxy.settings import add_arguments, positive, preset, url
 
 _NEEDS = {"proxy": ("httpx2", "uvicorn", "websockets"), "demo": ("httpx2", "psutil", "rich", "starlette", "uvicorn")}
 """What each extra brings that its commands cannot do without."""
+_REASONS = [reason.value for reason in EndReason]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _start(options: argparse.Namespace) -> int:
     """Run the chosen command, if all is there that it needs."""
     try:
-        _require(options.extra)
+        if options.extra is not None:
+            _require(options.extra)
     except ImportError as error:
         return _complain(f"this command needs {error.name or error}; pip install 'otel-sessions[{options.extra}]'", 2)
     except ConfigError as error:
@@ -89,6 +91,20 @@ def _demo(options: argparse.Namespace) -> int:
         return _complain(str(error), 1)
 
 
+def _export_show(options: argparse.Namespace) -> int:
+    from .show import show
+
+    try:
+        unreadable = show(options.files, sys.stdout, reasons=options.reason or _REASONS, client=options.client)
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else it is flushed, and fails, again at exit
+        return 0 if isinstance(error, BrokenPipeError) else _complain(f"the table cannot be written: {error}", 1)
+    for failure in unreadable:
+        _complain(str(failure), 2)
+    return 2 if unreadable else 0
+
+
 def _require(extra: str) -> None:
     """Raise `ImportError` for what is not installed, `ConfigError` for an export that the environment asks wrongly."""
     for module in _NEEDS[extra]:
@@ -112,7 +128,24 @@ def _parser() -> argparse.ArgumentParser:
     _add_demo(commands.add_parser("demo", help="run a proxy under load, and show that its memory stays bounded"))
     _add_proxy(commands.add_parser("proxy", help="a reverse proxy whose clients' sessions are bounded"))
     _add_load(commands.add_parser("load", help="drive a proxy that runs somewhere with virtual clients"))
+    _add_export(commands.add_parser("export", help="read the records of ended sessions that a sink has written"))
     return parser
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Read the files that a JsonLinesSink, or a proxy with --export, has written."
+    commands = parser.add_subparsers(metavar="command", required=True)
+    parser = commands.add_parser("show", help="print them as a table")
+    parser.description = (
+        "Print records as a table, rotated files from the oldest on, and count what is skipped: lines that a crash or "
+        "a full disk has torn, and lines that are no records."
+    )
+    parser.set_defaults(command=_export_show, extra=None)
+    parser.add_argument("files", nargs="+", metavar="FILE", help="a file, also a rotated one; - is stdin")
+    parser.add_argument(
+        "--reason", action="append", choices=_REASONS, metavar="REASON", help=f"only {', '.join(_REASONS)}; repeatable"
+    )
+    parser.add_argument("--client", default="", metavar="HASH", help="only the client whose hash begins so")
 
 
 def _add_proxy(parser: argparse.ArgumentParser) -> None:
