@@ -16,7 +16,9 @@ from ._journal import Journal
 _logger = logging.getLogger("otel_sessions")
 
 _BATCH: Final = 65536
-"""Bytes to write at once: beside a busy loop, a thread waits for the interpreter's lock after each write."""
+"""Bytes to write at once. Each time that this thread wakes and writes, the loop and it hand over the interpreter."""
+_GATHERING: Final = 0.01
+"""Seconds to wait after a write for more to come, while that is less than a batch."""
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 5.0
 _SECONDS_BETWEEN_WARNINGS: Final = 60.0
@@ -93,6 +95,8 @@ class Writer:
         while lines := self._next():
             try:
                 self._note_written(self._journal.append(lines))
+                if self._queued_bytes < _BATCH:
+                    self._finishing.wait(_GATHERING)
                 pause = _FIRST_PAUSE
             except Exception as error:
                 with suppress(Exception):  # a log handler must not end this thread either

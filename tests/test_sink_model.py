@@ -44,6 +44,7 @@ class Model(RuleBasedStateMachine):
         self._patch = pytest.MonkeyPatch()
         self._disk = Disk(os.write)
         self._patch.setattr(os, "write", self._disk.write)
+        self._patch.setattr(writer_module, "_GATHERING", 0.0005)
         self._patch.setattr(writer_module, "_FIRST_PAUSE", 0.001)
         self._patch.setattr(writer_module, "_LONGEST_PAUSE", 0.002)
         self._folder = tempfile.TemporaryDirectory()  # an example needs one of its own
