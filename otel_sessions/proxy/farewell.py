@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import anyio
 
@@ -17,7 +17,9 @@ from otel_sessions.session import Session
 from otel_sessions.words import EndReason
 
 from .rules import Timeouts, target_of
-from .upstream import Upstream
+
+if TYPE_CHECKING:  # the settings, and so the command line, are read where httpx2 may be missing
+    from .upstream import Upstream
 
 _logger = logging.getLogger("otel_sessions.proxy")
 
@@ -59,7 +61,7 @@ class EndpointMatcher(McpMatcher):
 class Farewell:
     """Ends sessions of the upstream's."""
 
-    def __init__(self, upstream: Upstream, seconds: float) -> None:
+    def __init__(self, upstream: "Upstream", seconds: float) -> None:
         self._upstream = upstream
         self._seconds = seconds
 
