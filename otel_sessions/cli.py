@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from . import ConfigError, EndReason, __version__
-from .proxy.settings import add_arguments, positive, preset, url
+from .proxy.settings import add_arguments, count, positive, preset, url
 
 _NEEDS = {"proxy": ("httpx2", "uvicorn", "websockets"), "demo": ("httpx2", "psutil", "rich", "starlette", "uvicorn")}
 """What each extra brings that its commands cannot do without."""
@@ -167,7 +167,7 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
     parser.set_defaults(command=_demo, extra="demo")
     parser.add_argument("--duration", type=positive, default=30.0, metavar="SECONDS", help="how long the load lasts")
-    parser.add_argument("--clients", type=_count, default=300, metavar="N", help="how many virtual clients there are")
+    parser.add_argument("--clients", type=count, default=300, metavar="N", help="how many virtual clients there are")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="what the clients' dice start from")
     parser.add_argument("--port", type=_port, default=8080, help="where the proxy listens, 0 for any free port")
     parser.add_argument("--upstream-port", type=_port, default=0, metavar="PORT", help="the same for the upstream")
@@ -183,18 +183,11 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_load, extra="demo")
     parser.add_argument("--target", type=url, required=True, metavar="URL", help="where the proxy is")
     parser.add_argument("--duration", type=positive, metavar="SECONDS", help="stop by itself after so long")
-    parser.add_argument("--clients", type=_count, default=300, metavar="N", help="how many virtual clients there are")
+    parser.add_argument("--clients", type=count, default=300, metavar="N", help="how many virtual clients there are")
     parser.add_argument("--rate", type=positive, default=1.0, metavar="X", help="how much faster than usual they are")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="what the clients' dice start from")
     parser.add_argument("--cycle", type=positive, default=150.0, metavar="SECONDS", help="how long all phases take")
     parser.add_argument("--steady", action="store_true", help="no phases: all clients, all the time")
-
-
-def _count(text: str) -> int:
-    count = int(text)
-    if count < 1:
-        raise argparse.ArgumentTypeError(f"takes a whole number of at least 1, not {text}")
-    return count
 
 
 def _port(text: str) -> int:

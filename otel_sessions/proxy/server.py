@@ -13,6 +13,7 @@ import os
 import socket
 import sys
 import time
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from types import FrameType
 from typing import Final
@@ -22,6 +23,7 @@ import uvicorn
 from otel_sessions.asgi import ASGIApp, Receive, Send, SessionLeaseMiddleware
 from otel_sessions.manager import SessionManager
 from otel_sessions.matchers import Scope, header
+from otel_sessions.sink import JsonLinesSink
 
 from . import websocket
 from .farewell import Farewell, Peer
@@ -67,10 +69,11 @@ def listen(address: tuple[str, int]) -> socket.socket:
 async def _serve(settings: Settings, listener: socket.socket, health: socket.socket | None) -> None:
     async with Upstream(settings.upstream) as upstream:
         farewell = Farewell(upstream, settings.sessions.close_timeout)
+        sink = _sink(settings)
         manager = SessionManager[Peer | None](
-            settings.sessions, name="proxy", on_close=farewell.to if settings.tells_upstream else None
+            settings.sessions, name="proxy", on_close=farewell.to if settings.tells_upstream else None, sink=sink
         )
-        async with manager:
+        async with sink or nullcontext(), manager:
             app = _app(settings, upstream, manager, farewell)
             server = _Server(_config(app, settings.rules.max_header), manager, settings.sessions.drain_timeout)
             host, port = listener.getsockname()[:2]
@@ -83,6 +86,12 @@ async def _serve(settings: Settings, listener: socket.socket, health: socket.soc
                     tasks.create_task(beside.serve(sockets=[health]))
                     await server.serve(sockets=[listener])
                     beside.should_exit = True
+
+
+def _sink(settings: Settings) -> JsonLinesSink[Peer | None] | None:
+    if settings.export is None:
+        return None
+    return JsonLinesSink(settings.export, max_bytes=settings.export_max_bytes, keep=settings.export_keep)
 
 
 def _app(settings: Settings, upstream: Upstream, manager: SessionManager[Peer | None], farewell: Farewell) -> ASGIApp:

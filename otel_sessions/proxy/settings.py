@@ -23,6 +23,7 @@ _SWITCHES: Final = ("rewrite_host",)
 _OWN: Final = (
     *("upstream", "listen", "health", "matcher", "connect_timeout", "idle_timeout", "comment_after", "max_body"),
     *("max_header", "trusted_proxy", "owner_header", "allow_host", "allow_origin", "log_format", *_SWITCHES),
+    *("export", "export_max_bytes", "export_keep"),
 )
 """The settings that are the proxy's and not the sessions', by their key in a file."""
 _MATCHERS: Final = "mcp, cookie, cookie:NAME or header:NAME"
@@ -41,6 +42,9 @@ class Settings:
     rules: Rules
     owner_header: str | None
     log_format: str
+    export: str | None
+    export_max_bytes: int
+    export_keep: int
 
     @property
     def tells_upstream(self) -> bool:
@@ -106,6 +110,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--allow-host", action="append", default=[], metavar="HOST", help="a Host that is passed on")
     add("--allow-origin", action="append", default=[], metavar="ORIGIN", help="an Origin that is passed on")
     add("--log-format", choices=("text", "json"), default="text", help="how lines on stderr are written")
+    add("--export", metavar="FILE", help="write the record of each session that ends there; nowhere without it")
+    add("--export-max-bytes", type=count, default=67108864, metavar="BYTES", help="of records, then a new file begins")
+    add("--export-keep", type=count, default=4, metavar="N", help="how many older files of records are kept")
     for setting in dataclasses.fields(SessionConfig):
         add(flag_of(setting.name), metavar="X", help=f"of the sessions; by default {_written(setting.default)}")
 
@@ -138,6 +145,9 @@ def read(options: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
         ),
         owner_header=options.owner_header,
         log_format=options.log_format,
+        export=options.export,
+        export_max_bytes=options.export_max_bytes,
+        export_keep=options.export_keep,
     )
 
 
@@ -201,6 +211,13 @@ def origin(text: str) -> str:
     if not whole or "?" in text or "#" in text:
         raise argparse.ArgumentTypeError("takes a URL of scheme, host, port and path, and nothing else")
     return text
+
+
+def count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"takes a whole number of at least 1, not {text}")
+    return number
 
 
 def positive(text: str) -> float:
