@@ -8,11 +8,13 @@ from .exceptions import (
     SessionError,
     SessionExists,
     SessionNotFound,
+    SinkClosed,
+    SinkFull,
     TooManySessions,
 )
 from .manager import SessionManager
 from .session import UNSET, Session, SessionMetadata
-from .sink import SessionSink
+from .sink import JsonLinesSink, SessionSink
 from .stats import CleanupReport, SessionStats
 from .words import EndReason, Outcome, RejectionReason, SessionState, Trigger
 
@@ -21,6 +23,7 @@ __all__ = [
     "CleanupReport",
     "ConfigError",
     "EndReason",
+    "JsonLinesSink",
     "ManagerClosed",
     "Outcome",
     "RejectionReason",
@@ -34,6 +37,8 @@ __all__ = [
     "SessionSink",
     "SessionState",
     "SessionStats",
+    "SinkClosed",
+    "SinkFull",
     "TooManySessions",
     "Trigger",
     "__version__",

@@ -1,4 +1,4 @@
-"""The command line: `otel-sessions proxy`, `demo` and `load`.
+"""The command line: `otel-sessions proxy`, `demo`, `load` and `export show`.
 
 It reads arguments, and turns what goes wrong into an exit status:
 0 means well, 1 that what was asked for went wrong, 2 that it could not be tried, 130 that it was interrupted.
@@ -10,11 +10,13 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from . import ConfigError, __version__
-from .proxy.settings import add_arguments, positive, preset, url
+from . import ConfigError, EndReason, __version__
+from .proxy.arguments import count, positive, url
+from .proxy.settings import add_arguments, preset
 
 _NEEDS = {"proxy": ("httpx2", "uvicorn", "websockets"), "demo": ("httpx2", "psutil", "rich", "starlette", "uvicorn")}
 """What each extra brings that its commands cannot do without."""
+_REASONS = [reason.value for reason in EndReason]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _start(options: argparse.Namespace) -> int:
     """Run the chosen command, if all is there that it needs."""
     try:
-        _require(options.extra)
+        if options.extra is not None:
+            _require(options.extra)
     except ImportError as error:
         return _complain(f"this command needs {error.name or error}; pip install 'otel-sessions[{options.extra}]'", 2)
     except ConfigError as error:
@@ -89,6 +92,20 @@ def _demo(options: argparse.Namespace) -> int:
         return _complain(str(error), 1)
 
 
+def _export_show(options: argparse.Namespace) -> int:
+    from .show import show
+
+    try:
+        unreadable = show(options.files, sys.stdout, reasons=options.reason or _REASONS, client=options.client)
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else it is flushed, and fails, again at exit
+        return 0 if isinstance(error, BrokenPipeError) else _complain(f"the table cannot be written: {error}", 1)
+    for failure in unreadable:
+        _complain(str(failure), 2)
+    return 2 if unreadable else 0
+
+
 def _require(extra: str) -> None:
     """Raise `ImportError` for what is not installed, `ConfigError` for an export that the environment asks wrongly."""
     for module in _NEEDS[extra]:
@@ -113,7 +130,24 @@ def _parser() -> argparse.ArgumentParser:
     proxy = commands.add_parser("proxy", help="a reverse proxy whose clients' sessions are bounded", allow_abbrev=False)
     _add_proxy(proxy)
     _add_load(commands.add_parser("load", help="drive a proxy that runs somewhere with virtual clients"))
+    _add_export(commands.add_parser("export", help="read the records of ended sessions that a sink has written"))
     return parser
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Read the files that a JsonLinesSink, or a proxy with --export, has written."
+    commands = parser.add_subparsers(metavar="command", required=True)
+    parser = commands.add_parser("show", help="print them as a table")
+    parser.description = (
+        "Print records as a table, rotated files from the oldest on, and count what is skipped: lines that a crash or "
+        "a full disk has torn, and lines that are no records."
+    )
+    parser.set_defaults(command=_export_show, extra=None)
+    parser.add_argument("files", nargs="+", metavar="FILE", help="a file, also a rotated one; - is stdin")
+    parser.add_argument(
+        "--reason", action="append", choices=_REASONS, metavar="REASON", help=f"only {', '.join(_REASONS)}; repeatable"
+    )
+    parser.add_argument("--client", default="", metavar="HASH", help="only the client whose hash begins so")
 
 
 def _add_proxy(parser: argparse.ArgumentParser) -> None:
@@ -135,7 +169,7 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
     parser.set_defaults(command=_demo, extra="demo")
     parser.add_argument("--duration", type=positive, default=30.0, metavar="SECONDS", help="how long the load lasts")
-    parser.add_argument("--clients", type=_count, default=300, metavar="N", help="how many virtual clients there are")
+    parser.add_argument("--clients", type=count, default=300, metavar="N", help="how many virtual clients there are")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="what the clients' dice start from")
     parser.add_argument("--port", type=_port, default=8080, help="where the proxy listens, 0 for any free port")
     parser.add_argument("--upstream-port", type=_port, default=0, metavar="PORT", help="the same for the upstream")
@@ -151,18 +185,11 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_load, extra="demo")
     parser.add_argument("--target", type=url, required=True, metavar="URL", help="where the proxy is")
     parser.add_argument("--duration", type=positive, metavar="SECONDS", help="stop by itself after so long")
-    parser.add_argument("--clients", type=_count, default=300, metavar="N", help="how many virtual clients there are")
+    parser.add_argument("--clients", type=count, default=300, metavar="N", help="how many virtual clients there are")
     parser.add_argument("--rate", type=positive, default=1.0, metavar="X", help="how much faster than usual they are")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="what the clients' dice start from")
     parser.add_argument("--cycle", type=positive, default=150.0, metavar="SECONDS", help="how long all phases take")
     parser.add_argument("--steady", action="store_true", help="no phases: all clients, all the time")
-
-
-def _count(text: str) -> int:
-    count = int(text)
-    if count < 1:
-        raise argparse.ArgumentTypeError(f"takes a whole number of at least 1, not {text}")
-    return count
 
 
 def _port(text: str) -> int:

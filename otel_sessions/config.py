@@ -115,6 +115,16 @@ def check_limit(key: str, value: object) -> float | None:
     return _LIMIT.check(key, value)
 
 
+def check_seconds(key: str, value: object) -> float:
+    """Return a time in seconds; raise `ConfigError` if `value` is none."""
+    return cast("float", _SECONDS.check(key, value))
+
+
+def check_count(key: str, value: object) -> int:
+    """Return a whole number of at least 1; raise `ConfigError` if `value` is none."""
+    return cast("int", _COUNT.check(key, value))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SessionConfig:
     """The settings of a `SessionManager`. Times are in seconds; None switches a limit off.

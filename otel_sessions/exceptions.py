@@ -5,6 +5,8 @@
     ├── SessionNotFound    no such session, or it has ended; `reason` says why, if that is still known
     ├── SessionExists      the id is in use, or its session is still closing
     ├── ManagerClosed      the manager is not running: not entered yet, shutting down, or shut down
+    ├── SinkFull           a sink's queue is full; this session's record is dropped
+    ├── SinkClosed         a sink is used outside its block; a record that it was given is dropped
     └── ConfigError        a setting is wrong; also a `ValueError`
 
 No message shows a session id, only its fingerprint.
@@ -66,6 +68,14 @@ class SessionExists(SessionError):
 
 class ManagerClosed(SessionError):
     """The manager is not running; use it inside its `async with` block."""
+
+
+class SinkFull(SessionError):
+    """The sink's queue is full, since its disk is slow or takes nothing; the record is dropped."""
+
+
+class SinkClosed(SessionError):
+    """The sink is not running; use it inside its `async with` block. A record that it was given is dropped."""
 
 
 class ConfigError(SessionError, ValueError):

@@ -1,4 +1,4 @@
-"""Every closed set of words that sessions, passes and signals use.
+"""Every closed set of words that sessions, passes, signals and records use.
 
 Each word is a `StrEnum` member: it compares and hashes as its text, so the same spelling stands in code, in
 configuration, on metrics and in dashboards.
@@ -72,3 +72,10 @@ class CleanupError(StrEnum):
     SINK = "sink"
     PASS = "pass"
     OTHER = "_OTHER"
+
+
+class Skipped(StrEnum):
+    """Why a line of a sink's file is no record: it begins like one and was not finished, or is something else."""
+
+    TORN = "torn"
+    FOREIGN = "foreign"

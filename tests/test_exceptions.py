@@ -13,6 +13,8 @@ from otel_sessions import (
     SessionError,
     SessionExists,
     SessionNotFound,
+    SinkClosed,
+    SinkFull,
     TooManySessions,
 )
 
@@ -24,6 +26,8 @@ ERRORS: list[SessionError] = [
     SessionNotFound("s3cret", EndReason.MAX_AGE),
     SessionExists("s3cret"),
     ManagerClosed("not running"),
+    SinkFull("dropped"),
+    SinkClosed("not running"),
     ConfigError("max_sessions takes a whole number"),
 ]
 

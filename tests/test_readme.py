@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from otel_sessions import SessionConfig, SessionManager
+from otel_sessions._ids import fingerprint
+from otel_sessions.cli import main
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -44,6 +47,19 @@ def test_the_manager_by_hand_prints_what_it_did(capsys: pytest.CaptureFixture[st
         "0 1",
         "hang up on upstream-8 because of shutdown",
     ]
+
+
+def test_the_sink_leaves_the_record_that_the_commands_show(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asyncio.run(_run(SNIPPETS[2])["main"]())
+    for arguments in re.findall(r"^otel-sessions (export show .*?)(?:  +#.*)?$", README, re.MULTILINE):
+        command = arguments.replace("$(printf %s 10.0.0.7 | b2sum -l 64 | cut -c -16)", fingerprint("10.0.0.7"))
+        assert main(shlex.split(command.replace("jsonl*", "jsonl"))) == 0
+        title, row, failure, description, summary = capsys.readouterr().out.splitlines()
+        assert (title.split()[-1], row.split()[-1], summary.split(";")[0]) == ("REASON", "failed", "records: 1")
+        assert (failure, description) == ("    failure: upstream hung up", '    {"upstream": "upstream-7"}')
 
 
 def test_the_settings_table_names_every_setting_with_its_default() -> None:

@@ -3,9 +3,10 @@
 An `ignore` marks what must be refused; mypy fails on one that is not needed.
 """
 
+from collections.abc import Mapping
 from typing import assert_type
 
-from otel_sessions import EndReason, Session, SessionManager
+from otel_sessions import EndReason, JsonLinesSink, Session, SessionManager
 
 
 class Upstream:
@@ -42,3 +43,16 @@ async def with_a_type_data_is_required() -> None:
 async def the_hook_gives_the_type() -> None:
     manager = SessionManager(on_close=hang_up)
     assert_type(manager, SessionManager[Upstream])
+
+
+def describe(session: Session[Upstream]) -> Mapping[str, str]:
+    assert_type(session.data, Upstream)
+    return {}
+
+
+async def a_sink_takes_the_sessions_of_its_own_type() -> None:
+    assert_type(JsonLinesSink("path"), JsonLinesSink[None])
+    assert_type(JsonLinesSink("path", describe=describe), JsonLinesSink[Upstream])
+    async with JsonLinesSink[Upstream]("path") as sink, SessionManager(sink=sink) as manager:
+        assert_type(manager, SessionManager[Upstream])
+    SessionManager[None](sink=sink)  # type: ignore[arg-type]

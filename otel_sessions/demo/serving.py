@@ -16,7 +16,7 @@ from typing import NoReturn
 import uvicorn
 from starlette.applications import Starlette
 
-from otel_sessions.proxy.settings import address
+from otel_sessions.proxy.arguments import address
 
 from .processes import PortTaken, listen
 

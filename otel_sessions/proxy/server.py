@@ -12,6 +12,7 @@ import os
 import socket
 import sys
 import time
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from types import FrameType
 from typing import Final
@@ -22,6 +23,7 @@ from otel_sessions.asgi import ASGIApp, Receive, Send, SessionLeaseMiddleware
 from otel_sessions.config import SessionConfig
 from otel_sessions.manager import SessionManager
 from otel_sessions.matchers import Scope, SessionMatcher, header
+from otel_sessions.sink import JsonLinesSink
 
 from . import websocket
 from .connection import Connection
@@ -55,10 +57,11 @@ def run(settings: Settings) -> int:
 async def _serve(settings: Settings, listener: socket.socket, health: socket.socket | None) -> None:
     async with Upstream(settings.upstream) as upstream:
         farewell = Farewell(upstream, settings.sessions.close_timeout) if settings.tells_upstream else None
+        sink = _sink(settings)
         manager = SessionManager[Peer](
-            settings.sessions, name="proxy", on_close=None if farewell is None else farewell.to
+            settings.sessions, name="proxy", on_close=None if farewell is None else farewell.to, sink=sink
         )
-        async with manager:
+        async with sink or nullcontext(), manager:
             unleased = Unleased(_app(settings.rules, upstream, settings.matcher, farewell), settings.matcher)
             app = _front(settings, upstream, manager, unleased)
             server = _Server(_config(app, settings.rules.max_header), settings.sessions, manager, unleased)
@@ -72,6 +75,12 @@ async def _serve(settings: Settings, listener: socket.socket, health: socket.soc
                     tasks.create_task(beside.serve(sockets=[health]))
                     await server.serve(sockets=[listener])
                     beside.should_exit = True
+
+
+def _sink(settings: Settings) -> JsonLinesSink[Peer] | None:
+    if settings.export is None:
+        return None
+    return JsonLinesSink(settings.export, max_bytes=settings.export_max_bytes, keep=settings.export_keep)
 
 
 def _app(rules: Rules, upstream: Upstream, matcher: SessionMatcher, farewell: Farewell | None) -> ASGIApp:

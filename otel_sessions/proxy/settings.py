@@ -2,20 +2,18 @@
 
 import argparse
 import dataclasses
-import ipaddress
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import urlsplit
 
 from otel_sessions.config import SessionConfig
 from otel_sessions.exceptions import ConfigError
-from otel_sessions.matchers import CookieMatcher, HeaderMatcher, SessionMatcher
+from otel_sessions.matchers import SessionMatcher
 
+from .arguments import MATCHERS, MCP, address, count, head, matcher, network, origin, positive, seconds, size, token
 from .carrier import Carrier
-from .headers import Network, Trust
+from .headers import Trust
 from .peer import EndpointMatcher
 from .rules import Rules, Timeouts
 
@@ -25,13 +23,10 @@ _SWITCHES: Final = ("rewrite_host",)
 _OWN: Final = (
     *("upstream", "listen", "health", "matcher", "connect_timeout", "idle_timeout", "comment_after", "max_body"),
     *("max_header", "trusted_proxy", "owner_header", "allow_host", "allow_origin", "log_format", *_SWITCHES),
+    *("export", "export_max_bytes", "export_keep"),
 )
 """The settings that are the proxy's and not the sessions', by their key in a file."""
 _SAID: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-_TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
-_LEAST_HEAD: Final = 1024
-_MATCHERS: Final = "mcp, cookie, cookie:NAME or header:NAME"
-_MCP: Final = EndpointMatcher()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +41,9 @@ class Settings:
     rules: Rules
     owner_header: str | None
     log_format: str
+    export: str | None
+    export_max_bytes: int
+    export_keep: int
 
     @property
     def tells_upstream(self) -> bool:
@@ -105,12 +103,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--upstream", required=True, type=origin, metavar="URL", help="the server that requests are passed on to")
     add("--listen", type=address, default=("127.0.0.1", 8080), metavar="HOST:PORT", help="where to listen")
     add("--health", type=address, metavar="HOST:PORT", help="where GET /healthz is answered; nowhere without it")
-    add("--matcher", type=matcher, default=_MCP, metavar="KIND", help=f"how sessions are found: {_MATCHERS}")
+    add("--matcher", type=matcher, default=MCP, metavar="KIND", help=f"how sessions are found: {MATCHERS}")
     add("--config", metavar="FILE", help="a TOML file with a table [session]")
     add("--connect-timeout", type=positive, default=5.0, metavar="S", help="seconds to connect to the upstream")
     add("--idle-timeout", type=positive, default=300.0, metavar="S", help="seconds to wait for more from either side")
     add("--comment-after", type=seconds, default=30.0, metavar="S", help="of silence in an event stream; 0 for never")
-    add("--max-body", type=count, default=104857600, metavar="BYTES", help="the largest request body; 0 for no limit")
+    add("--max-body", type=size, default=104857600, metavar="BYTES", help="the largest request body; 0 for no limit")
     add("--max-header", type=head, default=65536, metavar="BYTES", help="the most bytes of a request's head")
     add("--trusted-proxy", type=network, action="append", default=[], metavar="NET", help="who may say X-Forwarded-*")
     add(
@@ -123,6 +121,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--allow-host", action="append", default=[], metavar="HOST", help="a Host that is passed on")
     add("--allow-origin", action="append", default=[], metavar="ORIGIN", help="an Origin that is passed on")
     add("--log-format", choices=("text", "json"), default="text", help="how lines on stderr are written")
+    add("--export", metavar="FILE", help="write the record of each session that ends there; nowhere without it")
+    add("--export-max-bytes", type=count, default=67108864, metavar="BYTES", help="of records, then a new file begins")
+    add("--export-keep", type=count, default=4, metavar="N", help="how many older files of records are kept")
     for setting in dataclasses.fields(SessionConfig):
         add(flag_of(setting.name), metavar="X", help=f"of the sessions; by default {_written(setting.default)}")
 
@@ -157,6 +158,9 @@ def read(options: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
         ),
         owner_header=options.owner_header,
         log_format=options.log_format,
+        export=options.export,
+        export_max_bytes=options.export_max_bytes,
+        export_keep=options.export_keep,
     )
 
 
@@ -184,79 +188,3 @@ def _written(value: object) -> str:
 
 def flag_of(name: str) -> str:
     return f"--{name.replace('_', '-')}"
-
-
-def matcher(text: str) -> SessionMatcher:
-    kind, _, name = text.partition(":")
-    if kind == "header" and name:
-        return HeaderMatcher(token(name))
-    if kind == "cookie":
-        return CookieMatcher(token(name)) if name else CookieMatcher()
-    if text == "mcp":
-        return _MCP
-    raise argparse.ArgumentTypeError(f"takes {_MATCHERS}, not {text}")
-
-
-def token(text: str) -> str:
-    """Return a name that a header or a cookie can have (RFC 9110, 5.6.2)."""
-    if not _TOKEN.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"takes the name of a header or a cookie, not {text!r}")
-    return text
-
-
-def count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"takes a whole number of bytes, not {text}")
-    return int(text)
-
-
-def head(text: str) -> int:
-    if count(text) < _LEAST_HEAD:
-        raise argparse.ArgumentTypeError(f"takes {_LEAST_HEAD} bytes or more, not {text}")
-    return int(text)
-
-
-def address(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
-        raise argparse.ArgumentTypeError(f"takes HOST:PORT, as in 127.0.0.1:8080, not {text}")
-    return host.strip("[]"), int(port)
-
-
-def url(text: str) -> str:
-    if not text.startswith(("http://", "https://")):
-        raise argparse.ArgumentTypeError(f"takes a URL that starts with http:// or https://, not {text}")
-    return text
-
-
-def origin(text: str) -> str:
-    """Return a URL that paths can be added to. What is wrong is named without its credentials."""
-    try:
-        parts = urlsplit(url(text))
-        whole = bool(parts.hostname) and parts.port != 0 and parts.username is None
-    except ValueError:
-        whole = False
-    if not whole or "?" in text or "#" in text:
-        raise argparse.ArgumentTypeError("takes a URL of scheme, host, port and path, and nothing else")
-    return text
-
-
-def positive(text: str) -> float:
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"takes a positive number, not {text}")
-    return number
-
-
-def seconds(text: str) -> float:
-    number = float(text)
-    if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"takes zero or a positive number, not {text}")
-    return number
-
-
-def network(text: str) -> Network:
-    try:
-        return ipaddress.ip_network(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"takes an address or a network, as in 10.0.0.0/8, not {text}") from error

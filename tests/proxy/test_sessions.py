@@ -12,6 +12,7 @@ import httpx2
 import psutil
 import pytest
 
+from otel_sessions._ids import fingerprint
 from otel_sessions.cli import main
 from otel_sessions.proxy.settings import preset
 from otel_sessions.proxy.sockets import listen
@@ -547,6 +548,7 @@ def test_lines_can_be_json(start: StartProxy) -> None:
         (["--rewrite-host"], "--rewrite-host needs --allow-host"),
         (["--owner-header", "x-user"], "--owner-header needs --trusted-proxy"),
         (["--config", "/no/such/file"], "/no/such/file"),
+        (["--export-keep", "0"], "--export-keep: takes a whole number of at least 1, not 0"),
     ],
 )
 def test_a_wrong_setting_is_named_and_exits_with_2(
@@ -596,6 +598,7 @@ def test_connections_to_the_upstream_are_probed(start: StartProxy, http: httpx2.
             [],
             ["--trusted-proxy=::1", "--trusted-proxy=10.0.0.0/8"],
         ),
+        ('export = "a"\nexport_keep = 2', {"OTEL_SESSIONS_PROXY_EXPORT": "b"}, [], ["--export=b", "--export-keep=2"]),
         ("rewrite_host = true", {}, [], ["--rewrite-host"]),
         ("rewrite_host = false", {}, [], []),
         ("", {"OTEL_SESSIONS_PROXY_REWRITE_HOST": "true"}, [], ["--rewrite-host"]),
@@ -645,3 +648,33 @@ def test_flags_go_over_the_environment_over_a_file_over_defaults(
     assert most(OTEL_SESSIONS_MAX_SESSIONS="2") == 2
     assert most("--max-sessions", "3", OTEL_SESSIONS_MAX_SESSIONS="2") == 3
     origin.until_none("sessions")
+
+
+# Their records
+
+
+def test_with_export_each_session_leaves_a_record_also_at_the_end(
+    start: StartProxy, http: httpx2.Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "sessions.jsonl"
+    with start("--export", str(file), "--export-max-bytes", "300", "--export-keep", "2") as proxy:
+        ended, left = (initialize(proxy, http, **AS_ADA).headers["mcp-session-id"] for _ in range(2))
+        assert use(proxy, http, ended, "DELETE", **AS_ADA).is_success
+
+    assert main(["export", "show", str(file), f"{file}.1"]) == 0
+    _, first, second, summary = capsys.readouterr().out.splitlines()
+    assert [line.split()[2::4] for line in (first, second)] == [
+        [fingerprint(ended), "closed"],
+        [fingerprint(left), "shutdown"],
+    ]
+    assert summary == "records: 2; skipped lines: 0 torn, 0 foreign"
+    for secret in (ended, left, "127.0.0.1", "ada"):
+        assert secret not in file.read_text() + file.with_name("sessions.jsonl.1").read_text()
+
+
+def test_a_file_that_cannot_be_exported_to_is_named_and_exits_with_2(tmp_path: Path) -> None:
+    missing = str(tmp_path / "missing" / "sessions.jsonl")
+    flags = ("--upstream", "http://127.0.0.1:1", "--listen", "127.0.0.1:0", "--export", missing)
+    with running_module("cli", tmp_path, "proxy", *flags) as process:
+        assert process.process.wait(20) == 2
+        assert process.said() == f"otel-sessions: [Errno 2] No such file or directory: {missing!r}\n"

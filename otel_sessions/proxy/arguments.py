@@ -1,0 +1,103 @@
+"""What the programs' flags take: each function makes a value of a text, or says what is taken instead.
+
+They raise `argparse.ArgumentTypeError`, or `ValueError` for what is no number at all; argparse puts the flag before it.
+"""
+
+import argparse
+import ipaddress
+import re
+from typing import Final
+from urllib.parse import urlsplit
+
+from otel_sessions.matchers import CookieMatcher, HeaderMatcher, SessionMatcher
+
+from .headers import Network
+from .peer import EndpointMatcher
+
+_TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
+_LEAST_HEAD: Final = 1024
+MATCHERS: Final = "mcp, cookie, cookie:NAME or header:NAME"
+MCP: Final = EndpointMatcher()
+
+
+def matcher(text: str) -> SessionMatcher:
+    kind, _, name = text.partition(":")
+    if kind == "header" and name:
+        return HeaderMatcher(token(name))
+    if kind == "cookie":
+        return CookieMatcher(token(name)) if name else CookieMatcher()
+    if text == "mcp":
+        return MCP
+    raise argparse.ArgumentTypeError(f"takes {MATCHERS}, not {text}")
+
+
+def token(text: str) -> str:
+    """Return a name that a header or a cookie can have (RFC 9110, 5.6.2)."""
+    if not _TOKEN.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"takes the name of a header or a cookie, not {text!r}")
+    return text
+
+
+def size(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"takes a whole number of bytes, not {text}")
+    return int(text)
+
+
+def head(text: str) -> int:
+    if size(text) < _LEAST_HEAD:
+        raise argparse.ArgumentTypeError(f"takes {_LEAST_HEAD} bytes or more, not {text}")
+    return int(text)
+
+
+def address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise argparse.ArgumentTypeError(f"takes HOST:PORT, as in 127.0.0.1:8080, not {text}")
+    return host.strip("[]"), int(port)
+
+
+def url(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise argparse.ArgumentTypeError(f"takes a URL that starts with http:// or https://, not {text}")
+    return text
+
+
+def origin(text: str) -> str:
+    """Return a URL that paths can be added to. What is wrong is named without its credentials."""
+    try:
+        parts = urlsplit(url(text))
+        whole = bool(parts.hostname) and parts.port != 0 and parts.username is None
+    except ValueError:
+        whole = False
+    if not whole or "?" in text or "#" in text:
+        raise argparse.ArgumentTypeError("takes a URL of scheme, host, port and path, and nothing else")
+    return text
+
+
+def count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"takes a whole number of at least 1, not {text}")
+    return number
+
+
+def positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"takes a positive number, not {text}")
+    return number
+
+
+def seconds(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"takes zero or a positive number, not {text}")
+    return number
+
+
+def network(text: str) -> Network:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"takes an address or a network, as in 10.0.0.0/8, not {text}") from error
