@@ -101,7 +101,7 @@ class Passes(Generic[DataT]):
             def look(session: Session[DataT], now: float) -> None:
                 self._judge(session, now, under(session), progress)
 
-            await self._visit(self._everyone(), progress, look)
+            await self._visit(self._roster.wheel, progress, look)
 
         return await self._run(Trigger.MANUAL, end_under_limits, otel_context.get_current())
 
@@ -125,7 +125,8 @@ class Passes(Generic[DataT]):
             if reason is not None:
                 progress.cleaned[session._due(now, session._limits) or reason] += 1
 
-        await self._visit(self._everyone(), progress, look)
+        async with self._finding:  # what a pass files anew meanwhile would come twice
+            await self._visit(self._roster.wheel, progress, look)
         remaining = self._books.active - sum(progress.cleaned.values())
         return _report(Trigger.MANUAL, Outcome.SUCCESS, progress, remaining, time.perf_counter() - started)
 
@@ -216,12 +217,13 @@ class Passes(Generic[DataT]):
 
     async def _end_due(self, progress: _Progress) -> None:
         """End what the wheel says is due; file anew what was used since it was filed."""
-        now = self._roster.clock()
-        while (session := self._roster.wheel.pop(now)) is not None:
+        now, wheel = self._roster.clock(), self._roster.wheel
+        for session in wheel.take_due(now):
             progress.examined += 1
-            self._judge(session, now, session._limits, progress)
-            if session.end_reason is None and now < session._created + session._limits.age:
-                self._roster.wheel.file(session, session._deadline(now, session._limits), now)
+            limits = session._limits
+            self._judge(session, now, limits, progress)
+            if session._fate is None and now < session._created + limits.age:
+                wheel.file(session, session._deadline(now, limits), now)
             if progress.tired():
                 await progress.rest()
 
@@ -235,7 +237,9 @@ class Passes(Generic[DataT]):
         def end(session: Session[DataT], now: float) -> None:
             self._end(session, now, EndReason.SHUTDOWN, progress)
 
-        await self._visit(self._everyone(), progress, end)
+        await self._visit(self._roster.wheel, progress, end)
+        # What is leased past its age, or failed under a lease, is not filed.
+        await self._visit(list(self._roster.sessions.values()), progress, end)
 
     async def _free_places(self, progress: _Progress) -> None:
         """End what is due, then evict the longest idle until a tenth of the cap is free or closing.
@@ -257,7 +261,7 @@ class Passes(Generic[DataT]):
             else:
                 next_deadline = min(next_deadline, session._deadline(now, limits))
 
-        await self._visit(self._everyone(), progress, look)
+        await self._visit(self._roster.wheel, progress, look)
         while evictable and self._wants_places(taken):
             _, _, session = heapq.heappop(evictable)
             now = self._roster.clock()
@@ -286,9 +290,6 @@ class Passes(Generic[DataT]):
                 look(session, self._roster.clock())
             if progress.tired():
                 await progress.rest()
-
-    def _everyone(self) -> list[Session[DataT]]:
-        return list(self._roster.sessions.values())
 
     def _judge(self, session: Session[DataT], now: float, limits: Limits, progress: _Progress) -> None:
         """End a session that is due under `limits`; a leased one starts to drain once it is as old as it may be."""

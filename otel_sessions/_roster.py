@@ -72,7 +72,10 @@ class Roster(Generic[DataT]):
         self.wheel.file(session, now, now)
 
     def note_failure(self, session: Session[DataT]) -> None:
-        if not session._pins:
+        """File a session that has failed as due; not at all while it is leased, since no pass may end it then."""
+        if session._pins:
+            self.wheel.remove(session)
+        else:
             self.file_due(session)
 
     def hide(self, session: Session[DataT], reason: EndReason, now: float) -> None:

@@ -86,6 +86,13 @@ class SessionMetadata:
     state: SessionState
 
 
+class Deadlines(Protocol):
+    """Where a session is filed with others by the earliest moment at which it can be due."""
+
+    @property
+    def not_before(self) -> float: ...
+
+
 class Keeper(Protocol):
     """What a session asks of whoever keeps it."""
 
@@ -114,6 +121,7 @@ class Session(Generic[DataT]):
     """
 
     __slots__ = (
+        "_bucket",
         "_count",
         "_created",
         "_fate",
@@ -121,7 +129,6 @@ class Session(Generic[DataT]):
         "_last",
         "_limits",
         "_pins",
-        "_tick",
         "_wall_offset",
         "client",
         "data",
@@ -147,7 +154,7 @@ class Session(Generic[DataT]):
         self._wall_offset = wall_offset
         self._count = 0
         self._pins = 0
-        self._tick: int | None = None
+        self._bucket: Deadlines | None = None
         self._fate: Fate | None = None
 
     def touch(self) -> None:
