@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Final, TypeVar
 
-from ._ids import fingerprint
 from .words import CleanupError, EndReason, Occupancy, Outcome, RejectionReason, Trigger
 
 _CREATED: Final = ("created",)
@@ -111,6 +110,12 @@ class Books:
         self.active -= 1
         self._counts["cleaned", reason] += 1
 
+    def add_removed(self, reason: EndReason) -> None:
+        """Count a session that was closing for no time at all."""
+        self.active -= 1
+        self._counts[_CLOSING] += 1
+        self._counts["cleaned", reason] += 1
+
     def add_rejected(self, reason: RejectionReason) -> None:
         self._counts["rejected", reason] += 1
 
@@ -142,22 +147,22 @@ class Books:
 
 
 class RecentEnds:
-    """Why the latest sessions ended: the last 4,096 of them, by fingerprint."""
+    """Why the latest sessions ended: the last 4,096 of them, by Python's own hash of the id, which never leaves this."""
 
     CAPACITY: Final = 4096
 
     def __init__(self) -> None:
-        self._reasons: OrderedDict[str, EndReason] = OrderedDict()
+        self._reasons: OrderedDict[int, EndReason] = OrderedDict()
 
     def add(self, session_id: str, reason: EndReason) -> None:
-        key = fingerprint(session_id)
+        key = hash(session_id)
         self._reasons[key] = reason
         self._reasons.move_to_end(key)
         if len(self._reasons) > self.CAPACITY:
             self._reasons.popitem(last=False)
 
     def reason_of(self, session_id: str) -> EndReason | None:
-        return self._reasons.get(fingerprint(session_id))
+        return self._reasons.get(hash(session_id))
 
 
 def _sum(left: Mapping[KeyT, int], right: Mapping[KeyT, int]) -> dict[KeyT, int]:

@@ -30,7 +30,9 @@ from .telemetry import Telemetry
 from .words import CleanupError, EndReason, Outcome, Trigger
 
 _SLICE: Final = 0.001
-"""Seconds of work before a pass lets the loop go on; the clock is read every 32 sessions."""
+"""Seconds of work before a pass lets the loop go on."""
+_STRIDE: Final = 32
+"""Sessions from one look at the time to the next."""
 _EMERGENCY_INTERVAL: Final = 1.0
 """Seconds between the starts of two emergency passes that creators ask for."""
 
@@ -43,13 +45,11 @@ class _Progress:
         self.batch = Batch()
         self.examined = 0
         self.cleaned = dict.fromkeys(EndReason, 0)
-        self._steps = 0
         self._slice_ends = time.perf_counter() + _SLICE
 
     def tired(self) -> bool:
-        """Count a step of the work; return whether it is time to let the loop go on."""
-        self._steps += 1
-        return not self._steps % 32 and time.perf_counter() >= self._slice_ends
+        """Return whether it is time to let the loop go on; to be asked once in `_STRIDE` sessions."""
+        return time.perf_counter() >= self._slice_ends
 
     async def rest(self) -> None:
         await anyio.lowlevel.checkpoint()
@@ -123,7 +123,7 @@ class Passes(Generic[DataT]):
         def look(session: Session[DataT], now: float) -> None:
             reason = None if session._pins else session._due(now, under(session))
             if reason is not None:
-                progress.cleaned[session._due(now, session._limits) or reason] += 1
+                progress.cleaned[session._reason(now, reason)] += 1
 
         async with self._finding:  # what a pass files anew meanwhile would come twice
             await self._visit(self._roster.wheel, progress, look)
@@ -221,10 +221,13 @@ class Passes(Generic[DataT]):
         for session in wheel.take_due(now):
             progress.examined += 1
             limits = session._limits
-            self._judge(session, now, limits, progress)
-            if session._fate is None and now < session._created + limits.age:
+            if not session._pins and (reason := session._due(now, limits)) is not None:
+                self._end(session, now, reason, progress)
+            elif now < session._created + limits.age:
                 wheel.file(session, session._deadline(now, limits), now)
-            if progress.tired():
+            else:  # not filed any more: its drain ends it
+                self._closer.drain(session, progress.cause)
+            if not progress.examined % _STRIDE and progress.tired():
                 await progress.rest()
 
     async def _end_all_due(self, progress: _Progress) -> None:
@@ -235,10 +238,10 @@ class Passes(Generic[DataT]):
 
     async def _end_everyone(self, progress: _Progress) -> None:
         def end(session: Session[DataT], now: float) -> None:
-            self._end(session, now, EndReason.SHUTDOWN, progress)
+            self._end(session, now, session._reason(now, EndReason.SHUTDOWN), progress)
 
         await self._visit(self._roster.wheel, progress, end)
-        # What is leased past its age, or failed under a lease, is not filed.
+        # What drains is not filed.
         await self._visit(list(self._roster.sessions.values()), progress, end)
 
     async def _free_places(self, progress: _Progress) -> None:
@@ -262,13 +265,15 @@ class Passes(Generic[DataT]):
                 next_deadline = min(next_deadline, session._deadline(now, limits))
 
         await self._visit(self._roster.wheel, progress, look)
+        steps = 0
         while evictable and self._wants_places(taken):
             _, _, session = heapq.heappop(evictable)
             now = self._roster.clock()
             limits = session._limits.tightened(self._emergency_limits)
             if session.end_reason is None and not session._pins and session._due(now, limits) is not None:
-                self._end(session, now, EndReason.EVICTED, progress)
-            if progress.tired():
+                self._end(session, now, session._reason(now, EndReason.EVICTED), progress)
+            steps += 1
+            if not steps % _STRIDE and progress.tired():
                 await progress.rest()
         self._next_place_at = self._roster.clock() if evictable else None if next_deadline == inf else next_deadline
 
@@ -284,11 +289,11 @@ class Passes(Generic[DataT]):
         progress: _Progress,
         look: Callable[[Session[DataT], float], None],
     ) -> None:
-        for session in sessions:
+        for number, session in enumerate(sessions, start=1):
             if session.end_reason is None:  # it may have ended while the pass let the loop go on
                 progress.examined += 1
                 look(session, self._roster.clock())
-            if progress.tired():
+            if not number % _STRIDE and progress.tired():
                 await progress.rest()
 
     def _judge(self, session: Session[DataT], now: float, limits: Limits, progress: _Progress) -> None:
@@ -297,10 +302,10 @@ class Passes(Generic[DataT]):
             if now >= session._created + session._limits.age:
                 self._closer.drain(session, progress.cause)
         elif (reason := session._due(now, limits)) is not None:
-            self._end(session, now, reason, progress)
+            self._end(session, now, session._reason(now, reason), progress)
 
-    def _end(self, session: Session[DataT], now: float, fallback: EndReason, progress: _Progress) -> None:
-        reason = self._closer.end(session, fallback, progress.cause, progress.batch, now)
+    def _end(self, session: Session[DataT], now: float, reason: EndReason, progress: _Progress) -> None:
+        self._closer.end(session, reason, progress.cause, progress.batch, now)
         progress.cleaned[reason] += 1
 
     def _under(self, idle: Limit, age: Limit) -> Callable[[Session[DataT]], Limits]:

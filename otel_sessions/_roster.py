@@ -1,6 +1,7 @@
 """Which sessions there are: the map by id, those that are closing, and the wheel of what may be due.
 
-A session enters by `add` and leaves by `hide` and `finish`, in that order and once each; nothing else moves a session.
+A session enters by `add` and leaves by `hide` and `finish`, in that order and once each, or by `remove`, which is both
+in one step; nothing else moves a session.
 When one ends, and what happens in between, is decided elsewhere (`_passes`, `_closer`).
 """
 
@@ -72,24 +73,13 @@ class Roster(Generic[DataT]):
         self.wheel.file(session, now, now)
 
     def note_failure(self, session: Session[DataT]) -> None:
-        """File a session that has failed as due; not at all while it is leased, since no pass may end it then."""
-        if session._pins:
-            self.wheel.remove(session)
-        else:
+        if not session._pins:
             self.file_due(session)
 
     def hide(self, session: Session[DataT], reason: EndReason, now: float) -> None:
         """Take a session out of sight and mark it closing, under the one reason it will be counted for."""
-        del self.sessions[session.id]
+        self._settle(session, reason, now)
         self.closing[session.id] = session
-        self.wheel.remove(session)
-        if session._pins:
-            session._pins = 0
-            self._books.add_released()
-        session._fate = fate = session._fate or Fate()
-        fate.reason, fate.at = reason, now
-        fate.last, fate.count = session._last, session._count
-        self.recent.add(session.id, reason)
         self._books.add_closing()
 
     def finish(self, session: Session[DataT]) -> None:
@@ -100,6 +90,23 @@ class Roster(Generic[DataT]):
         assert fate.reason is not None
         fate.gone = True
         self._books.add_cleaned(fate.reason)
+
+    def remove(self, session: Session[DataT], reason: EndReason, now: float) -> None:
+        """Hide and finish a session in one step."""
+        self._settle(session, reason, now).gone = True
+        self._books.add_removed(reason)
+
+    def _settle(self, session: Session[DataT], reason: EndReason, now: float) -> Fate:
+        del self.sessions[session.id]
+        if session._bucket is not None:
+            self.wheel.remove(session)
+        if session._pins:
+            session._pins = 0
+            self._books.add_released()
+        failure = session._fate.failure if session._fate is not None else None
+        session._fate = fate = Fate(failure, reason, now, session._last, session._count)
+        self.recent.add(session.id, reason)
+        return fate
 
     def _wall_offset_at(self, now: float) -> float:
         offset = time.time() - now

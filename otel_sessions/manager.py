@@ -164,7 +164,7 @@ class SessionManager(Generic[DataT]):
     def get(self, session_id: str) -> Session[DataT] | None:
         """Return a session, or None if there is none or it is stale, expired, failed or ended. Never touches it."""
         session = self._sessions.get(session_id)
-        if session is None:
+        if session is None or session._fate is not None:
             return None
         now, bucket = self._clock(), session._bucket
         # No call is as frequent as this one: mostly, a look at where the session is filed is enough.
@@ -271,8 +271,9 @@ class SessionManager(Generic[DataT]):
 
     async def _end(self, supervisor: Supervisor[DataT], session: Session[DataT]) -> None:
         """End a session and wait for what that calls; a hook or a sink that ends one does not wait."""
-        batch = Batch()
-        supervisor.closer.end(session, EndReason.CLOSED, otel_context.get_current(), batch, self._clock())
+        batch, now = Batch(), self._clock()
+        reason = session._reason(now, EndReason.CLOSED)
+        supervisor.closer.end(session, reason, otel_context.get_current(), batch, now)
         if not supervisor.callbacks.calling:
             await batch.wait()
 

@@ -236,6 +236,10 @@ class Session(Generic[DataT]):
             return EndReason.IDLE_TIMEOUT
         return None
 
+    def _reason(self, now: float, fallback: EndReason) -> EndReason:
+        """Return what an end at this moment counts as: what the session is due for anyway, else `fallback`."""
+        return self._due(now, self._limits) or fallback
+
     def _deadline(self, now: float, limits: Limits) -> float:
         """Return the earliest moment at which the session can be due, with whatever is known now."""
         return min((now if self._pins else self._last) + limits.idle, self._created + limits.age)
