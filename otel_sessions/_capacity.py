@@ -92,7 +92,8 @@ class Capacity(Generic[DataT]):
 
     def freed(self, client: str | None) -> None:
         """Note that a place is free: its session is gone, or its reservation was given back."""
-        self._leave_client(client)
+        if client is not None:
+            self._leave_client(client)
         if self._waiters:
             waiter = next(iter(self._waiters))
             del self._waiters[waiter]

@@ -79,11 +79,13 @@ class Closer(Generic[DataT]):
 
         Its bound holders are cancelled, all but the running task. `batch` can be waited for.
         """
-        calls = self._callbacks.calls()
-        holders = self._leases.bound_elsewhere(session) if session._pins else []
+        calls = self._callbacks.calls
+        leased = session._pins > 0
+        holders = self._leases.bound_elsewhere(session) if leased else []
         leave = self._roster.hide if holders or calls else self._roster.remove
         leave(session, reason, now)
-        self._leases.note_released()
+        if leased:
+            self._leases.note_released()
         if self._drains:
             self._forget_drain(session)
         self._telemetry.session_ended(max(0.0, now - session._created), reason)

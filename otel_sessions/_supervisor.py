@@ -112,7 +112,8 @@ class Supervisor(Generic[DataT]):
         hooks = min(config.close_timeout, (work_until - begun) / 2)
         with anyio.CancelScope(deadline=min(begun + config.drain_timeout, work_until - hooks)):
             await self._leases.wait_quiet()
-        self.callbacks.runs_hooks = config.cleanup_on_shutdown
+        if not config.cleanup_on_shutdown:
+            self.callbacks.drop_hooks()
         with anyio.CancelScope(deadline=work_until):
             await self.passes.shutdown()
             await self.closer.wait_none_closing()
