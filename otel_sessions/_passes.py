@@ -82,7 +82,7 @@ class Passes(Generic[DataT]):
         self._books = books
         self._telemetry = telemetry
         self._tasks = tasks
-        self._finding = anyio.Lock()
+        self._finding = anyio.Lock(fast_acquire=True)
         self._emergency_limits = Limits.emergency(config)
         self._emergency_at: float | None = None
         self._interval_finding: object = None
@@ -144,8 +144,8 @@ class Passes(Generic[DataT]):
 
         Return whether one is finding what to end, so that a place may be free in a moment.
         """
-        now = self._roster.clock()
-        if self._emergency_finding is None and not self._had_emergency(now):
+        now, last = self._roster.clock(), self._emergency_at
+        if self._emergency_finding is None and (last is None or not 0 <= now - last < _EMERGENCY_INTERVAL):
             self._emergency_at = now
             self._emergency_finding = finding = object()
             found = partial(self._note_emergency_found, finding)
@@ -163,9 +163,6 @@ class Passes(Generic[DataT]):
         now = self._roster.clock()
         wait = max(self._next_place_at, self._emergency_at + _EMERGENCY_INTERVAL) - now
         return min(max(wait, 0.0), self._config.cleanup_interval)
-
-    def _had_emergency(self, now: float) -> bool:
-        return self._emergency_at is not None and 0 <= now - self._emergency_at < _EMERGENCY_INTERVAL
 
     async def _interval(self, found: Callable[[], None]) -> None:
         async def end_due(progress: _Progress) -> None:

@@ -146,12 +146,18 @@ class SessionManager(Generic[DataT]):
         Raises `TooManySessions`, `SessionExists`, `ConfigError` for a wrong limit, and `ManagerClosed`.
         """
         supervisor = self._running()
-        supervisor.capacity.require_accepting()
+        capacity = supervisor.capacity
+        capacity.require_accepting()
         idle, age = _checked(max_idle_time, max_session_age)
         if session_id is not None:
             await self._vacate(supervisor, session_id)
-        async with self.reserve(client=client) as place:
+        if not capacity.take(client):
+            await capacity.wait(client)
+        place = Place.taken(capacity, self._roster, self._books, client)
+        try:
             return place.commit(session_id, data=data, max_idle_time=idle, max_session_age=age)
+        finally:
+            place.leave()
 
     def reserve(self, *, client: str | None = None) -> Place[DataT]:
         """Return a place for one session, to be used as `async with manager.reserve() as place`.
