@@ -22,8 +22,10 @@ COLUMNS = {
     "create": ("create", "us", 1e6),
     "churn": ("churn", "us", 1e6),
     "idle pass": ("nothing due", "us", 1e6),
-    "expired": ("an expired", "us", 1e6),
+    "expired": ("expired", "us", 1e6),
+    "filed anew": ("found used", "us", 1e6),
     "late": ("loop late", "ms", 1e3),
+    "late alone": ("spinning", "ms", 1e3),
     "bytes": ("memory", "B", 1.0),
     "refusal": ("refusal", "us", 1e6),
     "export": ("export", "ms", 1e3),
@@ -55,10 +57,10 @@ def table(measured: Measured) -> Iterator[str]:
     for size in measured[OURS]:
         yield ""
         yield f"{size:,} live sessions"
-        units = "".join(f"{f'{title} {unit}':>16}" for title, unit, _ in COLUMNS.values())
+        units = "".join(f"{f'{title} {unit}':>15}" for title, unit, _ in COLUMNS.values())
         yield f"{'':<21}{'of M':>7}{units}"
         for name, sizes in measured.items():
-            cells = "".join(f"{_cell(sizes[size], key):>16}" for key in COLUMNS)
+            cells = "".join(f"{_cell(sizes[size], key):>15}" for key in COLUMNS)
             yield f"{name:<21}{ratios(measured, size, 'use', name, BARE).median:>7.2f}{cells}"
     yield ""
     yield from (f"{kind.name}: {kind.caveat}" for kind in ALL if kind.caveat)
