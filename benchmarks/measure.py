@@ -1,7 +1,7 @@
 """One contestant at one size, in a process of its own: `python -m benchmarks.measure NAME SIZE SEED` prints JSON.
 
 A process of its own keeps memory and garbage collection fair: nobody inherits another's arenas or collections. The
-collector is on, as it is for users; what is there when a measurement starts is frozen first. Times are CPU time, so that
+collector is on, as for users; what is there when a measurement starts is frozen first. Times are CPU time, so that
 nobody else's turn counts, but for how late the loop is. Where a measurement has batches, its number is the best of
 them, since noise only adds: how far processes lie apart is for the run to show.
 """
@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import anyio
+import anyio.lowlevel
 import psutil
 
 from .clocks import Clock, RealClock, SettableClock
@@ -113,7 +114,7 @@ async def spin() -> None:
         end = time.perf_counter() + 0.001
         while time.perf_counter() < end:
             pass
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
 
 
 class Lateness:

@@ -248,16 +248,15 @@ class Place(Generic[DataT]):
         if not self._reserved:
             raise RuntimeError("a place is committed once, inside its `async with` block")
         self._capacity.require_accepting()
-        limits = self._roster.limits.owned(
-            max_idle_time if max_idle_time is UNSET else check_limit("max_idle_time", max_idle_time),
-            max_session_age if max_session_age is UNSET else check_limit("max_session_age", max_session_age),
-        )
+        idle = max_idle_time if max_idle_time is UNSET else check_limit("max_idle_time", max_idle_time)
+        age = max_session_age if max_session_age is UNSET else check_limit("max_session_age", max_session_age)
         session_id = new_id() if session_id is None else session_id
         self._roster.require_vacant(session_id)
         now = self._roster.clock()
+        terms = self._roster.terms_at(now).owned(idle, age)
         if client is not UNSET:
             self._capacity.move(self._client, client)
             self._client = client
         self._reserved = False
         self._books.add_unreserved()
-        return self._roster.add(session_id, data, self._client, limits, now)
+        return self._roster.add(session_id, data, self._client, terms, now)

@@ -217,7 +217,7 @@ class Passes(Generic[DataT]):
         now, wheel = self._roster.clock(), self._roster.wheel
         for session in wheel.take_due(now):
             progress.examined += 1
-            limits = session._limits
+            limits = session._terms
             if not session._pins and (reason := session._due(now, limits)) is not None:
                 self._end(session, now, reason, progress)
             elif now < session._created + limits.age:
@@ -231,7 +231,7 @@ class Passes(Generic[DataT]):
         """Like `_end_due`, but exact: also what became due within the tick that is not over."""
         await self._end_due(progress)
         coming = self._roster.wheel.coming(self._roster.clock())
-        await self._visit(coming, progress, lambda session, now: self._judge(session, now, session._limits, progress))
+        await self._visit(coming, progress, lambda session, now: self._judge(session, now, session._terms, progress))
 
     async def _end_everyone(self, progress: _Progress) -> None:
         def end(session: Session[DataT], now: float) -> None:
@@ -252,10 +252,10 @@ class Passes(Generic[DataT]):
 
         def look(session: Session[DataT], now: float) -> None:
             nonlocal next_deadline
-            self._judge(session, now, session._limits, progress)
+            self._judge(session, now, session._terms, progress)
             if session.end_reason is not None or session._pins:
                 return
-            limits = session._limits.tightened(self._emergency_limits)
+            limits = session._terms.tightened(self._emergency_limits)
             if session._due(now, limits) is not None:
                 heapq.heappush(evictable, (session._last, progress.examined, session))
             else:
@@ -266,7 +266,7 @@ class Passes(Generic[DataT]):
         while evictable and self._wants_places(taken):
             _, _, session = heapq.heappop(evictable)
             now = self._roster.clock()
-            limits = session._limits.tightened(self._emergency_limits)
+            limits = session._terms.tightened(self._emergency_limits)
             if session.end_reason is None and not session._pins and session._due(now, limits) is not None:
                 self._end(session, now, session._reason(now, EndReason.EVICTED), progress)
             steps += 1
@@ -296,7 +296,7 @@ class Passes(Generic[DataT]):
     def _judge(self, session: Session[DataT], now: float, limits: Limits, progress: _Progress) -> None:
         """End a session that is due under `limits`; a leased one starts to drain once it is as old as it may be."""
         if session._pins:
-            if now >= session._created + session._limits.age:
+            if now >= session._created + session._terms.age:
                 self._closer.drain(session, progress.cause)
         elif (reason := session._due(now, limits)) is not None:
             self._end(session, now, session._reason(now, reason), progress)
@@ -310,7 +310,7 @@ class Passes(Generic[DataT]):
         configured = self._roster.limits.replaced(idle, age)
 
         def under(session: Session[DataT]) -> Limits:
-            own = session._limits
+            own = session._terms
             return configured if own is self._roster.limits else own.replaced(idle, age)
 
         return under

@@ -174,7 +174,7 @@ class SessionManager(Generic[DataT]):
             return None
         now, bucket = self._clock(), session._bucket
         # No call is as frequent as this one: mostly, a look at where the session is filed is enough.
-        if (bucket is not None and now < bucket.not_before) or session._due(now, session._limits) is None:
+        if (bucket is not None and now < bucket.not_before) or session._due(now, session._terms) is None:
             return session
         return None
 
@@ -271,7 +271,7 @@ class SessionManager(Generic[DataT]):
     async def _vacate(self, supervisor: Supervisor[DataT], session_id: str) -> None:
         """End the session that stands under an id, if it is due and nobody uses it; else raise `SessionExists`."""
         session = self._sessions.get(session_id)
-        if session is not None and not session._pins and session._due(self._clock(), session._limits):
+        if session is not None and not session._pins and session._due(self._clock(), session._terms):
             await self._end(supervisor, session)
         self._roster.require_vacant(session_id)
 
