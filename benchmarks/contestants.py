@@ -17,7 +17,7 @@ import cachetools
 import moka_py
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.sdk.metrics import MeterProvider as SdkMeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, MetricsData
 
 from otel_sessions import SessionConfig, SessionManager, TooManySessions
 
@@ -141,10 +141,12 @@ class OursWithSdk(Ours):
         self._reader = InMemoryMetricReader()
         return SdkMeterProvider(metric_readers=[self._reader])
 
-    async def collect(self) -> None:
+    async def collect(self) -> MetricsData:
         """Collect every metric once."""
-        if self._reader.get_metrics_data() is None:
+        data = self._reader.get_metrics_data()
+        if data is None:
             raise RuntimeError("there was nothing to collect")
+        return data
 
 
 class BareSession:
@@ -220,7 +222,7 @@ class FullScan(BareDict):
 
 class Cachebox(Contestant):
     name = "cachebox VTTLCache"
-    caveat = "a read renews nothing: each use inserts the value again, with its time to live"
+    caveat = "a read renews nothing: each use inserts the value again; when full it drops somebody's session"
     own_clock = True
 
     def __init__(self, places: int, idle: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -255,7 +257,7 @@ class Cachebox(Contestant):
 
 class Moka(Contestant):
     name = "moka-py, idle"
-    caveat = "every read renews, a mere look too; when full it drops somebody's session, by frequency"
+    caveat = "every read renews, a mere look too; when full it drops somebody's session"
     own_clock = True
 
     def __init__(self, places: int, idle: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -291,7 +293,7 @@ class Moka(Contestant):
 
 class Cachetools(Contestant):
     name = "cachetools TTLCache"
-    caveat = "a read renews nothing: each use sets the value again; a write removes all that is due at once"
+    caveat = "a read renews nothing: each use sets the value again; when full it drops somebody's session"
 
     def __init__(self, places: int, idle: float, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(places, idle, clock)

@@ -95,7 +95,8 @@ class Books:
 
     def add_created(self) -> None:
         self.active += 1
-        self.peak_active = max(self.peak_active, self.active)
+        if self.active > self.peak_active:
+            self.peak_active = self.active
         self._counts[_CREATED] += 1
 
     def add_leased(self) -> None:

@@ -52,7 +52,6 @@ class Capacity(Generic[DataT]):
         self.relief: Relief
         self._clients: dict[str | None, int] = {}
         self._waiters: dict[_Waiter, None] = {}
-        self._closed = False
         self.taken = 0
         """How many places were taken, ever."""
 
@@ -81,9 +80,9 @@ class Capacity(Generic[DataT]):
 
     def require_accepting(self) -> None:
         """Raise `ManagerClosed` unless new sessions are accepted; one that is refused by a shutdown is counted."""
-        if self._closed:
+        if not self._roster.accepting:
             self._books.add_rejected(RejectionReason.SHUTDOWN)
-        self._roster.require_accepting()
+            self._roster.require_accepting()
 
     def give_back(self, client: str | None) -> None:
         """Return a reserved place that became no session."""
@@ -117,7 +116,6 @@ class Capacity(Generic[DataT]):
 
     def close(self) -> None:
         """Refuse all who wait: the manager shuts down."""
-        self._closed = True
         while self._waiters:
             self._waiters.popitem()[0].answered.set()
 

@@ -86,9 +86,10 @@ class Closer(Generic[DataT]):
         leave(session, reason, now)
         if leased:
             self._leases.note_released()
-        if self._drains:
-            self._forget_drain(session)
-        self._telemetry.session_ended(max(0.0, now - session._created), reason)
+        if session in self._drains:
+            del self._drains[session]
+            self._draining.discard(session)
+        self._telemetry.session_ended(now - session._created, reason)
         if not holders and not calls:
             self._capacity.freed(session.client)
             return
@@ -152,10 +153,6 @@ class Closer(Generic[DataT]):
         batch.note_end(ending.errors)
         if not self._pending and self._none_closing is not None:
             self._none_closing.set()
-
-    def _forget_drain(self, session: Session[DataT]) -> None:
-        if self._drains.pop(session, None) is not None:
-            self._draining.discard(session)
 
     def _end_drained(self, session: Session[DataT]) -> None:
         now = self._roster.clock()

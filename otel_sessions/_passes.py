@@ -160,9 +160,8 @@ class Passes(Generic[DataT]):
         """Return the seconds until a creator may be lucky: an unleased session can go, and a pass may start."""
         if self._next_place_at is None or self._emergency_at is None:
             return None
-        now = self._roster.clock()
-        wait = max(self._next_place_at, self._emergency_at + _EMERGENCY_INTERVAL) - now
-        return min(max(wait, 0.0), self._config.cleanup_interval)
+        wait = max(self._next_place_at, self._emergency_at + _EMERGENCY_INTERVAL) - self._roster.clock()
+        return max(0.0, min(wait, self._config.cleanup_interval))
 
     async def _interval(self, found: Callable[[], None]) -> None:
         async def end_due(progress: _Progress) -> None:
@@ -214,12 +213,13 @@ class Passes(Generic[DataT]):
 
     async def _end_due(self, progress: _Progress) -> None:
         """End what the wheel says is due; file anew what was used since it was filed."""
-        now, wheel = self._roster.clock(), self._roster.wheel
+        now, wheel, end = self._roster.clock(), self._roster.wheel, self._closer.end
         for session in wheel.take_due(now):
             progress.examined += 1
             limits = session._terms
             if not session._pins and (reason := session._due(now, limits)) is not None:
-                self._end(session, now, reason, progress)
+                end(session, reason, progress.cause, progress.batch, now)
+                progress.cleaned[reason] += 1
             elif now < session._created + limits.age:
                 wheel.file(session, session._deadline(now, limits), now)
             else:  # not filed any more: its drain ends it

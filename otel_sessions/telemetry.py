@@ -137,6 +137,8 @@ class Telemetry:
     def session_ended(self, age: float, reason: EndReason) -> None:
         try:
             entry = self._entry
+            if age < 0.0:  # the clock was put back
+                age = 0.0
             entry.board.session_duration.record(age, {MANAGER_NAME: entry.name, REASON: _TEXTS[reason]})
         except Exception as error:
             self.guarded.note(error)
