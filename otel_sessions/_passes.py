@@ -24,7 +24,7 @@ from ._closer import Batch, Closer
 from ._roster import Roster
 from ._tasks import Tasks
 from .config import SessionConfig
-from .session import UNSET, DataT, Limit, Limits, Session
+from .session import UNSET, DataT, Limit, Limits, Session, Terms
 from .stats import CleanupReport
 from .telemetry import Telemetry
 from .words import CleanupError, EndReason, Outcome, Trigger
@@ -95,7 +95,7 @@ class Passes(Generic[DataT]):
         if idle is UNSET and age is UNSET:
             return await self._run(Trigger.MANUAL, self._end_all_due, otel_context.get_current())
 
-        under = self._under(idle, age)
+        under: Callable[[Session[DataT]], Limits] = _limits_by(lambda terms: terms.replaced(idle, age))
 
         async def end_under_limits(progress: _Progress) -> None:
             def look(session: Session[DataT], now: float) -> None:
@@ -118,7 +118,7 @@ class Passes(Generic[DataT]):
         """Report what `manual` would do, and do nothing."""
         started = time.perf_counter()
         progress = _Progress(Context())
-        under = self._under(idle, age)
+        under: Callable[[Session[DataT]], Limits] = _limits_by(lambda terms: terms.replaced(idle, age))
 
         def look(session: Session[DataT], now: float) -> None:
             reason = None if session._pins else session._due(now, under(session))
@@ -249,13 +249,15 @@ class Passes(Generic[DataT]):
         evictable: list[tuple[float, int, Session[DataT]]] = []
         taken = self._capacity.taken
         next_deadline = inf
+        tightened: Callable[[Session[DataT]], Limits]
+        tightened = _limits_by(lambda terms: terms.tightened(self._emergency_limits))
 
         def look(session: Session[DataT], now: float) -> None:
             nonlocal next_deadline
             self._judge(session, now, session._terms, progress)
             if session.end_reason is not None or session._pins:
                 return
-            limits = session._terms.tightened(self._emergency_limits)
+            limits = tightened(session)
             if session._due(now, limits) is not None:
                 heapq.heappush(evictable, (session._last, progress.examined, session))
             else:
@@ -266,7 +268,7 @@ class Passes(Generic[DataT]):
         while evictable and self._wants_places(taken):
             _, _, session = heapq.heappop(evictable)
             now = self._roster.clock()
-            limits = session._terms.tightened(self._emergency_limits)
+            limits = tightened(session)
             if session.end_reason is None and not session._pins and session._due(now, limits) is not None:
                 self._end(session, now, session._reason(now, EndReason.EVICTED), progress)
             steps += 1
@@ -305,15 +307,20 @@ class Passes(Generic[DataT]):
         self._closer.end(session, reason, progress.cause, progress.batch, now)
         progress.cleaned[reason] += 1
 
-    def _under(self, idle: Limit, age: Limit) -> Callable[[Session[DataT]], Limits]:
-        """Return how long a session may idle and live in a pass with limits of its own."""
-        configured = self._roster.limits.replaced(idle, age)
 
-        def under(session: Session[DataT]) -> Limits:
-            own = session._terms
-            return configured if own is self._roster.limits else own.replaced(idle, age)
+def _limits_by(change: Callable[[Terms], Limits]) -> Callable[[Session[DataT]], Limits]:
+    """Return a session's limits as `change` makes them of its terms, once for all in a row that share them."""
+    known: Terms | None = None
+    limits: Limits
 
-        return under
+    def limits_of(session: Session[DataT]) -> Limits:
+        nonlocal known, limits
+        if session._terms is not known:
+            known = session._terms
+            limits = change(known)
+        return limits
+
+    return limits_of
 
 
 def _report(trigger: Trigger, outcome: Outcome, progress: _Progress, remaining: int, duration: float) -> CleanupReport:

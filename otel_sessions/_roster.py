@@ -14,7 +14,7 @@ from ._books import Books, RecentEnds
 from ._wheel import Wheel
 from .config import SessionConfig
 from .exceptions import ManagerClosed, SessionExists, SessionNotFound
-from .session import DataT, Fate, Limits, Session, Terms
+from .session import DataT, Fate, Session, Terms
 from .words import EndReason
 
 _SHORTEST_TICK = 0.001
@@ -34,11 +34,6 @@ class Roster(Generic[DataT]):
         self.wheel: Wheel[Session[DataT]] = Wheel(min(1.0, max(config.cleanup_interval / 10, _SHORTEST_TICK)))
         self._books = books
         self._terms = Terms.normal(config, clock, self.wheel)
-
-    @property
-    def limits(self) -> Limits:
-        """The configured ones."""
-        return self._terms
 
     def terms_at(self, now: float) -> Terms:
         """Return what a session that is made now has in common with others."""
