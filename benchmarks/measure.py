@@ -53,7 +53,7 @@ async def standing(kind: type[Contestant], ids: Sequence[str], dice: random.Rand
             numbers["use"] = await best(store.use, batches(order, 7, 50_000))
             new = [secrets.token_urlsafe(32) for _ in range(2_000)]
             numbers["churn"] = await best(store.churn, batches(new, 7, 2_000))
-            numbers["idle pass"] = await best_of(store.expire, 7) if kind.expires else None
+            numbers["idle pass"] = await best_of(store.expire, 30) if kind.expires else None
             numbers["export"] = await best_of(store.collect, 7) if isinstance(store, OursWithSdk) else None
     return numbers
 
