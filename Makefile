@@ -2,7 +2,7 @@
 # A second call finds the stamp of the first one and starts at once.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test proxy-test check clean stack-tools stack-test stack-picture dashboards bench-proxy up down
+.PHONY: help demo test proxy-test check clean stack-tools stack-test stack-picture dashboards bench bench-proxy up down
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -41,6 +41,9 @@ stack-picture: $(VENV)/.dev ## Draw docs/memory.svg anew, from a run against the
 
 dashboards: $(VENV)/.dev ## Write the dashboards' JSON from their description.
 	$(BIN)/python -m grafana.describe
+
+bench: $(VENV)/.dev ## Measure the core against peers, about ten minutes; QUICK=1 takes under one.
+	$(BIN)/python -m benchmarks.core $(if $(QUICK),--quick)
 
 bench-proxy: $(VENV)/.dev ## Measure the proxy against direct and nginx; needs wrk and nginx.
 	$(BIN)/python -m benchmarks.proxy

@@ -5,21 +5,25 @@ state is a single addition, and one C-level copy of the dict is a balanced snaps
 `created == cleaned + unleased + leased + closing`.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Final, TypeVar
 
-from ._ids import fingerprint
 from .words import CleanupError, EndReason, Occupancy, Outcome, RejectionReason, Trigger
 
-_CREATED: Final = ("created",)
-_LEASED: Final = ("leased",)
-_RELEASED: Final = ("released",)
-_CLOSING: Final = ("closing",)
-_RESERVED: Final = ("reserved",)
-_UNRESERVED: Final = ("unreserved",)
+# Texts, whose hash is made once.
+_CREATED: Final = "created"
+_LEASED: Final = "leased"
+_RELEASED: Final = "released"
+_CLOSING: Final = "closing"
+_RESERVED: Final = "reserved"
+_UNRESERVED: Final = "unreserved"
+_CLEANED: Final = {reason: f"cleaned {reason}" for reason in EndReason}
+_REJECTED: Final = {reason: f"rejected {reason}" for reason in RejectionReason}
+_RUNS: Final = {run: "run {} {}".format(*run) for run in product(Trigger, Outcome)}
+_ERRORS: Final = {kind: f"error {kind}" for kind in CleanupError}
 
 Run = tuple[Trigger, Outcome]
 KeyT = TypeVar("KeyT")
@@ -70,13 +74,13 @@ class Books:
         self.limit = limit
         self.active = self.leased = self.closing = self.reserved = 0
         self.peak_active = 0
-        self._counts: dict[tuple[str, ...], int] = dict.fromkeys(
+        self._counts: dict[str, int] = dict.fromkeys(
             [
                 *(_CREATED, _LEASED, _RELEASED, _CLOSING, _RESERVED, _UNRESERVED),
-                *product(("cleaned",), EndReason),
-                *product(("rejected",), RejectionReason),
-                *product(("run",), Trigger, Outcome),
-                *product(("error",), CleanupError),
+                *(_CLEANED.values()),
+                *(_REJECTED.values()),
+                *(_RUNS.values()),
+                *(_ERRORS.values()),
             ],
             0,
         )
@@ -91,7 +95,8 @@ class Books:
 
     def add_created(self) -> None:
         self.active += 1
-        self.peak_active = max(self.peak_active, self.active)
+        if self.active > self.peak_active:
+            self.peak_active = self.active
         self._counts[_CREATED] += 1
 
     def add_leased(self) -> None:
@@ -109,21 +114,27 @@ class Books:
     def add_cleaned(self, reason: EndReason) -> None:
         self.closing -= 1
         self.active -= 1
-        self._counts["cleaned", reason] += 1
+        self._counts[_CLEANED[reason]] += 1
+
+    def add_removed(self, reason: EndReason) -> None:
+        """Count a session that was closing for no time at all."""
+        self.active -= 1
+        self._counts[_CLOSING] += 1
+        self._counts[_CLEANED[reason]] += 1
 
     def add_rejected(self, reason: RejectionReason) -> None:
-        self._counts["rejected", reason] += 1
+        self._counts[_REJECTED[reason]] += 1
 
     def add_run(self, trigger: Trigger, outcome: Outcome) -> None:
-        self._counts["run", trigger, outcome] += 1
+        self._counts[_RUNS[trigger, outcome]] += 1
 
     def add_error(self, kind: CleanupError) -> None:
-        self._counts["error", kind] += 1
+        self._counts[_ERRORS[kind]] += 1
 
     def totals(self) -> Totals:
         counts = self._counts.copy()
         created = counts[_CREATED]
-        cleaned = {reason: counts["cleaned", reason] for reason in EndReason}
+        cleaned = {reason: counts[key] for reason, key in _CLEANED.items()}
         leased = counts[_LEASED] - counts[_RELEASED]
         closing = counts[_CLOSING] - sum(cleaned.values())
         return Totals(
@@ -135,29 +146,35 @@ class Books:
                 Occupancy.CLOSING: closing,
             },
             reserved=counts[_RESERVED] - counts[_UNRESERVED],
-            rejected={reason: counts["rejected", reason] for reason in RejectionReason},
-            runs={run: counts["run", *run] for run in product(Trigger, Outcome)},
-            errors={kind: counts["error", kind] for kind in CleanupError},
+            rejected={reason: counts[key] for reason, key in _REJECTED.items()},
+            runs={run: counts[key] for run, key in _RUNS.items()},
+            errors={kind: counts[key] for kind, key in _ERRORS.items()},
         )
 
 
 class RecentEnds:
-    """Why the latest sessions ended: the last 4,096 of them, by fingerprint."""
+    """Why the latest sessions ended: the last 4,096 of them, by Python's own hash of the id, which never leaves this.
+
+    When many end at once, most are forgotten before anybody asks: so they are put in order only then.
+    """
 
     CAPACITY: Final = 4096
 
     def __init__(self) -> None:
-        self._reasons: OrderedDict[str, EndReason] = OrderedDict()
+        self._latest: deque[tuple[int, EndReason]] = deque(maxlen=self.CAPACITY)
+        self._reasons: OrderedDict[int, EndReason] = OrderedDict()
 
     def add(self, session_id: str, reason: EndReason) -> None:
-        key = fingerprint(session_id)
-        self._reasons[key] = reason
-        self._reasons.move_to_end(key)
-        if len(self._reasons) > self.CAPACITY:
-            self._reasons.popitem(last=False)
+        self._latest.append((hash(session_id), reason))
 
     def reason_of(self, session_id: str) -> EndReason | None:
-        return self._reasons.get(fingerprint(session_id))
+        while self._latest:
+            key, reason = self._latest.popleft()
+            self._reasons[key] = reason
+            self._reasons.move_to_end(key)
+        while len(self._reasons) > self.CAPACITY:
+            self._reasons.popitem(last=False)
+        return self._reasons.get(hash(session_id))
 
 
 def _sum(left: Mapping[KeyT, int], right: Mapping[KeyT, int]) -> dict[KeyT, int]:

@@ -67,7 +67,7 @@ class _Call:
 
 
 class Callbacks(Generic[DataT]):
-    """The sink and the close hook of one manager. `runs_hooks` says whether sessions that end from now on get it."""
+    """The sink and the close hook of one manager."""
 
     def __init__(
         self,
@@ -77,11 +77,14 @@ class Callbacks(Generic[DataT]):
         books: Books,
         tasks: Tasks,
     ) -> None:
-        self.runs_hooks = True
         self.closed = False
+        self.calls: list[tuple[CleanupError, CloseHook[DataT]]] = []
+        """What is to be called for a session that ends now, in this order."""
+        if sink is not None:
+            self.calls.append((CleanupError.SINK, sink.export))
+        if on_close is not None:
+            self.calls.append((CleanupError.HOOK, on_close))
         self._concurrency = config.close_concurrency
-        self._on_close = on_close
-        self._export = sink.export if sink is not None else None
         self._books = books
         self._tasks = tasks
         self._queue: deque[tuple[Ending[DataT], Callable[[Ending[DataT]], None]]] = deque()
@@ -97,16 +100,9 @@ class Callbacks(Generic[DataT]):
         """Whether the running task is part of a call, which must wait for no other."""
         return self in _inside.get()
 
-    def calls(self) -> list[tuple[CleanupError, CloseHook[DataT]]]:
-        """Return what is to be called for a session that ends now."""
-        calls: list[tuple[CleanupError, CloseHook[DataT]]] = []
-        if self.closed:
-            return calls
-        if self._export is not None:
-            calls.append((CleanupError.SINK, self._export))
-        if self._on_close is not None and self.runs_hooks:
-            calls.append((CleanupError.HOOK, self._on_close))
-        return calls
+    def drop_hooks(self) -> None:
+        """Call no close hook for sessions that end from now on."""
+        self.calls = [call for call in self.calls if call[0] is not CleanupError.HOOK]
 
     def submit(self, ending: Ending[DataT], on_served: Callable[[Ending[DataT]], None]) -> None:
         """Make an ending's calls when its turn comes, then call `on_served` with it."""
@@ -124,6 +120,7 @@ class Callbacks(Generic[DataT]):
     def close(self) -> None:
         """Call nothing any more, and cancel all that still runs."""
         self.closed = True
+        self.calls = []
         self._calls.cancel()
 
     async def dismiss(self, until: float) -> None:

@@ -6,7 +6,7 @@ when all are taken is decided elsewhere (`_passes`, through `Relief`).
 """
 
 from types import TracebackType
-from typing import Any, Generic, NoReturn, Protocol, Self, overload
+from typing import Any, Generic, Protocol, Self, overload
 
 import anyio
 
@@ -52,7 +52,6 @@ class Capacity(Generic[DataT]):
         self.relief: Relief
         self._clients: dict[str | None, int] = {}
         self._waiters: dict[_Waiter, None] = {}
-        self._closed = False
         self.taken = 0
         """How many places were taken, ever."""
 
@@ -61,29 +60,29 @@ class Capacity(Generic[DataT]):
         """How many places are free, None without a cap."""
         return None if self._limit is None else self._limit - self._books.active - self._books.reserved
 
-    async def take(self, client: str | None) -> None:
-        """Reserve a place, after a wait if places are about to be free.
+    def take(self, client: str | None) -> bool:
+        """Reserve a place; return False if places are about to be free and one is to be waited for.
 
         Raises `TooManySessions` if there is none, and `ManagerClosed` once the manager shuts down.
         """
         self.require_accepting()
-        full = self.free == 0
-        if self._client_full(client):
-            self._refuse(RejectionReason.MAX_SESSIONS if full else RejectionReason.MAX_SESSIONS_PER_CLIENT)
-        if full and not self._may_queue():
-            self._refuse(RejectionReason.MAX_SESSIONS)
+        client_full = client is not None and self._client_full(client)
+        if self._limit is not None and self._books.active + self._books.reserved >= self._limit:
+            if client_full or not self._may_queue():
+                raise self._refusal()
+            return False
+        if client_full:
+            raise self._client_refusal()
         self._enter_client(client)
-        if full:
-            await self._wait(client)
-        else:
-            self._books.add_reserved()
-            self.taken += 1
+        self._books.add_reserved()
+        self.taken += 1
+        return True
 
     def require_accepting(self) -> None:
         """Raise `ManagerClosed` unless new sessions are accepted; one that is refused by a shutdown is counted."""
-        if self._closed:
+        if not self._roster.accepting:
             self._books.add_rejected(RejectionReason.SHUTDOWN)
-        self._roster.require_accepting()
+            self._roster.require_accepting()
 
     def give_back(self, client: str | None) -> None:
         """Return a reserved place that became no session."""
@@ -92,7 +91,8 @@ class Capacity(Generic[DataT]):
 
     def freed(self, client: str | None) -> None:
         """Note that a place is free: its session is gone, or its reservation was given back."""
-        self._leave_client(client)
+        if client is not None:
+            self._leave_client(client)
         if self._waiters:
             waiter = next(iter(self._waiters))
             del self._waiters[waiter]
@@ -105,7 +105,7 @@ class Capacity(Generic[DataT]):
         """Count a reserved place for another client; raise `TooManySessions` if that one's cap is reached."""
         if client != new_client:
             if self._client_full(new_client):
-                self._refuse(RejectionReason.MAX_SESSIONS_PER_CLIENT)
+                raise self._client_refusal()
             self._leave_client(client)
             self._enter_client(new_client)
 
@@ -116,18 +116,17 @@ class Capacity(Generic[DataT]):
 
     def close(self) -> None:
         """Refuse all who wait: the manager shuts down."""
-        self._closed = True
         while self._waiters:
             self._waiters.popitem()[0].answered.set()
 
     def _may_queue(self) -> bool:
         assert self._limit is not None
-        finding = self.relief.request()
-        if not self.relief.may_wait() or len(self._waiters) >= self._limit:
-            return False
-        return finding or len(self._waiters) < self._books.closing
+        covered = self.relief.request() or len(self._waiters) < self._books.closing
+        return covered and len(self._waiters) < self._limit and self.relief.may_wait()
 
-    async def _wait(self, client: str | None) -> None:
+    async def wait(self, client: str | None) -> None:
+        """Reserve a place once one is free, when `take` says so and before anything else happens."""
+        self._enter_client(client)
         waiter = _Waiter()
         self._waiters[waiter] = None
         try:
@@ -135,7 +134,7 @@ class Capacity(Generic[DataT]):
                 await waiter.answered.wait()
             if not waiter.granted:
                 self.require_accepting()
-                self._refuse(RejectionReason.MAX_SESSIONS)
+                raise self._refusal()
         except BaseException:
             self._waiters.pop(waiter, None)
             if waiter.granted:
@@ -144,12 +143,15 @@ class Capacity(Generic[DataT]):
                 self._leave_client(client)
             raise
 
-    def _refuse(self, reason: RejectionReason) -> NoReturn:
-        self._books.add_rejected(reason)
-        limit = self._limit if reason is RejectionReason.MAX_SESSIONS else self._client_limit
-        assert limit is not None
-        retry_after = self.relief.retry_after() if reason is RejectionReason.MAX_SESSIONS else None
-        raise TooManySessions(limit, retry_after, reason)
+    def _refusal(self) -> TooManySessions:
+        self._books.add_rejected(RejectionReason.MAX_SESSIONS)
+        assert self._limit is not None
+        return TooManySessions(self._limit, self.relief.retry_after())
+
+    def _client_refusal(self) -> TooManySessions:
+        self._books.add_rejected(RejectionReason.MAX_SESSIONS_PER_CLIENT)
+        assert self._client_limit is not None
+        return TooManySessions(self._client_limit, None, RejectionReason.MAX_SESSIONS_PER_CLIENT)
 
     def _client_full(self, client: str | None) -> bool:
         return self._client_limit is not None and self._clients.get(client, 0) >= self._client_limit
@@ -182,7 +184,8 @@ class Place(Generic[DataT]):
         if self._entered:
             raise RuntimeError("a place is entered once; call reserve() again")
         self._entered = True
-        await self._capacity.take(self._client)
+        if not self._capacity.take(self._client):
+            await self._capacity.wait(self._client)
         self._reserved = True
         return self
 
@@ -190,6 +193,13 @@ class Place(Generic[DataT]):
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.give_back()
+
+    @classmethod
+    def taken(cls, capacity: Capacity[DataT], roster: Roster[DataT], books: Books, client: str | None) -> Self:
+        """Return a place that was taken by hand, for whoever calls `give_back` in the end."""
+        place = cls(capacity, roster, books, client)
+        place._entered = place._reserved = True
+        return place
 
     def give_back(self) -> None:
         """Return the place before the block ends, if it has become no session: nothing can be committed any more."""
@@ -236,16 +246,15 @@ class Place(Generic[DataT]):
         if not self._reserved:
             raise RuntimeError("a place is committed once, inside its `async with` block, and not after give_back")
         self._capacity.require_accepting()
-        limits = self._roster.limits.owned(
-            max_idle_time if max_idle_time is UNSET else check_limit("max_idle_time", max_idle_time),
-            max_session_age if max_session_age is UNSET else check_limit("max_session_age", max_session_age),
-        )
+        idle = max_idle_time if max_idle_time is UNSET else check_limit("max_idle_time", max_idle_time)
+        age = max_session_age if max_session_age is UNSET else check_limit("max_session_age", max_session_age)
         session_id = new_id() if session_id is None else session_id
         self._roster.require_vacant(session_id)
         now = self._roster.clock()
+        terms = self._roster.terms_at(now).owned(idle, age)
         if client is not UNSET:
             self._capacity.move(self._client, client)
             self._client = client
         self._reserved = False
         self._books.add_unreserved()
-        return self._roster.add(session_id, data, self._client, limits, now)
+        return self._roster.add(session_id, data, self._client, terms, now)

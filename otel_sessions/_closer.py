@@ -74,22 +74,25 @@ class Closer(Generic[DataT]):
         self._draining = Countdown(config.drain_timeout, tasks, "otel-sessions draining", self._end_drained)
         self._none_closing: anyio.Event | None = None
 
-    def end(self, session: Session[DataT], fallback: EndReason, cause: Context, batch: Batch, now: float) -> EndReason:
-        """End a session that is in the map, and return the reason: the one it is due for, else `fallback`.
+    def end(self, session: Session[DataT], reason: EndReason, cause: Context, batch: Batch, now: float) -> None:
+        """End a session that is in the map. `reason` is what it counts as (`Session._reason`).
 
         Its bound holders are cancelled, all but the running task. `batch` can be waited for.
         """
-        reason = session._due(now, session._limits) or fallback
-        calls = self._callbacks.calls()
-        holders = self._leases.bound_elsewhere(session)
-        self._roster.hide(session, reason, now)
-        self._leases.note_released()
-        self._forget_drain(session)
-        self._telemetry.session_ended(session.age, reason)
+        calls = self._callbacks.calls
+        leased = session._pins > 0
+        holders = self._leases.bound_elsewhere(session) if leased else []
+        leave = self._roster.hide if holders or calls else self._roster.remove
+        leave(session, reason, now)
+        if leased:
+            self._leases.note_released()
+        if session in self._drains:
+            del self._drains[session]
+            self._draining.discard(session)
+        self._telemetry.session_ended(now - session._created, reason)
         if not holders and not calls:
-            self._roster.finish(session)
             self._capacity.freed(session.client)
-            return reason
+            return
         ending = Ending(session, reason, cause, calls)
         batch.pending += 1
         self._pending[ending] = batch
@@ -97,7 +100,6 @@ class Closer(Generic[DataT]):
             self._revoke(ending, holders)
         else:
             self._submit(ending)
-        return reason
 
     def drain(self, session: Session[DataT], cause: Context) -> None:
         """Let the holders of an expired session keep it for `drain_timeout` seconds from the first such call."""
@@ -152,9 +154,6 @@ class Closer(Generic[DataT]):
         if not self._pending and self._none_closing is not None:
             self._none_closing.set()
 
-    def _forget_drain(self, session: Session[DataT]) -> None:
-        if self._drains.pop(session, None) is not None:
-            self._draining.discard(session)
-
     def _end_drained(self, session: Session[DataT]) -> None:
-        self.end(session, EndReason.MAX_AGE, self._drains[session], Batch(), self._roster.clock())
+        now = self._roster.clock()
+        self.end(session, session._reason(now, EndReason.MAX_AGE), self._drains[session], Batch(), now)

@@ -48,8 +48,8 @@ class Leases(Generic[DataT]):
             self._books.add_released()
             self.note_released()
         session._last = self._roster.clock()
-        if not session._pins and session._due(session._last, session._limits) is not None:
-            self._roster.file_due(session)
+        if not session._pins and session._due(session._last, session._terms) is not None:
+            session._file_due()
 
     def note_released(self) -> None:
         """Wake whoever waits for quiet, if that was the last session leased."""

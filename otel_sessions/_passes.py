@@ -24,13 +24,15 @@ from ._closer import Batch, Closer
 from ._roster import Roster
 from ._tasks import Tasks
 from .config import SessionConfig
-from .session import UNSET, DataT, Limit, Limits, Session
+from .session import UNSET, DataT, Limit, Limits, Session, Terms
 from .stats import CleanupReport
 from .telemetry import Telemetry
 from .words import CleanupError, EndReason, Outcome, Trigger
 
 _SLICE: Final = 0.001
-"""Seconds of work before a pass lets the loop go on; the clock is read every 32 sessions."""
+"""Seconds of work before a pass lets the loop go on."""
+_STRIDE: Final = 32
+"""Sessions from one look at the time to the next."""
 _EMERGENCY_INTERVAL: Final = 1.0
 """Seconds between the starts of two emergency passes that creators ask for."""
 
@@ -43,13 +45,11 @@ class _Progress:
         self.batch = Batch()
         self.examined = 0
         self.cleaned = dict.fromkeys(EndReason, 0)
-        self._steps = 0
         self._slice_ends = time.perf_counter() + _SLICE
 
     def tired(self) -> bool:
-        """Count a step of the work; return whether it is time to let the loop go on."""
-        self._steps += 1
-        return not self._steps % 32 and time.perf_counter() >= self._slice_ends
+        """Return whether it is time to let the loop go on; to be asked once in `_STRIDE` sessions."""
+        return time.perf_counter() >= self._slice_ends
 
     async def rest(self) -> None:
         await anyio.lowlevel.checkpoint()
@@ -82,7 +82,7 @@ class Passes(Generic[DataT]):
         self._books = books
         self._telemetry = telemetry
         self._tasks = tasks
-        self._finding = anyio.Lock()
+        self._finding = anyio.Lock(fast_acquire=True)
         self._emergency_limits = Limits.emergency(config)
         self._emergency_at: float | None = None
         self._interval_finding: object = None
@@ -95,13 +95,13 @@ class Passes(Generic[DataT]):
         if idle is UNSET and age is UNSET:
             return await self._run(Trigger.MANUAL, self._end_all_due, otel_context.get_current())
 
-        under = self._under(idle, age)
+        under: Callable[[Session[DataT]], Limits] = _limits_by(lambda terms: terms.replaced(idle, age))
 
         async def end_under_limits(progress: _Progress) -> None:
             def look(session: Session[DataT], now: float) -> None:
                 self._judge(session, now, under(session), progress)
 
-            await self._visit(self._everyone(), progress, look)
+            await self._visit(self._roster.wheel, progress, look)
 
         return await self._run(Trigger.MANUAL, end_under_limits, otel_context.get_current())
 
@@ -118,14 +118,15 @@ class Passes(Generic[DataT]):
         """Report what `manual` would do, and do nothing."""
         started = time.perf_counter()
         progress = _Progress(Context())
-        under = self._under(idle, age)
+        under: Callable[[Session[DataT]], Limits] = _limits_by(lambda terms: terms.replaced(idle, age))
 
         def look(session: Session[DataT], now: float) -> None:
             reason = None if session._pins else session._due(now, under(session))
             if reason is not None:
-                progress.cleaned[session._due(now, session._limits) or reason] += 1
+                progress.cleaned[session._reason(now, reason)] += 1
 
-        await self._visit(self._everyone(), progress, look)
+        async with self._finding:  # what a pass files anew meanwhile would come twice
+            await self._visit(self._roster.wheel, progress, look)
         remaining = self._books.active - sum(progress.cleaned.values())
         return _report(Trigger.MANUAL, Outcome.SUCCESS, progress, remaining, time.perf_counter() - started)
 
@@ -143,8 +144,8 @@ class Passes(Generic[DataT]):
 
         Return whether one is finding what to end, so that a place may be free in a moment.
         """
-        now = self._roster.clock()
-        if self._emergency_finding is None and not self._had_emergency(now):
+        now, last = self._roster.clock(), self._emergency_at
+        if self._emergency_finding is None and (last is None or not 0 <= now - last < _EMERGENCY_INTERVAL):
             self._emergency_at = now
             self._emergency_finding = finding = object()
             found = partial(self._note_emergency_found, finding)
@@ -159,12 +160,8 @@ class Passes(Generic[DataT]):
         """Return the seconds until a creator may be lucky: an unleased session can go, and a pass may start."""
         if self._next_place_at is None or self._emergency_at is None:
             return None
-        now = self._roster.clock()
-        wait = max(self._next_place_at, self._emergency_at + _EMERGENCY_INTERVAL) - now
-        return min(max(wait, 0.0), self._config.cleanup_interval)
-
-    def _had_emergency(self, now: float) -> bool:
-        return self._emergency_at is not None and 0 <= now - self._emergency_at < _EMERGENCY_INTERVAL
+        wait = max(self._next_place_at, self._emergency_at + _EMERGENCY_INTERVAL) - self._roster.clock()
+        return max(0.0, min(wait, self._config.cleanup_interval))
 
     async def _interval(self, found: Callable[[], None]) -> None:
         async def end_due(progress: _Progress) -> None:
@@ -216,26 +213,33 @@ class Passes(Generic[DataT]):
 
     async def _end_due(self, progress: _Progress) -> None:
         """End what the wheel says is due; file anew what was used since it was filed."""
-        now = self._roster.clock()
-        while (session := self._roster.wheel.pop(now)) is not None:
+        now, wheel, end = self._roster.clock(), self._roster.wheel, self._closer.end
+        for session in wheel.take_due(now):
             progress.examined += 1
-            self._judge(session, now, session._limits, progress)
-            if session.end_reason is None and now < session._created + session._limits.age:
-                self._roster.wheel.file(session, session._deadline(now, session._limits), now)
-            if progress.tired():
+            limits = session._terms
+            if not session._pins and (reason := session._due(now, limits)) is not None:
+                end(session, reason, progress.cause, progress.batch, now)
+                progress.cleaned[reason] += 1
+            elif now < session._created + limits.age:
+                wheel.file(session, session._deadline(now, limits), now)
+            else:  # not filed any more: its drain ends it
+                self._closer.drain(session, progress.cause)
+            if not progress.examined % _STRIDE and progress.tired():
                 await progress.rest()
 
     async def _end_all_due(self, progress: _Progress) -> None:
         """Like `_end_due`, but exact: also what became due within the tick that is not over."""
         await self._end_due(progress)
         coming = self._roster.wheel.coming(self._roster.clock())
-        await self._visit(coming, progress, lambda session, now: self._judge(session, now, session._limits, progress))
+        await self._visit(coming, progress, lambda session, now: self._judge(session, now, session._terms, progress))
 
     async def _end_everyone(self, progress: _Progress) -> None:
         def end(session: Session[DataT], now: float) -> None:
-            self._end(session, now, EndReason.SHUTDOWN, progress)
+            self._end(session, now, session._reason(now, EndReason.SHUTDOWN), progress)
 
-        await self._visit(self._everyone(), progress, end)
+        await self._visit(self._roster.wheel, progress, end)
+        # What drains is not filed.
+        await self._visit(list(self._roster.sessions.values()), progress, end)
 
     async def _free_places(self, progress: _Progress) -> None:
         """End what is due, then evict the longest idle until a tenth of the cap is free or closing.
@@ -245,26 +249,30 @@ class Passes(Generic[DataT]):
         evictable: list[tuple[float, int, Session[DataT]]] = []
         taken = self._capacity.taken
         next_deadline = inf
+        tightened: Callable[[Session[DataT]], Limits]
+        tightened = _limits_by(lambda terms: terms.tightened(self._emergency_limits))
 
         def look(session: Session[DataT], now: float) -> None:
             nonlocal next_deadline
-            self._judge(session, now, session._limits, progress)
+            self._judge(session, now, session._terms, progress)
             if session.end_reason is not None or session._pins:
                 return
-            limits = session._limits.tightened(self._emergency_limits)
+            limits = tightened(session)
             if session._due(now, limits) is not None:
                 heapq.heappush(evictable, (session._last, progress.examined, session))
             else:
                 next_deadline = min(next_deadline, session._deadline(now, limits))
 
-        await self._visit(self._everyone(), progress, look)
+        await self._visit(self._roster.wheel, progress, look)
+        steps = 0
         while evictable and self._wants_places(taken):
             _, _, session = heapq.heappop(evictable)
             now = self._roster.clock()
-            limits = session._limits.tightened(self._emergency_limits)
+            limits = tightened(session)
             if session.end_reason is None and not session._pins and session._due(now, limits) is not None:
-                self._end(session, now, EndReason.EVICTED, progress)
-            if progress.tired():
+                self._end(session, now, session._reason(now, EndReason.EVICTED), progress)
+            steps += 1
+            if not steps % _STRIDE and progress.tired():
                 await progress.rest()
         self._next_place_at = self._roster.clock() if evictable else None if next_deadline == inf else next_deadline
 
@@ -280,37 +288,39 @@ class Passes(Generic[DataT]):
         progress: _Progress,
         look: Callable[[Session[DataT], float], None],
     ) -> None:
-        for session in sessions:
+        for number, session in enumerate(sessions, start=1):
             if session.end_reason is None:  # it may have ended while the pass let the loop go on
                 progress.examined += 1
                 look(session, self._roster.clock())
-            if progress.tired():
+            if not number % _STRIDE and progress.tired():
                 await progress.rest()
-
-    def _everyone(self) -> list[Session[DataT]]:
-        return list(self._roster.sessions.values())
 
     def _judge(self, session: Session[DataT], now: float, limits: Limits, progress: _Progress) -> None:
         """End a session that is due under `limits`; a leased one starts to drain once it is as old as it may be."""
         if session._pins:
-            if now >= session._created + session._limits.age:
+            if now >= session._created + session._terms.age:
                 self._closer.drain(session, progress.cause)
         elif (reason := session._due(now, limits)) is not None:
-            self._end(session, now, reason, progress)
+            self._end(session, now, session._reason(now, reason), progress)
 
-    def _end(self, session: Session[DataT], now: float, fallback: EndReason, progress: _Progress) -> None:
-        reason = self._closer.end(session, fallback, progress.cause, progress.batch, now)
+    def _end(self, session: Session[DataT], now: float, reason: EndReason, progress: _Progress) -> None:
+        self._closer.end(session, reason, progress.cause, progress.batch, now)
         progress.cleaned[reason] += 1
 
-    def _under(self, idle: Limit, age: Limit) -> Callable[[Session[DataT]], Limits]:
-        """Return how long a session may idle and live in a pass with limits of its own."""
-        configured = self._roster.limits.replaced(idle, age)
 
-        def under(session: Session[DataT]) -> Limits:
-            own = session._limits
-            return configured if own is self._roster.limits else own.replaced(idle, age)
+def _limits_by(change: Callable[[Terms], Limits]) -> Callable[[Session[DataT]], Limits]:
+    """Return a session's limits as `change` makes them of its terms, once for all in a row that share them."""
+    known: Terms | None = None
+    limits: Limits
 
-        return under
+    def limits_of(session: Session[DataT]) -> Limits:
+        nonlocal known, limits
+        if session._terms is not known:
+            known = session._terms
+            limits = change(known)
+        return limits
+
+    return limits_of
 
 
 def _report(trigger: Trigger, outcome: Outcome, progress: _Progress, remaining: int, duration: float) -> CleanupReport:

@@ -1,23 +1,25 @@
 """Which sessions there are: the map by id, those that are closing, and the wheel of what may be due.
 
-A session enters by `add` and leaves by `hide` and `finish`, in that order and once each; nothing else moves a session.
+A session enters by `add` and leaves by `hide` and `finish`, in that order and once each, or by `remove`, which is both
+in one step; nothing else moves a session.
 When one ends, and what happens in between, is decided elsewhere (`_passes`, `_closer`).
 """
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Generic
 
 from ._books import Books, RecentEnds
 from ._wheel import Wheel
 from .config import SessionConfig
 from .exceptions import ManagerClosed, SessionExists, SessionNotFound
-from .session import DataT, Fate, Limits, Session
+from .session import DataT, Fate, Session, Terms
 from .words import EndReason
 
 _SHORTEST_TICK = 0.001
 _SAME_WALL_CLOCK = 0.001
-"""Offsets of the wall clock that differ by less, in seconds, share one float: 32 bytes a session."""
+"""Sessions whose wall clocks differ by less, in seconds, share their terms."""
 
 
 class Roster(Generic[DataT]):
@@ -29,10 +31,16 @@ class Roster(Generic[DataT]):
         self.sessions: dict[str, Session[DataT]] = {}
         self.closing: dict[str, Session[DataT]] = {}
         self.recent = RecentEnds()
-        self.limits = Limits.normal(config)
         self.wheel: Wheel[Session[DataT]] = Wheel(min(1.0, max(config.cleanup_interval / 10, _SHORTEST_TICK)))
         self._books = books
-        self._wall_offset = 0.0
+        self._terms = Terms.normal(config, clock, self.wheel)
+
+    def terms_at(self, now: float) -> Terms:
+        """Return what a session that is made now has in common with others."""
+        offset = time.time() - now
+        if abs(offset - self._terms.wall_offset) > _SAME_WALL_CLOCK:
+            self._terms = replace(self._terms, wall_offset=offset)
+        return self._terms
 
     def require_accepting(self) -> None:
         """Raise `ManagerClosed` unless the manager runs and is not shutting down."""
@@ -44,12 +52,12 @@ class Roster(Generic[DataT]):
         if session_id in self.sessions or session_id in self.closing:
             raise SessionExists(session_id)
 
-    def add(self, session_id: str, data: DataT, client: str | None, limits: Limits, now: float) -> Session[DataT]:
+    def add(self, session_id: str, data: DataT, client: str | None, terms: Terms, now: float) -> Session[DataT]:
         """Make a session under an id that is vacant, visible at once."""
-        session = Session(session_id, data, client, limits, self, now, self._wall_offset_at(now))
+        session = Session(session_id, data, client, terms, now)
         self.sessions[session_id] = session
         self._books.add_created()
-        self.wheel.file(session, session._deadline(now, limits), now)
+        self.wheel.file(session, session._deadline(now, terms), now)
         return session
 
     def usable(self, session_id: str) -> Session[DataT]:
@@ -57,7 +65,7 @@ class Roster(Generic[DataT]):
         session = self.sessions.get(session_id)
         if session is None:
             raise SessionNotFound(session_id, self.reason_of(session_id))
-        reason = session._due(self.clock(), session._limits)
+        reason = session._due(self.clock(), session._terms)
         if reason is not None:
             raise SessionNotFound(session_id, reason)
         return session
@@ -66,27 +74,10 @@ class Roster(Generic[DataT]):
         closing = self.closing.get(session_id)
         return closing.end_reason if closing is not None else self.recent.reason_of(session_id)
 
-    def file_due(self, session: Session[DataT]) -> None:
-        """File a session that is due for the next pass, even one at this very moment."""
-        now = self.clock()
-        self.wheel.file(session, now, now)
-
-    def note_failure(self, session: Session[DataT]) -> None:
-        if not session._pins:
-            self.file_due(session)
-
     def hide(self, session: Session[DataT], reason: EndReason, now: float) -> None:
         """Take a session out of sight and mark it closing, under the one reason it will be counted for."""
-        del self.sessions[session.id]
+        self._settle(session, reason, now)
         self.closing[session.id] = session
-        self.wheel.remove(session)
-        if session._pins:
-            session._pins = 0
-            self._books.add_released()
-        session._fate = fate = session._fate or Fate()
-        fate.reason, fate.at = reason, now
-        fate.last, fate.count = session._last, session._count
-        self.recent.add(session.id, reason)
         self._books.add_closing()
 
     def finish(self, session: Session[DataT]) -> None:
@@ -98,8 +89,19 @@ class Roster(Generic[DataT]):
         fate.gone = True
         self._books.add_cleaned(fate.reason)
 
-    def _wall_offset_at(self, now: float) -> float:
-        offset = time.time() - now
-        if abs(offset - self._wall_offset) > _SAME_WALL_CLOCK:
-            self._wall_offset = offset
-        return self._wall_offset
+    def remove(self, session: Session[DataT], reason: EndReason, now: float) -> None:
+        """Hide and finish a session in one step."""
+        self._settle(session, reason, now).gone = True
+        self._books.add_removed(reason)
+
+    def _settle(self, session: Session[DataT], reason: EndReason, now: float) -> Fate:
+        del self.sessions[session.id]
+        if session._bucket is not None:
+            self.wheel.remove(session)
+        if session._pins:
+            session._pins = 0
+            self._books.add_released()
+        failure = session._fate.failure if session._fate is not None else None
+        session._fate = fate = Fate(failure, reason, now, session._last, session._count)
+        self.recent.add(session.id, reason)
+        return fate

@@ -46,7 +46,8 @@ class Supervisor(Generic[DataT]):
         sink: SessionSink[DataT] | None,
     ) -> None:
         self.stopped = anyio.Event()
-        self._main = Tasks()
+        self._ticking = Tasks()
+        self._winding_down = Tasks()
         self.tasks = Tasks()
         self.capacity = Capacity(config, roster, books)
         self.callbacks = Callbacks(config, on_close, sink, books, self.tasks)
@@ -61,16 +62,16 @@ class Supervisor(Generic[DataT]):
 
     def start(self) -> None:
         self._roster.accepting = True
-        self._main.start("otel-sessions supervisor", self._tick, on_end=self._note_tick_end)
+        self._ticking.start("otel-sessions supervisor", self._tick, on_end=self._note_tick_end)
 
     def ask(self) -> None:
         """Ask for the shutdown; new sessions and leases are refused from here on."""
         if not self._asked:
             self._asked = True
             self._refuse()
-            self._main.cancel()
+            self._ticking.cancel()
             wind_down = partial(self._wind_down, anyio.current_time())
-            self._main.start("otel-sessions supervisor", wind_down, on_end=self._settle)
+            self._winding_down.start("otel-sessions supervisor", wind_down, on_end=self._settle)
 
     def _refuse(self) -> None:
         self._roster.accepting = False
@@ -112,7 +113,9 @@ class Supervisor(Generic[DataT]):
         hooks = min(config.close_timeout, (work_until - begun) / 2)
         with anyio.CancelScope(deadline=min(begun + config.drain_timeout, work_until - hooks)):
             await self._leases.wait_quiet()
-        self.callbacks.runs_hooks = config.cleanup_on_shutdown
+        if not config.cleanup_on_shutdown:
+            self.callbacks.drop_hooks()
+        await self._ticking.wait_empty()
         with anyio.CancelScope(deadline=work_until):
             await self.passes.shutdown()
             await self.closer.wait_none_closing()
@@ -128,7 +131,7 @@ class Supervisor(Generic[DataT]):
             self.callbacks.close()
             now = self._read_clock() or 0.0
             for session in list(self._roster.sessions.values()):
-                self.closer.end(session, EndReason.SHUTDOWN, Context(), Batch(), now)
+                self.closer.end(session, session._reason(now, EndReason.SHUTDOWN), Context(), Batch(), now)
             self.closer.abandon()
             self.tasks.cancel()
             self._telemetry.close()

@@ -146,12 +146,18 @@ class SessionManager(Generic[DataT]):
         Raises `TooManySessions`, `SessionExists`, `ConfigError` for a wrong limit, and `ManagerClosed`.
         """
         supervisor = self._running()
-        supervisor.capacity.require_accepting()
+        capacity = supervisor.capacity
+        capacity.require_accepting()
         idle, age = _checked(max_idle_time, max_session_age)
         if session_id is not None:
             await self._vacate(supervisor, session_id)
-        async with self.reserve(client=client) as place:
+        if not capacity.take(client):
+            await capacity.wait(client)
+        place = Place.taken(capacity, self._roster, self._books, client)
+        try:
             return place.commit(session_id, data=data, max_idle_time=idle, max_session_age=age)
+        finally:
+            place.give_back()
 
     def reserve(self, *, client: str | None = None) -> Place[DataT]:
         """Return a place for one session, to be used as `async with manager.reserve() as place`.
@@ -163,14 +169,14 @@ class SessionManager(Generic[DataT]):
 
     def get(self, session_id: str) -> Session[DataT] | None:
         """Return a session, or None if there is none or it is stale, expired, failed or ended. Never touches it."""
-        # Session._due, in line: no call is as frequent as this one.
         session = self._sessions.get(session_id)
         if session is None or session._fate is not None:
             return None
-        now, limits = self._clock(), session._limits
-        if now >= session._created + limits.age or (now >= session._last + limits.idle and not session._pins):
-            return None
-        return session
+        now, bucket = self._clock(), session._bucket
+        # No call is as frequent as this one: mostly, a look at where the session is filed is enough.
+        if (bucket is not None and now < bucket.not_before) or session._due(now, session._terms) is None:
+            return session
+        return None
 
     def pin(self, session_id: str) -> Pin[DataT]:
         """Return a lease for one `with` block, whose value is the session. Entering it is a touch.
@@ -265,14 +271,15 @@ class SessionManager(Generic[DataT]):
     async def _vacate(self, supervisor: Supervisor[DataT], session_id: str) -> None:
         """End the session that stands under an id, if it is due and nobody uses it; else raise `SessionExists`."""
         session = self._sessions.get(session_id)
-        if session is not None and not session._pins and session._due(self._clock(), session._limits):
+        if session is not None and not session._pins and session._due(self._clock(), session._terms):
             await self._end(supervisor, session)
         self._roster.require_vacant(session_id)
 
     async def _end(self, supervisor: Supervisor[DataT], session: Session[DataT]) -> None:
         """End a session and wait for what that calls; a hook or a sink that ends one does not wait."""
-        batch = Batch()
-        supervisor.closer.end(session, EndReason.CLOSED, otel_context.get_current(), batch, self._clock())
+        batch, now = Batch(), self._clock()
+        reason = session._reason(now, EndReason.CLOSED)
+        supervisor.closer.end(session, reason, otel_context.get_current(), batch, now)
         if not supervisor.callbacks.calling:
             await batch.wait()
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import Enum
 from math import inf
-from typing import Any, Final, Generic, Literal, Protocol
+from typing import Any, Final, Generic, Literal, Protocol, Self
 
 from ._ids import fingerprint
 from .config import SessionConfig
@@ -47,14 +47,10 @@ class Limits:
     own_age: bool = False
 
     @classmethod
-    def normal(cls, config: SessionConfig) -> "Limits":
-        return cls(idle=_or_infinite(config.max_idle_time), age=_or_infinite(config.max_session_age))
-
-    @classmethod
     def emergency(cls, config: SessionConfig) -> "Limits":
         return cls(idle=_or_infinite(config.emergency_idle_time), age=_or_infinite(config.emergency_session_age))
 
-    def owned(self, idle: Limit, age: Limit) -> "Limits":
+    def owned(self, idle: Limit, age: Limit) -> Self:
         """Return these limits with a session's own in their place."""
         if idle is not UNSET:
             self = replace(self, idle=_or_infinite(idle), own_idle=True)
@@ -62,12 +58,12 @@ class Limits:
             self = replace(self, age=_or_infinite(age), own_age=True)
         return self
 
-    def replaced(self, idle: Limit, age: Limit) -> "Limits":
+    def replaced(self, idle: Limit, age: Limit) -> Self:
         """Return these limits with others in place of the configured ones."""
         own = self.owned(UNSET if self.own_idle else idle, UNSET if self.own_age else age)
         return replace(own, own_idle=self.own_idle, own_age=self.own_age)
 
-    def tightened(self, emergency: "Limits") -> "Limits":
+    def tightened(self, emergency: "Limits") -> Self:
         """Return the lower of both; a limit that the session itself has switched off stays off."""
         return replace(
             self,
@@ -86,13 +82,34 @@ class SessionMetadata:
     state: SessionState
 
 
-class Keeper(Protocol):
-    """What a session asks of whoever keeps it."""
+class Filing(Protocol):
+    """Where a session asks to be filed."""
+
+    def file(self, entry: Any, deadline: float, now: float) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Terms(Limits):
+    """What sessions have in common: their limits, their clock, and where they are filed by the time they are due.
+
+    `wall_offset` is how far the wall's clock was ahead of theirs when they were made, in seconds.
+    """
 
     clock: Callable[[], float]
+    wall_offset: float
+    filing: Filing
 
-    def note_failure(self, session: "Session[Any]") -> None:
-        """See to it that the next cleanup pass finds a session that has failed."""
+    @classmethod
+    def normal(cls, config: SessionConfig, clock: Callable[[], float], filing: Filing) -> "Terms":
+        idle, age = _or_infinite(config.max_idle_time), _or_infinite(config.max_session_age)
+        return cls(idle=idle, age=age, clock=clock, wall_offset=0.0, filing=filing)
+
+
+class Deadlines(Protocol):
+    """Where a session is filed with others by the earliest moment at which it can be due."""
+
+    @property
+    def not_before(self) -> float: ...
 
 
 @dataclass(slots=True)
@@ -114,15 +131,13 @@ class Session(Generic[DataT]):
     """
 
     __slots__ = (
+        "_bucket",
         "_count",
         "_created",
         "_fate",
-        "_keeper",
         "_last",
-        "_limits",
         "_pins",
-        "_tick",
-        "_wall_offset",
+        "_terms",
         "client",
         "data",
         "id",
@@ -133,26 +148,22 @@ class Session(Generic[DataT]):
         session_id: str,
         data: DataT,
         client: str | None,
-        limits: Limits,
-        keeper: Keeper,
+        terms: Terms,
         now: float,
-        wall_offset: float,
     ) -> None:
         self.id: Final = session_id
         self.data = data
         self.client: Final = client
-        self._limits = limits
-        self._keeper = keeper
+        self._terms = terms
         self._created = self._last = now
-        self._wall_offset = wall_offset
         self._count = 0
         self._pins = 0
-        self._tick: int | None = None
+        self._bucket: Deadlines | None = None
         self._fate: Fate | None = None
 
     def touch(self) -> None:
         """Note activity: idle time starts anew and `message_count` grows by one. Ends nothing and checks nothing."""
-        self._last = self._keeper.clock()
+        self._last = self._terms.clock()
         self._count += 1
 
     def fail(self, why: str | BaseException) -> None:
@@ -162,7 +173,8 @@ class Session(Generic[DataT]):
         """
         if self._fate is None:
             self._fate = Fate(failure=why)
-            self._keeper.note_failure(self)
+            if not self._pins:
+                self._file_due()
 
     def is_stale(self, max_idle_time: float) -> bool:
         """Return whether no lease is held and the last activity lies `max_idle_time` seconds back, or more."""
@@ -205,9 +217,10 @@ class Session(Generic[DataT]):
     @property
     def metadata(self) -> SessionMetadata:
         count, last, _ = self._use()
+        offset = self._terms.wall_offset
         return SessionMetadata(
-            created_at=datetime.fromtimestamp(self._created + self._wall_offset, UTC),
-            last_activity=datetime.fromtimestamp(last + self._wall_offset, UTC),
+            created_at=datetime.fromtimestamp(self._created + offset, UTC),
+            last_activity=datetime.fromtimestamp(last + offset, UTC),
             message_count=count,
             state=self.state,
         )
@@ -217,7 +230,12 @@ class Session(Generic[DataT]):
         fate = self._fate
         if fate is not None and fate.reason is not None:
             return fate.count, fate.last, fate.at
-        return self._count, self._last, self._keeper.clock()
+        return self._count, self._last, self._terms.clock()
+
+    def _file_due(self) -> None:
+        """See to it that the next pass finds this session, even one at this very moment."""
+        now = self._terms.clock()
+        self._terms.filing.file(self, now, now)
 
     def _due(self, now: float, limits: Limits) -> EndReason | None:
         """Return why the session is not to be handed out, None if it is: failed before age before idleness."""
@@ -228,6 +246,10 @@ class Session(Generic[DataT]):
         if not self._pins and now >= self._last + limits.idle:
             return EndReason.IDLE_TIMEOUT
         return None
+
+    def _reason(self, now: float, fallback: EndReason) -> EndReason:
+        """Return what an end at this moment counts as: what the session is due for anyway, else `fallback`."""
+        return self._due(now, self._terms) or fallback
 
     def _deadline(self, now: float, limits: Limits) -> float:
         """Return the earliest moment at which the session can be due, with whatever is known now."""

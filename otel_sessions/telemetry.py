@@ -35,6 +35,9 @@ ERROR_TYPE: Final = "error.type"
 SESSION_BUCKETS: Final = (1, 5, 10, 30, 60, 300, 600, 1800, 3600, 14400, 43200, 86400)
 CLEANUP_BUCKETS: Final = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10)
 
+_TEXTS: Final = {reason: reason.value for reason in EndReason}
+"""Looked up, since `value` is slow, and every session that ends is recorded."""
+
 _logger = logging.getLogger("otel_sessions")
 
 WordT = TypeVar("WordT", bound=StrEnum)
@@ -119,24 +122,26 @@ class Telemetry:
     ) -> None:
         self.next_pass_at: float | None = None
         """When the next interval pass is due, by `clock`; None while none is to come."""
-        self._books = books
         self._clock = clock
         self.name: Final = name
         self._passes_running = 0
+        self.guarded: Final = _Guard(name, books)
         provider = _registry.global_provider() if meter_provider is None else meter_provider
         self._entry = _registry.enter(self, name, books, provider)
         self._tracer: Tracer = NoOpTracer()
-        with self.guarded():
+        with self.guarded:
             self._entry.board.equip(partial(_create_instruments, provider=provider))
-        with self.guarded():
+        with self.guarded:
             self._tracer = trace.get_tracer(SCOPE, __version__, tracer_provider)
 
     def session_ended(self, age: float, reason: EndReason) -> None:
         try:
-            attributes = {MANAGER_NAME: self._entry.name, REASON: reason.value}
-            self._entry.board.session_duration.record(age, attributes)
+            entry = self._entry
+            if age < 0.0:  # the clock was put back
+                age = 0.0
+            entry.board.session_duration.record(age, {MANAGER_NAME: entry.name, REASON: _TEXTS[reason]})
         except Exception as error:
-            self._note_error(error)
+            self.guarded.note(error)
 
     def overdue(self) -> float:
         """Return by how many seconds the next interval pass is late; 0 on time and while a pass runs."""
@@ -153,7 +158,7 @@ class Telemetry:
         """Open the span of a pass: a root, linked to the span of whoever caused it."""
         self._passes_running += 1
         span: Span = INVALID_SPAN
-        with self.guarded():
+        with self.guarded:
             caller = trace.get_current_span(cause).get_span_context()
             span = self._tracer.start_span(
                 f"{SCOPE}.cleanup",
@@ -176,15 +181,25 @@ class Telemetry:
         self.next_pass_at = None
         self._entry.closed = True
 
-    @contextmanager
-    def guarded(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            self._note_error(error)
 
-    def _note_error(self, error: Exception) -> None:
-        _logger.error("the telemetry of manager %r failed", self.name, exc_info=error)
+class _Guard:
+    """Notes an exception that leaves its block, and lets nobody else see it."""
+
+    def __init__(self, name: str, books: Books) -> None:
+        self._name = name
+        self._books = books
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, exc_type: object, error: BaseException | None, traceback: object) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        self.note(error)
+        return True
+
+    def note(self, error: Exception) -> None:
+        _logger.error("the telemetry of manager %r failed", self._name, exc_info=error)
         self._books.add_error(CleanupError.OTHER)
 
 
@@ -198,11 +213,11 @@ class PassSpan:
 
     def end(self, report: CleanupReport, error: BaseException | None) -> None:
         """Record the pass: its duration and a line, inside the span, and its report. `error` is what aborted it."""
-        with self._telemetry.guarded():
+        with self._telemetry.guarded:
             self._telemetry.record_pass(report, self.context)
-        with self._telemetry.guarded():
+        with self._telemetry.guarded:
             self._log(report, error)
-        with self._telemetry.guarded():
+        with self._telemetry.guarded:
             self._span.set_attributes(
                 {
                     OUTCOME: report.outcome.value,
@@ -215,11 +230,13 @@ class PassSpan:
             if error is not None:
                 self._span.set_attribute(ERROR_TYPE, type(error).__qualname__)
                 self._span.set_status(Status(StatusCode.ERROR))
-        with self._telemetry.guarded():
+        with self._telemetry.guarded:
             self._span.end()
 
     def _log(self, report: CleanupReport, error: BaseException | None) -> None:
         """Log the pass under its span, so that where logs are kept with trace ids one is found by the other."""
+        if error is None and not _logger.isEnabledFor(logging.DEBUG):
+            return
         about = {MANAGER_NAME: self._telemetry.name, TRIGGER: report.trigger.value, OUTCOME: report.outcome.value}
         with under(self.context):
             if error is not None:

@@ -208,11 +208,11 @@ def test_settled_totals_keep_what_was_counted() -> None:
     assert totals.settled() == totals
 
 
-class Busy(dict[tuple[str, ...], int]):
+class Busy(dict[str, int]):
     """Counters that the event loop changes between any two reads: a session more is made and marked closing."""
 
-    def __getitem__(self, key: tuple[str, ...]) -> int:
-        for changed in (("created",), ("closing",)):
+    def __getitem__(self, key: str) -> int:
+        for changed in ("created", "closing"):
             super().__setitem__(changed, super().__getitem__(changed) + 1)
         return super().__getitem__(key)
 
@@ -427,6 +427,17 @@ def test_an_id_that_ends_again_is_remembered_as_long_as_its_latest_end() -> None
         recent.add(str(number), EndReason.CLOSED)
 
     assert (recent.reason_of("an id"), recent.reason_of("another")) == (EndReason.MAX_AGE, None)
+
+
+def test_asking_in_between_changes_nothing_in_what_is_remembered() -> None:
+    recent = RecentEnds()
+    for number in range(2 * REMEMBERED):
+        recent.add(str(number), EndReason.CLOSED)
+        if not number % 1000:
+            assert recent.reason_of("0") is (EndReason.CLOSED if number < REMEMBERED else None)
+
+    forgotten = [number for number in range(2 * REMEMBERED) if recent.reason_of(str(number)) is None]
+    assert forgotten == list(range(REMEMBERED))
 
 
 def test_the_memory_holds_no_id() -> None:

@@ -518,6 +518,29 @@ class TestDraining:
             assert request.left_at is not None
             assert request.left_at - begun == pytest.approx(5, abs=1)
 
+    async def test_a_pass_by_hand_starts_the_drain_of_what_expired_within_the_tick(self, clock: Clock) -> None:
+        config = SessionConfig(cleanup_interval=1000, max_session_age=20.25, drain_timeout=5)
+        async with SessionManager(config, clock=clock) as manager, anyio.create_task_group() as group:
+            session = await manager.create_session()
+            request = Request(manager, session.id)
+            group.start_soon(request)
+            await anyio.sleep(20.5)
+            await manager.cleanup_stale_sessions()
+            await anyio.sleep(6)
+            assert request.reason is EndReason.MAX_AGE
+
+    async def test_a_failed_session_drains_at_its_age_as_any_other(self, clock: Clock) -> None:
+        async with SessionManager(CONFIG, clock=clock) as manager, anyio.create_task_group() as group:
+            session = await manager.create_session(max_session_age=20)
+            request = Request(manager, session.id)
+            group.start_soon(request)
+            await anyio.sleep(1)
+            session.fail("upstream hung up")
+            await anyio.sleep(18)
+            assert request.error is None
+            await anyio.sleep(9)
+            assert request.reason is EndReason.FAILED
+
     async def test_leaving_within_the_drain_lets_the_next_pass_end_it(self, clock: Clock, ends: Ends) -> None:
         config = SessionConfig(cleanup_interval=1000, max_session_age=20, drain_timeout=500)
         async with SessionManager(config, clock=clock, on_close=ends) as manager:

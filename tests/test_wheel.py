@@ -4,18 +4,23 @@ import gc
 import math
 import tracemalloc
 import weakref
+from collections import Counter
 
 import hypothesis.strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
-from otel_sessions._wheel import Wheel
+from otel_sessions._wheel import Bucket, Wheel
 
 eighths = st.integers(min_value=0, max_value=800).map(lambda n: n / 8)
 
 
 class Entry:
     def __init__(self) -> None:
-        self._tick: int | None = None
+        self._bucket: Bucket[Entry] | None = None
+
+
+def pop(wheel: Wheel[Entry], now: float) -> Entry | None:
+    return next(wheel.take_due(now), None)
 
 
 class WheelMachine(RuleBasedStateMachine):
@@ -48,6 +53,7 @@ class WheelMachine(RuleBasedStateMachine):
     def remove(self, entry: Entry) -> None:
         self.wheel.remove(entry)
         self.deadlines.pop(entry, None)
+        assert entry._bucket is None
 
     @rule(seconds=eighths)
     def time_passes(self, seconds: float) -> None:
@@ -68,15 +74,20 @@ class WheelMachine(RuleBasedStateMachine):
     def _file(self, entry: Entry, deadline: float) -> None:
         self.wheel.file(entry, deadline, self.now)
         self.deadlines[entry] = deadline
+        assert entry._bucket is not None
+        assert entry._bucket.not_before <= max(deadline, self.now)
 
     def _take_all(self) -> None:
-        while (entry := self.wheel.pop(self.now)) is not None:
+        while (entry := pop(self.wheel, self.now)) is not None:
             assert self.deadlines.pop(entry) <= self.now, "early, or twice"
 
     @invariant()
-    def only_filed_entries_have_a_tick(self) -> None:
-        for entry, deadline in getattr(self, "deadlines", {}).items():
-            assert (entry._tick is None) == (deadline == math.inf)
+    def each_entry_is_filed_once(self) -> None:
+        deadlines: dict[Entry, float] = getattr(self, "deadlines", {})
+        assert not deadlines or Counter(self.wheel) == Counter(deadlines.keys())
+        for entry in deadlines:
+            assert entry._bucket is not None
+            assert entry in entry._bucket
 
 
 TestWheel = WheelMachine.TestCase
@@ -85,9 +96,9 @@ TestWheel = WheelMachine.TestCase
 def test_an_entry_that_is_due_already_is_found_even_by_a_pass_at_the_same_moment() -> None:
     wheel: Wheel[Entry] = Wheel(1.0)
     entry = Entry()
-    assert wheel.pop(10.5) is None
+    assert pop(wheel, 10.5) is None
     wheel.file(entry, 10.5, now=10.5)
-    assert wheel.pop(10.5) is entry
+    assert pop(wheel, 10.5) is entry
 
 
 def test_rounding_never_lets_one_pass_meet_an_entry_again() -> None:
@@ -97,7 +108,7 @@ def test_rounding_never_lets_one_pass_meet_an_entry_again() -> None:
         now = step * 0.1
         deadline = math.nextafter(now, math.inf)
         wheel.file(entry, deadline, now)
-        assert wheel.pop(now) is None
+        assert pop(wheel, now) is None
 
 
 def test_a_removed_entry_leaves_nothing_behind() -> None:
@@ -109,7 +120,7 @@ def test_a_removed_entry_leaves_nothing_behind() -> None:
     del entry
     gc.collect()
     assert gone() is None
-    assert wheel.pop(100.0) is None
+    assert pop(wheel, 100.0) is None
 
 
 def test_ten_thousand_deadlines_that_come_and_go_leave_no_growth() -> None:
@@ -136,6 +147,37 @@ def test_a_long_pause_walks_the_ticks_there_are_and_not_the_time_that_passed() -
     entries = [Entry() for _ in range(3)]
     for n, entry in enumerate(entries):
         wheel.file(entry, 1.0 + n, now=0.0)
-    found = {wheel.pop(1e12) for _ in range(3)}
+    found = {pop(wheel, 1e12) for _ in range(3)}
     assert found == set(entries)
-    assert wheel.pop(1e12) is None
+    assert pop(wheel, 1e12) is None
+
+
+def test_many_entries_of_one_tick_lie_in_buckets_that_are_never_much_to_copy() -> None:
+    wheel: Wheel[Entry] = Wheel(1.0)
+    entries = [Entry() for _ in range(20_000)]
+    for entry in entries:
+        wheel.file(entry, 5.0, now=0.0)
+    sizes = {len(entry._bucket) for entry in entries if entry._bucket is not None}
+    assert max(sizes) < 6_000
+    assert len(list(wheel.coming(4.5))) == 20_000
+    assert Counter(wheel.take_due(5.0)) == Counter(entries)
+
+
+def test_what_is_filed_as_due_while_the_due_ones_are_taken_is_taken_as_well() -> None:
+    wheel: Wheel[Entry] = Wheel(1.0)
+    first, late = Entry(), Entry()
+    wheel.file(first, 1.0, now=0.0)
+    due = wheel.take_due(2.0)
+    assert next(due) is first
+    wheel.file(late, 2.0, now=2.0)
+    assert list(due) == [late]
+
+
+def test_no_entry_is_filed_where_rounding_says_that_it_is_due_later_than_it_is() -> None:
+    wheel: Wheel[Entry] = Wheel(0.1)
+    entry = Entry()
+    for step in range(1, 10_000):
+        deadline = math.nextafter(step * 0.1, -math.inf if step % 2 else math.inf)
+        wheel.file(entry, deadline, now=0.0)
+        assert entry._bucket is not None
+        assert entry._bucket.not_before <= deadline

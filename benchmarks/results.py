@@ -1,0 +1,88 @@
+"""What a run measured, and what DESIGN section 8 wants of it.
+
+Each round's numbers are kept: seconds an operation, and bytes a session. Ratios are taken within a round, whose
+measurements lie closest together; what is shown is the median of the rounds, with the lowest and the highest.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+OURS, WITH_SDK, BARE = "otel-sessions", "otel-sessions, SDK", "bare dict"
+PEERS = ("cachebox VTTLCache", "moka-py, idle")
+"""Those whose idle expiry is right and that are meant to be fast."""
+
+Values = list[float]
+Measured = dict[str, dict[int, dict[str, Values]]]
+"""By contestant, size and measurement, a value for each round; none for what the contestant cannot do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """The median of some rounds, and how far they lie apart."""
+
+    median: float
+    lowest: float
+    highest: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        return cls(median=median(values), lowest=min(values), highest=max(values))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """One line of the design's targets at one size; `met` goes by the median."""
+
+    what: str
+    size: int
+    limit: float
+    measured: Spread
+    unit: str
+
+    @property
+    def met(self) -> bool:
+        return self.measured.median <= self.limit
+
+
+def ratios(measured: Measured, size: int, key: str, one: str, other: str) -> Spread:
+    pairs = zip(measured[one][size][key], measured[other][size][key], strict=True)
+    return Spread.of([mine / theirs for mine, theirs in pairs])
+
+
+def best_peer(measured: Measured, size: int) -> str:
+    return min(PEERS, key=lambda peer: median(measured[peer][size]["use"]))
+
+
+def targets(measured: Measured) -> Iterator[Target]:
+    """Return each target at each size that it speaks of and that was measured."""
+    for size in measured[OURS]:
+        large = size >= 100_000
+        to_bare = ratios(measured, size, "use", OURS, BARE)
+        yield Target(what="get + touch", size=size, limit=1.3 if large else 1.8, measured=to_bare, unit="M")
+        peer = best_peer(measured, size)
+        to_peer = ratios(measured, size, "use", OURS, peer)
+        yield Target(what=f"get + touch against {peer}", size=size, limit=1.0, measured=to_peer, unit="of it")
+        yield from _absolute(measured[OURS][size], size, large)
+        exports = Spread.of([1e3 * value for value in measured[WITH_SDK][size]["export"]])
+        yield Target(what="an export with the SDK", size=size, limit=1.0, measured=exports, unit="ms")
+
+
+def _absolute(numbers: dict[str, Values], size: int, large: bool) -> Iterator[Target]:
+    limits: list[tuple[str, str, float, float, str, bool]] = [
+        ("a pass with nothing due", "idle pass", 1e6, 20.0, "us", True),
+        ("an expired session", "expired", 1e6, 2.5, "us", True),
+        ("the loop is late by", "late", 1e3, 1.5, "ms", True),
+        ("a session takes", "bytes", 1.0, 256.0, "bytes", large),
+        ("a refusal at the cap", "refusal", 1e6, 2.0, "us", True),
+    ]
+    for what, key, factor, limit, unit, applies in limits:
+        if applies:
+            values = Spread.of([factor * value for value in numbers[key]])
+            yield Target(what=what, size=size, limit=limit, measured=values, unit=unit)
+
+
+def price_of_a_record(measured: Measured, size: int) -> Spread:
+    """Return by how many microseconds the SDK makes the end of a session dearer."""
+    pairs = zip(measured[WITH_SDK][size]["expired"], measured[OURS][size]["expired"], strict=True)
+    return Spread.of([1e6 * (with_sdk - without) for with_sdk, without in pairs])

@@ -1,0 +1,214 @@
+"""Each contestant of the benchmarks does what its row says, and a run says what it measured."""
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from benchmarks import core, measure
+from benchmarks.clocks import Clock, RealClock, SettableClock
+from benchmarks.contestants import ALL, BareDict, Cachebox, Cachetools, Contestant, FullScan, Moka, Ours, OursWithSdk
+from otel_sessions import RejectionReason
+
+pytestmark = pytest.mark.anyio
+
+IDLE = 0.4
+"""Seconds, which those with a clock of their own take to forget."""
+
+CACHES = [pytest.param(kind, marks=pytest.mark.processes) for kind in (Cachebox, Moka)] + [pytest.param(Cachetools)]
+EXPIRING = [pytest.param(kind) for kind in (Ours, OursWithSdk, FullScan)] + CACHES
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Benchmarks run on asyncio, in real time."""
+    return "asyncio"
+
+
+def start(kind: type[Contestant], places: int = 10) -> tuple[Contestant, Clock]:
+    clock: Clock = RealClock() if kind.own_clock else SettableClock()
+    return kind(places, IDLE, clock.read), clock
+
+
+async def use_often(store: Contestant, clock: Clock) -> bool:
+    """Use a session until one that was not used must be due; return False if the machine stalled too long for that."""
+    started = last = clock.read()
+    while clock.read() < started + 1.5 * IDLE:
+        await clock.pass_time(IDLE / 20)
+        if clock.read() - last > IDLE / 2:
+            return False
+        last = clock.read()
+        await store.use(["used"])
+    return True
+
+
+def test_every_contestant_is_held_to_its_row() -> None:
+    assert {kind for kind in ALL if kind.expires} == {param.values[0] for param in EXPIRING}
+    assert len({kind.name for kind in ALL}) == len(ALL)
+
+
+@pytest.mark.parametrize("kind", EXPIRING)
+async def test_what_is_idle_expires_and_what_is_used_stays(kind: type[Contestant]) -> None:
+    stalled = True
+    while stalled:
+        store, clock = start(kind)
+        async with store:
+            await store.create(["idle", "used"])
+            stalled = not await use_often(store, clock)
+            await store.expire()
+            left = len(store), store.holds("idle"), store.holds("used")
+    assert left == (1, False, True)
+
+
+@pytest.mark.parametrize("kind", EXPIRING)
+async def test_what_was_made_and_ended_is_gone(kind: type[Contestant]) -> None:
+    store, _ = start(kind)
+    async with store:
+        await store.churn(["one", "another"])
+        await store.expire()
+        assert (len(store), store.holds("one")) == (0, False)
+
+
+@pytest.mark.parametrize("kind", [param for param in EXPIRING if param.values[0] not in (FullScan, Moka)])
+async def test_what_is_due_is_hidden_before_any_pass_and_a_look_renews_nothing(kind: type[Contestant]) -> None:
+    store, clock = start(kind)
+    async with store:
+        await store.create(["looked at"])
+        await clock.pass_time(0.6 * IDLE)
+        store.holds("looked at")
+        await clock.pass_time(0.6 * IDLE)
+        assert not store.holds("looked at")
+
+
+async def test_the_full_scan_hands_out_what_is_due_until_its_pass() -> None:
+    store, clock = start(FullScan)
+    await store.create(["due"])
+    await clock.pass_time(2 * IDLE)
+    assert store.holds("due")
+    await store.expire()
+    assert not store.holds("due")
+
+
+@pytest.mark.processes
+async def test_a_mere_look_renews_with_moka() -> None:
+    stalled = True
+    while stalled:
+        store, clock = start(Moka)
+        await store.create(["looked at"])
+        started = clock.read()
+        found = []
+        for _ in range(3):
+            await clock.pass_time(0.6 * IDLE)
+            found.append(store.holds("looked at"))
+        stalled = clock.read() - started > 2.4 * IDLE
+    assert found == [True, True, True]
+
+
+async def test_the_bare_dict_forgets_nothing() -> None:
+    store, clock = start(BareDict)
+    await store.create(["one"])
+    await clock.pass_time(100 * IDLE)
+    await store.expire()
+    assert store.holds("one")
+
+
+@pytest.mark.parametrize("kind", CACHES)
+async def test_a_full_cache_drops_somebodys_session_and_refuses_nobody(kind: type[Contestant]) -> None:
+    store, _ = start(kind)
+    await store.create([str(number) for number in range(100)])
+    await store.expire()
+    assert 0 < len(store) < 100
+
+
+async def test_ours_refuses_when_it_is_full_and_drops_nobody() -> None:
+    store, _ = start(Ours, places=2)
+    assert isinstance(store, Ours)
+    async with store:
+        await store.create(["one", "two"])
+        await store.refuse(3)
+        assert store.manager.get_metrics().rejected[RejectionReason.MAX_SESSIONS] == 3
+        assert store.holds("one")
+        assert store.holds("two")
+
+
+async def test_with_the_sdk_every_ended_session_is_recorded() -> None:
+    store, clock = start(OursWithSdk)
+    assert isinstance(store, OursWithSdk)
+    async with store:
+        await store.create(["one", "two"])
+        await clock.pass_time(2 * IDLE)
+        await store.expire()
+        data = json.loads((await store.collect()).to_json())
+    metrics = {metric["name"]: metric["data"] for metric in data["resource_metrics"][0]["scope_metrics"][0]["metrics"]}
+    [point] = metrics["otel_sessions.session.duration"]["data_points"]
+    assert point["count"] == 2
+
+
+async def test_a_contestant_that_keeps_too_much_ends_the_measurement() -> None:
+    class Forgetful(FullScan):
+        async def expire(self) -> None:
+            return None
+
+    with pytest.raises(RuntimeError, match="10 sessions are left where 5 have to be"):
+        await measure.expiring(Forgetful, [str(number) for number in range(10)], random.Random(1))  # noqa: S311 - seeded, not secret
+
+
+@pytest.mark.processes
+def test_a_process_measures_all_that_the_table_shows() -> None:
+    numbers = core.measure(Ours.name, 100, seed=1)
+    assert numbers is not None
+    assert {key for key, value in numbers.items() if value is None} == {"bytes", "export"}
+
+
+@pytest.mark.processes
+def test_a_contestant_that_fails_ends_the_run(capfd: pytest.CaptureFixture[str]) -> None:
+    assert core.run((-1,), 1, random.Random(1)) is None  # noqa: S311 - seeded, not secret
+    assert "failed at -1 sessions" in capfd.readouterr().err
+
+
+def fake(seconds: float) -> Callable[[str, int, int], dict[str, float | None]]:
+    """Return a measurement that takes so long for ours, and twice as long for all others."""
+
+    def measured(name: str, size: int, seed: int) -> dict[str, float | None]:
+        took = seconds if name.startswith("otel-sessions") else 2 * seconds
+        keys = (
+            "create",
+            "use",
+            "churn",
+            "idle pass",
+            "refusal",
+            "expired",
+            "late",
+            "late alone",
+            "filed anew",
+            "export",
+        )
+        return {**dict.fromkeys(keys, took), "bytes": 100.0 if size > 10_000 else None}
+
+    return measured
+
+
+@pytest.mark.parametrize(("seconds", "missed"), [(1e-6, 0), (1.0, 10)])
+def test_a_run_says_which_targets_are_missed_and_fails_for_none(
+    seconds: float, missed: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(core, "measure", fake(seconds))
+    assert core.main(["--quick"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("MISSED") == missed
+    assert f"{missed} missed" in said
+    for kind in ALL:
+        assert kind.name in said
+        assert kind.caveat in said
+
+
+def test_a_run_writes_what_it_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core, "measure", fake(1e-6))
+    core.main(["--quick", "--rounds", "3", "--results", str(tmp_path)])
+    written = json.loads((tmp_path / "core.json").read_text())
+    assert written["seconds_or_bytes"]["bare dict"]["1000"]["use"] == [2e-6] * 3
+    assert all(target["met"] for target in written["targets"])
+    assert written["machine"]["python"].startswith("CPython")
+    assert (tmp_path / "core.svg").read_text().startswith("<?xml")
