@@ -14,7 +14,5 @@ COPY otel_sessions/demo/probe.py /opt/probe.py
 ENV PATH=/opt/otel-sessions/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 USER 10001
 EXPOSE 8080
-HEALTHCHECK --interval=5s --timeout=4s --start-period=20s --retries=3 \
-    CMD ["python", "-I", "-S", "/opt/probe.py", "http://127.0.0.1:8080/stats"]
 ENTRYPOINT ["otel-sessions"]
 CMD ["--help"]

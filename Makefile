@@ -2,7 +2,8 @@
 # A second call finds the stamp of the first one and starts at once.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test proxy-test check clean stack-tools stack-test stack-picture dashboards bench bench-proxy up down
+.PHONY: help demo demo-pictures test proxy-test check clean stack-tools stack-test stack-picture dashboards bench \
+	bench-proxy up down
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,8 +15,12 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
 
-demo: $(VENV)/.demo ## Run the manager in a real proxy under load for half a minute.
-	@$(BIN)/otel-sessions demo
+demo: $(VENV)/.demo ## Show two proxies under the same load for a minute, one of which leaks.
+	@$(BIN)/otel-sessions demo --report build/demo
+
+demo-pictures: demo ## Draw the README's pictures of the demo anew, from a run.
+	cp build/demo/memory.svg docs/demo-memory.svg
+	cp build/demo/terminal.svg docs/demo-terminal.svg
 
 test: $(VENV)/.dev ## Run all tests; the core's branch coverage must be 100 %.
 	$(BIN)/python -m pytest --ignore tests/stack --ignore tests/proxy -n 2 --dist worksteal --cov --cov-report=term-missing:skip-covered

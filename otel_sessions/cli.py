@@ -9,13 +9,18 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from pathlib import Path
 
 from . import ConfigError, EndReason, __version__
 from .proxy.arguments import count, positive, url
 from .proxy.settings import add_arguments, preset
 
-_NEEDS = {"proxy": ("httpx2", "uvicorn", "websockets"), "demo": ("httpx2", "psutil", "rich", "starlette", "uvicorn")}
-"""What each extra brings that its commands cannot do without."""
+_NEEDS = {
+    "proxy": ("httpx2", "uvicorn", "websockets"),
+    "demo": ("httpx2", "matplotlib", "psutil", "rich", "starlette", "uvicorn", "websockets"),
+    "load": ("httpx2",),
+}
+"""What each command cannot do without; all of it comes with its extra."""
 _REASONS = [reason.value for reason in EndReason]
 
 
@@ -37,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _start(options: argparse.Namespace) -> int:
     """Run the chosen command, if all is there that it needs."""
     try:
-        if options.extra is not None:
-            _require(options.extra)
+        if options.needs is not None:
+            _require(options.needs)
     except ImportError as error:
         return _complain(f"this command needs {error.name or error}; pip install 'otel-sessions[{options.extra}]'", 2)
     except ConfigError as error:
@@ -74,21 +79,30 @@ def _load(options: argparse.Namespace) -> int:
 
 def _demo(options: argparse.Namespace) -> int:
     from .demo.processes import PortTaken
-    from .demo.run import Options, ProxyLost, run
+    from .demo.report import ReportFailed
+    from .demo.run import DemoFailed, Options, run
+    from .proxy.otlp import ENDPOINT, require_exporters
 
     try:
+        if options.otlp is not None:
+            require_exporters({**os.environ, ENDPOINT: options.otlp})
         return run(
             Options(
                 duration=options.duration,
                 clients=options.clients,
+                rate=options.rate,
                 seed=options.seed,
+                twin=not options.no_twin,
+                report=options.report,
+                otlp=options.otlp,
                 port=options.port,
+                twin_port=options.twin_port,
                 upstream_port=options.upstream_port,
             )
         )
     except (ConfigError, PortTaken) as error:
         return _complain(str(error), 2)
-    except ProxyLost as error:
+    except (DemoFailed, ReportFailed) as error:
         return _complain(str(error), 1)
 
 
@@ -106,9 +120,9 @@ def _export_show(options: argparse.Namespace) -> int:
     return 2 if unreadable else 0
 
 
-def _require(extra: str) -> None:
+def _require(needs: str) -> None:
     """Raise `ImportError` for what is not installed, `ConfigError` for an export that the environment asks wrongly."""
-    for module in _NEEDS[extra]:
+    for module in _NEEDS[needs]:
         import_module(module)
     from .proxy.otlp import require_exporters
 
@@ -142,7 +156,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         "Print records as a table, rotated files from the oldest on, and count what is skipped: lines that a crash or "
         "a full disk has torn, and lines that are no records."
     )
-    parser.set_defaults(command=_export_show, extra=None)
+    parser.set_defaults(command=_export_show, needs=None)
     parser.add_argument("files", nargs="+", metavar="FILE", help="a file, also a rotated one; - is stdin")
     parser.add_argument(
         "--reason", action="append", choices=_REASONS, metavar="REASON", help=f"only {', '.join(_REASONS)}; repeatable"
@@ -156,40 +170,49 @@ def _add_proxy(parser: argparse.ArgumentParser) -> None:
         "Flags go over the environment (OTEL_SESSIONS_*), that over --config, that over the defaults. With "
         "OTEL_EXPORTER_OTLP_ENDPOINT set, metrics, traces and logs go to that collector."
     )
-    parser.set_defaults(command=_proxy, extra="proxy")
+    parser.set_defaults(command=_proxy, needs="proxy", extra="proxy")
     add_arguments(parser)
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Start an upstream and a proxy on this machine, drive them with virtual clients, and sum up. "
-        "With OTEL_EXPORTER_OTLP_ENDPOINT set, the proxy exports metrics, traces and logs to that collector. "
-        "OTEL_SESSIONS_* changes the proxy's limits."
+        "Start an upstream and two proxies on this machine, one of them without cleanup and cap, drive both with the "
+        "same virtual clients, show how they do, sum up, and write a report. OTEL_SESSIONS_* changes the limits of the "
+        "proxy with cleanup and cap. With --otlp, or OTEL_EXPORTER_OTLP_ENDPOINT set, both export metrics, traces and "
+        "logs to that collector."
     )
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
-    parser.set_defaults(command=_demo, extra="demo")
-    parser.add_argument("--duration", type=positive, default=30.0, metavar="SECONDS", help="how long the load lasts")
-    parser.add_argument("--clients", type=count, default=300, metavar="N", help="how many virtual clients there are")
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="what the clients' dice start from")
-    parser.add_argument("--port", type=_port, default=8080, help="where the proxy listens, 0 for any free port")
-    parser.add_argument("--upstream-port", type=_port, default=0, metavar="PORT", help="the same for the upstream")
+    parser.set_defaults(command=_demo, needs="demo", extra="demo")
+    add = parser.add_argument
+    add("--duration", type=positive, default=45.0, metavar="SECONDS", help="how long the load lasts")
+    _add_clients(parser, 200)
+    add("--no-twin", action="store_true", help="only the proxy with cleanup and cap")
+    add("--report", type=Path, default=Path("otel-sessions-demo"), metavar="DIR", help="where the report is written to")
+    add("--otlp", type=url, metavar="ENDPOINT", help="the collector that both proxies export to")
+    add("--port", type=_port, default=8080, help="where the proxy listens, 0 for any free port")
+    add("--twin-port", type=_port, default=0, metavar="PORT", help="the same for the twin")
+    add("--upstream-port", type=_port, default=0, metavar="PORT", help="the same for the upstream")
 
 
 def _add_load(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Drive a proxy of the demo with virtual clients, until it is stopped: a ramp, steady use, a burst past the "
-        "cap, a mass abandonment and a recovery, again and again. With OTEL_EXPORTER_OTLP_ENDPOINT set, what it says "
-        "goes to that collector, too."
+        "Drive a proxy in front of an MCP server with virtual clients, until it is stopped: a ramp, steady use, a "
+        "burst past the cap, a mass abandonment and a recovery, again and again. With OTEL_EXPORTER_OTLP_ENDPOINT set, "
+        "what it says goes to that collector, too."
     )
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
-    parser.set_defaults(command=_load, extra="demo")
+    parser.set_defaults(command=_load, needs="load", extra="demo")
     parser.add_argument("--target", type=url, required=True, metavar="URL", help="where the proxy is")
     parser.add_argument("--duration", type=positive, metavar="SECONDS", help="stop by itself after so long")
-    parser.add_argument("--clients", type=count, default=300, metavar="N", help="how many virtual clients there are")
-    parser.add_argument("--rate", type=positive, default=1.0, metavar="X", help="how much faster than usual they are")
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="what the clients' dice start from")
+    _add_clients(parser, 300)
     parser.add_argument("--cycle", type=positive, default=150.0, metavar="SECONDS", help="how long all phases take")
     parser.add_argument("--steady", action="store_true", help="no phases: all clients, all the time")
+
+
+def _add_clients(parser: argparse.ArgumentParser, usual: int) -> None:
+    parser.add_argument("--clients", type=count, default=usual, metavar="N", help="how many virtual clients there are")
+    parser.add_argument("--rate", type=positive, default=1.0, metavar="X", help="how much faster than usual they are")
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="what the clients' dice start from")
 
 
 def _port(text: str) -> int:

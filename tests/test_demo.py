@@ -1,140 +1,32 @@
+import codecs
+import fcntl
+import json
 import os
+import pty
+import re
+import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import termios
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
 
 from otel_sessions import ConfigError, __version__
 from otel_sessions.cli import main
-from otel_sessions.demo.limits import demo_limits
-from otel_sessions.demo.reading import Reading
-from otel_sessions.demo.summary import MIB, Run, exit_status, table, unbalanced, unbounded, verdict
-from otel_sessions.demo.tally import Tally, percentile
+from otel_sessions.demo.report import FILES
 from otel_sessions.proxy.otlp import require_exporters
 
-# The summary
-
-
-def reading(created: int, active: int, memory: int = 50 * MIB, **cleaned: int) -> Reading:
-    return Reading(
-        created=created,
-        active=active,
-        peak_active=8,
-        cleaned={"idle_timeout": 0, "closed": 0, "failed": 0, "shutdown": 0, **cleaned},
-        rejected={"max_sessions": 3},
-        passes=4,
-        errors=0,
-        memory=memory,
-    )
-
-
-GOOD = Run(
-    readings=[reading(0, 0), reading(9, 6, closed=3), reading(12, 8, closed=4)],
-    last=reading(12, 0, closed=4, idle_timeout=1, failed=1, shutdown=6),
-    cap=8,
-    clients=16,
-    tally=Tally(opened=12, closed=4, failed=1, rejected=3),
-)
-
-
-def test_a_run_whose_books_balance_in_bounded_memory_is_good() -> None:
-    assert exit_status(GOOD) == 0
-    assert [line.split(":")[0] for line in verdict(GOOD)] == ["The books balance", "Memory is bounded"]
-
-
-@pytest.mark.parametrize(
-    ("bad", "says"),
-    [
-        (replace(GOOD, readings=[reading(9, 6, closed=2)]), "created 9 is not cleaned 2 + active 6"),
-        (replace(GOOD, last=reading(12, 0, closed=4, failed=1)), "created 12 is not cleaned 5 + active 0"),
-        (replace(GOOD, last=reading(12, 7, closed=4, failed=1)), "7 sessions are active after the shutdown"),
-        (replace(GOOD, last=None), "the proxy gave no last reading"),
-        (replace(GOOD, last=reading(0, 0)), "no session was created"),
-        (replace(GOOD, tally=Tally(opened=13, closed=4, failed=1, rejected=3)), "says created 12, its clients 13"),
-        (replace(GOOD, tally=Tally(opened=12, closed=3, failed=1, rejected=3)), "says closed 4, its clients 3"),
-        (replace(GOOD, tally=Tally(opened=12, closed=4, failed=1, rejected=0)), "says rejected 3, its clients 0"),
-    ],
-)
-def test_books_that_do_not_balance_are_told_and_exit_with_1(bad: Run, says: str) -> None:
-    assert any(says in problem for problem in unbalanced(bad))
-    assert "DO NOT BALANCE" in verdict(bad)[0]
-    assert exit_status(bad) == 1
-
-
-def test_an_answer_that_never_came_back_explains_one_difference() -> None:
-    tally = Tally(opened=11, closed=4, failed=1, rejected=3, unexpected=1)
-
-    assert exit_status(replace(GOOD, tally=tally)) == 0
-
-
-@pytest.mark.parametrize(
-    ("bad", "says"),
-    [
-        (replace(GOOD, cap=7), "8 sessions were active at once under a cap of 7"),
-        (replace(GOOD, readings=[reading(0, 0), reading(0, 0, 62 * MIB)]), "62.0 MiB is above the 61.0 MiB"),
-        (replace(GOOD, last=replace(GOOD.end, memory=62 * MIB)), "62.0 MiB is above the 61.0 MiB"),
-    ],
-)
-def test_memory_that_is_not_bounded_is_told_and_exits_with_1(bad: Run, says: str) -> None:
-    assert any(says in problem for problem in unbounded(bad))
-    assert any("NOT BOUNDED" in line for line in verdict(bad))
-    assert exit_status(bad) == 1
-
-
-def test_memory_may_rise_by_what_sessions_and_clients_take() -> None:
-    run = replace(GOOD, readings=[reading(0, 0), reading(0, 0, 61 * MIB)])
-
-    assert exit_status(run) == 0
-    assert "2.0 MiB for 8 sessions, 1.0 MiB for 16 clients, and 8.0 MiB" in verdict(run)[1]
-
-
-def test_without_a_cap_the_most_sessions_there_were_explain_memory() -> None:
-    run = replace(GOOD, cap=None)
-
-    assert exit_status(run) == 0
-    assert "no cap" in verdict(run)[1]
-    assert "for 8 sessions" in verdict(run)[1]
-
-
-def test_the_table_shows_every_number() -> None:
-    lines = {line[:14].strip(): line[14:].strip() for line in table(GOOD)}
-
-    assert lines["created"] == "12"
-    assert lines["cleaned"] == "12  idle_timeout 1, closed 4, failed 1, shutdown 6"
-    assert lines["active"] == "0  at most 8 of 8"
-    assert lines["rejected"] == "3  max_sessions 3"
-    assert lines["cleanup passes"] == "4  errors 0"
-    assert lines["proxy memory"] == "start 50.0 MiB, peak 50.0 MiB, end 50.0 MiB"
-
-
-@pytest.mark.parametrize(
-    ("values", "share", "expected"),
-    [([], 0.5, 0.0), ([7.0], 0.99, 7.0), ([3.0, 1.0, 2.0], 0.5, 2.0), (list(range(1, 101)), 0.99, 99)],
-)
-def test_percentiles_are_values_that_were_measured(values: Sequence[float], share: float, expected: float) -> None:
-    assert percentile(values, share) == expected
-
-
-def test_a_reading_survives_its_way_to_the_parent() -> None:
-    assert Reading.from_json(GOOD.end.to_json()) == GOOD.end
-
+from .processes import clean_environ
 
 # Before anything starts
-
-
-def test_the_limits_follow_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert demo_limits(300).max_sessions == 150
-    assert demo_limits(1).max_sessions == 1
-
-    monkeypatch.setenv("OTEL_SESSIONS_MAX_SESSIONS", "7")
-
-    assert demo_limits(300).max_sessions == 7
 
 
 @pytest.mark.parametrize(
@@ -178,6 +70,9 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
         ["demo", "--duration", "x"],
         ["demo", "--clients", "0"],
         ["demo", "--port", "65536"],
+        ["demo", "--twin-port", "-1"],
+        ["demo", "--rate", "0"],
+        ["demo", "--otlp", "localhost:4317"],
     ],
 )
 def test_wrong_arguments_exit_with_2(arguments: list[str]) -> None:
@@ -185,7 +80,7 @@ def test_wrong_arguments_exit_with_2(arguments: list[str]) -> None:
         main(arguments)
 
 
-@pytest.mark.parametrize("module", ["httpx2", "psutil", "rich", "starlette", "uvicorn"])
+@pytest.mark.parametrize("module", ["httpx2", "matplotlib", "psutil", "rich", "starlette", "uvicorn"])
 def test_a_missing_extra_exits_with_2_and_says_what_to_install(
     module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -195,14 +90,30 @@ def test_a_missing_extra_exits_with_2_and_says_what_to_install(
     assert "pip install 'otel-sessions[demo]'" in capsys.readouterr().err
 
 
-def test_a_taken_port_exits_with_2_and_names_the_port_and_the_flag(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_taken_port_exits_with_2_and_names_the_port_and_the_flag(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
+        for flag in ("--port", "--twin-port", "--upstream-port"):
+            assert main(["demo", "--report", str(tmp_path), "--port", "0", flag, port]) == 2
+            assert_names(capsys.readouterr().err, port, flag)
 
-        assert main(["demo", "--port", port]) == 2
-        assert_names(capsys.readouterr().err, port, "--port")
-        assert main(["demo", "--port", "0", "--upstream-port", port]) == 2
-        assert_names(capsys.readouterr().err, port, "--upstream-port")
+
+def test_a_report_that_cannot_be_written_exits_with_2_before_anything_starts(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+
+    assert main(["demo", "--report", str(tmp_path / "file" / "folder")]) == 2
+    said = capsys.readouterr()
+    assert_names(said.err, "--report", str(tmp_path / "file" / "folder"))
+    assert said.out == ""
+
+
+def test_an_export_that_cannot_work_exits_with_2(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["demo", "--report", str(tmp_path), "--otlp", "http://collector:port"]) == 2
+    assert_names(capsys.readouterr().err, "OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:port")
 
 
 def assert_names(message: str, *names: str) -> None:
@@ -221,104 +132,318 @@ def test_a_wrong_limit_in_the_environment_exits_with_2(
 
 # The whole, as processes
 
+QUICK = {
+    "OTEL_SESSIONS_MAX_IDLE_TIME_SECS": "1",
+    "OTEL_SESSIONS_CLEANUP_INTERVAL_SECS": "0.2",
+    "OTEL_SESSIONS_DRAIN_TIMEOUT_SECS": "0.1",
+    "OTEL_SESSIONS_CLOSE_TIMEOUT_SECS": "0.7",
+}
+"""Limits by which a session that was walked away from is gone after 3 s."""
+BRIEF = ("--duration", "5", "--clients", "20", "--rate", "4")
+"""A load that is long enough to see that, and that walks away soon."""
+
 
 class Demo:
-    """A demo that runs, and the processes it has started."""
+    """A demo that runs in a pipe, and the processes it has started."""
 
-    def __init__(self, *arguments: str, **environ: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, **environ: str) -> None:
+        self.report = folder / "report"
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "otel_sessions.cli", "demo", "--port", "0", *arguments],
+            command(self.report, *arguments),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={name: value for name, value in os.environ.items() if not name.startswith("OTEL_")} | environ,
+            env=clean_environ() | environ,
         )
         self.said = ""
         self.children: list[psutil.Process] = []
 
     def wait_until_loaded(self) -> None:
-        """Return at the first progress line."""
+        """Return at the first line about the load."""
         assert self.process.stdout is not None
-        while " created " not in (line := self.process.stdout.readline()):
+        while not re.match(r" *\d+  [a-z]", line := self.process.stdout.readline()):
             assert line, "the demo ended"
             self.said += line
         self.children = psutil.Process(self.process.pid).children(recursive=True)
-        assert len(self.children) == 2
 
-    def end(self, seconds: float = 20.0) -> tuple[int, str, str]:
+    def end(self, seconds: float = 30.0) -> tuple[int, str, str]:
         """Return the exit status, and what it has written on stdout and stderr."""
         said, complained = self.process.communicate(timeout=seconds)
         return self.process.returncode, self.said + said, complained
+
+    def child(self, *words: str) -> psutil.Process:
+        """Return the process whose command has all these words."""
+        (found,) = [child for child in self.children if set(words) <= set(child.cmdline())]
+        return found
 
     def leftovers(self, seconds: float = 0.0) -> list[psutil.Process]:
         return psutil.wait_procs(self.children, timeout=seconds)[1]
 
 
+def command(report: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "otel_sessions.cli", "demo", "--port", "0", "--report", str(report), *arguments]
+
+
 @contextmanager
-def demo(*arguments: str, **environ: str) -> Iterator[Demo]:
-    running = Demo(*arguments, **environ)
+def demo(folder: Path, *arguments: str, **environ: str) -> Iterator[Demo]:
+    running = Demo(folder, *arguments, **environ)
     try:
         running.wait_until_loaded()
         yield running
     finally:
         running.process.kill()
-        running.end()
+        running.process.wait()
+        for pipe in (running.process.stdout, running.process.stderr):
+            assert pipe is not None
+            pipe.close()
 
 
 @pytest.mark.processes
-def test_a_demo_in_a_pipe_sums_up_in_plain_text_and_leaves_nothing_running() -> None:
-    with demo("--duration", "3", "--clients", "30") as running:
+def test_a_demo_in_a_pipe_sums_up_in_plain_text_writes_its_report_and_leaves_nothing_running(tmp_path: Path) -> None:
+    with demo(tmp_path, *BRIEF, **QUICK) as running:
+        assert len(running.children) == 3
         status, said, complained = running.end()
 
         assert (status, complained) == (0, "")
         assert running.leftovers() == []
-    for name in ("created", "cleaned", "active", "rejected", "cleanup passes", "latency", "proxy memory"):
+    for name in ("memory", "sessions active", "created", "cleaned", "refused", "cleanup passes", "requests", "latency"):
         assert f"\n{name} " in said
-    for reason in ("idle_timeout", "max_age", "closed", "failed", "evicted", "shutdown"):
-        assert f"{reason} " in said
-    assert "\nThe books balance: " in said
-    assert "\nMemory is bounded: " in said
-    assert all(character == "\n" or " " <= character <= "~" for character in said)
+    for reason in ("idle_timeout", "max_age", "closed", "evicted", "shutdown"):
+        assert f"\n  {reason} " in said
+    for claim in ("The books balance: ", "Cleanup works: ", "Memory is bounded: ", "The twin without cleanup and cap "):
+        assert f"\n{claim}" in said
+    *lines, last = said.splitlines()
+    assert last == f"The report: {', '.join(FILES)}, in {running.report}"
+    assert all(" " <= character <= "~" for line in lines for character in line)
+    assert max(map(len, lines)) <= 80
+    assert {path.name for path in running.report.iterdir()} == set(FILES)
+    twin = json.loads((running.report / "summary.json").read_text())["without"]["sessions"]["cleaned_sessions"]
+    assert {reason for reason, count in twin.items() if count} - {"closed"} == {"shutdown"}
+
+
+@pytest.mark.processes
+def test_cleanup_that_is_switched_off_fails_the_demo_and_is_named(tmp_path: Path) -> None:
+    off = {f"OTEL_SESSIONS_{name}": "off" for name in ("MAX_IDLE_TIME_SECS", "MAX_SESSION_AGE_SECS", "MAX_SESSIONS")}
+    with demo(tmp_path, "--duration", "2", "--clients", "10", "--no-twin", **off) as running:
+        status, said, _ = running.end()
+
+    assert status == 1
+    assert "\nCleanup DOES NOT WORK: nothing ends a session that its client has walked away" in said
+    assert json.loads((running.report / "summary.json").read_text())["verdict"]["passed"] is False
+
+
+BROKEN = """
+from otel_sessions import _passes
+
+
+async def do_nothing(*_):
+    pass
+
+
+_passes.Passes._end_due = _passes.Passes._free_places = do_nothing
+"""
+
+
+@pytest.mark.processes
+def test_a_build_whose_passes_do_nothing_fails_the_demo_and_is_told(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(BROKEN)
+    with demo(tmp_path, *BRIEF, "--no-twin", PYTHONPATH=str(tmp_path), **QUICK) as running:
+        status, said, _ = running.end()
+
+    assert status == 1
+    told = " ".join(said.split())
+    assert re.search(
+        r"Cleanup DOES NOT WORK: \d+ sessions had been walked away from by second \d, and 0 had been cleaned by second "
+        r"\d, after \d+ passes\.",
+        told,
+    )
+    assert "The books balance: " in told
 
 
 @pytest.mark.processes
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_demo_exits_with_130_and_leaves_nothing_running(number: signal.Signals) -> None:
-    with demo("--clients", "30", "--duration", "5") as running:
+def test_an_interrupted_demo_exits_with_130_and_leaves_nothing_behind(number: signal.Signals, tmp_path: Path) -> None:
+    with demo(tmp_path, "--clients", "30", "--duration", "5") as running:
         running.process.send_signal(number)
         status, _, complained = running.end()
 
         assert status == 130
         assert complained == "otel-sessions: interrupted; everything is stopped\n"
         assert running.leftovers() == []
+    assert list(running.report.iterdir()) == []
 
 
 @pytest.mark.processes
-def test_a_demo_that_is_killed_takes_its_processes_with_it() -> None:
-    with demo("--clients", "5", "--duration", "5") as running:
+def test_a_demo_that_is_interrupted_while_it_starts_exits_with_130_at_once(tmp_path: Path) -> None:
+    running = Demo(tmp_path, "--clients", "30")
+    assert running.process.stdout is not None
+    running.process.stdout.readline()
+    running.process.send_signal(signal.SIGTERM)
+
+    assert running.end()[::2] == (130, "otel-sessions: interrupted; everything is stopped\n")
+
+
+@pytest.mark.processes
+def test_a_demo_that_nobody_reads_any_more_is_as_good_as_interrupted(tmp_path: Path) -> None:
+    with demo(tmp_path, "--clients", "5", "--duration", "10", "--no-twin") as running:
+        assert running.process.stdout is not None
+        running.process.stdout.close()
+
+        assert running.process.wait(10) == 130
+        assert running.leftovers() == []
+
+
+@pytest.mark.processes
+def test_a_demo_that_is_killed_takes_its_processes_with_it(tmp_path: Path) -> None:
+    with demo(tmp_path, "--clients", "5", "--duration", "5", "--no-twin") as running:
         running.process.kill()
 
         assert running.leftovers(10) == []
 
 
 @pytest.mark.processes
-def test_a_proxy_that_dies_ends_the_demo_with_1() -> None:
-    with demo("--clients", "5", "--duration", "5") as running:
-        (proxy,) = [child for child in running.children if "otel_sessions.demo.proxy" in child.cmdline()]
-        proxy.kill()
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (("otel_sessions.demo.proxy", "--max-sessions=2"), "the proxy"),
+        (("otel_sessions.demo.upstream",), "the upstream"),
+    ],
+    ids=["proxy", "upstream"],
+)
+def test_a_process_that_dies_ends_the_demo_with_1_and_is_named(
+    words: tuple[str, ...], name: str, tmp_path: Path
+) -> None:
+    with demo(tmp_path, "--clients", "5", "--duration", "5", "--no-twin") as running:
+        running.child(*words).kill()
         status, _, complained = running.end()
 
         assert status == 1
-        assert complained == "otel-sessions: the proxy ended under load\n"
+        assert complained.splitlines()[-1] == f"otel-sessions: {name} ended under load"
+        assert "Traceback" not in complained
         assert running.leftovers() == []
+    assert list(running.report.iterdir()) == []
 
 
 @pytest.mark.processes
-def test_a_collector_that_is_gone_neither_stops_nor_fails_the_demo() -> None:
+def test_a_collector_that_is_gone_neither_stops_nor_fails_the_demo(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, never answers
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        with demo("--duration", "1", "--clients", "5", OTEL_EXPORTER_OTLP_ENDPOINT=endpoint) as running:
-            status, said, _ = running.end(seconds=8)
+        with demo(tmp_path, "--duration", "1", "--clients", "20", "--rate", "10", "--otlp", endpoint) as running:
+            environs = [child.environ() for child in running.children]
+            status, said, _ = running.end()
 
     assert status == 0
     assert "\nThe books balance: " in said
+    assert {environ["OTEL_EXPORTER_OTLP_ENDPOINT"] for environ in environs} == {endpoint}
+    assert {environ["OTEL_RESOURCE_ATTRIBUTES"] for environ in environs} == {
+        f"service.instance.id={name}" for name in ("demo-upstream", "demo", "demo-without-cleanup")
+    }
+
+
+# On a terminal
+
+
+class Terminal:
+    """A demo that runs on a terminal of 80 columns and 24 rows, and all that it has written there."""
+
+    def __init__(self, folder: Path, *arguments: str, **environ: str) -> None:
+        self._ours, theirs = pty.openpty()
+        self.resize(80, 24)
+        self._before = termios.tcgetattr(self._ours)
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        ours = ("COLUMNS", "LINES", "COLORTERM", "NO_COLOR")
+        self.process = subprocess.Popen(
+            command(folder, *arguments),
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+            env={name: value for name, value in clean_environ().items() if name not in ours}
+            | {"TERM": "xterm-256color"}
+            | environ,
+        )
+        os.close(theirs)
+        self.said = ""
+
+    def resize(self, columns: int, rows: int) -> None:
+        fcntl.ioctl(self._ours, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def read_until(self, words: str, seconds: float = 30.0) -> str:
+        """Return what is written from now on, up to these words, or up to the end."""
+        found, end = "", time.monotonic() + seconds
+        while words not in found and time.monotonic() < end:
+            if select.select([self._ours], [], [], 0.1)[0]:
+                try:
+                    found += self._decoder.decode(os.read(self._ours, 65536))
+                except OSError:  # the other end is closed
+                    break
+        self.said += found
+        return found
+
+    def end(self) -> int:
+        """Return the exit status; the terminal must be as it was."""
+        self.read_until("no such words")
+        assert termios.tcgetattr(self._ours) == self._before
+        os.close(self._ours)
+        return self.process.wait(10)
+
+
+@contextmanager
+def terminal(folder: Path, *arguments: str, **environ: str) -> Iterator[Terminal]:
+    running = Terminal(folder, *arguments, **environ)
+    try:
+        yield running
+    finally:
+        running.process.kill()
+        running.process.wait()
+
+
+HOME, OTHER_SCREEN, USUAL_SCREEN, CURSOR = "\x1b[H", "\x1b[?1049h", "\x1b[?1049l", "\x1b[?25h"
+
+
+def frames(said: str) -> list[list[str]]:
+    """Return every whole picture that was drawn, as its rows."""
+    return [re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", frame).split("\r\n") for frame in said.split(HOME)[1:-1]]
+
+
+@pytest.mark.processes
+def test_a_demo_on_a_terminal_fits_it_whatever_size_it_takes_and_gives_it_back(tmp_path: Path) -> None:
+    with terminal(tmp_path, "--duration", "6", "--clients", "20") as running:
+        running.read_until("steady: ")
+        for columns, rows in ((46, 9), (120, 50), (80, 24)):
+            running.resize(columns, rows)
+            running.read_until(HOME)  # what was under way had the old size
+            drawn = frames(running.read_until(HOME) + running.read_until(HOME))
+            assert {(len(frame), *map(len, frame)) for frame in drawn} == {(rows, *[columns] * rows)}
+        assert running.end() == 0
+
+    before, _, rest = running.said.partition(OTHER_SCREEN)
+    shown, _, after = rest.partition(USUAL_SCREEN)
+    assert "virtual MCP clients" in before
+    assert "s left" in shown
+    assert shown.endswith(CURSOR)
+    assert "The books balance:" in after
+    assert "38;5;" in after
+
+
+@pytest.mark.processes
+def test_where_no_colour_is_wanted_there_is_none(tmp_path: Path) -> None:
+    with terminal(tmp_path, "--duration", "1", "--clients", "20", "--rate", "10", "--no-twin", NO_COLOR="1") as running:
+        assert running.end() == 0
+
+    styles = {code for codes in re.findall(r"\x1b\[([0-9;]*)m", running.said) for code in codes.split(";")}
+    assert styles == {"0", "1", "2"}
+    assert "s left" in running.said
+
+
+@pytest.mark.processes
+def test_ctrl_c_gives_the_terminal_back(tmp_path: Path) -> None:
+    with terminal(tmp_path, "--clients", "5", "--no-twin") as running:
+        running.read_until("s left")
+        running.process.send_signal(signal.SIGINT)
+        assert running.end() == 130
+
+    assert running.said.count(OTHER_SCREEN) == running.said.count(USUAL_SCREEN) == 1
+    assert running.said.rindex(CURSOR) > running.said.rindex("s left")
+    assert running.said.endswith("otel-sessions: interrupted; everything is stopped\r\n")
+    assert list(tmp_path.iterdir()) == []

@@ -3,11 +3,19 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
 
+import anyio
+import httpx2
 import pytest
 
 from otel_sessions.cli import main
+from otel_sessions.demo.load import Load
+from otel_sessions.demo.mcp import CALL, OPENED, OPENING, REVISION, headers_of
 from otel_sessions.demo.phases import PHASES, STEADY, Phase, Story
+from otel_sessions.demo.upstream import Upstream as ToyUpstream
 
 STORY = Story(phases=PHASES, seconds=100.0)
 
@@ -49,6 +57,99 @@ def test_shares_that_fall_short_of_the_whole_leave_no_gap() -> None:
     story = Story(phases=[Phase(name="only", share=0.9, first=0.0, last=1.0)], seconds=10.0)
 
     assert (story.at(9.5).phase, story.at(9.5).present) == ("only", 1.0)
+
+
+# The clients, against the upstream itself, in virtual time
+
+
+def load_on(app: Callable[..., Any], *, clients: int = 1, seconds: float = 100.0) -> Load:
+    return Load(
+        lambda: httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://proxy"),
+        clients=clients,
+        seconds=seconds,
+        seed=1,
+        rate=1.0,
+        story=Story(phases=STEADY, seconds=1.0),
+    )
+
+
+class Upstream:
+    """The toy upstream as it is, and the requests that it has got."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, bytes | None]] = []
+        self._app = ToyUpstream().app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        headers = dict(scope["headers"])
+        self.seen.append((scope["method"], headers.get(b"mcp-session-id")))
+        await self._app(scope, receive, send)
+
+
+class Refusing:
+    """A proxy that has no place for anybody."""
+
+    def __init__(self, *headers: tuple[bytes, bytes]) -> None:
+        self.asked: list[float] = []
+        self._headers = list(headers)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.asked.append(anyio.current_time())
+        await send({"type": "http.response.start", "status": 503, "headers": self._headers})
+        await send({"type": "http.response.body", "body": b""})
+
+
+@pytest.mark.anyio
+async def test_clients_open_use_and_leave_sessions_and_count_what_they_did() -> None:
+    upstream = Upstream()
+    load = load_on(upstream, clients=5)
+    await load.run()
+    tally = load.tally
+
+    assert tally.unexpected == tally.gone == tally.rejected == 0
+    assert tally.requests == len(upstream.seen)
+    assert tally.opened == len([method for method, named in upstream.seen if method == "POST" and named is None]) > 0
+    assert tally.closed == len([method for method, _ in upstream.seen if method == "DELETE"]) > 0
+    assert 0 < tally.abandoned <= tally.opened - tally.closed
+
+
+@pytest.mark.anyio
+async def test_a_refused_client_stays_away_for_as_long_as_it_is_told() -> None:
+    proxy = Refusing((b"retry-after", b"30"))
+    load = load_on(proxy)
+    await load.run()
+
+    assert load.tally.rejected == load.tally.told_to_wait == len(proxy.asked) >= 2
+    assert all(later - earlier >= 30 for earlier, later in pairwise(proxy.asked))
+
+
+@pytest.mark.anyio
+async def test_a_refused_client_who_is_told_nothing_comes_back_soon() -> None:
+    proxy = Refusing()
+    load = load_on(proxy)
+    await load.run()
+
+    assert load.tally.rejected == len(proxy.asked)
+    assert load.tally.told_to_wait == 0
+    assert max(later - earlier for earlier, later in pairwise(proxy.asked)) <= 2
+
+
+@pytest.mark.anyio
+async def test_the_upstream_speaks_as_much_of_mcp_as_the_clients_need() -> None:
+    transport = httpx2.ASGITransport(ToyUpstream().app)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://upstream") as http:
+        opened = await http.post("/mcp", json=OPENING)
+        known, unknown = headers_of(opened.headers["mcp-session-id"]), headers_of("unknown")
+
+        assert (opened.status_code, opened.json()["result"]["protocolVersion"]) == (200, REVISION)
+        assert (await http.post("/mcp", json=OPENED, headers=known)).status_code == 202
+        assert (await http.post("/mcp", json=CALL, headers=known)).json()["result"]["content"][0]["text"] == "done"
+        assert (await http.post("/mcp", json=CALL, headers=unknown)).status_code == 404
+        assert (await http.post("/mcp", json=CALL)).status_code == 404
+        assert (await http.delete("/mcp", headers=known)).status_code == 204
+        assert (await http.delete("/mcp", headers=known)).status_code == 404
+        assert (await http.post("/mcp", json=CALL, headers=known)).status_code == 404
+        assert (await http.get("/healthz")).status_code == 200
 
 
 # The program

@@ -83,6 +83,13 @@ async def test_data_may_be_replaced(clock: Clock) -> None:
         assert session.data == "connected"
 
 
+async def test_a_manager_shows_its_name_and_how_many_sessions_it_has(clock: Clock) -> None:
+    async with SessionManager(CONFIG, name="proxy", clock=clock) as manager:
+        await manager.create_session("s3cret")
+
+        assert repr(manager) == "<SessionManager 'proxy' 1 sessions>"
+
+
 async def test_sessions_are_compared_by_identity(manager: SessionManager[None]) -> None:
     first, second = await manager.create_session(), await manager.create_session()
 

@@ -258,12 +258,10 @@ def test_no_proxy_waits_for_the_collector(compose: dict[str, Any]) -> None:
 
 
 def test_who_is_waited_for_can_tell_its_health(compose: dict[str, Any]) -> None:
-    image = (ROOT / "Dockerfile").read_text()
     for service in compose.values():
         for name, wait in service.get("depends_on", {}).items():
             if wait["condition"] == "service_healthy":
-                ours = compose[name]["image"].startswith("otel-sessions:")
-                assert "healthcheck" in compose[name] or (ours and "HEALTHCHECK" in image)
+                assert "healthcheck" in compose[name]
 
 
 def test_our_containers_are_read_only_without_privileges_and_handle_signals(compose: dict[str, Any]) -> None:

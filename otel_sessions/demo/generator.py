@@ -94,7 +94,7 @@ async def _report(load: Load) -> None:
 def _sums(tally: Tally) -> str:
     p99 = percentile(tally.recent(_RECENT), 0.99) * 1000
     return (
-        f"opened {tally.opened}, closed {tally.closed}, failed {tally.failed}, abandoned {tally.abandoned}, "
+        f"opened {tally.opened}, closed {tally.closed}, abandoned {tally.abandoned}, "
         f"rejected {tally.rejected}, gone {tally.gone}; requests {tally.requests}, "
         f"unexpected {tally.unexpected}, p99 {p99:.0f} ms"
     )

@@ -1,11 +1,15 @@
-"""The proxy's sizes: what a session holds, and the limits of a real proxy, scaled down from hours to seconds."""
+"""The proxies' sizes: what a session holds, and the limits of a real proxy, scaled down from hours to seconds."""
 
+from dataclasses import fields, replace
 from typing import Final
 
 from otel_sessions import SessionConfig
+from otel_sessions.proxy.settings import flag_of
 
 BUFFER_BYTES: Final = 256 * 1024
-"""What each session holds."""
+"""What each session of the demo holds, in place of what real ones do: buffers, a history, a connection."""
+_GRACE_SECONDS: Final = 1.0
+"""For a machine that is busy with two proxies and their clients."""
 
 
 def demo_limits(clients: int) -> SessionConfig:
@@ -13,16 +17,47 @@ def demo_limits(clients: int) -> SessionConfig:
 
     The cap leaves room for half of the clients, so that it is met. Raises `ConfigError`.
     """
-    return SessionConfig.from_env(
-        base=SessionConfig(
-            cleanup_interval=1.0,
-            max_idle_time=3.0,
-            max_session_age=15.0,
-            max_sessions=max(1, clients // 2),
-            emergency_idle_time=1.5,
-            emergency_session_age=10.0,
-            close_timeout=1.0,
-            drain_timeout=1.0,
-            shutdown_timeout=5.0,
-        )
+    return SessionConfig.from_env(base=usual_limits(clients))
+
+
+def usual_limits(clients: int) -> SessionConfig:
+    """Return the limits for that many clients, whatever the environment says."""
+    return SessionConfig(
+        cleanup_interval=1.0,
+        max_idle_time=3.0,
+        max_session_age=15.0,
+        max_sessions=max(1, clients // 2),
+        emergency_idle_time=2.5,
+        emergency_session_age=10.0,
+        close_timeout=2.0,
+        drain_timeout=1.0,
+        shutdown_timeout=5.0,
     )
+
+
+def without_cleanup(limits: SessionConfig) -> SessionConfig:
+    """Return the same without cleanup and cap; no hook runs for what is left at the end."""
+    return replace(
+        limits,
+        cleanup_interval=86400.0,
+        max_idle_time=None,
+        max_session_age=None,
+        max_sessions=None,
+        max_sessions_per_client=None,
+        cleanup_on_shutdown=False,
+    )
+
+
+def flags_of(limits: SessionConfig) -> list[str]:
+    """Return the flags that give a proxy these limits, whatever its environment says."""
+    values = {setting.name: getattr(limits, setting.name) for setting in fields(limits)}
+    return [f"{flag_of(name)}={'off' if value is None else str(value).lower()}" for name, value in values.items()]
+
+
+def patience(limits: SessionConfig) -> float:
+    """Return after how many seconds at the latest a session that was walked away from is gone: infinite for never."""
+    limit = min(
+        (seconds for seconds in (limits.max_idle_time, limits.max_session_age) if seconds is not None),
+        default=float("inf"),
+    )
+    return limit + limits.cleanup_interval + limits.drain_timeout + limits.close_timeout + _GRACE_SECONDS

@@ -1,4 +1,4 @@
-"""Virtual clients: each opens sessions, uses them, leaves them well or badly, and rests.
+"""Virtual clients of an MCP server: each opens sessions, uses them, leaves them well or badly, and rests.
 
 Activity is Zipf-shaped: the client of rank r rests r times as long as the first. Who is there follows a story. No
 request is cut short at the end of the run, so that what the clients have counted is what the proxy has seen.
@@ -6,29 +6,29 @@ request is cut short at the end of the run, so that what the clients have counte
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import anyio
 import httpx2
 
+from .mcp import CALL, HEADER, OPENED, OPENING, PATH, headers_of
 from .phases import Moment, Story
 from .tally import Tally
 
-HEADER: Final = "x-session-id"
 _LONGEST_REST: Final = 40.0
 """How long the client of the last rank rests between two sessions on average, in seconds."""
-_PAUSES: Final = (0.2, 1.4)
+_PAUSES: Final = (0.4, 2.4)
 """The shortest and the longest pause between two requests of a session, in seconds."""
-_ABSENCE: Final = 0.5
+_ABSENCE: Final = 1.0
 """How often a client who is not there looks whether it should come, and how long it takes to come, in seconds."""
 _UNANSWERED_REST: Final = 1.0
 """How long a client waits after a request that got no answer, in seconds."""
-_REQUESTS_PER_SESSION: Final = 8
-_CLIENTS_PER_POOL: Final = 20
+_REQUESTS_PER_SESSION: Final = 5
+_CLIENTS_PER_POOL: Final = 10
 """A pool looks at each of its connections for each request, so many small ones cost less than a large one."""
-_ABANDON: Final = 0.30
-_FAIL: Final = 0.02
+_ABANDON: Final = 0.6
+"""The share of sessions that are left without a word; clients of MCP seldom say goodbye."""
 
 Connect = Callable[[], httpx2.AsyncClient]
 
@@ -111,40 +111,40 @@ class _Client:
 
     async def _session(self) -> None:
         """Open a session, use it for some requests, and leave it, unless it ends before."""
-        opening = await self._ask("GET", "/work", None, expect=200)
+        opening = await self._ask("POST", OPENING, None, expect=200)
         if opening is None:
             return
         session_id = opening.headers.get(HEADER)
-        if session_id is None:  # whoever answers, it is no proxy of ours
+        if session_id is None:  # whoever answers, it is no server with sessions
             self._tally.unexpected += 1
             return
         self._tally.opened += 1
+        if await self._ask("POST", OPENED, session_id, expect=202) is None:
+            return
         for _ in range(round(self._dice.expovariate(1 / _REQUESTS_PER_SESSION))):
             if not await self._load.goes_on_after(self._dice.uniform(*_PAUSES) / self._load.rate):
                 return
             if self._load.moment.leaves:
                 self._tally.abandoned += 1
                 return
-            if await self._ask("GET", "/work", session_id, expect=200) is None:
+            if await self._ask("POST", CALL, session_id, expect=200) is None:
                 return
         await self._leave(session_id)
 
     async def _leave(self, session_id: str) -> None:
-        fate = self._dice.random()
-        if fate < _ABANDON:
+        if self._dice.random() < _ABANDON:
             self._tally.abandoned += 1
-        elif fate < _ABANDON + _FAIL:
-            if await self._ask("GET", "/fail", session_id, expect=502):
-                self._tally.failed += 1
-        elif await self._ask("DELETE", "/session", session_id, expect=204):
+        elif await self._ask("DELETE", None, session_id, expect=204):
             self._tally.closed += 1
 
-    async def _ask(self, method: str, path: str, session_id: str | None, *, expect: int) -> httpx2.Response | None:
+    async def _ask(
+        self, method: str, message: Mapping[str, object] | None, session_id: str | None, *, expect: int
+    ) -> httpx2.Response | None:
         """Send a request; return the answer if it is the expected one, else count what it was and return None."""
         began = time.perf_counter()
         self._tally.requests += 1
         try:
-            answer = await self._http.request(method, path, headers={HEADER: session_id} if session_id else None)
+            answer = await self._http.request(method, PATH, json=message, headers=headers_of(session_id))
         except httpx2.HTTPError:
             self._tally.unexpected += 1
             self._rest = _UNANSWERED_REST
@@ -157,8 +157,15 @@ class _Client:
             self._rest = 0.0  # a new session, at once
         elif answer.status_code == httpx2.codes.SERVICE_UNAVAILABLE:
             self._tally.rejected += 1
-            seconds = answer.headers.get("retry-after", "")
-            self._rest = (float(seconds) if seconds.isdecimal() else _UNANSWERED_REST) + self._dice.random()
+            self._rest = self._told_to_wait(answer) + self._dice.random()
         else:
             self._tally.unexpected += 1
         return None
+
+    def _told_to_wait(self, refusal: httpx2.Response) -> float:
+        """Return how many seconds a refusal asks for, or what is usual if it does not say."""
+        seconds = refusal.headers.get("retry-after", "")
+        if not seconds.isdecimal():
+            return _UNANSWERED_REST
+        self._tally.told_to_wait += 1
+        return float(seconds)

@@ -1,4 +1,4 @@
-"""The two processes that the demo starts, and the ports they listen on.
+"""The processes that the demo starts, and the ports they listen on.
 
 A port is bound here and handed over, so it is known to be free before anything starts, and a request that comes too
 early waits instead of failing. Whoever leaves `running`, in whatever way, leaves no process behind.
@@ -8,30 +8,32 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import IO, Final
 
-import anyio
-from anyio.abc import Process
+from otel_sessions.proxy import sockets
 
-HOST = "127.0.0.1"
-_STOP_SECONDS = 15.0
+HOST: Final = "127.0.0.1"
+_STOP_SECONDS: Final = 15.0
+_COMPLAINTS: Final = 20
+"""How many lines of a process's stderr are kept, the latest."""
 
 
 class PortTaken(Exception):
     """A port cannot be listened on; the message says which one, why, and what to do."""
 
 
-def listen(host: str, port: int, flag: str) -> socket.socket:
-    """Return a socket that listens on a port, on any free one if it is 0. Raises `PortTaken`."""
+def listen(address: tuple[str, int], flag: str) -> socket.socket:
+    """Return a socket that listens on an address, on any free port if that is 0. Raises `PortTaken`."""
     try:
-        listener = socket.create_server((host, port), backlog=2048)
+        return sockets.listen(address)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+        host, port = address
         raise PortTaken(f"cannot listen on {host}:{port}: {reason}; choose another port with {flag}") from error
-    # asyncio sets it on sockets of its own making only; without it a body waits 40 ms for the head's acknowledgement.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listener
 
 
 def url_of(listener: socket.socket) -> str:
@@ -39,50 +41,84 @@ def url_of(listener: socket.socket) -> str:
 
 
 class Child:
-    """A process that serves on a socket."""
+    """A process that serves on a socket. `said` is the latest line that it has written to stdout, None before it has;
+    `complaints` are the latest ones on stderr, which would else land in the midst of the view."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self.said: str | None = None
+        self.complaints: Final[deque[str]] = deque(maxlen=_COMPLAINTS)
         self._process = process
+        self._asked = False
+        assert process.stdout is not None
+        assert process.stderr is not None
+        self._readers = [
+            threading.Thread(target=self._keep_latest, args=[process.stdout], daemon=True),
+            threading.Thread(target=self.complaints.extend, args=[_lines(process.stderr)], daemon=True),
+        ]
+        for reader in self._readers:
+            reader.start()
 
     @property
     def ended(self) -> bool:
-        return self._process.returncode is not None
+        return self._process.poll() is not None
 
-    async def stop(self) -> str:
-        """Tell the process to stop and return what it has said; kill it if it does not within `_STOP_SECONDS`."""
-        if not self.ended:
-            self._process.terminate()
-        said = b""
-        with anyio.move_on_after(_STOP_SECONDS):
-            assert self._process.stdout is not None
-            said = b"".join([chunk async for chunk in self._process.stdout])
-            await self._process.wait()
-        if not self.ended:
-            self._process.kill()
-            await self._process.wait()
-        return said.decode()
+    @property
+    def ended_well(self) -> bool:
+        return self._process.poll() == 0
+
+    def ask_to_stop(self) -> None:
+        """Tell the process to stop, once: a second time would mean at once."""
+        if not self._asked:
+            self._asked = True
+            self._process.terminate()  # nothing, if it has ended
+
+    def stop(self) -> None:
+        """Tell the process to stop and wait until it has; kill it if it does not within `_STOP_SECONDS`."""
+        self.ask_to_stop()
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.complaints.append(f"killed: it had not stopped after {_STOP_SECONDS:g} s")
+        finally:
+            self._process.kill()  # nothing, if it has stopped
+            self._process.wait()
+        for reader in self._readers:
+            reader.join()
+
+    def _keep_latest(self, stdout: IO[str]) -> None:
+        for line in _lines(stdout):
+            self.said = line
 
 
-@asynccontextmanager
-async def running(module: str, listener: socket.socket, *arguments: str) -> AsyncIterator[Child]:
+@contextmanager
+def running(
+    module: str, listener: socket.socket, *arguments: str, environ: Mapping[str, str] | None = None
+) -> Iterator[Child]:
     """Run a module of this package, which takes over `listener`, for as long as the block lasts.
 
     In a session of its own, so that Ctrl-C reaches the parent alone and the process is stopped in order.
     """
     descriptor = listener.fileno()
     with listener:
-        process = await anyio.open_process(
+        process = subprocess.Popen(
             [sys.executable, "-m", f"{__package__}.{module}", "--descriptor", str(descriptor), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=None,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
             pass_fds=[descriptor],
             start_new_session=True,
+            env={**os.environ, **(environ or {})},
         )
-    child = Child(process)
-    try:
-        yield child
-    finally:
-        with anyio.CancelScope(shield=True):
-            await child.stop()
-            await process.aclose()
+    with process:
+        child = Child(process)
+        try:
+            yield child
+        finally:
+            child.stop()
+
+
+def _lines(stream: IO[str]) -> Iterator[str]:
+    """Return the lines as they come, without their ends; one that was cut off by the process's end is none."""
+    return (line[:-1] for line in stream if line.endswith("\n"))

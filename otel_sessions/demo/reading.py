@@ -1,9 +1,12 @@
-"""A reading: what the proxy says of itself at one moment, as JSON on its way to the parent."""
+"""A reading: what a proxy says of itself at one moment, as a line of JSON on its way to the parent."""
 
 import json
+import sys
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
 import psutil
 
@@ -55,3 +58,42 @@ class Reading:
     @property
     def balanced(self) -> bool:
         return self.created == self.total_cleaned + self.active
+
+
+class Readings:
+    """Writes readings of a manager to stdout: one every so many seconds, from a thread, and a last one at the end.
+
+    The last one is taken behind the manager's shutdown, so it is about sessions that have all ended.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._manager: SessionManager[Any] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._write()
+
+    def follow(self, manager: SessionManager[Any]) -> None:
+        """Begin; the manager's loop may be busy, its books can be read all the same."""
+        self._manager = manager
+        self._thread = threading.Thread(target=self._go_on, daemon=True)
+        self._thread.start()
+
+    def _go_on(self) -> None:
+        self._write()
+        while not self._over.wait(self._seconds):
+            self._write()
+
+    def _write(self) -> None:
+        assert self._manager is not None
+        with suppress(BrokenPipeError):  # the parent is gone
+            sys.stdout.write(f"{Reading.take(self._manager).to_json()}\n")
+            sys.stdout.flush()

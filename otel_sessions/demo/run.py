@@ -1,38 +1,60 @@
-"""One run of the demo, from free ports to the verdict.
+"""One run of the demo, from free ports to the verdict and the report.
 
-The upstream is started before the proxy and stopped after it. The proxy's own last reading, from behind its
-manager's shutdown, has the last word.
+The upstream is started before the proxies and stopped after them, so that they can take leave of it. A proxy's own last
+reading, from behind its manager's shutdown, has the last word.
 """
 
+import os
 import signal
+import socket
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from textwrap import fill
+from typing import Final
 
 import anyio
-import httpx2
 
 from otel_sessions import SessionConfig
+from otel_sessions.proxy.otlp import ENDPOINT
 
 from .connections import connections
-from .limits import demo_limits
+from .limits import BUFFER_BYTES, demo_limits, flags_of, without_cleanup
 from .load import Load
-from .phases import PHASES, Story
+from .phases import PHASES, Moment, Story
 from .processes import HOST, Child, listen, running, url_of
-from .progress import Show, progress
-from .reading import Reading
-from .summary import MIB, Run, exit_status, table, verdict
-from .tally import Tally, percentile
+from .report import FILES, require_writable, write_report
+from .show import WIDTH, Show, say, showing, sum_up
+from .side import Side
+from .state import State
+from .verdict import judge
 
-_WIDTH = 100
-_READING_SECONDS = 0.5
-_START_SECONDS = 30.0
-_RECENT = 1000
-"""How many requests the latency in the progress line is about."""
+_READING_SECONDS: Final = 0.25
+_START_SECONDS: Final = 30.0
+_END: Final = Moment(phase="the end", present=0.0, leaves=False)
+"""What stands for the story when its time is over, and requests are still under way."""
 
 
-class ProxyLost(Exception):
-    """The proxy ended, or never answered; what it had to say about that is on stderr."""
+class DemoFailed(Exception):
+    """One of the processes ended, or never got going; the message says which."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Part:
+    """A process of the demo: its name here and in telemetry, its program, and the flag that says where it listens."""
+
+    name: str
+    instance: str
+    module: str
+    flag: str
+
+
+_UPSTREAM: Final = _Part(name="the upstream", instance="demo-upstream", module="upstream", flag="--upstream-port")
+_OURS: Final = _Part(name="the proxy", instance="demo", module="proxy", flag="--port")
+_TWIN: Final = _Part(name="the twin", instance="demo-without-cleanup", module="proxy", flag="--twin-port")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,107 +63,154 @@ class Options:
 
     duration: float
     clients: int
+    rate: float
     seed: int
+    twin: bool
+    report: Path
+    otlp: str | None
     port: int
+    twin_port: int
     upstream_port: int
 
 
 def run(options: Options) -> int:
-    """Run the demo and print what it comes to; return 0, or 1 if the verdict is bad.
+    """Run the demo, print what it comes to and write the report; return 0, or 1 if the verdict is bad.
 
-    Raises `ConfigError`, `PortTaken` and `ProxyLost`, and `KeyboardInterrupt` on SIGTERM as on SIGINT.
+    Raises `ConfigError`, `PortTaken`, `DemoFailed` and `ReportFailed`, and `KeyboardInterrupt` on SIGTERM as on SIGINT.
     """
-    usual = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    limits = demo_limits(options.clients)
+    require_writable(options.report)
+    with _sigterm_as_sigint():
+        state = anyio.run(_run, options, limits)
+        verdict = judge(state.ours, state.twin, options.clients)
+        sum_up(state, verdict)
+        write_report(options.report, state, verdict)
+        say("", f"The report: {', '.join(FILES)}, in {options.report}")
+    return 0 if verdict.passed else 1
+
+
+async def _run(options: Options, limits: SessionConfig) -> State:
+    """Run all processes for as long as the load goes on, and return what was seen in the end.
+
+    An interruption comes where this waits for others, so that what has been started is known and stopped.
+    """
+    limits_of = {_OURS: limits, _TWIN: without_cleanup(limits)} if options.twin else {_OURS: limits}
+    ports = {_UPSTREAM: options.upstream_port, _OURS: options.port, _TWIN: options.twin_port}
+    with ExitStack() as stack:
+        parts = [_UPSTREAM, *limits_of]
+        listeners = {part: stack.enter_context(listen((HOST, ports[part]), part.flag)) for part in parts}
+        urls = {part: url_of(listener) for part, listener in listeners.items()}
+        say(*_greeting(options, limits, urls))
+        children = {}
+        for part, listener in listeners.items():
+            to_proxy = ["--upstream", urls[_UPSTREAM], "--readings", str(_READING_SECONDS)]
+            arguments = [*to_proxy, *flags_of(limits_of[part])] if part in limits_of else []
+            children[part] = stack.enter_context(_running(part, listener, arguments, options.otlp))
+        sides = [Side(its, children[part], _load(options, urls[part])) for part, its in limits_of.items()]
+        await _drive(options, sides, children)
+        for side in sides:
+            side.proxy.ask_to_stop()
+        for side in sides:
+            side.close()
+    return _state(options, sides, options.duration, None)
+
+
+@contextmanager
+def _running(part: _Part, listener: socket.socket, arguments: list[str], otlp: str | None) -> Iterator[Child]:
+    """Run a part; what it has to say comes afterwards, because it would spoil the view."""
+    given = os.environ.get("OTEL_RESOURCE_ATTRIBUTES")
+    attributes = [*([given] if given else []), f"service.instance.id={part.instance}"]
+    environ = {"OTEL_RESOURCE_ATTRIBUTES": ",".join(attributes)} | ({} if otlp is None else {ENDPOINT: otlp})
+    complaints: Iterable[str] = ()
     try:
-        outcome = anyio.run(_run, options)
+        with running(part.module, listener, *arguments, environ=environ) as child:
+            complaints = child.complaints
+            yield child
     finally:
-        signal.signal(signal.SIGTERM, usual)
-    print("", *table(outcome), "", *(fill(line, _WIDTH) for line in verdict(outcome)), sep="\n", flush=True)
-    return exit_status(outcome)
+        sys.stderr.writelines(f"{part.name}: {line}\n" for line in complaints)
 
 
-async def _run(options: Options) -> Run:
-    config = demo_limits(options.clients)
-    with (
-        listen(HOST, options.upstream_port, "--upstream-port") as behind,
-        listen(HOST, options.port, "--port") as front,
-    ):
-        upstream, proxy = url_of(behind), url_of(front)
-        print(_greeting(options, config, proxy, upstream), flush=True)
-        load = Load(
-            partial(connections, proxy),
-            clients=options.clients,
-            seconds=options.duration,
-            seed=options.seed,
-            rate=1.0,
-            story=Story(phases=PHASES, seconds=options.duration),
-        )
-        arguments = ("--upstream", upstream, "--clients", str(options.clients))
-        async with running("upstream", behind), running("proxy", front, *arguments) as child:
-            readings = await _drive(proxy, child, options.duration, load)
-            last = await child.stop()
-    return Run(
-        readings=readings,
-        last=Reading.from_json(last) if last else None,
-        cap=config.max_sessions,
-        clients=options.clients,
-        tally=load.tally,
-    )
+async def _drive(options: Options, sides: list[Side], children: Mapping[_Part, Child]) -> None:
+    """Load all proxies at once, and watch and show how they do."""
+    await _until_started(sides, children)
+    began = anyio.current_time()
+    with showing(options.duration, twin=options.twin) as show:
+        async with anyio.create_task_group() as watching:
+            watching.start_soon(_watch, options, sides, children, show, watching.cancel_scope)
+            async with anyio.create_task_group() as loads:
+                for side in sides:
+                    loads.start_soon(side.load.run)
+            watching.cancel_scope.cancel()
+    for name in _ended(children):
+        raise DemoFailed(f"{name} ended under load")
+    for side in sides:
+        side.look(anyio.current_time() - began)
 
 
-async def _drive(proxy: str, child: Child, duration: float, load: Load) -> list[Reading]:
-    """Load the proxy and return its readings, the first from before the load."""
-    async with connections(proxy) as http:
-        readings = [await _first_reading(http)]
-        with progress(duration) as show:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(_watch, http, child, tasks.cancel_scope, readings, load, show)
-                await load.run()
-                tasks.cancel_scope.cancel()
-    if child.ended:
-        raise ProxyLost("the proxy ended under load")
-    return readings
-
-
-async def _first_reading(http: httpx2.AsyncClient) -> Reading:
-    try:
-        return await _reading(http, timeout=_START_SECONDS)
-    except httpx2.HTTPError as error:
-        raise ProxyLost("the proxy did not start") from error
-
-
-async def _reading(http: httpx2.AsyncClient, timeout: float) -> Reading:
-    answer = await http.get("/stats", timeout=timeout)
-    return Reading.from_json(answer.raise_for_status().text)
+async def _until_started(sides: list[Side], children: Mapping[_Part, Child]) -> None:
+    end = anyio.current_time() + _START_SECONDS
+    while not all(side.started for side in sides):
+        late = [part.name for part, child in children.items() if part is not _UPSTREAM and child.said is None]
+        for name in _ended(children) or (late if anyio.current_time() > end else []):
+            raise DemoFailed(f"{name} did not start")
+        await anyio.sleep(_READING_SECONDS / 5)
 
 
 async def _watch(
-    http: httpx2.AsyncClient,
-    child: Child,
-    load_scope: anyio.CancelScope,
-    readings: list[Reading],
-    load: Load,
-    show: Show,
+    options: Options, sides: list[Side], children: Mapping[_Part, Child], show: Show, load: anyio.CancelScope
 ) -> None:
-    """Read and show how the proxy does, at a steady pace; end the load if the proxy is gone."""
-    start = anyio.current_time()
-    while not child.ended:
-        await anyio.sleep(_READING_SECONDS)
-        try:
-            readings.append(await _reading(http, timeout=_READING_SECONDS * 4))
-        except httpx2.HTTPError:
-            continue  # it is overloaded, or gone
-        elapsed = anyio.current_time() - start
-        show(elapsed, _progress_line(elapsed, load.moment.phase, readings[-1], load.tally))
-    load_scope.cancel()
+    """Look at a steady pace; end the load if one of the processes is gone."""
+    began = anyio.current_time()
+    looks = 0
+    while not _ended(children):
+        looks += 1
+        await anyio.sleep_until(began + looks * _READING_SECONDS)
+        elapsed = anyio.current_time() - began
+        for side in sides:
+            side.look(elapsed)
+        show(_state(options, sides, elapsed, sides[0].load.moment if elapsed < options.duration else _END))
+    load.cancel()
 
 
-def _greeting(options: Options, config: SessionConfig, proxy: str, upstream: str) -> str:
-    return (
-        f"{options.clients} virtual clients for {options.duration:g} s, through the proxy at {proxy}, to the upstream "
-        f"at {upstream}\n"
-        f"limits: sessions {_limit(config.max_sessions)}, idle {_limit(config.max_idle_time, ' s')}, "
-        f"age {_limit(config.max_session_age, ' s')}; a cleanup pass every {config.cleanup_interval:g} s"
+def _ended(children: Mapping[_Part, Child]) -> list[str]:
+    return [part.name for part, child in children.items() if child.ended]
+
+
+def _state(options: Options, sides: list[Side], elapsed: float, moment: Moment | None) -> State:
+    ours, *twin = (side.course for side in sides)
+    return State(
+        ours=ours,
+        twin=twin[0] if twin else None,
+        duration=options.duration,
+        elapsed=elapsed,
+        moment=moment,
+        clients=options.clients,
+        rate=options.rate,
+        seed=options.seed,
+    )
+
+
+def _load(options: Options, url: str) -> Load:
+    return Load(
+        partial(connections, url),
+        clients=options.clients,
+        seconds=options.duration,
+        seed=options.seed,
+        rate=options.rate,
+        story=Story(phases=PHASES, seconds=options.duration),
+    )
+
+
+def _greeting(options: Options, limits: SessionConfig, urls: Mapping[_Part, str]) -> Iterator[str]:
+    who = f"{options.clients} virtual MCP clients for {options.duration:g} s, through the proxy at {urls[_OURS]}"
+    if _TWIN in urls:
+        who += f"; as many, with the same dice, through a twin without cleanup and cap at {urls[_TWIN]}"
+    yield fill(f"{who}.", WIDTH)
+    yield fill(
+        f"Limits: sessions {_limit(limits.max_sessions)}, idle {_limit(limits.max_idle_time, ' s')}, age "
+        f"{_limit(limits.max_session_age, ' s')}; a cleanup pass every {limits.cleanup_interval:g} s. Each session "
+        f"holds {BUFFER_BYTES // 1024} KiB, in place of what real ones hold.",
+        WIDTH,
     )
 
 
@@ -149,10 +218,10 @@ def _limit(value: float | None, unit: str = "") -> str:
     return "off" if value is None else f"{value:g}{unit}"
 
 
-def _progress_line(elapsed: float, phase: str, reading: Reading, tally: Tally) -> str:
-    return (
-        f"{elapsed:3.0f} s  {phase:<11}  "
-        f"created {reading.created} = cleaned {reading.total_cleaned} + active {reading.active}  "
-        f"rejected {reading.total_rejected}  {reading.memory / MIB:.0f} MiB  "
-        f"p99 {percentile(tally.recent(_RECENT), 0.99) * 1000:.0f} ms"
-    )
+@contextmanager
+def _sigterm_as_sigint() -> Iterator[None]:
+    usual = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, usual)

@@ -1,4 +1,4 @@
-"""How a program of the demo serves its app, until it is told to stop.
+"""How a program of the demo serves until it is told to stop.
 
 It listens on an address of its own, or on a socket that its parent has bound. It stops in order on SIGTERM, and a child
 does so when its parent is gone, however that came. What it has to say goes to stderr.
@@ -16,18 +16,27 @@ from typing import NoReturn
 import uvicorn
 from starlette.applications import Starlette
 
-from otel_sessions.proxy.arguments import address
-
 from .processes import PortTaken, listen
 
 
-def parser(description: str) -> argparse.ArgumentParser:
-    """Return a parser of where to listen, for `serve`; a program adds what else it takes."""
-    parser = argparse.ArgumentParser(description=description)
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--listen", type=address, metavar="HOST:PORT", help="where to listen")
-    where.add_argument("--descriptor", type=int, metavar="N", help="the listening socket that the parent has left")
-    return parser
+def add_descriptor(parser: argparse.ArgumentParser) -> None:
+    """Add the flag that a parent gives its child."""
+    parser.add_argument("--descriptor", type=int, metavar="N", help="the listening socket that the parent has left")
+
+
+def inherited(options: argparse.Namespace) -> socket.socket | None:
+    """Return the socket that the parent has left, None without one; from then on the process stops with its parent."""
+    if options.descriptor is None:
+        return None
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
+    return socket.socket(fileno=options.descriptor)
+
+
+def log_to_stderr(level: int) -> None:
+    """Write records from a level on to stderr, and let those of `INFO` pass to whoever exports them."""
+    to_stderr = logging.StreamHandler()
+    to_stderr.setLevel(level)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", handlers=[to_stderr])
 
 
 def serve(app: Starlette, options: argparse.Namespace) -> None:
@@ -35,18 +44,11 @@ def serve(app: Starlette, options: argparse.Namespace) -> None:
 
     The process dies of that signal in the end, as is usual, once the app's lifespan is over.
     """
-    if options.descriptor is None:
-        host, port = options.listen
-        try:
-            listener, level = listen(host, port, "--listen"), logging.INFO
-        except PortTaken as error:
-            complain(error)
-    else:
-        listener, level = socket.socket(fileno=options.descriptor), logging.WARNING
-        threading.Thread(target=_stop_with_parent, daemon=True).start()
-    to_stderr = logging.StreamHandler()
-    to_stderr.setLevel(level)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", handlers=[to_stderr])
+    try:
+        listener = inherited(options) or listen(options.listen, "--listen")
+    except PortTaken as error:
+        complain(error)
+    log_to_stderr(logging.INFO if options.descriptor is None else logging.WARNING)
     config = uvicorn.Config(
         app,
         lifespan="on",

@@ -14,16 +14,16 @@ _LATENCIES: Final = 100_000
 class Tally:
     """Sums over all clients. `latencies` are in seconds, of the latest requests that were answered as they should be.
 
-    `gone` counts requests for a session that had ended, `unexpected` requests without an answer,
-    and answers that none of the other numbers covers.
+    `gone` counts requests for a session that had ended, `told_to_wait` the rejections that said for how long,
+    `unexpected` requests without an answer, and answers that none of the other numbers covers.
     """
 
     opened: int = 0
     closed: int = 0
-    failed: int = 0
     abandoned: int = 0
     gone: int = 0
     rejected: int = 0
+    told_to_wait: int = 0
     unexpected: int = 0
     requests: int = 0
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=_LATENCIES))

@@ -24,7 +24,7 @@ from otel_sessions import ConfigError
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
 
-_ENDPOINT: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
+ENDPOINT: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
 _NO_EXPORTER: Final = "none"
 _PROTOCOL: Final = "OTEL_EXPORTER_OTLP_PROTOCOL"
 _PACKAGES: Final = {
@@ -150,7 +150,7 @@ def _asked(environ: Mapping[str, str]) -> list[str]:
 
 
 def _endpoint(signal: str, environ: Mapping[str, str]) -> str:
-    return (environ.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT") or environ.get(_ENDPOINT, "")).strip()
+    return (environ.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT") or environ.get(ENDPOINT, "")).strip()
 
 
 def _resource(service_name: str) -> "Resource":
@@ -181,4 +181,4 @@ def _usual_protocol(endpoint: str) -> str:
     try:
         return "grpc" if urlsplit(endpoint).port == _GRPC_PORT else "http/protobuf"
     except ValueError as error:
-        raise ConfigError(f"{_ENDPOINT} takes a URL, not {endpoint!r}") from error
+        raise ConfigError(f"{ENDPOINT} takes a URL, not {endpoint!r}") from error

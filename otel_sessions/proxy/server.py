@@ -12,6 +12,7 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from types import FrameType
@@ -22,7 +23,7 @@ import uvicorn
 from otel_sessions.asgi import ASGIApp, Receive, Send, SessionLeaseMiddleware
 from otel_sessions.config import SessionConfig
 from otel_sessions.manager import SessionManager
-from otel_sessions.matchers import Scope, SessionMatcher, header
+from otel_sessions.matchers import Headers, Scope, SessionMatcher, header
 from otel_sessions.sink import JsonLinesSink
 
 from . import websocket
@@ -50,11 +51,23 @@ def run(settings: Settings) -> int:
     listener = listen(settings.listen)
     health = None if settings.health is None else listen(settings.health)
     with exporting("otel-sessions-proxy"):
-        asyncio.run(_serve(settings, listener, health))
+        asyncio.run(serve(settings, listener, health))
     return 0
 
 
-async def _serve(settings: Settings, listener: socket.socket, health: socket.socket | None) -> None:
+async def serve(
+    settings: Settings,
+    listener: socket.socket,
+    health: socket.socket | None,
+    *,
+    remember: Callable[[bytes, Headers], Peer] = Peer,
+    started: Callable[[SessionManager[Peer]], None] = lambda _: None,
+) -> None:
+    """Serve on sockets that listen already, until SIGINT or SIGTERM.
+
+    `remember` makes what a new session carries, from the target of its first request and what its client shows there;
+    `started` is given the manager as soon as it runs.
+    """
     async with Upstream(settings.upstream) as upstream:
         farewell = Farewell(upstream, settings.sessions.close_timeout) if settings.tells_upstream else None
         sink = _sink(settings)
@@ -62,8 +75,9 @@ async def _serve(settings: Settings, listener: socket.socket, health: socket.soc
             settings.sessions, name="proxy", on_close=None if farewell is None else farewell.to, sink=sink
         )
         async with sink or nullcontext(), manager:
+            started(manager)
             unleased = Unleased(_app(settings.rules, upstream, settings.matcher, farewell), settings.matcher)
-            app = _front(settings, upstream, manager, unleased)
+            app = _front(settings, upstream, manager, unleased, remember)
             server = _Server(_config(app, settings.rules.max_header), settings.sessions, manager, unleased)
             host, port = listener.getsockname()[:2]
             _logger.info("listening on %s:%d, for %s", host, port, settings.upstream)
@@ -96,7 +110,13 @@ def _app(rules: Rules, upstream: Upstream, matcher: SessionMatcher, farewell: Fa
     return app
 
 
-def _front(settings: Settings, upstream: Upstream, manager: SessionManager[Peer], app: ASGIApp) -> ASGIApp:
+def _front(
+    settings: Settings,
+    upstream: Upstream,
+    manager: SessionManager[Peer],
+    app: ASGIApp,
+    remember: Callable[[bytes, Headers], Peer],
+) -> ASGIApp:
     """Return the middleware around an app, and before it what refuses requests without asking about sessions."""
     rules, trust = settings.rules, settings.rules.trust
     owner = None if settings.owner_header is None else settings.owner_header.lower().encode("latin-1")
@@ -108,7 +128,7 @@ def _front(settings: Settings, upstream: Upstream, manager: SessionManager[Peer]
 
     def data(scope: Scope) -> Peer:
         shown = credentials(rules.headers(scope, upstream.host)) if settings.tells_upstream else ()
-        return Peer(target_of(scope), shown)
+        return remember(target_of(scope), shown)
 
     leased = SessionLeaseMiddleware(app, manager, settings.matcher, client=client, data=data, private=owner is not None)
 

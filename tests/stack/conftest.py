@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 import yaml
 
@@ -27,6 +26,18 @@ from .programs import program
 REPORT = ROOT / "build/stack"
 """Where the tests leave the table of queries and the picture of memory."""
 TABLE = pytest.StashKey[str]()
+LIMITS = {
+    "OTEL_SESSIONS_CLEANUP_INTERVAL_SECS": "1",
+    "OTEL_SESSIONS_MAX_IDLE_TIME_SECS": "2",
+    "OTEL_SESSIONS_MAX_SESSION_AGE_SECS": "15",
+    "OTEL_SESSIONS_MAX_SESSIONS": "150",
+    "OTEL_SESSIONS_EMERGENCY_IDLE_TIME_SECS": "1.5",
+    "OTEL_SESSIONS_EMERGENCY_SESSION_AGE_SECS": "10",
+    "OTEL_SESSIONS_CLOSE_TIMEOUT_SECS": "2",
+    "OTEL_SESSIONS_DRAIN_TIMEOUT_SECS": "1",
+    "OTEL_SESSIONS_SHUTDOWN_TIMEOUT_SECS": "5",
+}
+"""What a proxy keeps to where a test says nothing else."""
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 
 
@@ -70,7 +81,7 @@ def story(stack: Stack) -> Story:
             time.sleep(26)
             load.terminate()
         proxy.process.terminate()
-        books = proxy.last_reading()
+        books = proxy.reading()
     created = 'otel_sessions_session_created_total{instance="story"}'
     until(lambda: stack.value(created), lambda value: value == books["created"])
     return Story(books=books, start=start, end=time.time())
@@ -104,8 +115,14 @@ def comparison(stack: Stack) -> Comparison:
     off = {f"OTEL_SESSIONS_{name}": "off" for name in ("MAX_IDLE_TIME_SECS", "MAX_SESSION_AGE_SECS", "MAX_SESSIONS")}
     twin = {**off, "OTEL_SESSIONS_CLEANUP_INTERVAL_SECS": "86400"}
     arguments = ("--clients", "150", "--rate", "4", "--steady", "--duration", str(seconds))
+    limits = {  # for clients who are four times as fast as usual
+        "OTEL_SESSIONS_CLEANUP_INTERVAL_SECS": "0.5",
+        "OTEL_SESSIONS_MAX_IDLE_TIME_SECS": "1",
+        "OTEL_SESSIONS_EMERGENCY_IDLE_TIME_SECS": "0.7",
+        "OTEL_SESSIONS_MAX_SESSIONS": str(cap),
+    }
     with (
-        start_proxy(stack, "bounded", OTEL_SESSIONS_MAX_SESSIONS=str(cap)) as bounded,
+        start_proxy(stack, "bounded", **limits) as bounded,
         start_proxy(stack, "leaking", **twin) as leaking,
     ):
         start = time.time()
@@ -190,29 +207,30 @@ class Proxy:
     process: Running
 
     def reading(self) -> dict[str, Any]:
-        """Return what `get_metrics` says there, and the resident memory."""
-        reading: dict[str, Any] = httpx2.get(f"{self.url}/stats", trust_env=False, timeout=10).json()
-        return reading
+        """Return the latest reading: what `get_metrics` says there, and the resident memory.
 
-    def last_reading(self) -> dict[str, Any]:
-        """Return what it said behind its manager's shutdown."""
-        (line,) = [line for line in self.process.said().splitlines() if line.startswith("{")]
-        reading: dict[str, Any] = json.loads(line)
+        When the process is over, that is the one from behind its manager's shutdown.
+        """
+        *whole, _ = self.process.said().split("\n")
+        reading: dict[str, Any] = json.loads([line for line in whole if line.startswith("{")][-1])
         return reading
 
 
 @contextlib.contextmanager
 def start_proxy(stack: Stack, instance: str, **environ: str) -> Iterator[Proxy]:
     """Run a proxy for as long as the block lasts; `environ` may set its limits."""
-    upstream, front = free_port(), free_port()
-    export = {**stack.export_to(instance), **environ}
+    upstream, front, health = free_port(), free_port(), free_port()
+    export = {**LIMITS, **stack.export_to(instance), **environ}
     behind = ("--listen", f"{HOST}:{upstream}")
-    before = ("--listen", f"{HOST}:{front}", "--upstream", f"http://{HOST}:{upstream}")
+    before = ("--listen", f"{HOST}:{front}", "--health", f"{HOST}:{health}", "--readings", "0.5")
     with (
-        running_module("demo.upstream", stack.folder, *behind, name=f"upstream-{instance}"),
-        running_module("demo.proxy", stack.folder, *before, name=instance, **export) as process,
+        running_module("demo.upstream", stack.folder, *behind, name=f"upstream-{instance}") as origin,
+        running_module(
+            "demo.proxy", stack.folder, *before, "--upstream", f"http://{HOST}:{upstream}", name=instance, **export
+        ) as process,
     ):
-        until_answers(f"http://{HOST}:{front}/stats", process)
+        until_answers(f"http://{HOST}:{upstream}/healthz", origin)
+        until_answers(f"http://{HOST}:{health}/healthz", process)
         yield Proxy(url=f"http://{HOST}:{front}", process=process)
 
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 Curve = Sequence[tuple[float, float]]
 
 MIB: Final = 1024 * 1024
-STYLES: Final = {"bounded": ("#2e7d32", "with cleanup and cap"), "leaking": ("#c62828", "without")}
+STYLES: Final = {"bounded": ("#0072b2", "with cleanup and cap"), "leaking": ("#d55e00", "without")}
 
 
 def draw_memory(path: Path, *, memory: Mapping[str, Curve], created: Mapping[str, Curve]) -> None:

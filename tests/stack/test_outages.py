@@ -38,7 +38,7 @@ def assert_nobody_noticed(load: Running) -> None:
 def assert_metrics_are_right(stack: Stack, instance: str, proxy: Proxy) -> None:
     created = f'otel_sessions_session_created_total{{instance="{instance}"}}'
     cleaned = f'sum(otel_sessions_session_cleaned_total{{instance="{instance}"}})'
-    books = proxy.last_reading()
+    books = proxy.reading()
 
     until(lambda: stack.value(created), lambda value: value == books["created"])
     until(lambda: stack.value(cleaned), lambda value: value == sum(books["cleaned"].values()))
@@ -96,4 +96,4 @@ def test_a_proxy_exits_in_time_without_its_collector(stack: Stack, protocol: str
             time.sleep(3)
             load.terminate()
             assert proxy.process.terminate() < EXIT_SECONDS
-            assert proxy.last_reading()["active"] == 0
+            assert proxy.reading()["active"] == 0

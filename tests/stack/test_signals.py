@@ -104,7 +104,7 @@ def test_an_exemplar_leads_to_the_trace_of_its_pass(stack: Stack, story: Story) 
     for span in spans:
         tags = {tag["key"]: tag["value"] for tag in span["tags"]}
         assert span["operationName"] == "otel_sessions.cleanup"
-        assert tags["otel_sessions.manager.name"] == "demo"
+        assert tags["otel_sessions.manager.name"] == "proxy"
         assert tags["otel_sessions.cleanup.trigger"] in ("interval", "emergency", "shutdown")
         assert tags["otel_sessions.cleanup.outcome"] == "success"
         for count in ("examined", "cleaned", "hook_errors", "remaining"):
@@ -134,7 +134,7 @@ def test_the_lines_of_a_pass_carry_its_trace_id_to_lokis_address(stack: Stack, s
     for line in lines:
         assert line.service == "otel-sessions-proxy"
         assert line.body.startswith("cleanup pass (")
-        assert line.attributes["otel_sessions.manager.name"] == "demo"
+        assert line.attributes["otel_sessions.manager.name"] == "proxy"
 
 
 def test_the_load_tells_its_phases_in_the_logs(stack: Stack, story: Story) -> None:

@@ -1,0 +1,158 @@
+"""The picture of the claim: memory of both proxies against the sessions that they had created by then.
+
+Read from left to right it is the load. A line that rises with it leaks; one that stays level does not. What cleanup has
+done meanwhile stands below.
+"""
+
+from collections import Counter
+from itertools import takewhile
+from typing import Final
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from .course import Course, cleaned_by_cleanup
+from .limits import BUFFER_BYTES
+from .phases import PHASES
+from .reading import Reading
+from .state import State
+from .verdict import MIB
+
+OURS: Final = "#0072b2"
+TWIN: Final = "#d55e00"
+_GREY: Final = "#5a5a5a"
+"""Blue and vermilion differ for every kind of colour vision, and in grey."""
+INCHES: Final = (9.0, 5.6)
+PIXELS_PER_INCH: Final = 150
+_ROOM: Final = 0.25
+"""How far apart the ends of the curves have to be, as a share of the height."""
+_ASIDE: Final = 0.03
+"""How far a note is from its moment, as a share of the width."""
+_REASONS: Final = {
+    "idle_timeout": ("#0072b2", "idle"),
+    "max_age": ("#56b4e9", "too old"),
+    "evicted": ("#003a5c", "evicted at the cap"),
+}
+"""The end reasons of cleanup: their shades of blue, far apart in grey, and their words."""
+_BARS: Final = 80
+"""How many bars the lower picture has room for."""
+
+
+def draw(state: State) -> Figure:
+    """Return the figure of a run."""
+    mpl.rcParams["svg.hashsalt"] = "otel-sessions"  # the same run makes the same file
+    mpl.rcParams["svg.fonttype"] = "none"
+    figure = Figure(figsize=INCHES, dpi=PIXELS_PER_INCH, layout="constrained")
+    memory, cleanup = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    created = max(1, *(course.now.created for course in state.courses))
+    _draw_memory(memory, state)
+    _draw_cleanup(cleanup, state.ours, max(1, created / _BARS))
+    for axes in (memory, cleanup):
+        axes.set_xlim(0, created * 1.24)
+        axes.set_xticks([tick for tick in MaxNLocator(8, integer=True).tick_values(0, created) if tick <= created])
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines["bottom"].set_bounds(0, created)
+        axes.tick_params(colors=_GREY)
+        axes.set_axisbelow(True)
+        axes.grid(axis="y", alpha=0.25)
+    figure.align_ylabels()
+    return figure
+
+
+def _draw_memory(axes: Axes, state: State) -> None:
+    alone = state.twin is None
+    title = "A proxy under load" if alone else "Two proxies under the same load: with cleanup and cap, and without"
+    axes.set_title(title, loc="left", fontsize=13, fontweight="bold", pad=22)
+    about = (
+        f"{state.clients} virtual MCP clients for {state.duration:.0f} s; each session holds {BUFFER_BYTES // 1024} KiB"
+    )
+    axes.text(0, 1.03, about, transform=axes.transAxes, color=_GREY)
+    top = max(course.peak_memory for course in state.courses)
+    _draw_curve(axes, OURS, "with cleanup\nand cap", state.ours, "center" if _apart(state, top) else "top")
+    if state.twin is not None:
+        _draw_curve(axes, TWIN, "without", state.twin, "center" if _apart(state, top) else "bottom")
+    _note_refusals(axes, state.ours)
+    _note_abandonment(axes, state)
+    axes.set_ylim(0, top / MIB * 1.2)
+    axes.set_ylabel("resident memory (MiB)")
+
+
+def _apart(state: State, top: float) -> bool:
+    """Return whether the curves end so far from each other that their labels have room beside them."""
+    return state.twin is None or abs(state.twin.now.memory - state.ours.now.memory) > top * _ROOM
+
+
+def _draw_curve(axes: Axes, color: str, words: str, course: Course, side: str) -> None:
+    created = [sample.reading.created for sample in course.samples]
+    sizes = [sample.reading.memory / MIB for sample in course.samples]
+    axes.plot(created, sizes, color=color, linewidth=2.2, solid_joinstyle="round")
+    said = f"{words}\n{sizes[-1]:.0f} MiB,\npeak {course.peak_memory / MIB:.0f} MiB"
+    end = (created[-1], sizes[-1])
+    axes.annotate(said, end, (8, 0), textcoords="offset points", color=color, fontweight="bold", va=side)
+
+
+def _note_refusals(axes: Axes, ours: Course) -> None:
+    refused = [sample.reading for sample in ours.samples if sample.reading.total_rejected]
+    if refused:
+        words = f"cap of {ours.limits.max_sessions} reached:\nopenings refused: {refused[-1].total_rejected}"
+        _note(axes, words, refused[0], -1)
+
+
+def _note_abandonment(axes: Axes, state: State) -> None:
+    """Say how many sessions cleanup has ended of those whose clients all left at once."""
+    began = state.duration * sum(phase.share for phase in takewhile(lambda phase: not phase.leaves, PHASES))
+    ended = began + state.duration * next(phase.share for phase in PHASES if phase.leaves)
+    before, after = state.ours.at(began), state.ours.at(ended)
+    cleaned = cleaned_by_cleanup(after.reading) - cleaned_by_cleanup(before.reading)
+    if cleaned:
+        _note(axes, f"all clients leave at once:\nsessions cleaned: {cleaned}", after.reading, 1)
+
+
+def _note(axes: Axes, words: str, reading: Reading, side: int) -> None:
+    """Write something under the curve, to the left or to the right of a moment, with a line up to it."""
+    place, size = reading.created, reading.memory / MIB
+    axes.annotate(
+        words,
+        (place, size),
+        (place + side * _ASIDE * axes.get_xlim()[1], 18),
+        color=_GREY,
+        fontsize="small",
+        ha="left" if side > 0 else "right",
+        va="center",
+        arrowprops={"arrowstyle": "-", "color": _GREY, "linewidth": 0.8, "shrinkB": 3},
+    )
+
+
+def _draw_cleanup(axes: Axes, course: Course, width: float) -> None:
+    """Draw how many sessions cleanup has ended, by reason, while each stretch of sessions was created."""
+    bottom: Counter[int] = Counter()
+    for place, (reason, (color, words)) in enumerate(_REASONS.items()):
+        ended = _ended(course, reason, width)
+        stretches = sorted(ended)
+        axes.bar(
+            [stretch * width for stretch in stretches],
+            [ended[stretch] for stretch in stretches],
+            width,
+            [bottom[stretch] for stretch in stretches],
+            align="edge",
+            color=color,
+        )
+        bottom.update(ended)
+        axes.text(0.01, 0.9 - 0.17 * place, words, transform=axes.transAxes, color=color, fontweight="bold", va="top")
+    axes.set_xlabel("sessions created")
+    axes.set_ylabel("ended by\ncleanup\n(sessions)")
+    axes.set_ylim(0, max(bottom.values(), default=1) * 1.1)
+    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+
+
+def _ended(course: Course, reason: str, width: float) -> Counter[int]:
+    """Return how many sessions have ended for a reason, by the stretch of sessions created meanwhile."""
+    ended: Counter[int] = Counter()
+    before = course.start.cleaned[reason]
+    for sample in course.samples:
+        now = sample.reading.cleaned[reason]
+        ended[int(sample.reading.created / width)] += now - before
+        before = now
+    return +ended

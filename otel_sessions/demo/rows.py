@@ -1,0 +1,66 @@
+"""The numbers of a run, a kind a row, as words: for the view, for plain text, and the same in both."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from .course import Course
+
+_ALWAYS: Final = ("closed", "idle_timeout", "max_age", "evicted")
+"""The end reasons that are shown also while there is none of them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """A name, and what ours and the twin have of it, None without a twin."""
+
+    name: str
+    ours: str
+    twin: str | None
+
+
+def rows(ours: Course, twin: Course | None) -> list[Row]:
+    """Return the rows that there are at this moment."""
+    return [
+        Row(name=name, ours=words(ours), twin=None if twin is None else words(twin))
+        for name, words in _kinds(ours, twin)
+    ]
+
+
+def _kinds(ours: Course, twin: Course | None) -> Iterator[tuple[str, Callable[[Course], str]]]:
+    yield "sessions active", _active
+    yield "created", lambda course: str(course.end.created)
+    yield "cleaned", lambda course: str(course.end.total_cleaned)
+    for reason in ours.end.cleaned:
+        if reason in _ALWAYS or any(course.end.cleaned[reason] for course in (ours, twin) if course is not None):
+            yield f"  {reason}", partial(_cleaned, reason)
+    yield "refused", _refused
+    yield "cleanup passes", _passes
+    yield "requests", lambda course: f"{course.rate:.0f} a second"
+    yield "latency", _latency
+
+
+def _active(course: Course) -> str:
+    cap = course.limits.max_sessions
+    reading = course.now
+    return f"{reading.active} of {cap}" if cap is not None else f"{reading.active}, no cap"
+
+
+def _cleaned(reason: str, course: Course) -> str:
+    return str(course.end.cleaned[reason])
+
+
+def _refused(course: Course) -> str:
+    refused = course.end.total_rejected
+    return f"{refused}, {course.tally.told_to_wait} with Retry-After" if refused else "0"
+
+
+def _passes(course: Course) -> str:
+    errors = course.end.errors
+    return f"{course.end.passes}, {errors} errors" if errors else str(course.end.passes)
+
+
+def _latency(course: Course) -> str:
+    p50, p99 = (course.latency(share) * 1000 for share in (0.5, 0.99))
+    return f"p50 {p50:.0f} ms, p99 {p99:.0f} ms"

@@ -1,0 +1,116 @@
+"""How a run is shown while it goes on: a view that moves on a terminal, plain lines now and then where there is none.
+
+On a terminal the view has a screen of its own, so that whatever size that takes it scrolls nothing away, and what was
+there before comes back. Plain lines are ASCII of less than 80 columns.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from textwrap import fill
+from typing import Final
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from .course import Course
+from .rows import rows
+from .state import State
+from .verdict import MIB, Verdict, mib
+from .view import View
+
+Show = Callable[[State], None]
+
+_LINES: Final = 10
+"""How many plain lines a run has, about."""
+WIDTH: Final = 79
+_HEADING: Final = (
+    f"{'s':>4}  {'phase':<11} {'created':>7} {'cleaned':>7} {'active':>6} {'refused':>7} {'MiB':>5}",
+    f" {'twin: active':>13} {'MiB':>5}",
+)
+
+
+@contextmanager
+def showing(duration: float, *, twin: bool) -> Iterator[Show]:
+    """Yield what shows a run of that many seconds."""
+    if not _moves():
+        yield _plain(duration, twin)
+        return
+    console = Console(highlight=False)
+    with Live(console=console, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False) as live:
+        yield lambda state: live.update(View(state, console.height), refresh=True)
+
+
+def sum_up(state: State, verdict: Verdict) -> None:
+    """Print what is left to say when a run is over."""
+    if _moves():
+        Console(highlight=False).print(summary(state, verdict))
+    else:
+        say("", *_table(state), "", *(fill(line, WIDTH) for line in verdict.lines))
+
+
+def say(*lines: str) -> None:
+    """Print lines; when whoever read them is gone, as after `| head`, that is an interruption."""
+    try:
+        print(*lines, sep="\n", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        signal.raise_signal(signal.SIGINT)
+
+
+def summary(state: State, verdict: Verdict) -> Group:
+    """Return the last view, with the verdict under it."""
+    return Group(View(state), Text(), *map(_emphasized, verdict.lines))
+
+
+def _emphasized(line: str) -> Text:
+    claim, colon, rest = line.partition(":")
+    return Text.assemble((claim + colon, "bold"), rest)
+
+
+def _moves() -> bool:
+    encoding = (getattr(sys.stdout, "encoding", None) or "").lower()
+    return sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown") and encoding.startswith("utf")
+
+
+def _plain(duration: float, twin: bool) -> Show:
+    due = 0.0
+    say("".join(_HEADING if twin else _HEADING[:1]))
+
+    def show(state: State) -> None:
+        nonlocal due
+        if state.elapsed >= due:
+            due = state.elapsed + duration / _LINES
+            say(_line(state))
+
+    return show
+
+
+def _line(state: State) -> str:
+    reading = state.ours.now
+    phase = state.moment.phase if state.moment else ""
+    ours = (
+        f"{state.elapsed:>4.0f}  {phase:<11} {reading.created:>7} {reading.total_cleaned:>7} {reading.active:>6} "
+        f"{reading.total_rejected:>7} {reading.memory / MIB:>5.0f}"
+    )
+    if state.twin is None:
+        return ours
+    return f"{ours} {state.twin.now.active:>13} {state.twin.now.memory / MIB:>5.0f}"
+
+
+def _table(state: State) -> Iterator[str]:
+    yield f"{'':<16}{'with cleanup and cap':<33}{'without' if state.twin else ''}".rstrip()
+    yield _columns("memory", _memory(state.ours), None if state.twin is None else _memory(state.twin))
+    for row in rows(state.ours, state.twin):
+        yield _columns(row.name, row.ours, row.twin)
+
+
+def _columns(name: str, ours: str, twin: str | None) -> str:
+    return f"{name:<16}{ours:<33}{twin or ''}".rstrip()
+
+
+def _memory(course: Course) -> str:
+    return f"{mib(course.now.memory)}, peak {mib(course.peak_memory)}"

@@ -1,0 +1,175 @@
+"""What a run comes to, in words: whether the books balance, whether cleanup works, whether memory is bounded.
+
+Pure, from numbers alone. The books are held against themselves in every reading, against an empty manager after the
+shutdown, and against what the clients have counted. Cleanup works if the sessions that clients have walked away from
+were gone when the limits say. Memory is bounded if the sessions kept to the cap, and the process never took more than
+a cap full of sessions and its clients' connections explain. What a run was too short to show is not claimed.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from .course import Course, cleaned_by_cleanup
+from .limits import BUFFER_BYTES, patience, usual_limits
+
+MIB: Final = 1024 * 1024
+CLIENT_BYTES: Final = 64 * 1024
+"""What the connections and requests of one client may take."""
+SLACK_BYTES: Final = 12 * MIB
+"""What may come on top, for a process that has just started."""
+_LEAK_FACTOR: Final = 1.25
+"""How many times our peak the twin has to end at before it is said to have leaked."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """Whether all is well with our proxy, and what there is to say, a sentence or two a line."""
+
+    passed: bool
+    lines: tuple[str, ...]
+
+
+def judge(ours: Course, twin: Course | None, clients: int) -> Verdict:
+    """Return the verdict on a run of so many clients; the twin, if there was one, need only keep its books."""
+    books = [f"The books DO NOT BALANCE: {problem}." for problem in unbalanced(ours)]
+    if twin is not None:
+        books += [f"The twin's books DO NOT BALANCE: {problem}." for problem in unbalanced(twin)]
+    cleanup = [f"Cleanup DOES NOT WORK: {problem}." for problem in uncleaned(ours)]
+    memory = [f"Memory is NOT BOUNDED: {problem}." for problem in unbounded(ours, clients)]
+    said = [
+        *(books or [_balanced(ours)]),
+        *(cleanup or [_cleaned(ours)]),
+        *(memory or [_bounded(ours, clients)]),
+        *([] if twin is None else [_leaked(ours, twin)]),
+    ]
+    return Verdict(passed=not (books or cleanup or memory), lines=tuple(said))
+
+
+def unbalanced(course: Course) -> list[str]:
+    """Return in words where the books do not balance."""
+    found = [
+        f"created {reading.created} is not cleaned {reading.total_cleaned} + active {reading.active}"
+        for reading in course.readings
+        if not reading.balanced
+    ][:1]
+    if course.last is None:
+        found.append("the proxy gave no last reading")
+    elif course.last.active:
+        found.append(f"{course.last.active} sessions are active after the shutdown")
+    if not course.end.created:
+        found.append("no session was created")
+    return found + list(_disagreements(course))
+
+
+def uncleaned(course: Course) -> list[str]:
+    """Return in words how cleanup has failed to do what the limits say."""
+    seconds = patience(course.limits)
+    if seconds == float("inf"):
+        return ["nothing ends a session that its client has walked away from, with neither an idle nor an age limit"]
+    if seconds > course.elapsed:
+        usual = patience(usual_limits(1))
+        told = f"by its limits a session that was walked away from may stay for {seconds:.0f} s, longer than the run"
+        return [told] if seconds > usual else []
+    for sample in course.samples:
+        left = course.at(sample.elapsed - seconds).abandoned if sample.elapsed >= seconds else 0
+        cleaned = cleaned_by_cleanup(sample.reading)
+        if cleaned < left:
+            told = (
+                f"{left} sessions had been walked away from by second {sample.elapsed - seconds:.0f}, and {cleaned} "
+                f"had been cleaned by second {sample.elapsed:.0f}, after "
+                f"{_count(sample.reading.passes, 'pass', 'passes')}"
+            )
+            return [told]
+    return []
+
+
+def unbounded(course: Course, clients: int) -> list[str]:
+    """Return in words where memory is not bounded."""
+    found = []
+    cap = course.limits.max_sessions
+    if cap is not None and course.most_active > cap:
+        found.append(f"{course.most_active} sessions were active at once under a cap of {cap}")
+    allowed = _allowed_memory(course, clients)
+    if course.peak_memory > allowed:
+        found.append(f"the peak of {mib(course.peak_memory)} is above the {mib(allowed)} that can be explained")
+    return found
+
+
+def mib(size: float) -> str:
+    return f"{size / MIB:.1f} MiB"
+
+
+def _allowed_sessions(course: Course) -> int:
+    cap = course.limits.max_sessions
+    return course.most_active if cap is None else cap
+
+
+def _allowed_memory(course: Course, clients: int) -> int:
+    sessions = _allowed_sessions(course) * BUFFER_BYTES
+    return course.start.memory + sessions + clients * CLIENT_BYTES + SLACK_BYTES
+
+
+def _disagreements(course: Course) -> Iterator[str]:
+    """Compare the books with the clients' count; what came back unexpectedly may have been anything, and a session that
+    reaches its age while its client closes it counts as aged."""
+    end, tally = course.end, course.tally
+    pairs = {
+        "created": (end.created, tally.opened, 0),
+        "closed": (end.cleaned["closed"], tally.closed, end.cleaned["max_age"]),
+        "rejected": (end.total_rejected, tally.rejected, 0),
+    }
+    for name, (booked, counted, aged) in pairs.items():
+        if not counted - aged <= booked <= counted + tally.unexpected:
+            yield f"the proxy says {name} {booked}, its clients {counted}"
+
+
+def _balanced(course: Course) -> str:
+    return (
+        f"The books balance: {course.end.created} created, {course.end.total_cleaned} cleaned, "
+        f"{course.end.active} left; so did all {len(course.readings)} readings, and the clients counted the same."
+    )
+
+
+def _cleaned(course: Course) -> str:
+    seconds = patience(course.limits)
+    then = max(0.0, course.elapsed - seconds)
+    left = course.at(then).abandoned if course.samples and then else 0
+    if not left:
+        return (
+            f"Cleanup was not seen at work: in {course.elapsed:.0f} s nobody had walked away for long enough; by the "
+            f"limits a session may then stay for {seconds:.0f} s. A longer run shows it."
+        )
+    return (
+        f"Cleanup works: {_count(course.end.passes, 'pass', 'passes')} ended {cleaned_by_cleanup(course.end)} "
+        f"sessions; all {left} that clients had walked away from by second {then:.0f} were gone {seconds:.0f} s later."
+    )
+
+
+def _bounded(course: Course, clients: int) -> str:
+    cap = course.limits.max_sessions
+    held = "there was no cap" if cap is None else f"the cap of {cap} held"
+    sessions = _allowed_sessions(course)
+    return (
+        f"Memory is bounded: {held}; the peak of {mib(course.peak_memory)} is within "
+        f"{mib(_allowed_memory(course, clients))}, which is {mib(course.start.memory)} at the start, "
+        f"{mib(sessions * BUFFER_BYTES)} for {sessions} sessions, {mib(clients * CLIENT_BYTES)} for {clients} clients, "
+        f"and {mib(SLACK_BYTES)} for the rest."
+    )
+
+
+def _leaked(ours: Course, twin: Course) -> str:
+    memory, times = twin.now.memory, twin.now.memory / ours.peak_memory
+    if times < _LEAK_FACTOR or twin.now.active <= ours.most_active:
+        return (
+            f"The twin without cleanup and cap has not leaked enough to tell them apart: {mib(memory)} at the end. "
+            f"A longer run shows it."
+        )
+    return (
+        f"The twin without cleanup and cap leaks: under the same load it ended at {mib(memory)}, {times:.1f} times our "
+        f"peak, with {twin.now.active} sessions; {twin.tally.abandoned} of them nobody will ever use or end."
+    )
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"

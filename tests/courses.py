@@ -1,0 +1,60 @@
+"""Runs of the demo as they might have been, for what is computed from them."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from otel_sessions.demo.course import Course, Sample
+from otel_sessions.demo.limits import usual_limits, without_cleanup
+from otel_sessions.demo.reading import Reading
+from otel_sessions.demo.state import State
+from otel_sessions.demo.tally import Tally
+from otel_sessions.demo.verdict import MIB
+
+CLIENTS = 16
+REASONS: Mapping[str, int] = dict.fromkeys(("idle_timeout", "max_age", "closed", "failed", "evicted", "shutdown"), 0)
+
+
+def reading(created: int, active: int, memory: int = 50 * MIB, **cleaned: int) -> Reading:
+    return Reading(
+        created=created,
+        active=active,
+        peak_active=8,
+        cleaned={**REASONS, **cleaned},
+        rejected={"max_sessions": 3},
+        passes=4,
+        errors=0,
+        memory=memory,
+    )
+
+
+def sample(elapsed: float, reading: Reading, abandoned: int = 0) -> Sample:
+    return Sample(elapsed=elapsed, reading=reading, requests=round(elapsed * 10), abandoned=abandoned)
+
+
+GOOD = Course(
+    limits=usual_limits(CLIENTS),
+    start=reading(0, 0),
+    samples=[
+        sample(1.0, reading(9, 6, closed=3)),
+        sample(4.0, reading(12, 8, closed=4), abandoned=2),
+        sample(20.0, reading(14, 8, closed=4, idle_timeout=2), abandoned=2),
+    ],
+    last=reading(14, 0, closed=4, idle_timeout=2, shutdown=8),
+    tally=Tally(opened=14, closed=4, abandoned=2, rejected=3, told_to_wait=3, requests=200),
+)
+LEAKING = Course(
+    limits=without_cleanup(GOOD.limits),
+    start=reading(0, 0),
+    samples=[
+        sample(1.0, reading(9, 6, closed=3)),
+        sample(20.0, reading(60, 40, 200 * MIB, closed=20), abandoned=30),
+    ],
+    last=reading(60, 0, 60 * MIB, closed=20, shutdown=40),
+    tally=Tally(opened=60, closed=20, abandoned=30, rejected=3, requests=300),
+)
+OVER = State(ours=GOOD, twin=LEAKING, duration=20.0, elapsed=20.0, moment=None, clients=CLIENTS, rate=1.0, seed=1)
+ALONE = replace(OVER, twin=None)
+
+
+def with_samples(course: Course, *samples: Sample) -> Course:
+    return replace(course, samples=samples)

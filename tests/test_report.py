@@ -1,0 +1,181 @@
+"""What a run leaves in its folder."""
+
+import json
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import matplotlib.image
+import pytest
+
+from otel_sessions import ConfigError
+from otel_sessions.demo.picture import INCHES, PIXELS_PER_INCH
+from otel_sessions.demo.report import FILES, ReportFailed, require_writable, write_report
+from otel_sessions.demo.state import State
+from otel_sessions.demo.verdict import judge
+
+from .courses import ALONE, CLIENTS, OVER
+
+
+def write(folder: Path, state: State = OVER) -> None:
+    write_report(folder, state, judge(state.ours, state.twin, CLIENTS))
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    write(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def summary(report: Path) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((report / "summary.json").read_text())
+    return read
+
+
+def words_of(picture: Path) -> str:
+    """Return all text of an SVG, which must be well formed."""
+    return " ".join("".join(ElementTree.parse(picture).getroot().itertext()).replace("\xa0", " ").split())  # noqa: S314
+
+
+# The pictures
+
+
+def test_the_report_is_its_four_files_and_nothing_else(report: Path) -> None:
+    assert {path.name for path in report.iterdir()} == set(FILES)
+
+
+def test_the_picture_has_the_size_it_is_meant_to_have(report: Path) -> None:
+    height, width = matplotlib.image.imread(report / "memory.png").shape[:2]
+
+    assert (width, height) == tuple(round(inches * PIXELS_PER_INCH) for inches in INCHES)
+
+
+def test_the_picture_names_its_axes_with_units_and_its_curves(report: Path) -> None:
+    said = words_of(report / "memory.svg")
+
+    assert "Two proxies under the same load: with cleanup and cap, and without" in said
+    assert "resident memory (MiB)" in said
+    assert "sessions created" in said
+    assert "200 MiB, peak 200 MiB" in said
+    assert "50 MiB, peak 50 MiB" in said
+    assert "cap of 8 reached: openings refused: 3" in said
+
+
+def test_the_same_run_makes_the_same_picture(report: Path, tmp_path: Path) -> None:
+    write(tmp_path)
+
+    for name in ("memory.svg", "memory.png", "terminal.svg", "summary.json"):
+        assert (tmp_path / name).read_bytes() == (report / name).read_bytes()
+
+
+def test_the_picture_of_a_proxy_alone_says_nothing_of_a_twin(tmp_path: Path) -> None:
+    write(tmp_path, ALONE)
+
+    assert "without" not in words_of(tmp_path / "memory.svg")
+    assert "without" not in words_of(tmp_path / "terminal.svg")
+
+
+def test_the_terminal_shows_the_last_view_and_the_verdict_and_asks_nobody_for_fonts(report: Path) -> None:
+    said = words_of(report / "terminal.svg")
+
+    assert "sessions active" in said
+    assert "The books balance:" in said
+    assert 'url("' not in (report / "terminal.svg").read_text()
+
+
+# The numbers
+
+
+def test_the_summary_says_its_version_and_what_was_asked_for(summary: dict[str, Any]) -> None:
+    assert summary["format"] == 1
+    assert summary["load"] == {"duration_seconds": 20.0, "clients": CLIENTS, "seed": 1, "rate_times_usual": 1.0}
+    assert summary["verdict"]["passed"] is True
+    assert len(summary["verdict"]["lines"]) == 4
+
+
+@pytest.mark.parametrize("side", ["with_cleanup_and_cap", "without"])
+def test_the_books_in_the_summary_balance_in_every_sample(summary: dict[str, Any], side: str) -> None:
+    for books in (summary[side]["sessions"], *summary[side]["samples"]):
+        assert books["created_sessions"] == sum(books["cleaned_sessions"].values()) + books["active_sessions"]
+
+
+def test_every_number_in_the_summary_has_its_unit_in_its_name(summary: dict[str, Any]) -> None:
+    units = ("seconds", "bytes", "sessions", "passes", "errors", "requests", "answers", "second", "client", "hooks")
+
+    for side in ("with_cleanup_and_cap", "without"):
+        for name, value in numbers_of(summary[side]):
+            assert name.endswith(units), (name, value)
+
+
+def numbers_of(value: Any, name: str = "") -> list[tuple[str, float]]:
+    """Return every number with the name it has, or that what holds it has."""
+    if isinstance(value, dict):
+        inner = (name if name.endswith("sessions") else None for _ in value)
+        return [
+            found
+            for (key, part), outer in zip(value.items(), inner, strict=True)
+            for found in numbers_of(part, outer or key)
+        ]
+    if isinstance(value, list):
+        return [found for part in value for found in numbers_of(part, name)]
+    return [(name, value)] if isinstance(value, (int, float)) and not isinstance(value, bool) else []
+
+
+def test_a_run_without_a_twin_has_none_in_its_summary(tmp_path: Path) -> None:
+    write(tmp_path, ALONE)
+
+    assert json.loads((tmp_path / "summary.json").read_text())["without"] is None
+
+
+# The folder
+
+
+def test_a_report_takes_the_place_of_an_earlier_one_and_leaves_other_files_alone(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "summary.json").write_text("old")
+    require_writable(tmp_path)
+    write(tmp_path)
+
+    assert {path.name for path in tmp_path.iterdir()} == {*FILES, "notes.txt"}
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "summary.json").read_text() != "old"
+
+
+def test_a_folder_is_made_with_those_above_it(tmp_path: Path) -> None:
+    require_writable(tmp_path / "a" / "b")
+
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_a_folder_that_is_a_file_is_refused_beforehand(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+
+    with pytest.raises(ConfigError, match=r"--report: nothing can be written to .*file"):
+        require_writable(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_folder_in_place_of_a_file_of_the_report_is_refused_beforehand(tmp_path: Path) -> None:
+    (tmp_path / "memory.png").mkdir()
+
+    with pytest.raises(ConfigError, match=r"memory\.png is a folder"):
+        require_writable(tmp_path)
+
+
+def test_a_report_that_fails_half_way_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "summary.json").write_text("old")
+    written = Path.write_text
+
+    def full(self: Path, text: str) -> int:
+        if self.name == "summary.json":
+            raise OSError(28, "No space left on device")
+        return written(self, text)
+
+    monkeypatch.setattr(Path, "write_text", full)
+
+    with pytest.raises(ReportFailed, match="No space left on device"):
+        write(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
+    assert (tmp_path / "summary.json").read_text() == "old"
