@@ -56,7 +56,7 @@ def table(measured: Measured) -> Iterator[str]:
     """Return the lines of the table: every number's median, get + touch as a multiple of the bare dict's as well."""
     for size in measured[OURS]:
         yield ""
-        first, second = zip(*(name.partition(" ")[::2] for name in measured), strict=True)
+        first, second = zip(*(name.replace(",", "").partition(" ")[::2] for name in measured), strict=True)
         yield f"{'':<24}{_cells(first)}"
         yield f"{f'{size:,} live sessions':<24}{_cells(second)}"
         yield f"{'get + touch, of M':<24}{_cells(_of_bare(measured, size))}"
@@ -72,7 +72,7 @@ def _of_bare(measured: Measured, size: int) -> Iterator[str]:
 
 
 def _cells(texts: Iterable[str]) -> str:
-    return "".join(f"{text:>14}" for text in texts)
+    return "".join(f"{text:>15}" for text in texts)
 
 
 def _shown(values: Values | None, factor: float) -> str:
