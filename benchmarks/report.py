@@ -78,7 +78,10 @@ def _cells(texts: Iterable[str]) -> str:
 def _shown(values: Values | None, factor: float) -> str:
     if values is None:
         return "-"
-    value = Spread.of(values).median * factor
+    return _number(Spread.of(values).median * factor)
+
+
+def _number(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.2f}"
 
 
@@ -139,8 +142,9 @@ def _panel(axis: Any, measured: Measured, size: int, key: str) -> None:
         error_kw={"elinewidth": 1, "ecolor": "#555555"},
     )
     axis.set_xscale("log")
+    axis.xaxis.set_minor_formatter("")  # crowded
     axis.set_title(f"{title}, {unit}")
     for place, spread in enumerate(spreads):
-        axis.annotate(f" {spread.median:.3g}", (spread.highest, place), va="center")
+        axis.annotate(f" {_number(spread.median)}", (spread.highest, place), va="center")
     axis.margins(x=0.2)
     axis.spines[["top", "right"]].set_visible(False)
