@@ -56,7 +56,7 @@ def table(measured: Measured) -> Iterator[str]:
     """Return the lines of the table: every number's median, get + touch as a multiple of the bare dict's as well."""
     for size in measured[OURS]:
         yield ""
-        first, second = zip(*(name.partition(" ")[::2] for name in measured), strict=True)
+        first, second = zip(*(name.replace(",", "").partition(" ")[::2] for name in measured), strict=True)
         yield f"{'':<24}{_cells(first)}"
         yield f"{f'{size:,} live sessions':<24}{_cells(second)}"
         yield f"{'get + touch, of M':<24}{_cells(_of_bare(measured, size))}"
@@ -72,13 +72,16 @@ def _of_bare(measured: Measured, size: int) -> Iterator[str]:
 
 
 def _cells(texts: Iterable[str]) -> str:
-    return "".join(f"{text:>14}" for text in texts)
+    return "".join(f"{text:>15}" for text in texts)
 
 
 def _shown(values: Values | None, factor: float) -> str:
     if values is None:
         return "-"
-    value = Spread.of(values).median * factor
+    return _number(Spread.of(values).median * factor)
+
+
+def _number(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.2f}"
 
 
@@ -139,8 +142,9 @@ def _panel(axis: Any, measured: Measured, size: int, key: str) -> None:
         error_kw={"elinewidth": 1, "ecolor": "#555555"},
     )
     axis.set_xscale("log")
+    axis.xaxis.set_minor_formatter("")  # crowded
     axis.set_title(f"{title}, {unit}")
     for place, spread in enumerate(spreads):
-        axis.annotate(f" {spread.median:.3g}", (spread.highest, place), va="center")
+        axis.annotate(f" {_number(spread.median)}", (spread.highest, place), va="center")
     axis.margins(x=0.2)
     axis.spines[["top", "right"]].set_visible(False)

@@ -29,8 +29,9 @@ from .stats import CleanupReport
 from .telemetry import Telemetry
 from .words import CleanupError, EndReason, Outcome, Trigger
 
-_SLICE: Final = 0.001
-"""Seconds of work before a pass lets the loop go on."""
+_SLICE: Final = 0.0005
+"""Seconds of work before a pass lets the loop go on. A task whose timer is due waits for two: the loop first sees the
+timer, then wakes the task behind the pass."""
 _STRIDE: Final = 32
 """Sessions from one look at the time to the next."""
 _EMERGENCY_INTERVAL: Final = 1.0
