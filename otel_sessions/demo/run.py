@@ -220,6 +220,8 @@ def _limit(value: float | None, unit: str = "") -> str:
 
 @contextmanager
 def _sigterm_as_sigint() -> Iterator[None]:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background, where SIGTERM has to end it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     usual = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         yield
