@@ -82,8 +82,8 @@ def story(stack: Stack) -> Story:
             load.terminate()
         proxy.process.terminate()
         books = proxy.reading()
-    created = 'otel_sessions_session_created_total{instance="story"}'
-    until(lambda: stack.value(created), lambda value: value == books["created"])
+    cleaned = 'sum(otel_sessions_session_cleaned_total{instance="story"})'  # all of them in the very last export only
+    until(lambda: stack.value(cleaned), lambda value: value == books["created"])
     return Story(books=books, start=start, end=time.time())
 
 
