@@ -23,7 +23,7 @@ demo-pictures: demo ## Draw the README's pictures of the demo anew, from a run.
 	cp build/demo/terminal.svg docs/demo-terminal.svg
 
 test: $(VENV)/.dev ## Run all tests; the core's branch coverage must be 100 %.
-	$(BIN)/python -m pytest --ignore tests/stack --ignore tests/proxy -n 2 --dist worksteal --cov --cov-report=term-missing:skip-covered
+	$(BIN)/python -m pytest --ignore tests/stack --ignore tests/proxy -n 4 --dist worksteal --cov --cov-report=term-missing:skip-covered
 
 proxy-test: $(VENV)/.dev ## Test the proxy with real clients and servers, in processes of their own.
 	$(BIN)/python -m pytest tests/proxy

@@ -12,7 +12,7 @@ from benchmarks.clocks import Clock, RealClock, SettableClock
 from benchmarks.contestants import ALL, BareDict, Cachebox, Cachetools, Contestant, FullScan, Moka, Ours, OursWithSdk
 from otel_sessions import RejectionReason
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.no_cover]
 
 IDLE = 0.4
 """Seconds, which those with a clock of their own take to forget."""

@@ -26,6 +26,8 @@ from otel_sessions.proxy.otlp import require_exporters
 
 from .processes import clean_environ
 
+pytestmark = pytest.mark.no_cover
+
 # Before anything starts
 
 

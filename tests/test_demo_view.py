@@ -15,6 +15,8 @@ from otel_sessions.demo.view import View
 
 from .courses import ALONE, CLIENTS, GOOD, LEAKING, OVER
 
+pytestmark = pytest.mark.no_cover
+
 RUNNING = replace(
     OVER,
     ours=replace(GOOD, last=None),

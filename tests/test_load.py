@@ -17,6 +17,8 @@ from otel_sessions.demo.mcp import CALL, OPENED, OPENING, REVISION, headers_of
 from otel_sessions.demo.phases import PHASES, STEADY, Phase, Story
 from otel_sessions.demo.upstream import Upstream as ToyUpstream
 
+pytestmark = pytest.mark.no_cover
+
 STORY = Story(phases=PHASES, seconds=100.0)
 
 

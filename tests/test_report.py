@@ -16,6 +16,8 @@ from otel_sessions.demo.verdict import judge
 
 from .courses import ALONE, CLIENTS, OVER
 
+pytestmark = pytest.mark.no_cover
+
 
 def write(folder: Path, state: State = OVER) -> None:
     write_report(folder, state, judge(state.ours, state.twin, CLIENTS))

@@ -15,6 +15,8 @@ import yaml
 
 from .stack.queries import ALERTS, DASHBOARDS, all_queries, panels
 
+pytestmark = pytest.mark.no_cover
+
 ROOT = Path(__file__).parents[1]
 COMPOSE_PROGRAM = Path(sys.executable).parent / "docker-compose"
 QUERIES = list(all_queries())

@@ -12,6 +12,8 @@ from otel_sessions.demo.verdict import MIB, Verdict, judge, unbalanced, unbounde
 
 from .courses import CLIENTS, GOOD, LEAKING, reading, sample, with_samples
 
+pytestmark = pytest.mark.no_cover
+
 
 def alone(course: Course) -> Verdict:
     return judge(course, None, CLIENTS)
