@@ -67,8 +67,9 @@ def reason_of(manager: SessionManager[None], session_id: str) -> EndReason | Non
 class Life:
     """What happens to one session, step by step, in books."""
 
-    def __init__(self, leased: bool, length: int, reason: EndReason) -> None:
+    def __init__(self, leased: bool, at_once: bool, length: int, reason: EndReason) -> None:
         self.leased = leased
+        self.at_once = at_once
         self.length = length
         self.reason = reason
 
@@ -79,19 +80,24 @@ class Life:
             books.add_unreserved,
             books.add_created,
             *([books.add_leased, books.add_released] if self.leased else []),
-            books.add_closing,
-            lambda: books.add_cleaned(self.reason),
+            *self._end(books),
         ]
         for step in steps[: self.length]:
             step()
             yield
 
+    def _end(self, books: Books) -> list[Callable[[], None]]:
+        if self.at_once:
+            return [lambda: books.add_removed(self.reason)]
+        return [books.add_closing, lambda: books.add_cleaned(self.reason)]
+
     def __repr__(self) -> str:
-        return f"Life(leased={self.leased}, length={self.length}, reason={self.reason})"
+        return f"Life(leased={self.leased}, at_once={self.at_once}, length={self.length}, reason={self.reason})"
 
 
 lives = st.lists(
-    st.builds(Life, st.booleans(), st.integers(min_value=0, max_value=7), st.sampled_from(EndReason)), max_size=6
+    st.builds(Life, st.booleans(), st.booleans(), st.integers(min_value=0, max_value=7), st.sampled_from(EndReason)),
+    max_size=6,
 )
 
 
