@@ -34,6 +34,7 @@ _SLICE: Final = 0.0005
 timer, then wakes the task behind the pass."""
 _STRIDE: Final = 32
 """Sessions from one look at the time to the next."""
+_NONE_CLEANED: Final = dict.fromkeys(EndReason, 0)
 _EMERGENCY_INTERVAL: Final = 1.0
 """Seconds between the starts of two emergency passes that creators ask for."""
 
@@ -45,7 +46,7 @@ class _Progress:
         self.cause = cause
         self.batch = Batch()
         self.examined = 0
-        self.cleaned = dict.fromkeys(EndReason, 0)
+        self.cleaned = _NONE_CLEANED.copy()
         self._slice_ends = time.perf_counter() + _SLICE
 
     def tired(self) -> bool:

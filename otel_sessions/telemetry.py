@@ -22,7 +22,7 @@ from ._books import Books
 from ._registry import Board, Row
 from ._version import __version__
 from .stats import CleanupReport
-from .words import CleanupError, EndReason, Trigger
+from .words import CleanupError, EndReason, Outcome, Trigger
 
 SCOPE: Final = "otel_sessions"
 MANAGER_NAME: Final = "otel_sessions.manager.name"
@@ -35,8 +35,8 @@ ERROR_TYPE: Final = "error.type"
 SESSION_BUCKETS: Final = (1, 5, 10, 30, 60, 300, 600, 1800, 3600, 14400, 43200, 86400)
 CLEANUP_BUCKETS: Final = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10)
 
-_TEXTS: Final = {reason: reason.value for reason in EndReason}
-"""Looked up, since `value` is slow, and every session that ends is recorded."""
+_TEXTS: Final = {word: word.value for word in (*EndReason, *Trigger, *Outcome)}
+"""Looked up, since `value` is slow, and every session that ends and every pass is recorded."""
 
 _logger = logging.getLogger("otel_sessions")
 
@@ -164,7 +164,7 @@ class Telemetry:
                 f"{SCOPE}.cleanup",
                 context=Context(),
                 links=[Link(caller)] if caller.is_valid else None,
-                attributes={MANAGER_NAME: self.name, TRIGGER: trigger.value},
+                attributes={MANAGER_NAME: self.name, TRIGGER: _TEXTS[trigger]},
             )
         return PassSpan(self, span)
 
@@ -172,7 +172,7 @@ class Telemetry:
         self._passes_running -= 1
         self._entry.board.cleanup_duration.record(
             report.duration,
-            {MANAGER_NAME: self._entry.name, TRIGGER: report.trigger.value, OUTCOME: report.outcome.value},
+            {MANAGER_NAME: self._entry.name, TRIGGER: _TEXTS[report.trigger], OUTCOME: _TEXTS[report.outcome]},
             context,
         )
 
@@ -220,7 +220,7 @@ class PassSpan:
         with self._telemetry.guarded:
             self._span.set_attributes(
                 {
-                    OUTCOME: report.outcome.value,
+                    OUTCOME: _TEXTS[report.outcome],
                     "otel_sessions.cleanup.examined": report.examined,
                     "otel_sessions.cleanup.cleaned": report.total_cleaned,
                     "otel_sessions.cleanup.hook_errors": report.hook_errors,
