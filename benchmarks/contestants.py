@@ -105,7 +105,7 @@ class Ours(Contestant):
     async def use(self, ids: Sequence[str]) -> None:
         get = self.manager.get
         for session_id in ids:
-            get(session_id).touch()  # type: ignore[union-attr]
+            get(session_id).touch()  # type: ignore[union-attr]  # it is there, and a check would be measured
 
     async def churn(self, ids: Sequence[str]) -> None:
         create, close = self.manager.create_session, self.manager.close_session
@@ -190,7 +190,7 @@ class BareDict(Contestant):
     async def use(self, ids: Sequence[str]) -> None:
         get = self.get
         for session_id in ids:
-            get(session_id).touch()  # type: ignore[union-attr]
+            get(session_id).touch()  # type: ignore[union-attr]  # it is there, and a check would be measured
 
     async def churn(self, ids: Sequence[str]) -> None:
         add, remove = self.add, self.remove

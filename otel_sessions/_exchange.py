@@ -4,7 +4,9 @@ Every message of a stream is a touch of the exchange's session; the first one of
 """
 
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any, cast
+from typing import Any, Final, cast
+
+import anyio
 
 from .exceptions import SessionError, SessionNotFound
 from .matchers import Answer, Headers, Scope
@@ -14,6 +16,7 @@ Message = MutableMapping[str, object]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
+_LAST_WORD_SECONDS: Final = 1.0
 _GOING_AWAY, _POLICY_VIOLATION, _TRY_AGAIN_LATER = 1001, 1008, 1013
 """RFC 6455, section 7.4.1, and the registry that it sets up."""
 
@@ -57,8 +60,15 @@ class Exchange:
                 self._touch()
         await self._send(message)
 
-    async def refuse(self, error: SessionError, answer: Answer) -> None:  # noqa: ARG002  # a WebSocket asks
-        """End the exchange: with `answer` if the app has not started its own, else as well as it can be ended."""
+    async def refuse(self, error: SessionError, answer: Answer) -> None:
+        """End the exchange: with `answer` if the app has not started its own, else as well as it can be ended.
+
+        A client that does not read is waited for a second.
+        """
+        with anyio.move_on_after(_LAST_WORD_SECONDS):
+            await self._refuse(error, answer)
+
+    async def _refuse(self, error: SessionError, answer: Answer) -> None:  # noqa: ARG002  # a WebSocket asks
         if not self._started:
             await self._answer("http.response", answer)
         elif not self._over and self._is_event_stream():
@@ -103,7 +113,7 @@ class WebSocket(Exchange):
             self._touch()
         await super().send(message)
 
-    async def refuse(self, error: SessionError, answer: Answer) -> None:
+    async def _refuse(self, error: SessionError, answer: Answer) -> None:
         if self._over:
             return
         if self._started:
@@ -113,6 +123,10 @@ class WebSocket(Exchange):
         else:
             code = _POLICY_VIOLATION if isinstance(error, SessionNotFound) else _TRY_AGAIN_LATER
             await self._send({"type": "websocket.close", "code": code})
+
+
+def exchange_of(scope: Scope, receive: Receive, send: Send) -> Exchange:
+    return (Exchange if scope["type"] == "http" else WebSocket)(scope, receive, send)
 
 
 def _ignore(_exchange: Exchange, _status: int) -> None:

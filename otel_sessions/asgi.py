@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar, overload
 import anyio
 from anyio.abc import TaskGroup
 
-from ._exchange import Exchange, Message, Receive, Send, WebSocket
+from ._exchange import Exchange, Message, Receive, Send, exchange_of
 from .exceptions import ManagerClosed, SessionError, SessionNotFound, TooManySessions
 from .manager import SessionManager
 from .matchers import HeaderMatcher, Scope, SessionMatcher
@@ -28,8 +28,6 @@ SESSION: Final = "otel_sessions.session"
 """The key of the scope under which the session stands."""
 
 _DataT = TypeVar("_DataT")
-_LAST_WORD_SECONDS: Final = 1.0
-"""How long a client that does not read is waited for when its exchange is over."""
 
 
 class SessionLeaseMiddleware:
@@ -96,7 +94,7 @@ class SessionLeaseMiddleware:
             await self._app(scope, receive, send)
             return
         match = self._matcher.match(scope)
-        exchange = (Exchange if scope["type"] == "http" else WebSocket)(scope, receive, send)
+        exchange = exchange_of(scope, receive, send)
         named = match.session_id
         if match.opens and (named is None or not self._may_use(named, scope)):
             await (self._open if self._matcher.mints else self._await_id)(scope, exchange)
@@ -186,8 +184,7 @@ class SessionLeaseMiddleware:
             await self._refuse(exchange, error)
 
     async def _refuse(self, exchange: Exchange, error: SessionError) -> None:
-        with anyio.move_on_after(_LAST_WORD_SECONDS):
-            await exchange.refuse(error, self._matcher.refusal(error))
+        await exchange.refuse(error, self._matcher.refusal(error))
 
     async def _close(self, session_id: str) -> None:
         with anyio.CancelScope(shield=True), suppress(ManagerClosed):

@@ -1,13 +1,16 @@
 """Exchanges that are in no session: they have as long to end as leases have, and are then ended as well as can be."""
 
+from typing import Final
+
 import anyio
 
-from otel_sessions._exchange import Exchange, Receive, Send, WebSocket
+from otel_sessions._exchange import Receive, Send, exchange_of
 from otel_sessions.asgi import SESSION, ASGIApp
 from otel_sessions.exceptions import ManagerClosed
 from otel_sessions.matchers import Scope, SessionMatcher
 
-_LAST_WORD_SECONDS = 1.0
+_ENDING_SECONDS: Final = 2.0
+"""How long those may take that are told to end: more than an exchange waits for its client."""
 
 
 class Unleased:
@@ -37,16 +40,15 @@ class Unleased:
         await self._wait(seconds)
         for cut in self._open:
             cut.cancel()
-        await self._wait(2 * _LAST_WORD_SECONDS)
+        await self._wait(_ENDING_SECONDS)
 
     async def _run(self, scope: Scope, receive: Receive, send: Send, cut: anyio.CancelScope) -> None:
-        exchange = (Exchange if scope["type"] == "http" else WebSocket)(scope, receive, send)
+        exchange = exchange_of(scope, receive, send)
         with cut:
             await self._app(scope, exchange.receive, exchange.send)
         if cut.cancelled_caught:
             error = ManagerClosed("the proxy is shutting down")
-            with anyio.move_on_after(_LAST_WORD_SECONDS):
-                await exchange.refuse(error, self._matcher.refusal(error))
+            await exchange.refuse(error, self._matcher.refusal(error))
 
     async def _wait(self, seconds: float) -> None:
         with anyio.move_on_after(seconds):

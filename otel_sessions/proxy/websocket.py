@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 import anyio
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.http11 import Response
 from websockets.typing import Subprotocol
 
 from otel_sessions.asgi import Message, Receive, Send
@@ -48,8 +49,7 @@ async def pass_on(scope: Scope, receive: Receive, send: Send, upstream: Upstream
         behind = await _connect(scope, upstream, rules)
     except InvalidStatus as error:
         said = error.response
-        head = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in said.headers.raw_items()]
-        kept = [(name, value) for name, value in end_to_end(head) if name != b"content-length"]
+        kept = [(name, value) for name, value in _head_of(said) if name != b"content-length"]
         await _deny(send, said.status_code, kept, bytes(said.body))
         return
     except (OSError, WebSocketException) as error:
@@ -148,10 +148,12 @@ def _sendable(code: int) -> int:
 
 def _answered(behind: ClientConnection) -> Headers:
     assert behind.response is not None
-    raw = [
-        (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in behind.response.headers.raw_items()
-    ]
-    return [(name, value) for name, value in end_to_end(raw) if not _is_own(name)]
+    return [(name, value) for name, value in _head_of(behind.response) if not _is_own(name)]
+
+
+def _head_of(response: Response) -> Headers:
+    items = response.headers.raw_items()
+    return end_to_end([(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in items])
 
 
 def _is_own(name: bytes) -> bool:
