@@ -66,8 +66,9 @@ class Stack:
         return values[0] if values else float("nan")
 
     def series(self, query: str, start: float, end: float, step: float = 1.0) -> dict[str, list[tuple[float, float]]]:
-        """Return the points of each series, by its labels."""
-        data = self.ask("query_range", query=query, start=start, end=end, step=step)
+        """Return the points of each series, by its labels: the last one is that of the end itself."""
+        first = round(end, 3) - (end - start) // step * step  # steps are counted from it, and the end is to be one
+        data = self.ask("query_range", query=query, start=f"{first:.3f}", end=f"{end:.3f}", step=step)
         return {labels_of(row["metric"]): [(t, float(v)) for t, v in row["values"]] for row in data["result"]}
 
     def exemplars(self, query: str, start: float, end: float) -> list[str]:
