@@ -4,6 +4,7 @@ from typing import Any
 import anyio
 import hypothesis
 import pytest
+from hypothesis import is_hypothesis_test
 
 from otel_sessions import EndReason, Session
 
@@ -12,6 +13,13 @@ from .virtual import BACKENDS, Clock
 hypothesis.settings.register_profile("dev", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True, database=None)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Do not trace what runs the same lines again and again, which takes twice as long: the other tests cover them."""
+    for item in items:
+        if is_hypothesis_test(getattr(item, "obj", None)) or item.get_closest_marker("many_times"):
+            item.add_marker(pytest.mark.no_cover)
 
 
 @pytest.fixture(params=list(BACKENDS))

@@ -350,7 +350,7 @@ class TestEnteringAndLeaving:
         self, path: Path, disk: Disk, caplog: pytest.LogCaptureFixture
     ) -> None:
         with disk.hanging():
-            async with JsonLinesSink(path, close_timeout=0.05) as sink, sessions(3) as given:
+            async with JsonLinesSink(path, close_timeout=0.5) as sink, sessions(3) as given:
                 for session in given:
                     await sink.export(session, EndReason.CLOSED)
                 await until(disk.reached.is_set)

@@ -7,6 +7,7 @@ import weakref
 from collections import Counter
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
 from otel_sessions._wheel import Bucket, Wheel
@@ -123,6 +124,7 @@ def test_a_removed_entry_leaves_nothing_behind() -> None:
     assert pop(wheel, 100.0) is None
 
 
+@pytest.mark.many_times
 def test_ten_thousand_deadlines_that_come_and_go_leave_no_growth() -> None:
     wheel: Wheel[Entry] = Wheel(1.0)
     entry = Entry()
