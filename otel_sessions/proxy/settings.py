@@ -66,16 +66,16 @@ def preset(arguments: Sequence[str], environ: Mapping[str, str]) -> list[str]:
         flag, text = flag_of(key), environ.get(f"{_ENVIRONMENT_PREFIX}{key.upper()}", "").strip()
         if any(argument.split("=")[0] == flag for argument in arguments):
             continue
-        value = [part.strip() for part in text.split(",")] if text else table.get(key, [])
         if key in _SWITCHES:
-            flags += [flag] if _is_on(key, value) else []
+            flags += [flag] if _is_on(key, text or table.get(key, False)) else []
         else:
+            value = [part.strip() for part in text.split(",")] if text else table.get(key, [])
             flags += [f"{flag}={one}" for one in (value if isinstance(value, list) else [value])]
     return flags
 
 
 def _is_on(key: str, value: object) -> bool:
-    said = str(value[0] if isinstance(value, list) and value else value or False).lower()
+    said = str(value).lower()
     if said not in _SAID:
         raise ConfigError(f"{key} takes true or false, not {said}")
     return _SAID[said]

@@ -78,7 +78,7 @@ class Upstream:
         )
         if content is None and not any(name.lower() == b"content-length" for name, _ in headers):
             request.headers.pop("content-length", None)  # a request without a body is none of an empty one
-        streams = method == "GET" and timeouts.idle is None
+        streams = timeouts.idle is None
         connections = self._connections() if streams else next(self._turns)
         try:
             response = None
