@@ -279,7 +279,7 @@ class SessionManager(Generic[DataT]):
         """End a session and wait for what that calls; a hook or a sink that ends one does not wait."""
         batch, now = Batch(), self._clock()
         reason = session._reason(now, EndReason.CLOSED)
-        supervisor.closer.end(session, reason, otel_context.get_current(), batch, now)
+        supervisor.closer.end([session], reason, otel_context.get_current(), batch, now)
         if not supervisor.callbacks.calling:
             await batch.wait()
 

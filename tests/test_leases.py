@@ -608,7 +608,7 @@ class TestRaces:
     async def test_a_session_that_is_leased_or_touched_while_a_pass_runs_is_not_evicted(
         self, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("otel_sessions._passes._SLICE", 0.0)  # let the loop go on every 32 sessions
+        monkeypatch.setattr("otel_sessions._sweep._SLICE", 0.0)  # let the loop go on every 32 sessions
         config = SessionConfig(max_sessions=320, emergency_idle_time=10, cleanup_interval=1000)
         async with SessionManager(config, clock=clock) as manager:
             sessions = [await manager.create_session() for _ in range(320)]
@@ -633,7 +633,7 @@ class TestRaces:
     async def test_a_session_that_is_closed_while_a_pass_runs_is_ended_once(
         self, clock: Clock, ends: Ends, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("otel_sessions._passes._SLICE", 0.0)
+        monkeypatch.setattr("otel_sessions._sweep._SLICE", 0.0)
         config = SessionConfig(max_sessions=320, emergency_idle_time=10, cleanup_interval=1000, max_idle_time=15)
         async with SessionManager(config, clock=clock, on_close=ends) as manager:
             sessions = [await manager.create_session() for _ in range(320)]
