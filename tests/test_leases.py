@@ -1,6 +1,8 @@
 """Leases: what keeps a session, and who is cancelled when it is ended all the same."""
 
 import asyncio
+import gc
+import weakref
 
 import anyio
 import pytest
@@ -552,6 +554,28 @@ class TestDraining:
             assert (await manager.cleanup_stale_sessions()).cleaned[EndReason.MAX_AGE] == 1
             await anyio.sleep(501)
             assert ends.seen == [(session.id, EndReason.MAX_AGE)]
+
+    @pytest.mark.parametrize("with_hook", [False, True])
+    async def test_nothing_is_left_of_a_drain_within_which_a_pass_has_ended_the_session(
+        self, clock: Clock, ends: Ends, with_hook: bool, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        class Data:
+            pass
+
+        config = SessionConfig(cleanup_interval=1000, max_session_age=20, drain_timeout=500)
+        on_close = ends if with_hook else None
+        async with SessionManager[Data](config, clock=clock, on_close=on_close) as manager:
+            session = await manager.create_session(data=Data())
+            data = weakref.ref(session.data)
+            with manager.pin(session.id):
+                await anyio.sleep(20)
+                await manager.cleanup_stale_sessions()
+            assert (await manager.cleanup_stale_sessions()).total_cleaned == 1
+            del session
+            gc.collect()
+            assert data() is None
+            await anyio.sleep(501)
+        assert caplog.records == []
 
     async def test_leaving_within_the_drain_lets_the_next_interval_pass_end_it(self, clock: Clock, ends: Ends) -> None:
         config = SessionConfig(cleanup_interval=1, max_session_age=20, drain_timeout=500)
