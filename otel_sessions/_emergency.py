@@ -24,32 +24,34 @@ class Emergency(Generic[DataT]):
     """The emergency passes of one manager: when they may start, and what they do."""
 
     def __init__(self, config: SessionConfig, roster: Roster[DataT], capacity: Capacity[DataT], books: Books) -> None:
-        self._config = config
+        self._limit = config.max_sessions
         self._roster = roster
         self._capacity = capacity
         self._books = books
         self._limits = Limits.emergency(config)
-        self._started_at: float | None = None
-        self._next_place_at: float | None = None
+        self._longest_wait = config.cleanup_interval
+        self._started_at = -inf
+        self._next_chance_at = inf
+        """When an unleased session can go and a pass may start, infinity if that is unknown."""
 
-    def start(self) -> None:
+    def start(self, now: float) -> None:
         """Note that a pass starts."""
-        self._started_at = self._roster.clock()
-
-    def start_again(self) -> bool:
-        """Note that a pass starts, unless one did less than a second ago; return whether that is so."""
-        now, last = self._roster.clock(), self._started_at
-        if last is not None and 0 <= now - last < _PAUSE:  # a clock that was put back stops nothing
-            return False
         self._started_at = now
+        self._next_chance_at = max(self._next_chance_at, now + _PAUSE)
+
+    def start_again(self, now: float) -> bool:
+        """Note that a pass starts, unless one did less than a second ago; return whether that is so."""
+        if 0 <= now - self._started_at < _PAUSE:  # a clock that was put back stops nothing
+            return False
+        self.start(now)
         return True
 
     def retry_after(self) -> float | None:
-        """Return the seconds until a creator may be lucky: an unleased session can go, and a pass may start."""
-        if self._next_place_at is None or self._started_at is None:
+        """Return the seconds until a creator may be lucky, None if that is unknown."""
+        if self._next_chance_at == inf:
             return None
-        wait = max(self._next_place_at, self._started_at + _PAUSE) - self._roster.clock()
-        return max(0.0, min(wait, self._config.cleanup_interval))
+        wait = self._next_chance_at - self._roster.clock()
+        return self._longest_wait if wait > self._longest_wait else max(0.0, wait)
 
     async def free_places(self, sweep: Sweep[DataT]) -> None:
         """End what is due, then evict the longest idle until a tenth of the cap is free or closing.
@@ -69,15 +71,15 @@ class Emergency(Generic[DataT]):
             now = self._roster.clock()
             sweep.end(evictable.pop(min(wanted, STRIDE), now), now)
             await sweep.rest_if_tired()
-        next_at = self._roster.clock() if evictable else evictable.next_at
-        self._next_place_at = None if next_at == inf else next_at
+        next_place_at = self._roster.clock() if evictable else evictable.next_at
+        self._next_chance_at = max(next_place_at, self._started_at + _PAUSE)
 
     def _wanted(self, taken: int) -> int:
         """Return how many places are still to be freed; `taken` is how many were taken when the pass began."""
-        free, limit = self._capacity.free, self._config.max_sessions
-        if free is None or limit is None:
+        free = self._capacity.free
+        if free is None or self._limit is None:
             return 0
-        return max(1, limit // 10) - (free + self._capacity.taken - taken + self._books.closing)
+        return max(1, self._limit // 10) - (free + self._capacity.taken - taken + self._books.closing)
 
 
 class _Evictable(Generic[DataT]):

@@ -73,7 +73,7 @@ class Passes(Generic[DataT]):
 
     async def emergency(self) -> CleanupReport:
         """Free places, in the caller's own task."""
-        self._emergency.start()
+        self._emergency.start(self._roster.clock())
         return await self._run(Trigger.EMERGENCY, self._emergency.free_places, otel_context.get_current())
 
     async def shutdown(self) -> CleanupReport:
@@ -103,7 +103,7 @@ class Passes(Generic[DataT]):
 
         Return whether one is finding what to end, so that a place may be free in a moment.
         """
-        if self._emergency_finding is None and self._emergency.start_again():
+        if self._emergency_finding is None and self._emergency.start_again(self._roster.clock()):
             self._emergency_finding = finding = object()
             found = partial(self._note_emergency_found, finding)
             relieve = partial(self._relieve, otel_context.get_current(), found)

@@ -147,9 +147,9 @@ class SessionManager(Generic[DataT]):
         """
         supervisor = self._running()
         capacity = supervisor.capacity
-        capacity.require_accepting()
         idle, age = _checked(max_idle_time, max_session_age)
         if session_id is not None:
+            capacity.require_accepting()  # else it would end what is due for nothing
             await self._vacate(supervisor, session_id)
         if not capacity.take(client):
             await capacity.wait(client)
