@@ -1,8 +1,8 @@
 """The counters that always balance, and the bounded memory of why recent sessions ended.
 
-Only counts that grow are kept, all in one dict; what is there now follows from them. So each change of a session's
-state is a single addition, and one C-level copy of the dict is a balanced snapshot on whichever thread it is taken:
-`created == cleaned + unleased + leased + closing`.
+Only counts that grow are kept, all in one dict; what is there now follows from them. So each change of state, of one
+session or of many, is a single addition, and one C-level copy of the dict is a balanced snapshot on whichever thread it
+is taken: `created == cleaned + unleased + leased + closing`.
 """
 
 from collections import OrderedDict, deque
@@ -116,11 +116,11 @@ class Books:
         self.active -= 1
         self._counts[_CLEANED[reason]] += 1
 
-    def add_removed(self, reason: EndReason) -> None:
-        """Count a session that was closing for no time at all."""
-        self.active -= 1
-        self._counts[_CLOSING] += 1
-        self._counts[_CLEANED[reason]] += 1
+    def add_removed(self, reason: EndReason, count: int) -> None:
+        """Count sessions that were closing for no time at all; in between, another thread sees them closing."""
+        self.active -= count
+        self._counts[_CLOSING] += count
+        self._counts[_CLEANED[reason]] += count
 
     def add_rejected(self, reason: RejectionReason) -> None:
         self._counts[_REJECTED[reason]] += 1

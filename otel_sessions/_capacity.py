@@ -5,6 +5,7 @@ place that comes back goes straight to the creator who has waited longest, so no
 when all are taken is decided elsewhere (`_passes`, through `Relief`).
 """
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, overload
 
@@ -87,13 +88,20 @@ class Capacity(Generic[DataT]):
     def give_back(self, client: str | None) -> None:
         """Return a reserved place that became no session."""
         self._books.add_unreserved()
-        self.freed(client)
+        self._leave_client(client)
+        self._pass_on(1)
 
-    def freed(self, client: str | None) -> None:
-        """Note that a place is free: its session is gone, or its reservation was given back."""
-        if client is not None:
-            self._leave_client(client)
+    def freed(self, sessions: Sequence[Session[DataT]]) -> None:
+        """Note that places are free: their sessions are gone."""
+        if self._client_limit is not None:
+            for session in sessions:
+                self._leave_client(session.client)
         if self._waiters:
+            self._pass_on(len(sessions))
+
+    def _pass_on(self, places: int) -> None:
+        while places and self._waiters:
+            places -= 1
             waiter = next(iter(self._waiters))
             del self._waiters[waiter]
             self._books.add_reserved()

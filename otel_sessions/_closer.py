@@ -1,11 +1,12 @@
 """How sessions end: the one way out.
 
-`end` hides a session and settles its reason in one step. If nobody else is bound to it and nothing is to be called, it
-is gone in that same step; else its holders leave, the sink and the close hook are called, and then it is gone. So
-every session is counted once, for the reason that came first.
+`end` hides sessions and settles their reason in one step. Those to which nobody else is bound, and for which nothing is
+to be called, are gone in that same step, all together; else their holders leave, the sink and the close hook are
+called, and then they are gone. So every session is counted once, for the reason that came first.
 """
 
 import logging
+from collections.abc import Iterable
 from functools import partial
 from typing import Generic
 
@@ -74,32 +75,26 @@ class Closer(Generic[DataT]):
         self._draining = Countdown(config.drain_timeout, tasks, "otel-sessions draining", self._end_drained)
         self._none_closing: anyio.Event | None = None
 
-    def end(self, session: Session[DataT], reason: EndReason, cause: Context, batch: Batch, now: float) -> None:
-        """End a session that is in the map. `reason` is what it counts as (`Session._reason`).
+    def end(
+        self, sessions: Iterable[Session[DataT]], reason: EndReason, cause: Context, batch: Batch, now: float
+    ) -> None:
+        """End sessions that are in the map. `reason` is what each of them counts as (`Session._reason`).
 
-        Its bound holders are cancelled, all but the running task. `batch` can be waited for.
+        Their bound holders are cancelled, all but the running task. `batch` can be waited for.
         """
         calls = self._callbacks.calls
-        leased = session._pins > 0
-        holders = self._leases.bound_elsewhere(session) if leased else []
-        leave = self._roster.hide if holders or calls else self._roster.remove
-        leave(session, reason, now)
-        if leased:
-            self._leases.note_released()
-        if session in self._drains:
-            del self._drains[session]
-            self._draining.discard(session)
-        self._telemetry.session_ended(now - session._created, reason)
-        if not holders and not calls:
-            self._capacity.freed(session.client)
-            return
-        ending = Ending(session, reason, cause, calls)
-        batch.pending += 1
-        self._pending[ending] = batch
-        if holders:
-            self._revoke(ending, holders)
-        else:
-            self._submit(ending)
+        free = []
+        for session in sessions:
+            holders = self._leases.take_away(session) if session._pins else []
+            if holders or calls:
+                batch.pending += 1
+                ending = Ending(session, reason, cause, calls)
+                self._pending[ending] = batch
+                self._hide(ending, holders, now)
+            else:
+                free.append(session)
+        if free:
+            self._remove(free, reason, now)
 
     def drain(self, session: Session[DataT], cause: Context) -> None:
         """Let the holders of an expired session keep it for `drain_timeout` seconds from the first such call."""
@@ -119,6 +114,26 @@ class Closer(Generic[DataT]):
         while self._pending:
             self._none_closing = anyio.Event()
             await self._none_closing.wait()
+
+    def _hide(self, ending: Ending[DataT], holders: list[Lease[DataT]], now: float) -> None:
+        self._roster.hide(ending.session, ending.reason, now)
+        self._note_ended([ending.session], ending.reason, now)
+        if holders:
+            self._revoke(ending, holders)
+        else:
+            self._submit(ending)
+
+    def _remove(self, sessions: list[Session[DataT]], reason: EndReason, now: float) -> None:
+        self._roster.remove(sessions, reason, now)
+        self._note_ended(sessions, reason, now)
+        self._capacity.freed(sessions)
+
+    def _note_ended(self, sessions: list[Session[DataT]], reason: EndReason, now: float) -> None:
+        if self._drains:
+            for session in sessions:
+                self._drains.pop(session, None)
+                self._draining.discard(session)
+        self._telemetry.sessions_ended(sessions, reason, now)
 
     def _revoke(self, ending: Ending[DataT], holders: list[Lease[DataT]]) -> None:
         self._holders[ending] = set(holders)
@@ -149,11 +164,11 @@ class Closer(Generic[DataT]):
             return
         self._holders.pop(ending, None)
         self._roster.finish(ending.session)
-        self._capacity.freed(ending.session.client)
+        self._capacity.freed([ending.session])
         batch.note_end(ending.errors)
         if not self._pending and self._none_closing is not None:
             self._none_closing.set()
 
     def _end_drained(self, session: Session[DataT]) -> None:
         now = self._roster.clock()
-        self.end(session, session._reason(now, EndReason.MAX_AGE), self._drains[session], Batch(), now)
+        self.end([session], session._reason(now, EndReason.MAX_AGE), self._drains[session], Batch(), now)

@@ -71,8 +71,14 @@ class Leases(Generic[DataT]):
         if not leases:
             del self._bound[session]
 
-    def bound_elsewhere(self, session: Session[DataT]) -> "list[Lease[DataT]]":
-        """Return the bound leases on a session but for those of the running task and of its ancestors."""
+    def take_away(self, session: Session[DataT]) -> "list[Lease[DataT]]":
+        """End all leases on a session that is about to end.
+
+        Return the bound ones whose holders have to leave: all but the running task and its ancestors.
+        """
+        session._pins = 0
+        self._books.add_released()
+        self.note_released()
         return [lease for lease in self._bound.get(session, ()) if lease not in _held.get()]
 
 

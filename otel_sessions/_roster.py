@@ -1,7 +1,7 @@
 """Which sessions there are: the map by id, those that are closing, and the wheel of what may be due.
 
 A session enters by `add` and leaves by `hide` and `finish`, in that order and once each, or by `remove`, which is both
-in one step; nothing else moves a session.
+in one step for all that end together; nothing else moves a session, and none that leaves has a lease any more.
 When one ends, and what happens in between, is decided elsewhere (`_passes`, `_closer`).
 """
 
@@ -76,7 +76,7 @@ class Roster(Generic[DataT]):
 
     def hide(self, session: Session[DataT], reason: EndReason, now: float) -> None:
         """Take a session out of sight and mark it closing, under the one reason it will be counted for."""
-        self._settle(session, reason, now)
+        self._settle([session], reason, now, gone=False)
         self.closing[session.id] = session
         self._books.add_closing()
 
@@ -89,19 +89,16 @@ class Roster(Generic[DataT]):
         fate.gone = True
         self._books.add_cleaned(fate.reason)
 
-    def remove(self, session: Session[DataT], reason: EndReason, now: float) -> None:
-        """Hide and finish a session in one step."""
-        self._settle(session, reason, now).gone = True
-        self._books.add_removed(reason)
+    def remove(self, sessions: list[Session[DataT]], reason: EndReason, now: float) -> None:
+        """Hide and finish sessions in one step."""
+        self._settle(sessions, reason, now, gone=True)
+        self._books.add_removed(reason, len(sessions))
 
-    def _settle(self, session: Session[DataT], reason: EndReason, now: float) -> Fate:
-        del self.sessions[session.id]
-        if session._bucket is not None:
-            self.wheel.remove(session)
-        if session._pins:
-            session._pins = 0
-            self._books.add_released()
-        failure = session._fate.failure if session._fate is not None else None
-        session._fate = fate = Fate(failure, reason, now, session._last, session._count)
-        self.recent.add(session.id, reason)
-        return fate
+    def _settle(self, sessions: list[Session[DataT]], reason: EndReason, now: float, gone: bool) -> None:
+        for session in sessions:
+            del self.sessions[session.id]
+            if session._bucket is not None:
+                self.wheel.remove(session)
+            failure = session._fate.failure if session._fate is not None else None
+            session._fate = Fate(failure, reason, now, session._last, session._count, gone)
+            self.recent.add(session.id, reason)

@@ -131,7 +131,7 @@ class Supervisor(Generic[DataT]):
             self.callbacks.close()
             now = self._read_clock() or 0.0
             for session in list(self._roster.sessions.values()):
-                self.closer.end(session, session._reason(now, EndReason.SHUTDOWN), Context(), Batch(), now)
+                self.closer.end([session], session._reason(now, EndReason.SHUTDOWN), Context(), Batch(), now)
             self.closer.abandon()
             self.tasks.cancel()
             self._telemetry.close()

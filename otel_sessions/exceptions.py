@@ -27,16 +27,20 @@ class TooManySessions(SessionError):
     next place may be free, None when that is unknown.
     """
 
+    __slots__ = ("limit", "reason", "retry_after")  # without a dict for each, a flood is refused faster
+
     def __init__(
         self,
         limit: int,
         retry_after: float | None = None,
         reason: RejectionReason = RejectionReason.MAX_SESSIONS,
     ) -> None:
-        super().__init__(limit, retry_after, reason)
         self.limit = limit
         self.retry_after = retry_after
         self.reason = reason
+
+    def __reduce__(self) -> tuple[type["TooManySessions"], tuple[int, float | None, RejectionReason]]:
+        return type(self), (self.limit, self.retry_after, self.reason)
 
     def __str__(self) -> str:
         hint = "" if self.retry_after is None else f"; a place may be free in {self.retry_after:.3g} s"

@@ -147,9 +147,9 @@ class SessionManager(Generic[DataT]):
         """
         supervisor = self._running()
         capacity = supervisor.capacity
-        capacity.require_accepting()
         idle, age = _checked(max_idle_time, max_session_age)
         if session_id is not None:
+            capacity.require_accepting()  # else it would end what is due for nothing
             await self._vacate(supervisor, session_id)
         if not capacity.take(client):
             await capacity.wait(client)
@@ -279,7 +279,7 @@ class SessionManager(Generic[DataT]):
         """End a session and wait for what that calls; a hook or a sink that ends one does not wait."""
         batch, now = Batch(), self._clock()
         reason = session._reason(now, EndReason.CLOSED)
-        supervisor.closer.end(session, reason, otel_context.get_current(), batch, now)
+        supervisor.closer.end([session], reason, otel_context.get_current(), batch, now)
         if not supervisor.callbacks.calling:
             await batch.wait()
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from functools import partial
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -21,6 +21,7 @@ from . import _registry
 from ._books import Books
 from ._registry import Board, Row
 from ._version import __version__
+from .session import Session
 from .stats import CleanupReport
 from .words import CleanupError, EndReason, Outcome, Trigger
 
@@ -134,14 +135,18 @@ class Telemetry:
         with self.guarded:
             self._tracer = trace.get_tracer(SCOPE, __version__, tracer_provider)
 
-    def session_ended(self, age: float, reason: EndReason) -> None:
-        try:
-            entry = self._entry
+    def sessions_ended(self, sessions: Iterable[Session[Any]], reason: EndReason, now: float) -> None:
+        """Record how long sessions lived that end together."""
+        entry = self._entry
+        attributes = {MANAGER_NAME: entry.name, REASON: _TEXTS[reason]}
+        for session in sessions:
+            age = now - session._created
             if age < 0.0:  # the clock was put back
                 age = 0.0
-            entry.board.session_duration.record(age, {MANAGER_NAME: entry.name, REASON: _TEXTS[reason]})
-        except Exception as error:
-            self.guarded.note(error)
+            try:
+                entry.board.session_duration.record(age, attributes)
+            except Exception as error:
+                self.guarded.note(error)
 
     def overdue(self) -> float:
         """Return by how many seconds the next interval pass is late; 0 on time and while a pass runs."""

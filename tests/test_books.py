@@ -88,7 +88,7 @@ class Life:
 
     def _end(self, books: Books) -> list[Callable[[], None]]:
         if self.at_once:
-            return [lambda: books.add_removed(self.reason)]
+            return [lambda: books.add_removed(self.reason, 1)]
         return [books.add_closing, lambda: books.add_cleaned(self.reason)]
 
     def __repr__(self) -> str:
@@ -212,6 +212,35 @@ def test_settled_totals_keep_what_was_counted() -> None:
     totals = books.totals()
 
     assert totals.settled() == totals
+
+
+class Watched(dict[str, int]):
+    """Counters that are looked at after every change, as another thread may do."""
+
+    def __init__(self, books: Books) -> None:
+        super().__init__(books._counts)
+        self.seen: list[Totals] = []
+        self._books = books
+
+    def __setitem__(self, key: str, value: int) -> None:
+        super().__setitem__(key, value)
+        self.seen.append(self._books.totals())
+
+
+def test_sessions_that_are_removed_together_are_seen_closing_before_they_are_gone() -> None:
+    books = new_books()
+    for _ in range(5):
+        books.add_created()
+    books._counts = counts = Watched(books)
+
+    books.add_removed(EndReason.MAX_AGE, 3)
+
+    assert [(seen.active[Occupancy.CLOSING], seen.cleaned[EndReason.MAX_AGE]) for seen in counts.seen] == [
+        (3, 0),
+        (0, 3),
+    ]
+    assert all(is_balanced(seen) for seen in counts.seen)
+    assert books.active == 2
 
 
 class Busy(dict[str, int]):

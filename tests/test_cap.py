@@ -485,7 +485,7 @@ class TestEmergencies:
     async def test_the_pass_is_the_managers_own_and_goes_on_without_the_creator(
         self, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("otel_sessions._passes._SLICE", 0.0)
+        monkeypatch.setattr("otel_sessions._sweep._SLICE", 0.0)
         async with SessionManager(config(max_sessions=320, emergency_idle_time=100), clock=clock) as manager:
             await fill(manager, 320)
             await anyio.sleep(100)
@@ -629,6 +629,17 @@ class TestClients:
             session = await manager.create_session(client="ada")
             await manager.close_session(session.id)
             await manager.create_session(client="ada")
+
+    async def test_sessions_that_a_pass_ends_together_give_the_places_of_their_clients_back(self, clock: Clock) -> None:
+        async with SessionManager(config(max_sessions_per_client=20, max_idle_time=10), clock=clock) as manager:
+            for number in range(40):
+                await manager.create_session(client="ada" if number % 2 else "grace")
+            await anyio.sleep(10)
+            assert (await manager.cleanup_stale_sessions()).total_cleaned == 40
+            for client in ("ada", "grace"):
+                for _ in range(20):
+                    await manager.create_session(client=client)
+                await refusal(manager, client)
 
     async def test_a_reservation_that_is_left_gives_its_clients_place_back(self) -> None:
         async with SessionManager(config(max_sessions_per_client=1)) as manager:

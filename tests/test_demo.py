@@ -235,14 +235,14 @@ def test_cleanup_that_is_switched_off_fails_the_demo_and_is_named(tmp_path: Path
 
 
 BROKEN = """
-from otel_sessions import _passes
+from otel_sessions import _emergency, _sweep
 
 
 async def do_nothing(*_):
     pass
 
 
-_passes.Passes._end_due = _passes.Passes._free_places = do_nothing
+_sweep.Sweep.end_due = _emergency.Emergency.free_places = do_nothing
 """
 
 

@@ -1,13 +1,18 @@
 """Leases: what keeps a session, and who is cancelled when it is ended all the same."""
 
 import asyncio
+import gc
+import weakref
+from collections.abc import Awaitable, Callable
 
 import anyio
 import pytest
 
 from otel_sessions import (
+    CleanupReport,
     EndReason,
     ManagerClosed,
+    Outcome,
     Session,
     SessionConfig,
     SessionManager,
@@ -21,6 +26,10 @@ from .virtual import BACKENDS, Clock, settle
 pytestmark = pytest.mark.anyio
 
 CONFIG = SessionConfig(cleanup_interval=1, max_idle_time=10, max_session_age=100, drain_timeout=5, close_timeout=3)
+
+
+async def clean_the_idle(manager: SessionManager) -> CleanupReport:
+    return await manager.cleanup_stale_sessions(max_idle_time=15)
 
 
 class Request:
@@ -553,6 +562,28 @@ class TestDraining:
             await anyio.sleep(501)
             assert ends.seen == [(session.id, EndReason.MAX_AGE)]
 
+    @pytest.mark.parametrize("with_hook", [False, True])
+    async def test_nothing_is_left_of_a_drain_within_which_a_pass_has_ended_the_session(
+        self, clock: Clock, ends: Ends, with_hook: bool, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        class Data:
+            pass
+
+        config = SessionConfig(cleanup_interval=1000, max_session_age=20, drain_timeout=500)
+        on_close = ends if with_hook else None
+        async with SessionManager[Data](config, clock=clock, on_close=on_close) as manager:
+            session = await manager.create_session(data=Data())
+            data = weakref.ref(session.data)
+            with manager.pin(session.id):
+                await anyio.sleep(20)
+                await manager.cleanup_stale_sessions()
+            assert (await manager.cleanup_stale_sessions()).total_cleaned == 1
+            del session
+            gc.collect()
+            assert data() is None
+            await anyio.sleep(501)
+        assert caplog.records == []
+
     async def test_leaving_within_the_drain_lets_the_next_interval_pass_end_it(self, clock: Clock, ends: Ends) -> None:
         config = SessionConfig(cleanup_interval=1, max_session_age=20, drain_timeout=500)
         async with SessionManager(config, clock=clock, on_close=ends) as manager:
@@ -608,7 +639,7 @@ class TestRaces:
     async def test_a_session_that_is_leased_or_touched_while_a_pass_runs_is_not_evicted(
         self, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("otel_sessions._passes._SLICE", 0.0)  # let the loop go on every 32 sessions
+        monkeypatch.setattr("otel_sessions._sweep._SLICE", 0.0)  # let the loop go on every 32 sessions
         config = SessionConfig(max_sessions=320, emergency_idle_time=10, cleanup_interval=1000)
         async with SessionManager(config, clock=clock) as manager:
             sessions = [await manager.create_session() for _ in range(320)]
@@ -630,10 +661,85 @@ class TestRaces:
             assert touched.id in manager
             assert manager.get_metrics().cleaned_by_reason[EndReason.EVICTED] == 32
 
+    async def test_an_old_session_that_is_leased_while_a_pass_runs_is_not_evicted(
+        self, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("otel_sessions._sweep._SLICE", 0.0)
+        config = SessionConfig(max_sessions=320, emergency_session_age=10, cleanup_interval=1000)
+        async with SessionManager(config, clock=clock) as manager:
+            sessions = [await manager.create_session() for _ in range(320)]
+            await anyio.sleep(20)
+
+            async def lease() -> None:
+                for _ in range(8):
+                    await anyio.lowlevel.checkpoint()
+                assert not any(session.end_reason for session in sessions)
+                for session in sessions[:20]:
+                    manager.pin(session.id).__enter__()
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(manager.create_session)
+                group.start_soon(lease)
+
+            assert not any(session.end_reason for session in sessions[:20])
+            assert manager.get_metrics().cleaned_by_reason[EndReason.EVICTED] == 32
+
+    @pytest.mark.parametrize("sweep", [SessionManager.emergency_cleanup, clean_the_idle], ids=["emergency", "limits"])
+    async def test_a_session_that_is_closed_while_a_pass_looks_is_not_ended_by_it_as_well(
+        self, clock: Clock, sweep: Callable[[SessionManager], Awaitable[CleanupReport]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("otel_sessions._sweep._SLICE", 0.0)
+        config = SessionConfig(max_sessions=320, emergency_idle_time=10, cleanup_interval=1000)
+        async with SessionManager(config, clock=clock) as manager:
+            sessions = [await manager.create_session() for _ in range(320)]
+            await anyio.sleep(20)
+            reports = []
+
+            async def clean() -> None:
+                reports.append(await sweep(manager))
+
+            async def close() -> None:
+                for _ in range(4):
+                    await anyio.lowlevel.checkpoint()
+                for session in (*sessions[:5], *sessions[-5:]):
+                    await manager.close_session(session.id)
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(clean)
+                group.start_soon(close)
+
+            (report,) = reports
+            stats = manager.get_metrics()
+            assert report.outcome is Outcome.SUCCESS
+            assert stats.cleaned_by_reason[EndReason.CLOSED] > 0
+            assert stats.total_cleaned == report.total_cleaned + stats.cleaned_by_reason[EndReason.CLOSED]
+            assert stats.total_cleaned == sum(session.end_reason is not None for session in sessions)
+
+    async def test_a_session_that_fails_while_a_pass_looks_is_ended_once(
+        self, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("otel_sessions._sweep._SLICE", 0.0)
+        async with SessionManager(SessionConfig(cleanup_interval=1000), clock=clock) as manager:
+            sessions = [await manager.create_session() for _ in range(42)]
+            sessions[0].fail("filed by itself, behind all others")
+            reports = []
+
+            async def clean() -> None:
+                reports.append(await manager.cleanup_stale_sessions(max_idle_time=100))
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(clean)
+                while manager.get_metrics().last_cleanup is None:
+                    await anyio.lowlevel.checkpoint()
+                    sessions[-1].fail("the pass has it before it, and finds it once more with the first one")
+
+            assert [(report.outcome, report.total_cleaned) for report in reports] == [(Outcome.SUCCESS, 2)]
+            assert len(manager) == 40
+
     async def test_a_session_that_is_closed_while_a_pass_runs_is_ended_once(
         self, clock: Clock, ends: Ends, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("otel_sessions._passes._SLICE", 0.0)
+        monkeypatch.setattr("otel_sessions._sweep._SLICE", 0.0)
         config = SessionConfig(max_sessions=320, emergency_idle_time=10, cleanup_interval=1000, max_idle_time=15)
         async with SessionManager(config, clock=clock, on_close=ends) as manager:
             sessions = [await manager.create_session() for _ in range(320)]

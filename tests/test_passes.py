@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from typing import Any
 
 import anyio
@@ -18,6 +19,7 @@ from otel_sessions import (
     Session,
     SessionConfig,
     SessionManager,
+    SessionNotFound,
     TooManySessions,
     Trigger,
 )
@@ -52,6 +54,13 @@ def last_report(manager: SessionManager) -> CleanupReport:
     report = manager.get_metrics().last_cleanup
     assert report is not None
     return report
+
+
+def reason_of(manager: SessionManager, session: Session) -> EndReason | None:
+    """Return the reason that whoever asks for an ended session is told."""
+    with pytest.raises(SessionNotFound) as caught:
+        manager.pin(session.id).__enter__()
+    return caught.value.reason
 
 
 def cleaned(report: CleanupReport) -> dict[EndReason, int]:
@@ -119,7 +128,7 @@ class TestRhythm:
     async def test_no_interval_pass_starts_while_the_last_one_still_looks_for_what_is_due(
         self, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("otel_sessions._passes._SLICE", 0.0)
+        monkeypatch.setattr("otel_sessions._sweep._SLICE", 0.0)
         config = SessionConfig(cleanup_interval=1, max_idle_time=10)
         async with SessionManager(config, clock=clock) as manager:
             for _ in range(640):
@@ -139,7 +148,7 @@ class TestRhythm:
     async def test_a_second_pass_waits_until_the_first_one_has_marked_and_then_runs(
         self, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("otel_sessions._passes._SLICE", 0.0)
+        monkeypatch.setattr("otel_sessions._sweep._SLICE", 0.0)
         reports: list[CleanupReport] = []
 
         async def clean() -> None:
@@ -210,6 +219,43 @@ class TestFinding:
                 EndReason.EVICTED: 0,
                 EndReason.SHUTDOWN: 0,
             }
+
+    @pytest.mark.parametrize("with_hook", [False, True])
+    async def test_of_many_that_one_pass_ends_each_goes_once_and_for_its_own_reason(
+        self, clock: Clock, ends: Ends, with_hook: bool
+    ) -> None:
+        config = SessionConfig(cleanup_interval=1000, max_idle_time=100, max_session_age=None)
+        async with SessionManager(config, clock=clock, on_close=ends if with_hook else None) as manager:
+            expected: dict[Session, EndReason | None] = {}
+            for number in range(300):
+                old, broken, leased = (number % divisor == 0 for divisor in (2, 3, 7))
+                session = await manager.create_session(max_session_age=50 if old else None)
+                if broken:
+                    session.fail("upstream hung up")
+                if leased and not broken:
+                    manager.pin(session.id).__enter__()
+                expected[session] = (
+                    EndReason.FAILED
+                    if broken
+                    else None
+                    if leased
+                    else EndReason.MAX_AGE
+                    if old
+                    else EndReason.IDLE_TIMEOUT
+                )
+            await anyio.sleep(110)
+            report = await manager.cleanup_stale_sessions()
+
+            reasons = Counter(reason for reason in expected.values() if reason)
+            assert {session: session.end_reason for session in expected} == expected
+            assert cleaned(report) == reasons
+            assert cleaned(report) == {r: n for r, n in manager.get_metrics().cleaned_by_reason.items() if n}
+            assert len(manager) == 300 - reasons.total() == report.remaining
+            assert Counter(ends.seen) == Counter(
+                (session.id, reason) for session, reason in expected.items() if reason and with_hook
+            )
+            for session, reason in expected.items():
+                assert reason is None or reason_of(manager, session) is reason
 
     async def test_a_session_is_ended_at_most_a_tick_and_an_interval_after_it_is_due(self, clock: Clock) -> None:
         config = SessionConfig(cleanup_interval=2, max_idle_time=100)
@@ -511,7 +557,7 @@ class TestReports:
     async def test_a_pass_that_is_cancelled_while_it_looks_leaves_the_rest_to_the_next(
         self, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("otel_sessions._passes._SLICE", 0.0)
+        monkeypatch.setattr("otel_sessions._sweep._SLICE", 0.0)
         config = SessionConfig(cleanup_interval=1000, max_idle_time=10)
         async with SessionManager(config, clock=clock) as manager:
             for _ in range(320):

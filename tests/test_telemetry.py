@@ -445,6 +445,34 @@ async def test_a_session_is_measured_from_its_start_to_its_closing_mark(signals:
         assert point.sum == pytest.approx(7)
 
 
+async def test_each_session_that_ends_with_others_is_measured(signals: Signals, clock: Clock) -> None:
+    async with signals.manager(SessionConfig(cleanup_interval=10_000, max_idle_time=100), clock=clock) as manager:
+        for _ in range(50):
+            await manager.create_session()
+            await anyio.sleep(1)
+        await anyio.sleep(100)
+        await manager.cleanup_stale_sessions()
+
+        point = signals.export().histogram("session.duration")[series(reason="idle_timeout")]
+        assert point.count == 50
+        assert point.min == pytest.approx(101)
+        assert point.max == pytest.approx(150)
+        assert point.sum == pytest.approx(sum(range(101, 151)))
+
+
+async def test_each_session_that_could_not_be_measured_is_an_error(clock: Clock) -> None:
+    broken = GivingMeter(MeterOfBrokenHistograms("broken"))
+    config = SessionConfig(cleanup_interval=10_000, max_idle_time=100)
+    async with SessionManager(config, clock=clock, meter_provider=broken) as manager:
+        for _ in range(3):
+            await manager.create_session()
+        await anyio.sleep(100)
+        report = await manager.cleanup_stale_sessions()
+
+        assert (report.outcome, report.total_cleaned) == (Outcome.SUCCESS, 3)
+        assert manager.get_metrics().cleanup_errors == 3 + 1  # the pass itself cannot be measured either
+
+
 async def test_an_interval_pass_that_is_late_is_overdue(signals: Signals, clock: Clock) -> None:
     async with signals.manager(clock=clock):
         await settle()
