@@ -179,7 +179,8 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
         "Start an upstream and two proxies on this machine, one of them without cleanup and cap, drive both with the "
         "same virtual clients, show how they do, sum up, and write a report. OTEL_SESSIONS_* changes the limits of the "
         "proxy with cleanup and cap. With --otlp, or OTEL_EXPORTER_OTLP_ENDPOINT set, both export metrics, traces and "
-        "logs to that collector."
+        "logs to that collector. Exits 0 when the books balance, cleanup works and memory is bounded, 1 when they do "
+        "not or the run was too short to tell, 2 when it could not be tried or its report not written, 130 on Ctrl-C."
     )
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
     parser.set_defaults(command=_demo, needs="demo", extra="demo")

@@ -141,8 +141,8 @@ QUICK = {
     "OTEL_SESSIONS_CLOSE_TIMEOUT_SECS": "0.7",
 }
 """Limits by which a session that was walked away from is gone after 3 s."""
-BRIEF = ("--duration", "5", "--clients", "20", "--rate", "4")
-"""A load that is long enough to see that, and that walks away soon."""
+BRIEF = ("--duration", "9", "--clients", "40", "--rate", "6")
+"""A load that everybody has walked away from for longer than that at the end, also on a slow machine."""
 
 
 class Demo:
@@ -234,7 +234,8 @@ def test_cleanup_that_is_switched_off_fails_the_demo_and_is_named(tmp_path: Path
     assert json.loads((running.report / "summary.json").read_text())["verdict"]["passed"] is False
 
 
-BROKEN = """
+BROKEN = {
+    "passes do nothing": """
 from otel_sessions import _passes
 
 
@@ -243,20 +244,38 @@ async def do_nothing(*_):
 
 
 _passes.Passes._end_due = _passes.Passes._free_places = do_nothing
-"""
+""",
+    "wheel drops every 12th": """
+from itertools import count
+
+from otel_sessions import _wheel
+
+file, numbers = _wheel.Wheel.file, count(1)
+
+
+def drop_every_12th(wheel, entry, deadline, now):
+    if next(numbers) % 12:
+        file(wheel, entry, deadline, now)
+
+
+_wheel.Wheel.file = drop_every_12th
+""",
+}
+"""Builds that are not what they should be, as what is run before anything else."""
 
 
 @pytest.mark.processes
-def test_a_build_whose_passes_do_nothing_fails_the_demo_and_is_told(tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text(BROKEN)
+@pytest.mark.parametrize("broken", BROKEN)
+def test_a_build_that_forgets_sessions_fails_the_demo_and_is_told(broken: str, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(BROKEN[broken])
     with demo(tmp_path, *BRIEF, "--no-twin", PYTHONPATH=str(tmp_path), **QUICK) as running:
         status, said, _ = running.end()
 
     assert status == 1
     told = " ".join(said.split())
     assert re.search(
-        r"Cleanup DOES NOT WORK: \d+ sessions had been walked away from by second \d, and 0 had been cleaned by second "
-        r"\d, after \d+ passes\.",
+        r"Cleanup DOES NOT WORK: \d+ sessions? that nobody had used for 3 s (was|were) still held at second \d+, after "
+        r"\d+ passes\.",
         told,
     )
     assert "The books balance: " in told
@@ -320,8 +339,8 @@ def test_a_process_that_dies_ends_the_demo_with_1_and_is_named(
         status, _, complained = running.end()
 
         assert status == 1
-        assert complained.splitlines()[-1] == f"otel-sessions: {name} ended under load"
-        assert "Traceback" not in complained
+        ours = [line for line in complained.splitlines() if not line.startswith("the proxy: ")]
+        assert ours == [f"otel-sessions: {name} ended under load"]
         assert running.leftovers() == []
     assert list(running.report.iterdir()) == []
 
@@ -330,7 +349,7 @@ def test_a_process_that_dies_ends_the_demo_with_1_and_is_named(
 def test_a_collector_that_is_gone_neither_stops_nor_fails_the_demo(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, never answers
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        with demo(tmp_path, "--duration", "1", "--clients", "20", "--rate", "10", "--otlp", endpoint) as running:
+        with demo(tmp_path, *BRIEF, "--otlp", endpoint, **QUICK) as running:
             environs = [child.environ() for child in running.children]
             status, said, _ = running.end()
 
@@ -410,7 +429,7 @@ def frames(said: str) -> list[list[str]]:
 
 @pytest.mark.processes
 def test_a_demo_on_a_terminal_fits_it_whatever_size_it_takes_and_gives_it_back(tmp_path: Path) -> None:
-    with terminal(tmp_path, "--duration", "6", "--clients", "20") as running:
+    with terminal(tmp_path, *BRIEF, "--no-twin", **QUICK) as running:
         running.read_until("steady: ")
         for columns, rows in ((46, 9), (120, 50), (80, 24)):
             running.resize(columns, rows)
@@ -429,10 +448,13 @@ def test_a_demo_on_a_terminal_fits_it_whatever_size_it_takes_and_gives_it_back(t
 
 
 @pytest.mark.processes
-def test_where_no_colour_is_wanted_there_is_none(tmp_path: Path) -> None:
-    with terminal(tmp_path, "--duration", "1", "--clients", "20", "--rate", "10", "--no-twin", NO_COLOR="1") as running:
-        assert running.end() == 0
+def test_where_no_colour_is_wanted_there_is_none_and_a_run_that_is_too_short_fails(tmp_path: Path) -> None:
+    with terminal(tmp_path, "--duration", "3", "--clients", "10", "--rate", "10", "--no-twin", NO_COLOR="1") as running:
+        assert running.end() == 1
 
+    told = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", running.said).split())
+    assert "Cleanup was NOT SEEN at work: in 3 s nobody had walked away for long enough;" in told
+    assert "--duration 23 shows it." in told
     styles = {code for codes in re.findall(r"\x1b\[([0-9;]*)m", running.said) for code in codes.split(";")}
     assert styles == {"0", "1", "2"}
     assert "s left" in running.said

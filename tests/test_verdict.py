@@ -114,18 +114,39 @@ def test_with_neither_an_idle_nor_an_age_limit_nothing_is_cleaned_and_that_fails
     assert not alone(endless).passed
 
 
-def test_limits_that_let_sessions_stay_for_longer_than_the_run_fail() -> None:
-    never = replace(GOOD, limits=replace(GOOD.limits, cleanup_interval=86400.0))
+def test_one_session_that_is_held_for_longer_than_the_limits_say_fails_however_many_were_cleaned() -> None:
+    end = GOOD.samples[-1]
+    one = replace(end, reading=replace(end.reading, overstaying=1))
+    verdict = alone(with_samples(GOOD, *GOOD.samples[:2], one))
 
-    assert "may stay for 86407 s, longer than the run" in uncleaned(never)[0]
+    assert verdict.lines[1] == (
+        "Cleanup DOES NOT WORK: 1 session that nobody had used for 8 s was still held at second 20, after 4 passes."
+    )
+    assert not verdict.passed
 
 
-def test_a_run_that_is_too_short_does_not_claim_that_cleanup_works() -> None:
-    short = with_samples(GOOD, *GOOD.samples[:2])
-    verdict = alone(short)
+def test_limits_under_which_the_run_is_too_short_fail_and_are_told_with_the_duration_that_is_enough() -> None:
+    verdict = alone(replace(GOOD, limits=replace(GOOD.limits, cleanup_interval=86400.0)))
 
-    assert verdict.passed
-    assert verdict.lines[1].startswith("Cleanup was not seen at work: in 4 s")
+    assert "a session may then stay for 86407 s; --duration 246878 shows it" in verdict.lines[1]
+    assert not verdict.passed
+
+
+def test_a_run_that_is_too_short_to_show_that_cleanup_works_fails_and_says_which_duration_is_enough() -> None:
+    verdict = alone(with_samples(GOOD, *GOOD.samples[:2]))
+
+    assert verdict.lines[1] == (
+        "Cleanup was NOT SEEN at work: in 4 s nobody had walked away for long enough; by the limits a session may then "
+        "stay for 8 s; --duration 23 shows it."
+    )
+    assert not verdict.passed
+
+
+def test_a_run_that_was_long_enough_but_nobody_walked_away_from_asks_for_more_clients() -> None:
+    nobody = with_samples(GOOD, sample(1, reading(0, 0)), sample(40, reading(14, 8, closed=6)))
+
+    assert "a longer run, or more clients, may show it" in alone(nobody).lines[1]
+    assert not alone(nobody).passed
 
 
 def test_how_long_a_session_may_stay_follows_from_the_limits() -> None:

@@ -5,7 +5,6 @@ done meanwhile stands below.
 """
 
 from collections import Counter
-from itertools import takewhile
 from typing import Final
 
 import matplotlib as mpl
@@ -15,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from .course import Course, cleaned_by_cleanup
 from .limits import BUFFER_BYTES
-from .phases import PHASES
+from .phases import EXODUS, PHASES
 from .reading import Reading
 from .state import State
 from .verdict import MIB
@@ -102,7 +101,7 @@ def _note_refusals(axes: Axes, ours: Course) -> None:
 
 def _note_abandonment(axes: Axes, state: State) -> None:
     """Say how many sessions cleanup has ended of those whose clients all left at once."""
-    began = state.duration * sum(phase.share for phase in takewhile(lambda phase: not phase.leaves, PHASES))
+    began = state.duration * EXODUS
     ended = began + state.duration * next(phase.share for phase in PHASES if phase.leaves)
     before, after = state.ours.at(began), state.ours.at(ended)
     cleaned = cleaned_by_cleanup(after.reading) - cleaned_by_cleanup(before.reading)

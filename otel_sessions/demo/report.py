@@ -151,6 +151,7 @@ def _books(reading: Reading) -> dict[str, Any]:
         "created_sessions": reading.created,
         "cleaned_sessions": dict(reading.cleaned),
         "active_sessions": reading.active,
+        "overstaying_sessions": reading.overstaying,
         "refused_sessions": dict(reading.rejected),
         "cleanup_passes": reading.passes,
         "cleanup_errors": reading.errors,
