@@ -89,15 +89,17 @@ class Upstream:
 
 
 class Refusing:
-    """A proxy that has no place for anybody."""
+    """A proxy that has no place for anybody, or one that refuses for another reason."""
 
-    def __init__(self, *headers: tuple[bytes, bytes]) -> None:
+    def __init__(self, *headers: tuple[bytes, bytes], status: int = 503) -> None:
         self.asked: list[float] = []
         self._headers = list(headers)
+        self._status = status
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.asked.append(anyio.current_time())
-        await send({"type": "http.response.start", "status": 503, "headers": self._headers})
+        assert len(self.asked) < 1000, "it is hammered"
+        await send({"type": "http.response.start", "status": self._status, "headers": self._headers})
         await send({"type": "http.response.body", "body": b""})
 
 
@@ -134,6 +136,35 @@ async def test_a_refused_client_who_is_told_nothing_comes_back_soon() -> None:
     assert load.tally.rejected == len(proxy.asked)
     assert load.tally.told_to_wait == 0
     assert max(later - earlier for earlier, later in pairwise(proxy.asked)) <= 2
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("status", [404, 500])
+async def test_a_target_that_has_no_sessions_at_all_is_not_hammered_and_counts_as_unexpected(status: int) -> None:
+    proxy = Refusing(status=status)
+    load = load_on(proxy)
+    await load.run()
+
+    assert load.tally.unexpected == len(proxy.asked) >= 2
+    assert load.tally.gone == 0
+    assert all(later - earlier >= 1 for earlier, later in pairwise(proxy.asked))
+
+
+@pytest.mark.anyio
+async def test_any_success_is_as_good_as_the_usual_one() -> None:
+    upstream = ToyUpstream().app
+
+    async def other(scope: Any, receive: Any, send: Any) -> None:
+        async def answer(message: Any) -> None:
+            await send(message | {"status": 200} if message.get("status") in (202, 204) else message)
+
+        await upstream(scope, receive, answer)
+
+    load = load_on(other, clients=5)
+    await load.run()
+
+    assert load.tally.closed > 0
+    assert load.tally.unexpected == 0
 
 
 @pytest.mark.anyio
