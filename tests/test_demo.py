@@ -208,7 +208,16 @@ def test_a_demo_in_a_pipe_sums_up_in_plain_text_writes_its_report_and_leaves_not
 
         assert (status, complained) == (0, "")
         assert running.leftovers() == []
-    for name in ("memory", "sessions active", "created", "cleaned", "refused", "cleanup passes", "requests", "latency"):
+    for name in (
+        "memory",
+        "sessions active",
+        "created",
+        "cleaned",
+        "refused",
+        "cleanup passes",
+        "requests",
+        "clients' latency",
+    ):
         assert f"\n{name} " in said
     for reason in ("idle_timeout", "max_age", "closed", "evicted", "shutdown"):
         assert f"\n  {reason} " in said

@@ -97,7 +97,7 @@ def test_the_view_has_every_number_at_80_columns_and_24_rows() -> None:
         "refused          3, 3 with Retry-After",
         "cleanup passes   4",
         "requests         10 a second",
-        "latency          p50 0 ms, p99 0 ms",
+        "clients' latency p50 0 ms, p99 0 ms",
     ):
         assert words in said
 
@@ -113,6 +113,13 @@ def test_both_curves_have_the_same_scale() -> None:
 def test_a_view_without_a_twin_says_nothing_of_one() -> None:
     assert "without" not in drawn(ALONE)
     assert "with cleanup and cap" in drawn(ALONE)
+
+
+def test_unexpected_answers_are_shown_where_there_are_some() -> None:
+    disturbed = replace(OVER, ours=replace(GOOD, tally=replace(GOOD.tally, unexpected=7)))
+
+    assert "unexpected" not in drawn(OVER)
+    assert "unexpected       7 answers, or none             0 answers, or none" in drawn(disturbed)
 
 
 def test_a_reason_that_is_rare_is_shown_where_there_is_one() -> None:

@@ -50,9 +50,20 @@ def test_books_that_do_not_balance_are_told_and_fail(bad: Course, says: str) -> 
 
 
 def test_an_answer_that_never_came_back_explains_one_difference() -> None:
-    tally = Tally(opened=13, closed=4, rejected=3, unexpected=1)
+    tally = Tally(opened=13, closed=4, rejected=3, unexpected=1, requests=200)
 
     assert alone(replace(GOOD, tally=tally)).passed
+
+
+def test_unexpected_answers_are_told_and_more_than_one_in_a_hundred_fail() -> None:
+    few, many = (replace(GOOD, tally=replace(GOOD.tally, unexpected=number)) for number in (2, 3))
+
+    assert alone(few).lines[0].endswith("the same; 2 of 200 requests had an unexpected answer, or none.")
+    assert alone(few).passed
+    assert alone(many).lines[1] == (
+        "Requests WENT WRONG: 3 of 200 requests had an unexpected answer, or none, more than 1%."
+    )
+    assert not alone(many).passed
 
 
 def test_a_session_that_came_of_age_while_its_client_closed_it_explains_one_difference() -> None:

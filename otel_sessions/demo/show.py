@@ -102,14 +102,14 @@ def _line(state: State) -> str:
 
 
 def _table(state: State) -> Iterator[str]:
-    yield f"{'':<16}{'with cleanup and cap':<33}{'without' if state.twin else ''}".rstrip()
+    yield f"{'':<17}{'with cleanup and cap':<33}{'without' if state.twin else ''}".rstrip()
     yield _columns("memory", _memory(state.ours), None if state.twin is None else _memory(state.twin))
     for row in rows(state.ours, state.twin):
         yield _columns(row.name, row.ours, row.twin)
 
 
 def _columns(name: str, ours: str, twin: str | None) -> str:
-    return f"{name:<16}{ours:<33}{twin or ''}".rstrip()
+    return f"{name:<17}{ours:<33}{twin or ''}".rstrip()
 
 
 def _memory(course: Course) -> str:

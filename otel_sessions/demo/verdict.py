@@ -21,6 +21,8 @@ CLIENT_BYTES: Final = 64 * 1024
 """What the connections and requests of one client may take."""
 SLACK_BYTES: Final = 12 * MIB
 """What may come on top, for a process that has just started."""
+_UNEXPECTED_SHARE: Final = 0.01
+"""Which share of requests may have no answer, or one that clients cannot know; more of them would hide the rest."""
 _LEAK_FACTOR: Final = 1.25
 """How many times our peak the twin has to end at before it is said to have leaked."""
 
@@ -38,15 +40,17 @@ def judge(ours: Course, twin: Course | None, clients: int) -> Verdict:
     books = [f"The books DO NOT BALANCE: {problem}." for problem in unbalanced(ours)]
     if twin is not None:
         books += [f"The twin's books DO NOT BALANCE: {problem}." for problem in unbalanced(twin)]
+    requests = disturbed(ours)
     cleanup = [f"Cleanup DOES NOT WORK: {problem}." for problem in uncleaned(ours)] or unseen(ours)
     memory = [f"Memory is NOT BOUNDED: {problem}." for problem in unbounded(ours, clients)]
     said = [
         *(books or [_balanced(ours)]),
+        *requests,
         *(cleanup or [_cleaned(ours)]),
         *(memory or [_bounded(ours, clients)]),
         *([] if twin is None else [_leaked(ours, twin)]),
     ]
-    return Verdict(passed=not (books or cleanup or memory), lines=tuple(said))
+    return Verdict(passed=not (books or requests or cleanup or memory), lines=tuple(said))
 
 
 def unbalanced(course: Course) -> list[str]:
@@ -63,6 +67,14 @@ def unbalanced(course: Course) -> list[str]:
     if not course.end.created:
         found.append("no session was created")
     return found + list(_disagreements(course))
+
+
+def disturbed(course: Course) -> list[str]:
+    """Return in a sentence that too many requests came to nothing, if so."""
+    tally = course.tally
+    if tally.unexpected <= tally.requests * _UNEXPECTED_SHARE:
+        return []
+    return [f"Requests WENT WRONG: {_unexpected(course)}, more than {_UNEXPECTED_SHARE:.0%}."]
 
 
 def uncleaned(course: Course) -> list[str]:
@@ -150,10 +162,15 @@ def _disagreements(course: Course) -> Iterator[str]:
             yield f"the proxy says {name} {booked}, its clients {counted}"
 
 
+def _unexpected(course: Course) -> str:
+    return f"{course.tally.unexpected} of {course.tally.requests} requests had an unexpected answer, or none"
+
+
 def _balanced(course: Course) -> str:
+    but = f"; {_unexpected(course)}" if course.tally.unexpected else ""
     return (
         f"The books balance: {course.end.created} created, {course.end.total_cleaned} cleaned, "
-        f"{course.end.active} left; so did all {len(course.readings)} readings, and the clients counted the same."
+        f"{course.end.active} left; so did all {len(course.readings)} readings, and the clients counted the same{but}."
     )
 
 
