@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 
 from . import ConfigError, EndReason, __version__
-from .proxy.arguments import count, positive, url
+from .proxy.arguments import count, origin, positive
 from .proxy.settings import add_arguments, preset
 
 _NEEDS = {
@@ -81,6 +81,7 @@ def _demo(options: argparse.Namespace) -> int:
     from .demo.processes import PortTaken
     from .demo.report import ReportFailed
     from .demo.run import DemoFailed, Options, run
+    from .demo.show import OutputFailed
     from .proxy.otlp import ENDPOINT, require_exporters
 
     try:
@@ -100,9 +101,9 @@ def _demo(options: argparse.Namespace) -> int:
                 upstream_port=options.upstream_port,
             )
         )
-    except (ConfigError, PortTaken) as error:
+    except (ConfigError, OutputFailed, PortTaken, ReportFailed) as error:
         return _complain(str(error), 2)
-    except (DemoFailed, ReportFailed) as error:
+    except DemoFailed as error:
         return _complain(str(error), 1)
 
 
@@ -189,7 +190,7 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     _add_clients(parser, 200)
     add("--no-twin", action="store_true", help="only the proxy with cleanup and cap")
     add("--report", type=Path, default=Path("otel-sessions-demo"), metavar="DIR", help="where the report is written to")
-    add("--otlp", type=url, metavar="ENDPOINT", help="the collector that both proxies export to")
+    add("--otlp", type=origin, metavar="ENDPOINT", help="the collector that both proxies export to")
     add("--port", type=_port, default=8080, help="where the proxy listens, 0 for any free port")
     add("--twin-port", type=_port, default=0, metavar="PORT", help="the same for the twin")
     add("--upstream-port", type=_port, default=0, metavar="PORT", help="the same for the upstream")
@@ -203,7 +204,7 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
     )
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
     parser.set_defaults(command=_load, needs="load", extra="demo")
-    parser.add_argument("--target", type=url, required=True, metavar="URL", help="where the proxy is")
+    parser.add_argument("--target", type=origin, required=True, metavar="URL", help="where the proxy is")
     parser.add_argument("--duration", type=positive, metavar="SECONDS", help="stop by itself after so long")
     _add_clients(parser, 300)
     parser.add_argument("--cycle", type=positive, default=150.0, metavar="SECONDS", help="how long all phases take")

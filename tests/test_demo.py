@@ -21,7 +21,11 @@ import pytest
 
 from otel_sessions import ConfigError, __version__
 from otel_sessions.cli import main
-from otel_sessions.demo.report import FILES
+from otel_sessions.demo import run
+from otel_sessions.demo.processes import PortTaken
+from otel_sessions.demo.report import FILES, ReportFailed
+from otel_sessions.demo.run import DemoFailed
+from otel_sessions.demo.show import OutputFailed
 from otel_sessions.proxy.otlp import require_exporters
 
 from .processes import clean_environ
@@ -75,6 +79,8 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
         ["demo", "--twin-port", "-1"],
         ["demo", "--rate", "0"],
         ["demo", "--otlp", "localhost:4317"],
+        ["demo", "--otlp", "http://"],
+        ["demo", "--otlp", "http://collector:port"],
     ],
 )
 def test_wrong_arguments_exit_with_2(arguments: list[str]) -> None:
@@ -113,9 +119,48 @@ def test_a_report_that_cannot_be_written_exits_with_2_before_anything_starts(
     assert said.out == ""
 
 
-def test_an_export_that_cannot_work_exits_with_2(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert main(["demo", "--report", str(tmp_path), "--otlp", "http://collector:port"]) == 2
+def test_an_export_that_cannot_work_exits_with_2(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:port")
+
+    assert main(["demo", "--port", "0"]) == 2
     assert_names(capsys.readouterr().err, "OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:port")
+
+
+@pytest.mark.parametrize(
+    ("failure", "status"),
+    [
+        (ConfigError("no"), 2),
+        (PortTaken("no"), 2),
+        (ReportFailed("no"), 2),
+        (OutputFailed("no"), 2),
+        (DemoFailed("no"), 1),
+        (KeyboardInterrupt(), 130),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
+)
+def test_whatever_goes_wrong_is_one_line_and_an_exit_status_of_its_own(
+    failure: BaseException, status: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_options: object) -> int:
+        raise failure
+
+    monkeypatch.setattr(run, "run", fail)
+
+    assert main(["demo"]) == status
+    assert_names(capsys.readouterr().err, "otel-sessions: ", str(failure))
+
+
+@pytest.mark.processes
+def test_a_stdout_that_is_full_exits_with_2_and_is_told_in_a_line(tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        full_up = subprocess.run(
+            command(tmp_path), stdout=full, stderr=subprocess.PIPE, text=True, timeout=30, check=False
+        )
+
+    assert full_up.returncode == 2
+    assert full_up.stderr == "otel-sessions: stdout cannot be written to: No space left on device\n"
 
 
 def assert_names(message: str, *names: str) -> None:
@@ -202,7 +247,8 @@ def demo(folder: Path, *arguments: str, **environ: str) -> Iterator[Demo]:
 
 @pytest.mark.processes
 def test_a_demo_in_a_pipe_sums_up_in_plain_text_writes_its_report_and_leaves_nothing_running(tmp_path: Path) -> None:
-    with demo(tmp_path, *BRIEF, **QUICK) as running:
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    with demo(tmp_path, *BRIEF, **QUICK, **ascii_only) as running:
         assert len(running.children) == 3
         status, said, complained = running.end()
 

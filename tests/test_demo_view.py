@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from otel_sessions.demo.phases import Moment
-from otel_sessions.demo.show import showing, sum_up
+from otel_sessions.demo.show import say, showing, sum_up
 from otel_sessions.demo.sparkline import binned, meter, sparkline
 from otel_sessions.demo.state import State
 from otel_sessions.demo.verdict import judge
@@ -212,6 +212,14 @@ def test_anything_else_gets_plain_lines_of_less_than_80_columns(
     assert "\nThe books balance: 14 created" in said
     assert all(character == "\n" or " " <= character <= "~" for character in said)
     assert max(map(len, said.splitlines())) < 80
+
+
+def test_what_stdout_has_no_characters_for_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    output = Output(is_terminal=False, encoding="ascii")
+    monkeypatch.setattr("sys.stdout", output)
+    say("in /tmp/\u00e9")
+
+    assert output.getvalue() == "in /tmp/\\xe9\n"
 
 
 def test_plain_lines_come_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:

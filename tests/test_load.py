@@ -193,6 +193,9 @@ async def test_the_upstream_speaks_as_much_of_mcp_as_the_clients_need() -> None:
     [
         [],
         ["--target", "127.0.0.1:8080"],
+        ["--target", "http://"],
+        ["--target", "http://x:port"],
+        ["--target", "http://user:word@x"],
         ["--target", "http://x", "--rate", "0"],
         ["--target", "http://x", "--clients", "0"],
         ["--target", "http://x", "--cycle", "-1"],
@@ -200,7 +203,7 @@ async def test_the_upstream_speaks_as_much_of_mcp_as_the_clients_need() -> None:
 )
 def test_wrong_arguments_exit_with_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
-        main(["load", *arguments])
+        main(["load", "--duration", "1", *arguments])
 
 
 def module(name: str, *arguments: str, **environ: str) -> "subprocess.Popen[str]":

@@ -71,8 +71,8 @@ def _write_files(folder: Path, state: State, verdict: Verdict) -> None:
     figure = draw(state)
     figure.savefig(folder / "memory.svg", metadata={"Date": None})
     figure.savefig(folder / "memory.png")
-    (folder / "terminal.svg").write_text(terminal(state, verdict))
-    (folder / "summary.json").write_text(json.dumps(numbers(state, verdict), indent=1) + "\n")
+    (folder / "terminal.svg").write_text(terminal(state, verdict), encoding="utf-8")
+    (folder / "summary.json").write_text(json.dumps(numbers(state, verdict), indent=1) + "\n", encoding="utf-8")
 
 
 def terminal(state: State, verdict: Verdict) -> str:

@@ -22,6 +22,11 @@ from .state import State
 from .verdict import MIB, Verdict, mib
 from .view import View
 
+
+class OutputFailed(Exception):
+    """Nothing can be written to stdout; the message says why."""
+
+
 Show = Callable[[State], None]
 
 _LINES: Final = 10
@@ -53,11 +58,17 @@ def sum_up(state: State, verdict: Verdict) -> None:
 
 
 def say(*lines: str) -> None:
-    """Print lines; when whoever read them is gone, as after `| head`, that is an interruption."""
+    """Print lines; when whoever read them is gone, as after `| head`, that is an interruption.
+
+    What the encoding has no characters for is escaped. Raises `OutputFailed`.
+    """
+    encoding = sys.stdout.encoding or "utf-8"
     try:
-        print(*lines, sep="\n", flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(*(line.encode(encoding, "backslashreplace").decode(encoding) for line in lines), sep="\n", flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else it is flushed, and fails, again at exit
+        if not isinstance(error, BrokenPipeError):
+            raise OutputFailed(f"stdout cannot be written to: {error.strerror}") from error
         signal.raise_signal(signal.SIGINT)
 
 
