@@ -175,8 +175,8 @@ def test_how_long_a_session_may_stay_follows_from_the_limits() -> None:
     ("bad", "says"),
     [
         (replace(GOOD, limits=replace(GOOD.limits, max_sessions=7)), "8 sessions were active at once under a cap of 7"),
-        (with_samples(GOOD, sample(1, reading(0, 0, 66 * MIB))), "66.0 MiB is above the 65.0 MiB"),
-        (replace(GOOD, last=replace(GOOD.end, memory=66 * MIB)), "66.0 MiB is above the 65.0 MiB"),
+        (with_samples(GOOD, sample(1, reading(0, 0, 59 * MIB))), "59.0 MiB is above the 58.2 MiB"),
+        (replace(GOOD, last=replace(GOOD.end, memory=59 * MIB)), "59.0 MiB is above the 58.2 MiB"),
     ],
 )
 def test_memory_that_is_not_bounded_is_told_and_fails(bad: Course, says: str) -> None:
@@ -186,10 +186,10 @@ def test_memory_that_is_not_bounded_is_told_and_fails(bad: Course, says: str) ->
 
 
 def test_memory_may_rise_by_what_sessions_and_clients_take() -> None:
-    run = replace(GOOD, last=replace(GOOD.end, memory=65 * MIB))
+    run = replace(GOOD, last=replace(GOOD.end, memory=58 * MIB))
 
     assert alone(run).passed
-    assert "2.0 MiB for 8 sessions, 1.0 MiB for 16 clients, and 12.0 MiB" in alone(run).lines[2]
+    assert "2.0 MiB for 8 sessions, 0.2 MiB for 16 clients, and 6.0 MiB" in alone(run).lines[2]
 
 
 def test_without_a_cap_the_most_sessions_there_were_explain_memory() -> None:

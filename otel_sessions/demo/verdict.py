@@ -17,9 +17,9 @@ from .limits import BUFFER_BYTES, patience
 from .phases import EXODUS
 
 MIB: Final = 1024 * 1024
-CLIENT_BYTES: Final = 64 * 1024
+CLIENT_BYTES: Final = 16 * 1024
 """What the connections and requests of one client may take."""
-SLACK_BYTES: Final = 12 * MIB
+SLACK_BYTES: Final = 6 * MIB
 """What may come on top, for a process that has just started."""
 _UNEXPECTED_SHARE: Final = 0.01
 """Which share of requests may have no answer, or one that clients cannot know; more of them would hide the rest."""
