@@ -1,6 +1,8 @@
 """What a run leaves in its folder."""
 
 import json
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -9,12 +11,12 @@ import matplotlib.image
 import pytest
 
 from otel_sessions import ConfigError
-from otel_sessions.demo.picture import INCHES, PIXELS_PER_INCH
+from otel_sessions.demo.picture import INCHES, PIXELS_PER_INCH, draw
 from otel_sessions.demo.report import FILES, ReportFailed, require_writable, write_report
 from otel_sessions.demo.state import State
-from otel_sessions.demo.verdict import judge
+from otel_sessions.demo.verdict import MIB, judge
 
-from .courses import ALONE, CLIENTS, OVER
+from .courses import ALONE, CLIENTS, GOOD, LEAKING, OVER, reading, sample, with_samples
 
 pytestmark = pytest.mark.no_cover
 
@@ -63,6 +65,44 @@ def test_the_picture_names_its_axes_with_units_and_its_curves(report: Path) -> N
     assert "200 MiB, peak 200 MiB" in said
     assert "50 MiB, peak 50 MiB" in said
     assert "cap of 8 reached: openings refused: 3" in said
+
+
+def noted(state: State, *, twin: int, early: bool = False) -> State:
+    """Return a run with both notes, whose twin ends at so many MiB."""
+    refused = replace(reading(3, 3), rejected={"max_sessions": 3})
+    ours = with_samples(
+        GOOD,
+        replace(sample(1, reading(3, 3)), reading=refused if early else replace(refused, rejected={})),
+        sample(12, reading(10, 8, closed=2)),
+        sample(16, reading(10, 0, closed=2, idle_timeout=8)),
+        sample(20, reading(14, 4, closed=2, idle_timeout=8)),
+    )
+    ending = with_samples(LEAKING, sample(1, reading(9, 9)), sample(20, reading(14, 14, twin * MIB)))
+    return replace(state, ours=ours, twin=None if state.twin is None else ending)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        noted(OVER, twin=100),
+        noted(OVER, twin=2000),
+        noted(OVER, twin=100, early=True),
+        noted(OVER, twin=2000, early=True),
+        noted(ALONE, twin=0),
+    ],
+    ids=["usual", "large twin", "early refusals", "large twin and early refusals", "alone"],
+)
+def test_no_words_in_the_picture_lie_on_others_or_outside_of_it(state: State) -> None:
+    figure = draw(state)
+    figure.draw_without_rendering()
+    memory = figure.axes[0]
+    boxes = [box for text in memory.texts if (box := text.get_tightbbox())]
+
+    assert len(boxes) == (5 if state.twin else 4)
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+    for box in boxes:
+        assert box.y0 >= memory.bbox.y0
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
 
 
 def test_the_same_run_makes_the_same_picture(report: Path, tmp_path: Path) -> None:
@@ -170,10 +210,10 @@ def test_a_report_that_fails_half_way_changes_nothing(tmp_path: Path, monkeypatc
     (tmp_path / "summary.json").write_text("old")
     written = Path.write_text
 
-    def full(self: Path, text: str) -> int:
+    def full(self: Path, text: str, encoding: str) -> int:
         if self.name == "summary.json":
             raise OSError(28, "No space left on device")
-        return written(self, text)
+        return written(self, text, encoding)
 
     monkeypatch.setattr(Path, "write_text", full)
 
