@@ -127,6 +127,13 @@ def test_the_terminal_shows_the_last_view_and_the_verdict_and_asks_nobody_for_fo
     assert 'url("' not in (report / "terminal.svg").read_text()
 
 
+def test_every_blank_of_the_terminal_is_to_be_kept(report: Path) -> None:
+    texts = [one for one in ElementTree.parse(report / "terminal.svg").iter() if one.tag.endswith("}text")]  # noqa: S314
+
+    assert len(texts) > 20
+    assert {one.get("{http://www.w3.org/XML/1998/namespace}space") for one in texts} == {"preserve"}
+
+
 # The numbers
 
 

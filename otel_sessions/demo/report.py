@@ -76,12 +76,16 @@ def _write_files(folder: Path, state: State, verdict: Verdict) -> None:
 
 
 def terminal(state: State, verdict: Verdict) -> str:
-    """Return the last view as rich draws a terminal, but without the fonts that it would fetch."""
+    """Return the last view as rich draws a terminal, but without the fonts that it would fetch.
+
+    Blanks are to be kept: not everything that draws an SVG keeps those that cannot be broken.
+    """
     console = Console(
         width=_COLUMNS, file=io.StringIO(), record=True, force_terminal=True, color_system="truecolor", highlight=False
     )
     console.print(summary(state, verdict))
-    return re.sub(r"@font-face \{.*?\}\s*", "", console.export_svg(title="otel-sessions demo"), flags=re.DOTALL)
+    drawn = re.sub(r"@font-face \{.*?\}\s*", "", console.export_svg(title="otel-sessions demo"), flags=re.DOTALL)
+    return drawn.replace("<text ", '<text xml:space="preserve" ')
 
 
 def numbers(state: State, verdict: Verdict) -> dict[str, Any]:
