@@ -8,7 +8,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 from . import ConfigError, EndReason, __version__
@@ -124,7 +124,8 @@ def _export_show(options: argparse.Namespace) -> int:
 def _require(needs: str) -> None:
     """Raise `ImportError` for what is not installed, `ConfigError` for an export that the environment asks wrongly."""
     for module in _NEEDS[needs]:
-        import_module(module)
+        if find_spec(module) is None:  # not imported: matplotlib takes half a second, and is needed last
+            raise ModuleNotFoundError(name=module)
     from .proxy.otlp import require_exporters
 
     require_exporters()
