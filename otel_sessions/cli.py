@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from . import ConfigError, EndReason, __version__
-from .proxy.arguments import count, origin, positive
+from .proxy.arguments import count, origin, port, positive, whole
 from .proxy.settings import add_arguments, preset
 
 _NEEDS = {
@@ -192,9 +192,9 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     add("--no-twin", action="store_true", help="only the proxy with cleanup and cap")
     add("--report", type=Path, default=Path("otel-sessions-demo"), metavar="DIR", help="where the report is written to")
     add("--otlp", type=origin, metavar="ENDPOINT", help="the collector that both proxies export to")
-    add("--port", type=_port, default=8080, help="where the proxy listens, 0 for any free port")
-    add("--twin-port", type=_port, default=0, metavar="PORT", help="the same for the twin")
-    add("--upstream-port", type=_port, default=0, metavar="PORT", help="the same for the upstream")
+    add("--port", type=port, default=8080, help="where the proxy listens, 0 for any free port")
+    add("--twin-port", type=port, default=0, metavar="PORT", help="the same for the twin")
+    add("--upstream-port", type=port, default=0, metavar="PORT", help="the same for the upstream")
 
 
 def _add_load(parser: argparse.ArgumentParser) -> None:
@@ -215,14 +215,7 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
 def _add_clients(parser: argparse.ArgumentParser, usual: int) -> None:
     parser.add_argument("--clients", type=count, default=usual, metavar="N", help="how many virtual clients there are")
     parser.add_argument("--rate", type=positive, default=1.0, metavar="X", help="how much faster than usual they are")
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="what the clients' dice start from")
-
-
-def _port(text: str) -> int:
-    port = int(text)
-    if not 0 <= port <= 65535:
-        raise argparse.ArgumentTypeError(f"takes a port from 0 to 65535, not {text}")
-    return port
+    parser.add_argument("--seed", type=whole, default=1, metavar="N", help="what the clients' dice start from")
 
 
 if __name__ == "__main__":

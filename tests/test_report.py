@@ -12,7 +12,7 @@ import pytest
 
 from otel_sessions import ConfigError
 from otel_sessions.demo.picture import INCHES, PIXELS_PER_INCH, draw
-from otel_sessions.demo.report import FILES, ReportFailed, require_writable, write_report
+from otel_sessions.demo.report import FILES, ReportFailed, made, write_report
 from otel_sessions.demo.state import State
 from otel_sessions.demo.verdict import MIB, judge
 
@@ -184,33 +184,41 @@ def test_a_run_without_a_twin_has_none_in_its_summary(tmp_path: Path) -> None:
 def test_a_report_takes_the_place_of_an_earlier_one_and_leaves_other_files_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "summary.json").write_text("old")
-    require_writable(tmp_path)
-    write(tmp_path)
+    with made(tmp_path):
+        write(tmp_path)
 
     assert {path.name for path in tmp_path.iterdir()} == {*FILES, "notes.txt"}
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert (tmp_path / "summary.json").read_text() != "old"
 
 
-def test_a_folder_is_made_with_those_above_it(tmp_path: Path) -> None:
-    require_writable(tmp_path / "a" / "b")
+def test_a_folder_is_made_with_those_above_it_and_goes_with_them_if_nothing_comes_into_it(tmp_path: Path) -> None:
+    with made(tmp_path / "a" / "b"):
+        assert list((tmp_path / "a" / "b").iterdir()) == []
 
-    assert list((tmp_path / "a" / "b").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_was_there_before_stays(tmp_path: Path) -> None:
+    with made(tmp_path):
+        pass
+
+    assert tmp_path.exists()
 
 
 def test_a_folder_that_is_a_file_is_refused_beforehand(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
 
-    with pytest.raises(ConfigError, match=r"--report: nothing can be written to .*file"):
-        require_writable(tmp_path / "file")
+    with pytest.raises(ConfigError, match=r"--report: nothing can be written to .*file"), made(tmp_path / "file"):
+        pass
     assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_folder_in_place_of_a_file_of_the_report_is_refused_beforehand(tmp_path: Path) -> None:
     (tmp_path / "memory.png").mkdir()
 
-    with pytest.raises(ConfigError, match=r"memory\.png is a folder"):
-        require_writable(tmp_path)
+    with pytest.raises(ConfigError, match=r"memory\.png is a folder"), made(tmp_path):
+        pass
 
 
 def test_a_report_that_fails_half_way_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,8 @@ import os
 import platform
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -35,8 +37,23 @@ class ReportFailed(Exception):
     """The report cannot be written; the message says where, and why."""
 
 
-def require_writable(folder: Path) -> None:
-    """Make the folder if it is not there. Raises `ConfigError` if no report can be written there."""
+@contextmanager
+def made(folder: Path) -> Iterator[None]:
+    """Make the folder, with those above it, and remove at the end what was made and is empty still.
+
+    Raises `ConfigError` if no report can be written there.
+    """
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    try:
+        _require_writable(folder)
+        yield
+    finally:
+        for one in missing:
+            with suppress(OSError):
+                one.rmdir()
+
+
+def _require_writable(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _beside(folder):

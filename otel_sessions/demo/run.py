@@ -26,7 +26,7 @@ from .limits import BUFFER_BYTES, demo_limits, flags_of, without_cleanup
 from .load import Load
 from .phases import PHASES, Moment, Story
 from .processes import HOST, Child, listen, running, url_of
-from .report import FILES, require_writable, write_report
+from .report import FILES, made, write_report
 from .show import WIDTH, Show, say, showing, sum_up
 from .side import Side
 from .state import State
@@ -79,8 +79,7 @@ def run(options: Options) -> int:
     Raises `ConfigError`, `PortTaken`, `DemoFailed` and `ReportFailed`, and `KeyboardInterrupt` on SIGTERM as on SIGINT.
     """
     limits = demo_limits(options.clients)
-    require_writable(options.report)
-    with _sigterm_as_sigint():
+    with made(options.report), _sigterm_as_sigint():
         state = anyio.run(_run, options, limits)
         verdict = judge(state.ours, state.twin, options.clients)
         sum_up(state, verdict)
