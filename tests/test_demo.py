@@ -409,6 +409,18 @@ def test_a_demo_that_is_killed_takes_its_processes_with_it(tmp_path: Path) -> No
 
 
 @pytest.mark.processes
+def test_a_twin_that_is_killed_ends_nothing_and_is_told(tmp_path: Path) -> None:
+    with demo(tmp_path, "--clients", "4", "--duration", "3") as running:
+        running.child("otel_sessions.demo.proxy", "--max-sessions=off").kill()
+        status, said, complained = running.end()
+
+    assert (status, complained) == (1, "")  # it was too short
+    told = " ".join(said.split())
+    assert re.search(r"The twin without cleanup and cap was killed after \d s, as the system does when", told)
+    assert "\n   2  " in said
+
+
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("words", "name"),
     [

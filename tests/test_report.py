@@ -178,6 +178,13 @@ def test_a_run_without_a_twin_has_none_in_its_summary(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "summary.json").read_text())["without"] is None
 
 
+def test_a_twin_that_was_killed_before_anything_was_seen_of_it_is_reported_so(tmp_path: Path) -> None:
+    write(tmp_path, replace(OVER, twin=replace(LEAKING, samples=[], last=None, killed=True)))
+
+    assert json.loads((tmp_path / "summary.json").read_text())["without"]["killed"] is True
+    assert "was killed after 0 s" in words_of(tmp_path / "terminal.svg")
+
+
 # The folder
 
 

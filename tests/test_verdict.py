@@ -224,6 +224,17 @@ def test_a_twin_that_did_not_leak_is_not_claimed_to_have(end: Reading) -> None:
     assert "has not leaked enough to tell them apart" in verdict.lines[3]
 
 
+def test_a_twin_that_was_killed_is_a_result_and_ours_is_judged_all_the_same() -> None:
+    killed = replace(LEAKING, last=None, killed=True)
+
+    assert judge(GOOD, killed, CLIENTS).passed
+    assert judge(GOOD, killed, CLIENTS).lines[3] == (
+        "The twin without cleanup and cap was killed after 20 s, as the system does when memory runs out: it had 200.0 "
+        "MiB, with 40 sessions."
+    )
+    assert not judge(replace(GOOD, last=None), killed, CLIENTS).passed
+
+
 # What the verdict rests on
 
 

@@ -89,6 +89,8 @@ def _apart(state: State, top: float) -> bool:
 
 
 def _draw_curve(axes: Axes, color: str, words: str, course: Course, side: str) -> None:
+    if not course.samples:  # it was killed at once
+        return
     created = [sample.reading.created for sample in course.samples]
     sizes = [sample.reading.memory / MIB for sample in course.samples]
     axes.plot(created, sizes, color=color, linewidth=2.2, solid_joinstyle="round")

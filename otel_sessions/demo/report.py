@@ -127,6 +127,7 @@ def _course(course: Course) -> dict[str, Any]:
     tally = course.tally
     return {
         "limits": _limits(course.limits),
+        "killed": course.killed,
         "memory": {
             "start_bytes": course.start.memory,
             "peak_bytes": course.peak_memory,

@@ -158,7 +158,7 @@ async def _until_started(sides: list[Side], children: Mapping[_Part, Child]) -> 
 async def _watch(
     options: Options, sides: list[Side], children: Mapping[_Part, Child], show: Show, load: anyio.CancelScope
 ) -> None:
-    """Look at a steady pace; end the load if one of the processes is gone."""
+    """Look at a steady pace; end the load if one of the processes is gone, and only the twin's if that was killed."""
     began = anyio.current_time()
     looks = 0
     while not _ended(children):
@@ -167,12 +167,15 @@ async def _watch(
         elapsed = anyio.current_time() - began
         for side in sides:
             side.look(elapsed)
+            if side.killed:
+                side.load.stop()
         show(_state(options, sides, elapsed, sides[0].load.moment if elapsed < options.duration else _END))
     load.cancel()
 
 
 def _ended(children: Mapping[_Part, Child]) -> list[str]:
-    return [part.name for part, child in children.items() if child.ended]
+    """Return which processes are gone that should not be; a twin that was killed is a result."""
+    return [part.name for part, child in children.items() if child.ended and not (part is _TWIN and child.killed)]
 
 
 def _state(options: Options, sides: list[Side], elapsed: float, moment: Moment | None) -> State:

@@ -30,11 +30,21 @@ class Side:
         return self._start is not None
 
     @property
+    def killed(self) -> bool:
+        """Whether the proxy was killed, which ends its load."""
+        return self.proxy.killed
+
+    @property
     def course(self) -> Course:
         """What was seen; it grows while the load goes on."""
         assert self._start is not None
         return Course(
-            limits=self._limits, start=self._start, samples=self._samples, last=self._last, tally=self.load.tally
+            limits=self._limits,
+            start=self._start,
+            samples=self._samples,
+            last=self._last,
+            tally=self.load.tally,
+            killed=self.killed,
         )
 
     def look(self, elapsed: float) -> None:

@@ -36,9 +36,10 @@ class Verdict:
 
 
 def judge(ours: Course, twin: Course | None, clients: int) -> Verdict:
-    """Return the verdict on a run of so many clients; the twin, if there was one, need only keep its books."""
+    """Return the verdict on a run of so many clients; the twin, if there was one, need only keep its books, or be
+    killed."""
     books = [f"The books DO NOT BALANCE: {problem}." for problem in unbalanced(ours)]
-    if twin is not None:
+    if twin is not None and not twin.killed:
         books += [f"The twin's books DO NOT BALANCE: {problem}." for problem in unbalanced(twin)]
     requests = disturbed(ours)
     cleanup = [f"Cleanup DOES NOT WORK: {problem}." for problem in uncleaned(ours)] or unseen(ours)
@@ -196,6 +197,11 @@ def _bounded(course: Course, clients: int) -> str:
 
 
 def _leaked(ours: Course, twin: Course) -> str:
+    if twin.killed:
+        return (
+            f"The twin without cleanup and cap was killed after {twin.elapsed:.0f} s, as the system does when memory "
+            f"runs out: it had {mib(twin.now.memory)}, with {twin.now.active} sessions."
+        )
     memory, times = twin.now.memory, twin.now.memory / ours.peak_memory
     if times < _LEAK_FACTOR or twin.now.active <= ours.most_active:
         return (
