@@ -178,7 +178,13 @@ def test_whatever_goes_wrong_is_one_line_and_an_exit_status_of_its_own(
 def test_a_stdout_that_is_full_exits_with_2_and_is_told_in_a_line(tmp_path: Path) -> None:
     with Path("/dev/full").open("w") as full:
         full_up = subprocess.run(
-            command(tmp_path), stdout=full, stderr=subprocess.PIPE, text=True, timeout=30, check=False
+            command(tmp_path),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=30,
+            check=False,
+            env=clean_environ(),
         )
 
     assert full_up.returncode == 2

@@ -1,4 +1,3 @@
-import os
 import signal
 import socket
 import subprocess
@@ -16,6 +15,8 @@ from otel_sessions.demo.load import Load
 from otel_sessions.demo.mcp import CALL, OPENED, OPENING, REVISION, headers_of
 from otel_sessions.demo.phases import PHASES, STEADY, Phase, Story
 from otel_sessions.demo.upstream import Upstream as ToyUpstream
+
+from .processes import clean_environ
 
 pytestmark = pytest.mark.no_cover
 
@@ -213,7 +214,7 @@ def module(name: str, *arguments: str, **environ: str) -> "subprocess.Popen[str]
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={name: value for name, value in os.environ.items() if not name.startswith("OTEL_")} | environ,
+        env=clean_environ() | environ,
     )
 
 
