@@ -7,8 +7,10 @@ from otel_sessions import SessionConfig
 from otel_sessions.demo.course import Course
 from otel_sessions.demo.limits import demo_limits, flags_of, patience, usual_limits, without_cleanup
 from otel_sessions.demo.reading import Reading
+from otel_sessions.demo.side import pace
 from otel_sessions.demo.tally import Tally, percentile
 from otel_sessions.demo.verdict import MIB, Verdict, judge, unbalanced, unbounded, uncleaned
+from otel_sessions.demo.weight import Weights
 
 from .courses import CLIENTS, GOOD, LEAKING, reading, sample, with_samples
 
@@ -244,6 +246,24 @@ def test_a_twin_that_was_killed_is_a_result_and_ours_is_judged_all_the_same() ->
 )
 def test_percentiles_are_values_that_were_measured(values: Sequence[float], share: float, expected: float) -> None:
     assert percentile(values, share) == expected
+
+
+def test_a_run_has_four_readings_a_second_and_four_thousand_at_most() -> None:
+    assert pace(45.0) == 0.25
+    assert 86400.0 / pace(86400.0) == pytest.approx(4000)
+
+
+def test_a_weight_counts_for_as_long_as_anything_holds_it_and_as_unused_from_its_last_answer() -> None:
+    weights = Weights()
+    used, forgotten, ended = (weights.remember(b"/mcp", []) for _ in range(3))
+    for peer in (forgotten, ended):
+        peer.used -= 100.0
+    used.used -= 100.0
+    used.note([], 200)
+    del peer, ended
+
+    assert weights.unused_for(50.0) == 1
+    assert weights.unused_for(200.0) == 0
 
 
 def test_a_reading_survives_its_way_to_the_parent() -> None:

@@ -28,11 +28,11 @@ from .phases import PHASES, Moment, Story
 from .processes import HOST, Child, listen, running, url_of
 from .report import FILES, made, write_report
 from .show import WIDTH, Show, say, showing, sum_up
-from .side import Side
+from .side import Side, pace
 from .state import State
 from .verdict import judge
 
-_READING_SECONDS: Final = 0.25
+_LOOK_SECONDS: Final = 0.25
 _START_SECONDS: Final = 30.0
 _END: Final = Moment(phase="the end", present=0.0, leaves=False)
 """What stands for the story when its time is over, and requests are still under way."""
@@ -102,7 +102,7 @@ async def _run(options: Options, limits: SessionConfig) -> State:
         say(*_greeting(options, limits, urls))
         children = {}
         for part, listener in listeners.items():
-            to_proxy = ["--upstream", urls[_UPSTREAM], "--readings", str(_READING_SECONDS)]
+            to_proxy = ["--upstream", urls[_UPSTREAM], "--readings", str(pace(options.duration))]
             arguments = [*to_proxy, *flags_of(limits_of[part])] if part in limits_of else []
             children[part] = stack.enter_context(_running(part, listener, arguments, options.otlp))
         sides = [Side(its, children[part], _load(options, urls[part])) for part, its in limits_of.items()]
@@ -152,7 +152,7 @@ async def _until_started(sides: list[Side], children: Mapping[_Part, Child]) -> 
         late = [part.name for part, child in children.items() if part is not _UPSTREAM and child.said is None]
         for name in _ended(children) or (late if anyio.current_time() > end else []):
             raise DemoFailed(f"{name} did not start")
-        await anyio.sleep(_READING_SECONDS / 5)
+        await anyio.sleep(_LOOK_SECONDS / 5)
 
 
 async def _watch(
@@ -163,7 +163,7 @@ async def _watch(
     looks = 0
     while not _ended(children):
         looks += 1
-        await anyio.sleep_until(began + looks * _READING_SECONDS)
+        await anyio.sleep_until(began + looks * _LOOK_SECONDS)
         elapsed = anyio.current_time() - began
         for side in sides:
             side.look(elapsed)
