@@ -23,6 +23,7 @@ def reading(created: int, active: int, memory: int = 50 * MIB, **cleaned: int) -
         rejected={"max_sessions": 3},
         passes=4,
         errors=0,
+        overstaying=0,
         memory=memory,
     )
 

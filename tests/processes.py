@@ -93,7 +93,12 @@ def running_module(module: str, folder: Path, *arguments: str, name: str = "", *
 
 
 def clean_environ() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    """Return the environment without its OTEL variables, and with compiled code kept in a folder of the tests.
+
+    Where the environment forbids to keep any, compilation is most of what a short process costs.
+    """
+    kept = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(ROOT / "build" / "bytecode")}
+    return {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")} | kept
 
 
 def until_listens(port: int, process: Running) -> None:

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from otel_sessions.demo.phases import Moment
-from otel_sessions.demo.show import showing, sum_up
+from otel_sessions.demo.show import say, showing, sum_up
 from otel_sessions.demo.sparkline import binned, meter, sparkline
 from otel_sessions.demo.state import State
 from otel_sessions.demo.verdict import judge
@@ -97,7 +97,7 @@ def test_the_view_has_every_number_at_80_columns_and_24_rows() -> None:
         "refused          3, 3 with Retry-After",
         "cleanup passes   4",
         "requests         10 a second",
-        "latency          p50 0 ms, p99 0 ms",
+        "clients' latency p50 0 ms, p99 0 ms",
     ):
         assert words in said
 
@@ -113,6 +113,13 @@ def test_both_curves_have_the_same_scale() -> None:
 def test_a_view_without_a_twin_says_nothing_of_one() -> None:
     assert "without" not in drawn(ALONE)
     assert "with cleanup and cap" in drawn(ALONE)
+
+
+def test_unexpected_answers_are_shown_where_there_are_some() -> None:
+    disturbed = replace(OVER, ours=replace(GOOD, tally=replace(GOOD.tally, unexpected=7)))
+
+    assert "unexpected" not in drawn(OVER)
+    assert "unexpected       7 answers, or none             0 answers, or none" in drawn(disturbed)
 
 
 def test_a_reason_that_is_rare_is_shown_where_there_is_one() -> None:
@@ -205,6 +212,14 @@ def test_anything_else_gets_plain_lines_of_less_than_80_columns(
     assert "\nThe books balance: 14 created" in said
     assert all(character == "\n" or " " <= character <= "~" for character in said)
     assert max(map(len, said.splitlines())) < 80
+
+
+def test_what_stdout_has_no_characters_for_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    output = Output(is_terminal=False, encoding="ascii")
+    monkeypatch.setattr("sys.stdout", output)
+    say("in /tmp/\u00e9")
+
+    assert output.getvalue() == "in /tmp/\\xe9\n"
 
 
 def test_plain_lines_come_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,3 @@
-import os
 import signal
 import socket
 import subprocess
@@ -16,6 +15,8 @@ from otel_sessions.demo.load import Load
 from otel_sessions.demo.mcp import CALL, OPENED, OPENING, REVISION, headers_of
 from otel_sessions.demo.phases import PHASES, STEADY, Phase, Story
 from otel_sessions.demo.upstream import Upstream as ToyUpstream
+
+from .processes import clean_environ
 
 pytestmark = pytest.mark.no_cover
 
@@ -89,15 +90,17 @@ class Upstream:
 
 
 class Refusing:
-    """A proxy that has no place for anybody."""
+    """A proxy that has no place for anybody, or one that refuses for another reason."""
 
-    def __init__(self, *headers: tuple[bytes, bytes]) -> None:
+    def __init__(self, *headers: tuple[bytes, bytes], status: int = 503) -> None:
         self.asked: list[float] = []
         self._headers = list(headers)
+        self._status = status
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.asked.append(anyio.current_time())
-        await send({"type": "http.response.start", "status": 503, "headers": self._headers})
+        assert len(self.asked) < 1000, "it is hammered"
+        await send({"type": "http.response.start", "status": self._status, "headers": self._headers})
         await send({"type": "http.response.body", "body": b""})
 
 
@@ -137,6 +140,35 @@ async def test_a_refused_client_who_is_told_nothing_comes_back_soon() -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("status", [404, 500])
+async def test_a_target_that_has_no_sessions_at_all_is_not_hammered_and_counts_as_unexpected(status: int) -> None:
+    proxy = Refusing(status=status)
+    load = load_on(proxy)
+    await load.run()
+
+    assert load.tally.unexpected == len(proxy.asked) >= 2
+    assert load.tally.gone == 0
+    assert all(later - earlier >= 1 for earlier, later in pairwise(proxy.asked))
+
+
+@pytest.mark.anyio
+async def test_any_success_is_as_good_as_the_usual_one() -> None:
+    upstream = ToyUpstream().app
+
+    async def other(scope: Any, receive: Any, send: Any) -> None:
+        async def answer(message: Any) -> None:
+            await send(message | {"status": 200} if message.get("status") in (202, 204) else message)
+
+        await upstream(scope, receive, answer)
+
+    load = load_on(other, clients=5)
+    await load.run()
+
+    assert load.tally.closed > 0
+    assert load.tally.unexpected == 0
+
+
+@pytest.mark.anyio
 async def test_the_upstream_speaks_as_much_of_mcp_as_the_clients_need() -> None:
     transport = httpx2.ASGITransport(ToyUpstream().app)
     async with httpx2.AsyncClient(transport=transport, base_url="http://upstream") as http:
@@ -162,6 +194,9 @@ async def test_the_upstream_speaks_as_much_of_mcp_as_the_clients_need() -> None:
     [
         [],
         ["--target", "127.0.0.1:8080"],
+        ["--target", "http://"],
+        ["--target", "http://x:port"],
+        ["--target", "http://user:word@x"],
         ["--target", "http://x", "--rate", "0"],
         ["--target", "http://x", "--clients", "0"],
         ["--target", "http://x", "--cycle", "-1"],
@@ -169,7 +204,7 @@ async def test_the_upstream_speaks_as_much_of_mcp_as_the_clients_need() -> None:
 )
 def test_wrong_arguments_exit_with_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
-        main(["load", *arguments])
+        main(["load", "--duration", "1", *arguments])
 
 
 def module(name: str, *arguments: str, **environ: str) -> "subprocess.Popen[str]":
@@ -179,7 +214,7 @@ def module(name: str, *arguments: str, **environ: str) -> "subprocess.Popen[str]
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={name: value for name, value in os.environ.items() if not name.startswith("OTEL_")} | environ,
+        env=clean_environ() | environ,
     )
 
 

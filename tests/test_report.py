@@ -1,6 +1,8 @@
 """What a run leaves in its folder."""
 
 import json
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -9,12 +11,12 @@ import matplotlib.image
 import pytest
 
 from otel_sessions import ConfigError
-from otel_sessions.demo.picture import INCHES, PIXELS_PER_INCH
-from otel_sessions.demo.report import FILES, ReportFailed, require_writable, write_report
+from otel_sessions.demo.picture import INCHES, PIXELS_PER_INCH, draw
+from otel_sessions.demo.report import FILES, ReportFailed, made, write_report
 from otel_sessions.demo.state import State
-from otel_sessions.demo.verdict import judge
+from otel_sessions.demo.verdict import MIB, judge
 
-from .courses import ALONE, CLIENTS, OVER
+from .courses import ALONE, CLIENTS, GOOD, LEAKING, OVER, reading, sample, with_samples
 
 pytestmark = pytest.mark.no_cover
 
@@ -65,6 +67,44 @@ def test_the_picture_names_its_axes_with_units_and_its_curves(report: Path) -> N
     assert "cap of 8 reached: openings refused: 3" in said
 
 
+def noted(state: State, *, twin: int, early: bool = False) -> State:
+    """Return a run with both notes, whose twin ends at so many MiB."""
+    refused = replace(reading(3, 3), rejected={"max_sessions": 3})
+    ours = with_samples(
+        GOOD,
+        replace(sample(1, reading(3, 3)), reading=refused if early else replace(refused, rejected={})),
+        sample(12, reading(10, 8, closed=2)),
+        sample(16, reading(10, 0, closed=2, idle_timeout=8)),
+        sample(20, reading(14, 4, closed=2, idle_timeout=8)),
+    )
+    ending = with_samples(LEAKING, sample(1, reading(9, 9)), sample(20, reading(14, 14, twin * MIB)))
+    return replace(state, ours=ours, twin=None if state.twin is None else ending)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        noted(OVER, twin=100),
+        noted(OVER, twin=2000),
+        noted(OVER, twin=100, early=True),
+        noted(OVER, twin=2000, early=True),
+        noted(ALONE, twin=0),
+    ],
+    ids=["usual", "large twin", "early refusals", "large twin and early refusals", "alone"],
+)
+def test_no_words_in_the_picture_lie_on_others_or_outside_of_it(state: State) -> None:
+    figure = draw(state)
+    figure.draw_without_rendering()
+    memory = figure.axes[0]
+    boxes = [box for text in memory.texts if (box := text.get_tightbbox())]
+
+    assert len(boxes) == (5 if state.twin else 4)
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+    for box in boxes:
+        assert box.y0 >= memory.bbox.y0
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
+
+
 def test_the_same_run_makes_the_same_picture(report: Path, tmp_path: Path) -> None:
     write(tmp_path)
 
@@ -85,6 +125,13 @@ def test_the_terminal_shows_the_last_view_and_the_verdict_and_asks_nobody_for_fo
     assert "sessions active" in said
     assert "The books balance:" in said
     assert 'url("' not in (report / "terminal.svg").read_text()
+
+
+def test_every_blank_of_the_terminal_is_to_be_kept(report: Path) -> None:
+    texts = [one for one in ElementTree.parse(report / "terminal.svg").iter() if one.tag.endswith("}text")]  # noqa: S314
+
+    assert len(texts) > 20
+    assert {one.get("{http://www.w3.org/XML/1998/namespace}space") for one in texts} == {"preserve"}
 
 
 # The numbers
@@ -131,49 +178,64 @@ def test_a_run_without_a_twin_has_none_in_its_summary(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "summary.json").read_text())["without"] is None
 
 
+def test_a_twin_that_was_killed_before_anything_was_seen_of_it_is_reported_so(tmp_path: Path) -> None:
+    write(tmp_path, replace(OVER, twin=replace(LEAKING, samples=[], last=None, killed=True)))
+
+    assert json.loads((tmp_path / "summary.json").read_text())["without"]["killed"] is True
+    assert "was killed after 0 s" in words_of(tmp_path / "terminal.svg")
+
+
 # The folder
 
 
 def test_a_report_takes_the_place_of_an_earlier_one_and_leaves_other_files_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "summary.json").write_text("old")
-    require_writable(tmp_path)
-    write(tmp_path)
+    with made(tmp_path):
+        write(tmp_path)
 
     assert {path.name for path in tmp_path.iterdir()} == {*FILES, "notes.txt"}
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert (tmp_path / "summary.json").read_text() != "old"
 
 
-def test_a_folder_is_made_with_those_above_it(tmp_path: Path) -> None:
-    require_writable(tmp_path / "a" / "b")
+def test_a_folder_is_made_with_those_above_it_and_goes_with_them_if_nothing_comes_into_it(tmp_path: Path) -> None:
+    with made(tmp_path / "a" / "b"):
+        assert list((tmp_path / "a" / "b").iterdir()) == []
 
-    assert list((tmp_path / "a" / "b").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_was_there_before_stays(tmp_path: Path) -> None:
+    with made(tmp_path):
+        pass
+
+    assert tmp_path.exists()
 
 
 def test_a_folder_that_is_a_file_is_refused_beforehand(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
 
-    with pytest.raises(ConfigError, match=r"--report: nothing can be written to .*file"):
-        require_writable(tmp_path / "file")
+    with pytest.raises(ConfigError, match=r"--report: nothing can be written to .*file"), made(tmp_path / "file"):
+        pass
     assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_folder_in_place_of_a_file_of_the_report_is_refused_beforehand(tmp_path: Path) -> None:
     (tmp_path / "memory.png").mkdir()
 
-    with pytest.raises(ConfigError, match=r"memory\.png is a folder"):
-        require_writable(tmp_path)
+    with pytest.raises(ConfigError, match=r"memory\.png is a folder"), made(tmp_path):
+        pass
 
 
 def test_a_report_that_fails_half_way_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "summary.json").write_text("old")
     written = Path.write_text
 
-    def full(self: Path, text: str) -> int:
+    def full(self: Path, text: str, encoding: str) -> int:
         if self.name == "summary.json":
             raise OSError(28, "No space left on device")
-        return written(self, text)
+        return written(self, text, encoding)
 
     monkeypatch.setattr(Path, "write_text", full)
 

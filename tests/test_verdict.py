@@ -7,8 +7,10 @@ from otel_sessions import SessionConfig
 from otel_sessions.demo.course import Course
 from otel_sessions.demo.limits import demo_limits, flags_of, patience, usual_limits, without_cleanup
 from otel_sessions.demo.reading import Reading
+from otel_sessions.demo.side import pace
 from otel_sessions.demo.tally import Tally, percentile
 from otel_sessions.demo.verdict import MIB, Verdict, judge, unbalanced, unbounded, uncleaned
+from otel_sessions.demo.weight import Weights
 
 from .courses import CLIENTS, GOOD, LEAKING, reading, sample, with_samples
 
@@ -50,9 +52,20 @@ def test_books_that_do_not_balance_are_told_and_fail(bad: Course, says: str) -> 
 
 
 def test_an_answer_that_never_came_back_explains_one_difference() -> None:
-    tally = Tally(opened=13, closed=4, rejected=3, unexpected=1)
+    tally = Tally(opened=13, closed=4, rejected=3, unexpected=1, requests=200)
 
     assert alone(replace(GOOD, tally=tally)).passed
+
+
+def test_unexpected_answers_are_told_and_more_than_one_in_a_hundred_fail() -> None:
+    few, many = (replace(GOOD, tally=replace(GOOD.tally, unexpected=number)) for number in (2, 3))
+
+    assert alone(few).lines[0].endswith("the same; 2 of 200 requests had an unexpected answer, or none.")
+    assert alone(few).passed
+    assert alone(many).lines[1] == (
+        "Requests WENT WRONG: 3 of 200 requests had an unexpected answer, or none, more than 1%."
+    )
+    assert not alone(many).passed
 
 
 def test_a_session_that_came_of_age_while_its_client_closed_it_explains_one_difference() -> None:
@@ -114,18 +127,39 @@ def test_with_neither_an_idle_nor_an_age_limit_nothing_is_cleaned_and_that_fails
     assert not alone(endless).passed
 
 
-def test_limits_that_let_sessions_stay_for_longer_than_the_run_fail() -> None:
-    never = replace(GOOD, limits=replace(GOOD.limits, cleanup_interval=86400.0))
+def test_one_session_that_is_held_for_longer_than_the_limits_say_fails_however_many_were_cleaned() -> None:
+    end = GOOD.samples[-1]
+    one = replace(end, reading=replace(end.reading, overstaying=1))
+    verdict = alone(with_samples(GOOD, *GOOD.samples[:2], one))
 
-    assert "may stay for 86407 s, longer than the run" in uncleaned(never)[0]
+    assert verdict.lines[1] == (
+        "Cleanup DOES NOT WORK: 1 session that nobody had used for 8 s was still held at second 20, after 4 passes."
+    )
+    assert not verdict.passed
 
 
-def test_a_run_that_is_too_short_does_not_claim_that_cleanup_works() -> None:
-    short = with_samples(GOOD, *GOOD.samples[:2])
-    verdict = alone(short)
+def test_limits_under_which_the_run_is_too_short_fail_and_are_told_with_the_duration_that_is_enough() -> None:
+    verdict = alone(replace(GOOD, limits=replace(GOOD.limits, cleanup_interval=86400.0)))
 
-    assert verdict.passed
-    assert verdict.lines[1].startswith("Cleanup was not seen at work: in 4 s")
+    assert "a session may then stay for 86407 s; --duration 246878 shows it" in verdict.lines[1]
+    assert not verdict.passed
+
+
+def test_a_run_that_is_too_short_to_show_that_cleanup_works_fails_and_says_which_duration_is_enough() -> None:
+    verdict = alone(with_samples(GOOD, *GOOD.samples[:2]))
+
+    assert verdict.lines[1] == (
+        "Cleanup was NOT SEEN at work: in 4 s nobody had walked away for long enough; by the limits a session may then "
+        "stay for 8 s; --duration 23 shows it."
+    )
+    assert not verdict.passed
+
+
+def test_a_run_that_was_long_enough_but_nobody_walked_away_from_asks_for_more_clients() -> None:
+    nobody = with_samples(GOOD, sample(1, reading(0, 0)), sample(40, reading(14, 8, closed=6)))
+
+    assert "a longer run, or more clients, may show it" in alone(nobody).lines[1]
+    assert not alone(nobody).passed
 
 
 def test_how_long_a_session_may_stay_follows_from_the_limits() -> None:
@@ -143,8 +177,8 @@ def test_how_long_a_session_may_stay_follows_from_the_limits() -> None:
     ("bad", "says"),
     [
         (replace(GOOD, limits=replace(GOOD.limits, max_sessions=7)), "8 sessions were active at once under a cap of 7"),
-        (with_samples(GOOD, sample(1, reading(0, 0, 66 * MIB))), "66.0 MiB is above the 65.0 MiB"),
-        (replace(GOOD, last=replace(GOOD.end, memory=66 * MIB)), "66.0 MiB is above the 65.0 MiB"),
+        (with_samples(GOOD, sample(1, reading(0, 0, 59 * MIB))), "59.0 MiB is above the 58.2 MiB"),
+        (replace(GOOD, last=replace(GOOD.end, memory=59 * MIB)), "59.0 MiB is above the 58.2 MiB"),
     ],
 )
 def test_memory_that_is_not_bounded_is_told_and_fails(bad: Course, says: str) -> None:
@@ -154,10 +188,10 @@ def test_memory_that_is_not_bounded_is_told_and_fails(bad: Course, says: str) ->
 
 
 def test_memory_may_rise_by_what_sessions_and_clients_take() -> None:
-    run = replace(GOOD, last=replace(GOOD.end, memory=65 * MIB))
+    run = replace(GOOD, last=replace(GOOD.end, memory=58 * MIB))
 
     assert alone(run).passed
-    assert "2.0 MiB for 8 sessions, 1.0 MiB for 16 clients, and 12.0 MiB" in alone(run).lines[2]
+    assert "2.0 MiB for 8 sessions, 0.2 MiB for 16 clients, and 6.0 MiB" in alone(run).lines[2]
 
 
 def test_without_a_cap_the_most_sessions_there_were_explain_memory() -> None:
@@ -192,6 +226,17 @@ def test_a_twin_that_did_not_leak_is_not_claimed_to_have(end: Reading) -> None:
     assert "has not leaked enough to tell them apart" in verdict.lines[3]
 
 
+def test_a_twin_that_was_killed_is_a_result_and_ours_is_judged_all_the_same() -> None:
+    killed = replace(LEAKING, last=None, killed=True)
+
+    assert judge(GOOD, killed, CLIENTS).passed
+    assert judge(GOOD, killed, CLIENTS).lines[3] == (
+        "The twin without cleanup and cap was killed after 20 s, as the system does when memory runs out: it had 200.0 "
+        "MiB, with 40 sessions."
+    )
+    assert not judge(replace(GOOD, last=None), killed, CLIENTS).passed
+
+
 # What the verdict rests on
 
 
@@ -201,6 +246,24 @@ def test_a_twin_that_did_not_leak_is_not_claimed_to_have(end: Reading) -> None:
 )
 def test_percentiles_are_values_that_were_measured(values: Sequence[float], share: float, expected: float) -> None:
     assert percentile(values, share) == expected
+
+
+def test_a_run_has_four_readings_a_second_and_four_thousand_at_most() -> None:
+    assert pace(45.0) == 0.25
+    assert 86400.0 / pace(86400.0) == pytest.approx(4000)
+
+
+def test_a_weight_counts_for_as_long_as_anything_holds_it_and_as_unused_from_its_last_answer() -> None:
+    weights = Weights()
+    used, forgotten, ended = (weights.remember(b"/mcp", []) for _ in range(3))
+    for peer in (forgotten, ended):
+        peer.used -= 100.0
+    used.used -= 100.0
+    used.note([], 200)
+    del peer, ended
+
+    assert weights.unused_for(50.0) == 1
+    assert weights.unused_for(200.0) == 0
 
 
 def test_a_reading_survives_its_way_to_the_parent() -> None:

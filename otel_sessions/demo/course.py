@@ -34,13 +34,14 @@ class Sample:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Course:
     """One proxy's: its limits, its reading before the load, samples under it, and the last reading, from behind the
-    shutdown, None while it runs or if it gave none; and what its clients have counted."""
+    shutdown, None while it runs or if it gave none; what its clients have counted; and whether it was killed."""
 
     limits: SessionConfig
     start: Reading
     samples: Sequence[Sample]
     last: Reading | None
     tally: Tally
+    killed: bool = False
 
     @property
     def readings(self) -> list[Reading]:

@@ -22,8 +22,8 @@ _PAUSES: Final = (0.4, 2.4)
 """The shortest and the longest pause between two requests of a session, in seconds."""
 _ABSENCE: Final = 1.0
 """How often a client who is not there looks whether it should come, and how long it takes to come, in seconds."""
-_UNANSWERED_REST: Final = 1.0
-"""How long a client waits after a request that got no answer, in seconds."""
+_UNEXPECTED_REST: Final = 1.0
+"""How long a client waits after no answer, or one that is nothing it knows, in seconds."""
 _REQUESTS_PER_SESSION: Final = 5
 _CLIENTS_PER_POOL: Final = 10
 """A pool looks at each of its connections for each request, so many small ones cost less than a large one."""
@@ -111,7 +111,7 @@ class _Client:
 
     async def _session(self) -> None:
         """Open a session, use it for some requests, and leave it, unless it ends before."""
-        opening = await self._ask("POST", OPENING, None, expect=200)
+        opening = await self._ask("POST", OPENING, None)
         if opening is None:
             return
         session_id = opening.headers.get(HEADER)
@@ -119,7 +119,7 @@ class _Client:
             self._tally.unexpected += 1
             return
         self._tally.opened += 1
-        if await self._ask("POST", OPENED, session_id, expect=202) is None:
+        if await self._ask("POST", OPENED, session_id) is None:
             return
         for _ in range(round(self._dice.expovariate(1 / _REQUESTS_PER_SESSION))):
             if not await self._load.goes_on_after(self._dice.uniform(*_PAUSES) / self._load.rate):
@@ -127,32 +127,32 @@ class _Client:
             if self._load.moment.leaves:
                 self._tally.abandoned += 1
                 return
-            if await self._ask("POST", CALL, session_id, expect=200) is None:
+            if await self._ask("POST", CALL, session_id) is None:
                 return
         await self._leave(session_id)
 
     async def _leave(self, session_id: str) -> None:
         if self._dice.random() < _ABANDON:
             self._tally.abandoned += 1
-        elif await self._ask("DELETE", None, session_id, expect=204):
+        elif await self._ask("DELETE", None, session_id):
             self._tally.closed += 1
 
     async def _ask(
-        self, method: str, message: Mapping[str, object] | None, session_id: str | None, *, expect: int
+        self, method: str, message: Mapping[str, object] | None, session_id: str | None
     ) -> httpx2.Response | None:
-        """Send a request; return the answer if it is the expected one, else count what it was and return None."""
+        """Send a request; return the answer if it is a success, else count what it was and return None."""
         began = time.perf_counter()
         self._tally.requests += 1
         try:
             answer = await self._http.request(method, PATH, json=message, headers=headers_of(session_id))
         except httpx2.HTTPError:
             self._tally.unexpected += 1
-            self._rest = _UNANSWERED_REST
+            self._rest = _UNEXPECTED_REST
             return None
-        if answer.status_code == expect:
+        if answer.is_success:
             self._tally.latencies.append(time.perf_counter() - began)
             return answer
-        if answer.status_code == httpx2.codes.NOT_FOUND:
+        if answer.status_code == httpx2.codes.NOT_FOUND and session_id is not None:
             self._tally.gone += 1
             self._rest = 0.0  # a new session, at once
         elif answer.status_code == httpx2.codes.SERVICE_UNAVAILABLE:
@@ -160,12 +160,13 @@ class _Client:
             self._rest = self._told_to_wait(answer) + self._dice.random()
         else:
             self._tally.unexpected += 1
+            self._rest = _UNEXPECTED_REST
         return None
 
     def _told_to_wait(self, refusal: httpx2.Response) -> float:
         """Return how many seconds a refusal asks for, or what is usual if it does not say."""
         seconds = refusal.headers.get("retry-after", "")
         if not seconds.isdecimal():
-            return _UNANSWERED_REST
+            return _UNEXPECTED_REST
         self._tally.told_to_wait += 1
         return float(seconds)

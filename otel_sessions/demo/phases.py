@@ -5,6 +5,7 @@ Pure: it gets the time passed in. A story that is over begins anew.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Final
 
 
@@ -58,5 +59,7 @@ PHASES: Final = (
     Phase(name="recovery", share=0.2, first=0.2, last=0.4),
 )
 """Everyday use, more clients than there are places, all of them gone at once, and everyday use again."""
+EXODUS: Final = sum(phase.share for phase in takewhile(lambda phase: not phase.leaves, PHASES))
+"""Which share of the story is over when everybody walks away."""
 STEADY: Final = (Phase(name="steady", share=1.0, first=1.0, last=1.0),)
 """All clients, all the time."""

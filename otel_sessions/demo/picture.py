@@ -5,7 +5,6 @@ done meanwhile stands below.
 """
 
 from collections import Counter
-from itertools import takewhile
 from typing import Final
 
 import matplotlib as mpl
@@ -15,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from .course import Course, cleaned_by_cleanup
 from .limits import BUFFER_BYTES
-from .phases import PHASES
+from .phases import EXODUS, PHASES
 from .reading import Reading
 from .state import State
 from .verdict import MIB
@@ -30,6 +29,12 @@ _ROOM: Final = 0.25
 """How far apart the ends of the curves have to be, as a share of the height."""
 _ASIDE: Final = 0.03
 """How far a note is from its moment, as a share of the width."""
+_LOW: Final = 0.08
+"""Where notes are under the curves, as a share of the height."""
+_LINES: Final = 0.12
+"""How much of the height a note takes."""
+_MARGIN: Final = 0.35
+"""How much of the width a note needs to its left."""
 _REASONS: Final = {
     "idle_timeout": ("#0072b2", "idle"),
     "max_age": ("#56b4e9", "too old"),
@@ -70,12 +75,11 @@ def _draw_memory(axes: Axes, state: State) -> None:
     )
     axes.text(0, 1.03, about, transform=axes.transAxes, color=_GREY)
     top = max(course.peak_memory for course in state.courses)
+    axes.set_ylim(0, top / MIB * 1.2)
     _draw_curve(axes, OURS, "with cleanup\nand cap", state.ours, "center" if _apart(state, top) else "top")
     if state.twin is not None:
         _draw_curve(axes, TWIN, "without", state.twin, "center" if _apart(state, top) else "bottom")
-    _note_refusals(axes, state.ours)
-    _note_abandonment(axes, state)
-    axes.set_ylim(0, top / MIB * 1.2)
+    _write_notes(axes, state)
     axes.set_ylabel("resident memory (MiB)")
 
 
@@ -85,41 +89,61 @@ def _apart(state: State, top: float) -> bool:
 
 
 def _draw_curve(axes: Axes, color: str, words: str, course: Course, side: str) -> None:
+    if not course.samples:  # it was killed at once
+        return
     created = [sample.reading.created for sample in course.samples]
     sizes = [sample.reading.memory / MIB for sample in course.samples]
     axes.plot(created, sizes, color=color, linewidth=2.2, solid_joinstyle="round")
     said = f"{words}\n{sizes[-1]:.0f} MiB,\npeak {course.peak_memory / MIB:.0f} MiB"
+    if sizes[-1] < axes.get_ylim()[1] * _LINES:
+        side = "bottom"  # else it runs into the axis
     end = (created[-1], sizes[-1])
     axes.annotate(said, end, (8, 0), textcoords="offset points", color=color, fontweight="bold", va=side)
 
 
-def _note_refusals(axes: Axes, ours: Course) -> None:
+def _write_notes(axes: Axes, state: State) -> None:
+    """Write the notes where there is room: under our curve, or above it if that runs low."""
+    level, top = (size / MIB / axes.get_ylim()[1] for size in (state.ours.start.memory, state.ours.peak_memory))
+    height = _LOW if level > _LOW + 1.5 * _LINES else top + 2 * _LINES
+    created = max(course.now.created for course in state.courses)
+    before = 0
+    for words, reading in (_refusals(state.ours), _abandonment(state)):
+        if reading is not None:
+            share = reading.created / created
+            side = 1 if share < _MARGIN or (before < 0 and share < 1 - _ASIDE) else -1
+            height += _LINES if side == before else 0.0
+            place = reading.created + side * _ASIDE * created
+            _note(axes, words, reading, place, height, "left" if side > 0 else "right")
+            before = side
+
+
+def _refusals(ours: Course) -> tuple[str, Reading | None]:
+    """Return what is to be said of the first refusal, and when that was, if there was one."""
     refused = [sample.reading for sample in ours.samples if sample.reading.total_rejected]
-    if refused:
-        words = f"cap of {ours.limits.max_sessions} reached:\nopenings refused: {refused[-1].total_rejected}"
-        _note(axes, words, refused[0], -1)
+    if not refused:
+        return "", None
+    return f"cap of {ours.limits.max_sessions} reached:\nopenings refused: {refused[-1].total_rejected}", refused[0]
 
 
-def _note_abandonment(axes: Axes, state: State) -> None:
-    """Say how many sessions cleanup has ended of those whose clients all left at once."""
-    began = state.duration * sum(phase.share for phase in takewhile(lambda phase: not phase.leaves, PHASES))
+def _abandonment(state: State) -> tuple[str, Reading | None]:
+    """Return how many sessions cleanup has ended of those whose clients all left at once, and when that was over."""
+    began = state.duration * EXODUS
     ended = began + state.duration * next(phase.share for phase in PHASES if phase.leaves)
     before, after = state.ours.at(began), state.ours.at(ended)
     cleaned = cleaned_by_cleanup(after.reading) - cleaned_by_cleanup(before.reading)
-    if cleaned:
-        _note(axes, f"all clients leave at once:\nsessions cleaned: {cleaned}", after.reading, 1)
+    return f"all clients leave at once:\nsessions cleaned: {cleaned}", after.reading if cleaned else None
 
 
-def _note(axes: Axes, words: str, reading: Reading, side: int) -> None:
-    """Write something under the curve, to the left or to the right of a moment, with a line up to it."""
-    place, size = reading.created, reading.memory / MIB
+def _note(axes: Axes, words: str, reading: Reading, place: float, height: float, side: str) -> None:
+    """Write something at a height, as a share of the whole, with a line to the moment that it is about."""
     axes.annotate(
         words,
-        (place, size),
-        (place + side * _ASIDE * axes.get_xlim()[1], 18),
+        (reading.created, reading.memory / MIB),
+        (place, height),
+        textcoords=("data", "axes fraction"),
         color=_GREY,
         fontsize="small",
-        ha="left" if side > 0 else "right",
+        ha=side,
         va="center",
         arrowprops={"arrowstyle": "-", "color": _GREY, "linewidth": 0.8, "shrinkB": 3},
     )

@@ -5,6 +5,7 @@ early waits instead of failing. Whoever leaves `running`, in whatever way, leave
 """
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -66,11 +67,16 @@ class Child:
     def ended_well(self) -> bool:
         return self._process.poll() == 0
 
+    @property
+    def killed(self) -> bool:
+        """Whether somebody else has killed it, as the system does when memory runs out."""
+        return self._process.poll() == -signal.SIGKILL and not self._asked
+
     def ask_to_stop(self) -> None:
         """Tell the process to stop, once: a second time would mean at once."""
-        if not self._asked:
+        if not self._asked and not self.ended:
             self._asked = True
-            self._process.terminate()  # nothing, if it has ended
+            self._process.terminate()
 
     def stop(self) -> None:
         """Tell the process to stop and wait until it has; kill it if it does not within `_STOP_SECONDS`."""

@@ -1,6 +1,5 @@
 """The demo's proxy: the reference proxy, with sessions that weigh something, and readings of its manager on stdout.
 
-The weight stands for what real sessions hold, so that those that are never cleaned show in the process's memory.
 Everything else, flags and environment included, is `otel-sessions proxy`.
 """
 
@@ -9,34 +8,17 @@ import asyncio
 import logging
 import os
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from mmap import mmap
 
 from otel_sessions import ConfigError
 from otel_sessions.proxy.arguments import positive
 from otel_sessions.proxy.otlp import exporting, require_exporters
-from otel_sessions.proxy.peer import Peer
 from otel_sessions.proxy.server import serve
 from otel_sessions.proxy.settings import add_arguments, read
 
-from .limits import BUFFER_BYTES
 from .processes import PortTaken, listen
 from .reading import Readings
 from .serving import add_descriptor, complain, inherited, log_to_stderr
-
-
-def _weight() -> mmap:
-    """Return memory that is in use at once, and back with the system as soon as nothing refers to it any more."""
-    buffer = mmap(-1, BUFFER_BYTES)
-    buffer.write(b"\x01" * BUFFER_BYTES)
-    return buffer
-
-
-@dataclass(slots=True)
-class HeavyPeer(Peer):
-    """What the proxy remembers of a session, and the demo's weight."""
-
-    weight: mmap = field(default_factory=_weight, repr=False)
+from .weight import Weights
 
 
 def main() -> None:
@@ -50,15 +32,16 @@ def main() -> None:
     except (ConfigError, OSError, PortTaken) as error:
         complain(error)
     log_to_stderr(logging.INFO if options.descriptor is None else logging.WARNING)
+    weights = Weights()
     with ExitStack() as stack:
-        readings = stack.enter_context(Readings(options.readings)) if options.readings else None
+        readings = stack.enter_context(Readings(options.readings, weights)) if options.readings else None
         stack.enter_context(exporting("otel-sessions-proxy"))
         asyncio.run(
             serve(
                 settings,
                 listener,
                 health,
-                remember=HeavyPeer,
+                remember=weights.remember,
                 started=readings.follow if readings else lambda _: None,
             )
         )

@@ -12,10 +12,17 @@ import psutil
 
 from otel_sessions import SessionManager
 
+from .limits import patience
+from .weight import Weights
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reading:
-    """The manager's books and the process's resident memory, in bytes."""
+    """The manager's books, and the process's resident memory, in bytes.
+
+    `overstaying` counts the sessions whose weights are held although nobody has used them for longer than the limits
+    let them stay.
+    """
 
     created: int
     active: int
@@ -24,10 +31,11 @@ class Reading:
     rejected: Mapping[str, int]
     passes: int
     errors: int
+    overstaying: int
     memory: int
 
     @classmethod
-    def take(cls, manager: SessionManager[Any]) -> "Reading":
+    def take(cls, manager: SessionManager[Any], weights: Weights) -> "Reading":
         stats = manager.get_metrics()
         return cls(
             created=stats.total_created,
@@ -37,6 +45,7 @@ class Reading:
             rejected={str(reason): count for reason, count in stats.rejected.items()},
             passes=stats.cleanup_runs,
             errors=stats.cleanup_errors,
+            overstaying=weights.unused_for(patience(manager.config)),
             memory=psutil.Process().memory_info().rss,
         )
 
@@ -66,8 +75,9 @@ class Readings:
     The last one is taken behind the manager's shutdown, so it is about sessions that have all ended.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, weights: Weights) -> None:
         self._seconds = seconds
+        self._weights = weights
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
         self._manager: SessionManager[Any] | None = None
@@ -95,5 +105,5 @@ class Readings:
     def _write(self) -> None:
         assert self._manager is not None
         with suppress(BrokenPipeError):  # the parent is gone
-            sys.stdout.write(f"{Reading.take(self._manager).to_json()}\n")
+            sys.stdout.write(f"{Reading.take(self._manager, self._weights).to_json()}\n")
             sys.stdout.flush()

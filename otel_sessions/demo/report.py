@@ -9,6 +9,8 @@ import os
 import platform
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -35,8 +37,23 @@ class ReportFailed(Exception):
     """The report cannot be written; the message says where, and why."""
 
 
-def require_writable(folder: Path) -> None:
-    """Make the folder if it is not there. Raises `ConfigError` if no report can be written there."""
+@contextmanager
+def made(folder: Path) -> Iterator[None]:
+    """Make the folder, with those above it, and remove at the end what was made and is empty still.
+
+    Raises `ConfigError` if no report can be written there.
+    """
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    try:
+        _require_writable(folder)
+        yield
+    finally:
+        for one in missing:
+            with suppress(OSError):
+                one.rmdir()
+
+
+def _require_writable(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _beside(folder):
@@ -71,17 +88,21 @@ def _write_files(folder: Path, state: State, verdict: Verdict) -> None:
     figure = draw(state)
     figure.savefig(folder / "memory.svg", metadata={"Date": None})
     figure.savefig(folder / "memory.png")
-    (folder / "terminal.svg").write_text(terminal(state, verdict))
-    (folder / "summary.json").write_text(json.dumps(numbers(state, verdict), indent=1) + "\n")
+    (folder / "terminal.svg").write_text(terminal(state, verdict), encoding="utf-8")
+    (folder / "summary.json").write_text(json.dumps(numbers(state, verdict), indent=1) + "\n", encoding="utf-8")
 
 
 def terminal(state: State, verdict: Verdict) -> str:
-    """Return the last view as rich draws a terminal, but without the fonts that it would fetch."""
+    """Return the last view as rich draws a terminal, but without the fonts that it would fetch.
+
+    Blanks are to be kept: not everything that draws an SVG keeps those that cannot be broken.
+    """
     console = Console(
         width=_COLUMNS, file=io.StringIO(), record=True, force_terminal=True, color_system="truecolor", highlight=False
     )
     console.print(summary(state, verdict))
-    return re.sub(r"@font-face \{.*?\}\s*", "", console.export_svg(title="otel-sessions demo"), flags=re.DOTALL)
+    drawn = re.sub(r"@font-face \{.*?\}\s*", "", console.export_svg(title="otel-sessions demo"), flags=re.DOTALL)
+    return drawn.replace("<text ", '<text xml:space="preserve" ')
 
 
 def numbers(state: State, verdict: Verdict) -> dict[str, Any]:
@@ -106,6 +127,7 @@ def _course(course: Course) -> dict[str, Any]:
     tally = course.tally
     return {
         "limits": _limits(course.limits),
+        "killed": course.killed,
         "memory": {
             "start_bytes": course.start.memory,
             "peak_bytes": course.peak_memory,
@@ -151,6 +173,7 @@ def _books(reading: Reading) -> dict[str, Any]:
         "created_sessions": reading.created,
         "cleaned_sessions": dict(reading.cleaned),
         "active_sessions": reading.active,
+        "overstaying_sessions": reading.overstaying,
         "refused_sessions": dict(reading.rejected),
         "cleanup_passes": reading.passes,
         "cleanup_errors": reading.errors,

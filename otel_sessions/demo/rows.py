@@ -38,7 +38,9 @@ def _kinds(ours: Course, twin: Course | None) -> Iterator[tuple[str, Callable[[C
     yield "refused", _refused
     yield "cleanup passes", _passes
     yield "requests", lambda course: f"{course.rate:.0f} a second"
-    yield "latency", _latency
+    if any(course.tally.unexpected for course in (ours, twin) if course is not None):
+        yield "unexpected", lambda course: f"{course.tally.unexpected} answers, or none"
+    yield "clients' latency", _latency
 
 
 def _active(course: Course) -> str:

@@ -26,13 +26,13 @@ from .limits import BUFFER_BYTES, demo_limits, flags_of, without_cleanup
 from .load import Load
 from .phases import PHASES, Moment, Story
 from .processes import HOST, Child, listen, running, url_of
-from .report import FILES, require_writable, write_report
+from .report import FILES, made, write_report
 from .show import WIDTH, Show, say, showing, sum_up
-from .side import Side
+from .side import Side, pace
 from .state import State
 from .verdict import judge
 
-_READING_SECONDS: Final = 0.25
+_LOOK_SECONDS: Final = 0.25
 _START_SECONDS: Final = 30.0
 _END: Final = Moment(phase="the end", present=0.0, leaves=False)
 """What stands for the story when its time is over, and requests are still under way."""
@@ -79,8 +79,7 @@ def run(options: Options) -> int:
     Raises `ConfigError`, `PortTaken`, `DemoFailed` and `ReportFailed`, and `KeyboardInterrupt` on SIGTERM as on SIGINT.
     """
     limits = demo_limits(options.clients)
-    require_writable(options.report)
-    with _sigterm_as_sigint():
+    with made(options.report), _sigterm_as_sigint():
         state = anyio.run(_run, options, limits)
         verdict = judge(state.ours, state.twin, options.clients)
         sum_up(state, verdict)
@@ -103,7 +102,7 @@ async def _run(options: Options, limits: SessionConfig) -> State:
         say(*_greeting(options, limits, urls))
         children = {}
         for part, listener in listeners.items():
-            to_proxy = ["--upstream", urls[_UPSTREAM], "--readings", str(_READING_SECONDS)]
+            to_proxy = ["--upstream", urls[_UPSTREAM], "--readings", str(pace(options.duration))]
             arguments = [*to_proxy, *flags_of(limits_of[part])] if part in limits_of else []
             children[part] = stack.enter_context(_running(part, listener, arguments, options.otlp))
         sides = [Side(its, children[part], _load(options, urls[part])) for part, its in limits_of.items()]
@@ -153,27 +152,30 @@ async def _until_started(sides: list[Side], children: Mapping[_Part, Child]) -> 
         late = [part.name for part, child in children.items() if part is not _UPSTREAM and child.said is None]
         for name in _ended(children) or (late if anyio.current_time() > end else []):
             raise DemoFailed(f"{name} did not start")
-        await anyio.sleep(_READING_SECONDS / 5)
+        await anyio.sleep(_LOOK_SECONDS / 5)
 
 
 async def _watch(
     options: Options, sides: list[Side], children: Mapping[_Part, Child], show: Show, load: anyio.CancelScope
 ) -> None:
-    """Look at a steady pace; end the load if one of the processes is gone."""
+    """Look at a steady pace; end the load if one of the processes is gone, and only the twin's if that was killed."""
     began = anyio.current_time()
     looks = 0
     while not _ended(children):
         looks += 1
-        await anyio.sleep_until(began + looks * _READING_SECONDS)
+        await anyio.sleep_until(began + looks * _LOOK_SECONDS)
         elapsed = anyio.current_time() - began
         for side in sides:
             side.look(elapsed)
+            if side.killed:
+                side.load.stop()
         show(_state(options, sides, elapsed, sides[0].load.moment if elapsed < options.duration else _END))
     load.cancel()
 
 
 def _ended(children: Mapping[_Part, Child]) -> list[str]:
-    return [part.name for part, child in children.items() if child.ended]
+    """Return which processes are gone that should not be; a twin that was killed is a result."""
+    return [part.name for part, child in children.items() if child.ended and not (part is _TWIN and child.killed)]
 
 
 def _state(options: Options, sides: list[Side], elapsed: float, moment: Moment | None) -> State:

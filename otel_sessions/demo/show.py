@@ -22,6 +22,11 @@ from .state import State
 from .verdict import MIB, Verdict, mib
 from .view import View
 
+
+class OutputFailed(Exception):
+    """Nothing can be written to stdout; the message says why."""
+
+
 Show = Callable[[State], None]
 
 _LINES: Final = 10
@@ -53,11 +58,17 @@ def sum_up(state: State, verdict: Verdict) -> None:
 
 
 def say(*lines: str) -> None:
-    """Print lines; when whoever read them is gone, as after `| head`, that is an interruption."""
+    """Print lines; when whoever read them is gone, as after `| head`, that is an interruption.
+
+    What the encoding has no characters for is escaped. Raises `OutputFailed`.
+    """
+    encoding = sys.stdout.encoding or "utf-8"
     try:
-        print(*lines, sep="\n", flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(*(line.encode(encoding, "backslashreplace").decode(encoding) for line in lines), sep="\n", flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else it is flushed, and fails, again at exit
+        if not isinstance(error, BrokenPipeError):
+            raise OutputFailed(f"stdout cannot be written to: {error.strerror}") from error
         signal.raise_signal(signal.SIGINT)
 
 
@@ -102,14 +113,14 @@ def _line(state: State) -> str:
 
 
 def _table(state: State) -> Iterator[str]:
-    yield f"{'':<16}{'with cleanup and cap':<33}{'without' if state.twin else ''}".rstrip()
+    yield f"{'':<17}{'with cleanup and cap':<33}{'without' if state.twin else ''}".rstrip()
     yield _columns("memory", _memory(state.ours), None if state.twin is None else _memory(state.twin))
     for row in rows(state.ours, state.twin):
         yield _columns(row.name, row.ours, row.twin)
 
 
 def _columns(name: str, ours: str, twin: str | None) -> str:
-    return f"{name:<16}{ours:<33}{twin or ''}".rstrip()
+    return f"{name:<17}{ours:<33}{twin or ''}".rstrip()
 
 
 def _memory(course: Course) -> str:

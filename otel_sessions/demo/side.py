@@ -9,6 +9,15 @@ from .load import Load
 from .processes import Child
 from .reading import Reading
 
+_PACE: Final = 0.25
+_MOST: Final = 4000
+"""How many readings are kept of a run, at most: each look at it goes through all of them."""
+
+
+def pace(duration: float) -> float:
+    """Return how many seconds there are from one reading to the next in a run of so many seconds."""
+    return max(_PACE, duration / _MOST)
+
 
 class Side:
     """A proxy in a process of its own, which writes readings, under a load from here."""
@@ -30,11 +39,21 @@ class Side:
         return self._start is not None
 
     @property
+    def killed(self) -> bool:
+        """Whether the proxy was killed, which ends its load."""
+        return self.proxy.killed
+
+    @property
     def course(self) -> Course:
         """What was seen; it grows while the load goes on."""
         assert self._start is not None
         return Course(
-            limits=self._limits, start=self._start, samples=self._samples, last=self._last, tally=self.load.tally
+            limits=self._limits,
+            start=self._start,
+            samples=self._samples,
+            last=self._last,
+            tally=self.load.tally,
+            killed=self.killed,
         )
 
     def look(self, elapsed: float) -> None:

@@ -1,23 +1,28 @@
 """What a run comes to, in words: whether the books balance, whether cleanup works, whether memory is bounded.
 
 Pure, from numbers alone. The books are held against themselves in every reading, against an empty manager after the
-shutdown, and against what the clients have counted. Cleanup works if the sessions that clients have walked away from
-were gone when the limits say. Memory is bounded if the sessions kept to the cap, and the process never took more than
-a cap full of sessions and its clients' connections explain. What a run was too short to show is not claimed.
+shutdown, and against what the clients have counted. Cleanup works if nothing is held any more of any session that
+nobody has used for longer than the limits say, while clients have walked away from some for as long. Memory is bounded
+if the sessions kept to the cap, and the process never took more than a cap full of sessions and its clients'
+connections explain. What a run was too short to show is not claimed, and has not passed.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import ceil, inf
 from typing import Final
 
 from .course import Course, cleaned_by_cleanup
-from .limits import BUFFER_BYTES, patience, usual_limits
+from .limits import BUFFER_BYTES, patience
+from .phases import EXODUS
 
 MIB: Final = 1024 * 1024
-CLIENT_BYTES: Final = 64 * 1024
+CLIENT_BYTES: Final = 16 * 1024
 """What the connections and requests of one client may take."""
-SLACK_BYTES: Final = 12 * MIB
+SLACK_BYTES: Final = 6 * MIB
 """What may come on top, for a process that has just started."""
+_UNEXPECTED_SHARE: Final = 0.01
+"""Which share of requests may have no answer, or one that clients cannot know; more of them would hide the rest."""
 _LEAK_FACTOR: Final = 1.25
 """How many times our peak the twin has to end at before it is said to have leaked."""
 
@@ -31,19 +36,22 @@ class Verdict:
 
 
 def judge(ours: Course, twin: Course | None, clients: int) -> Verdict:
-    """Return the verdict on a run of so many clients; the twin, if there was one, need only keep its books."""
+    """Return the verdict on a run of so many clients; the twin, if there was one, need only keep its books, or be
+    killed."""
     books = [f"The books DO NOT BALANCE: {problem}." for problem in unbalanced(ours)]
-    if twin is not None:
+    if twin is not None and not twin.killed:
         books += [f"The twin's books DO NOT BALANCE: {problem}." for problem in unbalanced(twin)]
-    cleanup = [f"Cleanup DOES NOT WORK: {problem}." for problem in uncleaned(ours)]
+    requests = disturbed(ours)
+    cleanup = [f"Cleanup DOES NOT WORK: {problem}." for problem in uncleaned(ours)] or unseen(ours)
     memory = [f"Memory is NOT BOUNDED: {problem}." for problem in unbounded(ours, clients)]
     said = [
         *(books or [_balanced(ours)]),
+        *requests,
         *(cleanup or [_cleaned(ours)]),
         *(memory or [_bounded(ours, clients)]),
         *([] if twin is None else [_leaked(ours, twin)]),
     ]
-    return Verdict(passed=not (books or cleanup or memory), lines=tuple(said))
+    return Verdict(passed=not (books or requests or cleanup or memory), lines=tuple(said))
 
 
 def unbalanced(course: Course) -> list[str]:
@@ -62,15 +70,26 @@ def unbalanced(course: Course) -> list[str]:
     return found + list(_disagreements(course))
 
 
+def disturbed(course: Course) -> list[str]:
+    """Return in a sentence that too many requests came to nothing, if so."""
+    tally = course.tally
+    if tally.unexpected <= tally.requests * _UNEXPECTED_SHARE:
+        return []
+    return [f"Requests WENT WRONG: {_unexpected(course)}, more than {_UNEXPECTED_SHARE:.0%}."]
+
+
 def uncleaned(course: Course) -> list[str]:
     """Return in words how cleanup has failed to do what the limits say."""
     seconds = patience(course.limits)
-    if seconds == float("inf"):
+    if seconds == inf:
         return ["nothing ends a session that its client has walked away from, with neither an idle nor an age limit"]
-    if seconds > course.elapsed:
-        usual = patience(usual_limits(1))
-        told = f"by its limits a session that was walked away from may stay for {seconds:.0f} s, longer than the run"
-        return [told] if seconds > usual else []
+    if staying := course.now.overstaying:
+        told = (
+            f"{_count(staying, 'session', 'sessions')} that nobody had used for {seconds:.0f} s "
+            f"{'was' if staying == 1 else 'were'} still held at second {course.elapsed:.0f}, after "
+            f"{_count(course.now.passes, 'pass', 'passes')}"
+        )
+        return [told]
     for sample in course.samples:
         left = course.at(sample.elapsed - seconds).abandoned if sample.elapsed >= seconds else 0
         cleaned = cleaned_by_cleanup(sample.reading)
@@ -82,6 +101,20 @@ def uncleaned(course: Course) -> list[str]:
             )
             return [told]
     return []
+
+
+def unseen(course: Course) -> list[str]:
+    """Return in a sentence that nobody had walked away for long enough to tell whether cleanup works, if so."""
+    if _left_for_long(course):
+        return []
+    seconds = patience(course.limits)
+    enough = ceil(seconds / (1 - EXODUS))
+    more = f"--duration {enough} shows it" if course.elapsed < enough else "a longer run, or more clients, may show it"
+    told = (
+        f"Cleanup was NOT SEEN at work: in {course.elapsed:.0f} s nobody had walked away for long enough; by the "
+        f"limits a session may then stay for {seconds:.0f} s; {more}."
+    )
+    return [told]
 
 
 def unbounded(course: Course, clients: int) -> list[str]:
@@ -98,6 +131,12 @@ def unbounded(course: Course, clients: int) -> list[str]:
 
 def mib(size: float) -> str:
     return f"{size / MIB:.1f} MiB"
+
+
+def _left_for_long(course: Course) -> int:
+    """Return how many sessions clients had walked away from for so long at the end that they must be gone."""
+    then = course.elapsed - patience(course.limits)
+    return course.at(then).abandoned if course.samples and then >= course.samples[0].elapsed else 0
 
 
 def _allowed_sessions(course: Course) -> int:
@@ -124,25 +163,24 @@ def _disagreements(course: Course) -> Iterator[str]:
             yield f"the proxy says {name} {booked}, its clients {counted}"
 
 
+def _unexpected(course: Course) -> str:
+    return f"{course.tally.unexpected} of {course.tally.requests} requests had an unexpected answer, or none"
+
+
 def _balanced(course: Course) -> str:
+    but = f"; {_unexpected(course)}" if course.tally.unexpected else ""
     return (
         f"The books balance: {course.end.created} created, {course.end.total_cleaned} cleaned, "
-        f"{course.end.active} left; so did all {len(course.readings)} readings, and the clients counted the same."
+        f"{course.end.active} left; so did all {len(course.readings)} readings, and the clients counted the same{but}."
     )
 
 
 def _cleaned(course: Course) -> str:
     seconds = patience(course.limits)
-    then = max(0.0, course.elapsed - seconds)
-    left = course.at(then).abandoned if course.samples and then else 0
-    if not left:
-        return (
-            f"Cleanup was not seen at work: in {course.elapsed:.0f} s nobody had walked away for long enough; by the "
-            f"limits a session may then stay for {seconds:.0f} s. A longer run shows it."
-        )
     return (
         f"Cleanup works: {_count(course.end.passes, 'pass', 'passes')} ended {cleaned_by_cleanup(course.end)} "
-        f"sessions; all {left} that clients had walked away from by second {then:.0f} were gone {seconds:.0f} s later."
+        f"sessions; all {_left_for_long(course)} that clients had walked away from by second "
+        f"{course.elapsed - seconds:.0f} were gone {seconds:.0f} s later."
     )
 
 
@@ -159,6 +197,11 @@ def _bounded(course: Course, clients: int) -> str:
 
 
 def _leaked(ours: Course, twin: Course) -> str:
+    if twin.killed:
+        return (
+            f"The twin without cleanup and cap was killed after {twin.elapsed:.0f} s, as the system does when memory "
+            f"runs out: it had {mib(twin.now.memory)}, with {twin.now.active} sessions."
+        )
     memory, times = twin.now.memory, twin.now.memory / ours.peak_memory
     if times < _LEAK_FACTOR or twin.now.active <= ours.most_active:
         return (

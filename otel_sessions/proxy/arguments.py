@@ -1,11 +1,12 @@
 """What the programs' flags take: each function makes a value of a text, or says what is taken instead.
 
-They raise `argparse.ArgumentTypeError`, or `ValueError` for what is no number at all; argparse puts the flag before it.
+They raise `argparse.ArgumentTypeError`; argparse puts the flag before it.
 """
 
 import argparse
 import ipaddress
 import re
+from math import inf, nan
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -16,6 +17,7 @@ from .peer import EndpointMatcher
 
 _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
 _LEAST_HEAD: Final = 1024
+_LAST_PORT: Final = 65535
 MATCHERS: Final = "mcp, cookie, cookie:NAME or header:NAME"
 MCP: Final = EndpointMatcher()
 
@@ -51,10 +53,10 @@ def head(text: str) -> int:
 
 
 def address(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65535:
+    host, _, number = text.rpartition(":")
+    if not host or not number.isdecimal() or int(number) > _LAST_PORT:
         raise argparse.ArgumentTypeError(f"takes HOST:PORT, as in 127.0.0.1:8080, not {text}")
-    return host.strip("[]"), int(port)
+    return host.strip("[]"), int(number)
 
 
 def url(text: str) -> str:
@@ -75,23 +77,35 @@ def origin(text: str) -> str:
     return text
 
 
+def whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"takes a whole number, not {text}") from error
+
+
 def count(text: str) -> int:
-    number = int(text)
-    if number < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"takes a whole number of at least 1, not {text}")
-    return number
+    return int(text)
+
+
+def port(text: str) -> int:
+    if not text.isdecimal() or int(text) > _LAST_PORT:
+        raise argparse.ArgumentTypeError(f"takes a port from 0 to {_LAST_PORT}, not {text}")
+    return int(text)
 
 
 def positive(text: str) -> float:
-    number = float(text)
-    if not 0 < number < float("inf"):
+    number = _number(text)
+    if not 0 < number < inf:
         raise argparse.ArgumentTypeError(f"takes a positive number, not {text}")
     return number
 
 
 def seconds(text: str) -> float:
-    number = float(text)
-    if not 0 <= number < float("inf"):
+    number = _number(text)
+    if not 0 <= number < inf:
         raise argparse.ArgumentTypeError(f"takes zero or a positive number, not {text}")
     return number
 
@@ -101,3 +115,11 @@ def network(text: str) -> Network:
         return ipaddress.ip_network(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"takes an address or a network, as in 10.0.0.0/8, not {text}") from error
+
+
+def _number(text: str) -> float:
+    """Return a number, or nan for what is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return nan
