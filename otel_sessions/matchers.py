@@ -172,7 +172,10 @@ class McpMatcher:
 
 def header(scope: Scope, name: bytes) -> str | None:
     """Return the first value of a request's header, None if it has none."""
-    return next(iter(headers_of(scope, name)), None)
+    for key, value in pairs_of(scope):
+        if key == name:
+            return value.decode("latin-1")
+    return None
 
 
 def headers_of(scope: Scope, name: bytes) -> list[str]:

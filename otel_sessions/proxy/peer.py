@@ -62,4 +62,4 @@ class EndpointMatcher(McpMatcher):
     """MCP of an upstream that may serve more than that: only where a session began is its end said."""
 
     def ends(self, scope: Scope, status: int) -> bool:
-        return peer_of(scope) is not None and super().ends(scope, status)
+        return super().ends(scope, status) and peer_of(scope) is not None
