@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from . import report
+from .arguments import count
 from .contestants import ALL
 from .results import Measured, targets
 
@@ -24,7 +25,7 @@ ROUNDS, QUICK_ROUNDS = 5, 1
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="under a minute: no million, one round")
-    parser.add_argument("--rounds", type=int, help=f"{ROUNDS}, or {QUICK_ROUNDS} with --quick")
+    parser.add_argument("--rounds", type=count, help=f"{ROUNDS}, or {QUICK_ROUNDS} with --quick")
     parser.add_argument("--seed", type=int, default=1, help="orders the contestants and picks the sessions")
     parser.add_argument("--results", type=Path, help="where JSON and picture go; with --quick nowhere unless said")
     options = parser.parse_args(arguments)

@@ -25,6 +25,8 @@ from statistics import median
 import httpx2
 import psutil
 
+from .arguments import count
+
 HOST = "127.0.0.1"
 RESULT = Path(__file__).parent / "results" / "proxy.json"
 NGINX = """
@@ -71,10 +73,10 @@ def measure(target: Target, connections: int, seconds: int) -> Round:
     spent = cpu_of(target.process) - before
     if "Non-2xx" in said or "Socket errors" in said:
         raise SystemExit(f"{target.name} failed:\n{said}")
-    count = float(re.findall(r"(\d+) requests in", said)[0])
+    requests = float(re.findall(r"(\d+) requests in", said)[0])
     latencies = {share: in_seconds(value) for share, value in re.findall(r"(50|99)% +(\S+)", said)}
     rate = float(re.findall(r"Requests/sec: +(\S+)", said)[0])
-    return Round(rate=rate, p50=latencies["50"], p99=latencies["99"], cpu=spent / count)
+    return Round(rate=rate, p50=latencies["50"], p99=latencies["99"], cpu=spent / requests)
 
 
 def in_seconds(text: str) -> float:
@@ -130,12 +132,12 @@ def ours(upstream: str) -> Iterator[tuple[str, psutil.Process]]:
         yield f"http://{HOST}:{port}", process
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=4, help="how long a round takes")
-    parser.add_argument("--connections", type=int, default=16)
-    options = parser.parse_args()
+    parser.add_argument("--rounds", type=count, default=5)
+    parser.add_argument("--seconds", type=count, default=4, help="how long a round takes")
+    parser.add_argument("--connections", type=count, default=16)
+    options = parser.parse_args(arguments)
     missing = [program for program in ("wrk", "nginx") if not shutil.which(program)]
     if missing:
         sys.exit(f"bench-proxy needs {' and '.join(missing)}: apt-get install wrk nginx-light")

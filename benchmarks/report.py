@@ -30,8 +30,8 @@ ROWS = {
     "refusal": ("refusal at the cap", "us", 1e6),
     "export": ("export", "ms", 1e3),
 }
-PEERS = ("cachebox", "cachetools", "moka-py")
-OTHERS = ("anyio", "opentelemetry-api", "opentelemetry-sdk")
+PACKAGES = ("cachebox", "cachetools", "moka-py", "anyio", "opentelemetry-api", "opentelemetry-sdk")
+"""Whose versions belong to the numbers."""
 
 
 def machine() -> dict[str, Any]:
@@ -41,7 +41,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "system": platform.system(),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
-        **{name: version(name) for name in (*PEERS, *OTHERS)},
+        **{name: version(name) for name in PACKAGES},
     }
 
 

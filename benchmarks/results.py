@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import median
 
 OURS, WITH_SDK, BARE = "otel-sessions", "otel-sessions, SDK", "bare dict"
-PEERS = ("cachebox VTTLCache", "moka-py, idle")
+RIVALS = ("cachebox VTTLCache", "moka-py, idle")
 """Those whose idle expiry is right and that are meant to be fast."""
 
 Values = list[float]
@@ -51,7 +51,7 @@ def ratios(measured: Measured, size: int, key: str, one: str, other: str) -> Spr
 
 
 def best_peer(measured: Measured, size: int) -> str:
-    return min(PEERS, key=lambda peer: median(measured[peer][size]["use"]))
+    return min(RIVALS, key=lambda peer: median(measured[peer][size]["use"]))
 
 
 def targets(measured: Measured) -> Iterator[Target]:
