@@ -20,7 +20,9 @@ import anyio.lowlevel
 import psutil
 
 from .clocks import Clock, RealClock, SettableClock
-from .contestants import BY_NAME, Contestant, Ours, OursWithSdk
+from .contestant import Contestant
+from .contestants import BY_NAME
+from .ours import Ours, OursWithSdk
 
 FOREVER = 86400.0
 TICK = 0.001
@@ -55,6 +57,7 @@ async def standing(kind: type[Contestant], ids: Sequence[str], dice: random.Rand
             numbers["churn"] = await best(store.churn, batches(new, 7, 2_000))
             numbers["idle pass"] = await best_of(store.expire, 30) if kind.expires else None
             numbers["export"] = await best_of(store.collect, 7) if isinstance(store, OursWithSdk) else None
+        require(store, ids)
     return numbers
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from statistics import median
 
 OURS, WITH_SDK, BARE = "otel-sessions", "otel-sessions, SDK", "bare dict"
-RIVALS = ("cachebox VTTLCache", "moka-py, idle")
-"""Those whose idle expiry is right and that are meant to be fast."""
+RIVALS = ("cachebox VTTLCache", "cachebox TTLCache", "moka-py, idle")
+"""Those that are meant to be fast, whatever their caveats."""
 
 Values = list[float]
 Measured = dict[str, dict[int, dict[str, Values]]]

@@ -2,7 +2,8 @@
 
 import json
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
@@ -10,8 +11,12 @@ from typing import TypeVar
 import pytest
 
 from benchmarks import core, measure, proxy, report
+from benchmarks.by_hand import BareDict, FullScan
+from benchmarks.caches import CacheboxTTL, CacheboxVTTL, Cachetools, Moka
 from benchmarks.clocks import Clock, RealClock, SettableClock
-from benchmarks.contestants import ALL, BareDict, Cachebox, Cachetools, Contestant, FullScan, Moka, Ours, OursWithSdk
+from benchmarks.contestant import Contestant
+from benchmarks.contestants import ALL
+from benchmarks.ours import Ours, OursWithSdk
 from otel_sessions import RejectionReason
 
 pytestmark = [pytest.mark.anyio, pytest.mark.no_cover]
@@ -21,7 +26,10 @@ IDLE = 0.4
 
 Seen = TypeVar("Seen")
 
-CACHES = [pytest.param(kind, marks=pytest.mark.processes) for kind in (Cachebox, Moka)] + [pytest.param(Cachetools)]
+CACHES = [
+    *(pytest.param(kind, marks=pytest.mark.processes) for kind in (CacheboxVTTL, CacheboxTTL, Moka)),
+    pytest.param(Cachetools),
+]
 EXPIRING = [pytest.param(kind) for kind in (Ours, OursWithSdk, FullScan)] + CACHES
 
 
@@ -62,17 +70,25 @@ def test_every_contestant_is_held_to_its_row() -> None:
     assert len({kind.name for kind in ALL}) == len(ALL)
 
 
-@pytest.mark.parametrize("kind", EXPIRING)
-async def test_what_is_idle_expires_and_what_is_used_stays(kind: type[Contestant]) -> None:
-    async def left() -> tuple[int, bool, bool] | None:
-        store, clock = start(kind)
-        async with store:
-            await store.create(["idle", "used"])
-            in_time = await use_often(store, clock)
-            await store.expire()
-            return (len(store), store.holds("idle"), store.holds("used")) if in_time else None
+async def left(kind: type[Contestant]) -> tuple[int, list[str]] | None:
+    """Return how many sessions are left of three, and which are found, after all but one were idle for too long."""
+    store, clock = start(kind)
+    async with store:
+        await store.create(["idle", "used", "idle too"])
+        in_time = await use_often(store, clock)
+        await store.expire()
+        found = [session_id for session_id in ("idle", "used", "idle too") if store.holds(session_id)]
+        return (len(store), found) if in_time else None
 
-    assert await undisturbed(left) == (1, False, True)
+
+@pytest.mark.parametrize("kind", [param for param in EXPIRING if param.values[0] is not CacheboxTTL])
+async def test_what_is_idle_expires_and_what_is_used_stays(kind: type[Contestant]) -> None:
+    assert await undisturbed(partial(left, kind)) == (1, ["used"])
+
+
+@pytest.mark.processes
+async def test_what_is_due_behind_one_in_use_is_hidden_by_cacheboxs_ttl_cache_and_never_removed() -> None:
+    assert await undisturbed(partial(left, CacheboxTTL)) == (2, ["used"])
 
 
 @pytest.mark.parametrize("kind", EXPIRING)
@@ -166,6 +182,15 @@ async def test_a_contestant_that_keeps_too_much_ends_the_measurement() -> None:
 
     with pytest.raises(RuntimeError, match="10 sessions are left where 5 have to be"):
         await measure.expiring(Forgetful, [str(number) for number in range(10)], random.Random(1))  # noqa: S311 - seeded, not secret
+
+
+async def test_a_contestant_that_loses_what_is_used_ends_the_measurement() -> None:
+    class Losing(FullScan):
+        async def use(self, ids: Sequence[str]) -> None:
+            self._sessions.pop(ids[0], None)
+
+    with pytest.raises(RuntimeError, match="sessions are left where 10 have to be"):
+        await measure.standing(Losing, [str(number) for number in range(10)], random.Random(1))  # noqa: S311 - seeded, not secret
 
 
 @pytest.mark.processes
