@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from . import report
+from . import picture, report
 from .arguments import count
 from .contestants import ALL
 from .results import Measured, targets
@@ -78,7 +78,7 @@ def show(measured: Measured, rounds: int, folder: Path | None) -> None:
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         report.write_json(folder / "core.json", measured, reached, rounds)
-        report.draw(folder / "core.svg", measured)
+        picture.draw(folder / "core.svg", measured)
         print(f"written: {folder / 'core.json'} and core.svg beside it")
 
 

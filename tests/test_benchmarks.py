@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import pytest
 
-from benchmarks import core, measure, proxy, report
+from benchmarks import core, measure, proxy, report, results, timing
 from benchmarks.by_hand import BareDict, FullScan
 from benchmarks.caches import CacheboxTTL, CacheboxVTTL, Cachetools, Moka
 from benchmarks.clocks import Clock, RealClock, SettableClock
@@ -224,7 +224,8 @@ def fake(seconds: float) -> Callable[[str, int, int], dict[str, float | None]]:
             "filed anew",
             "export",
         )
-        return {**dict.fromkeys(keys, took), "bytes": 100.0 if size > 10_000 else None}
+        ratio = 1.2 if name.startswith("otel-sessions") else 1.5
+        return {**dict.fromkeys(keys, took), "use of M": ratio, "bytes": 100.0 if size > 10_000 else None}
 
     return measured
 
@@ -241,6 +242,41 @@ def test_a_run_says_which_targets_are_missed_and_fails_for_none(
     for kind in ALL:
         assert kind.name in said
         assert kind.caveat in said
+
+
+def test_what_a_ratio_errs_by_is_said_beside_the_targets(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ratios = {size: iter([0.9, 1.1, 1.0]) for size in core.QUICK_SIZES}
+
+    def measured(name: str, size: int, seed: int) -> dict[str, float | None]:
+        numbers = fake(1e-6)(name, size, seed)
+        return numbers | {"use of M": next(ratios[size])} if name == FullScan.name else numbers
+
+    monkeypatch.setattr(core, "measure", measured)
+    core.main(["--quick", "--rounds", "3"])
+    said = [line for line in capsys.readouterr().out.splitlines() if "get + touch of the full scan" in line]
+    assert len(said) == 2
+    assert all("1.00 (0.90 to 1.10) M" in line for line in said)
+
+
+async def test_what_is_measured_in_turns_goes_first_as_often_as_the_other() -> None:
+    turns = []
+
+    async def one(batch: Sequence[str]) -> None:
+        turns.append(f"one {batch[0]}")
+
+    async def other(batch: Sequence[str]) -> None:
+        turns.append(f"other {batch[0]}")
+
+    await timing.beside(one, iter([["a"], ["b"]]), other, iter([["c"], ["d"]]))
+    assert turns == ["other c", "one a", "one b", "other d"]
+
+
+def test_a_rival_is_compared_by_what_both_are_to_the_bare_dict_in_the_same_round() -> None:
+    measured = {"otel-sessions": {10: {"use of M": [1.2, 1.5]}}, "moka-py, idle": {10: {"use of M": [2.4, 1.5]}}}
+    against = results.of_rival(measured, 10, "moka-py, idle")
+    assert (against.lowest, against.highest) == (0.5, 1.0)
 
 
 def test_a_run_writes_what_it_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
