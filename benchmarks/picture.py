@@ -27,7 +27,8 @@ def draw(path: Path, measured: Measured) -> None:
         for axis, key in zip(axes.flat, PANELS, strict=True):
             _panel(axis, measured, size, key)
         figure.suptitle(
-            f"At {size:,} live sessions: the median of the rounds, from the lowest to the highest; left is better"
+            f"At {size:,} live sessions: medians of the rounds, lines from the lowest to the highest. Less is better, "
+            "axes are logarithmic, M is the bare dict's get + touch"
         )
         figure.savefig(path, metadata={"Date": None})
         pyplot.close(figure)
@@ -42,11 +43,13 @@ def _panel(axis: Any, measured: Measured, size: int, key: str) -> None:
             _dot(axis, place, Spread.of([value * factor for value in values]), BLUE if name.startswith(OURS) else GREY)
     axis.set_title(f"{title}, {unit}")
     axis.set_yticks(range(len(BY_NAME)), BY_NAME)
-    axis.set_ylim(len(BY_NAME) - 0.5, -0.5)
+    axis.set_ylim(len(BY_NAME) - 0.5, -0.8)
     axis.margins(x=0.25)
     axis.xaxis.set_major_locator(LogLocator(subs=_steps(axis)))
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
     axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.tick_params(axis="y", length=0)
+    axis.tick_params(axis="x", which="minor", length=0)
     axis.grid(axis="x", color="#e3e6ea")
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
