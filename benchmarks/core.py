@@ -13,8 +13,9 @@ import sys
 from pathlib import Path
 
 from . import picture, report
-from .arguments import count
+from .arguments import at_least
 from .contestants import ALL
+from .progress import progress
 from .results import Measured, targets
 
 RESULTS = Path(__file__).parent / "results"
@@ -25,7 +26,7 @@ ROUNDS, QUICK_ROUNDS = 5, 1
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="under a minute: no million, one round")
-    parser.add_argument("--rounds", type=count, help=f"{ROUNDS}, or {QUICK_ROUNDS} with --quick")
+    parser.add_argument("--rounds", type=at_least(1), help=f"{ROUNDS}, or {QUICK_ROUNDS} with --quick")
     parser.add_argument("--seed", type=int, default=1, help="orders the contestants and picks the sessions")
     parser.add_argument("--results", type=Path, help="where JSON and picture go; with --quick nowhere unless said")
     options = parser.parse_args(arguments)
@@ -46,7 +47,7 @@ def run(sizes: tuple[int, ...], rounds: int, dice: random.Random) -> Measured | 
         turns = [(kind.name, size) for kind in ALL for size in sizes]
         dice.shuffle(turns)
         for done, (name, size) in enumerate(turns):
-            _progress(f"round {number + 1} of {rounds}, {done} of {len(turns)}: {name} at {size:,}")
+            progress(f"round {number + 1} of {rounds}, {done} of {len(turns)}: {name} at {size:,}")
             numbers = measure(name, size, dice.randrange(2**32))
             if numbers is None:
                 print(f"{name} failed at {size:,} sessions", file=sys.stderr)
@@ -54,7 +55,7 @@ def run(sizes: tuple[int, ...], rounds: int, dice: random.Random) -> Measured | 
             for key, value in numbers.items():
                 if value is not None:
                     measured[name][size].setdefault(key, []).append(value)
-    _progress("")
+    progress("")
     return measured
 
 
@@ -80,11 +81,6 @@ def show(measured: Measured, rounds: int, folder: Path | None) -> None:
         report.write_json(folder / "core.json", measured, reached, rounds)
         picture.draw(folder / "core.svg", measured)
         print(f"written: {folder / 'core.json'} and core.svg beside it")
-
-
-def _progress(text: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
