@@ -1,17 +1,20 @@
 """What session handling costs a request: the difference of two short rounds, one right after the other.
 
 The machine changes more from minute to minute than sessions cost. So the two are run in pairs, of which each goes first
-as often as the other, and what is shown is the median of the pairs' differences, with its quartiles.
+as often as the other, and what is shown is the median of the pairs' differences, and how certain that is.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import comb
 from statistics import median, quantiles
 
 from .wrk import Round
 
 LIMIT = 0.03
 """The most that it may cost, as a share of a request in a session."""
+FEWEST = 6
+"""Pairs of which something is 95 % certain."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,27 +32,38 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Seconds of CPU time: what a request in a session takes, and the part of it that sessions are, with quartiles."""
+    """What sessions are of a request in a session, in seconds of CPU time: the median difference of the pairs.
+
+    The quartiles say how far single pairs lie apart; the median itself lies from `least` to `most` with 95 % certainty.
+    """
 
     request: float
-    lower: float
-    middle: float
-    upper: float
+    lower_quartile: float
+    median: float
+    upper_quartile: float
+    least: float
+    most: float
 
     @property
     def share(self) -> float:
-        return self.middle / self.request
+        return self.median / self.request
 
-    def __str__(self) -> str:
-        lower, middle, upper, request = (
-            f"{value * 1e6:.1f}" for value in (self.lower, self.middle, self.upper, self.request)
-        )
-        shares = f"{self.share:.1%} ({self.lower / self.request:.1%} to {self.upper / self.request:.1%})"
-        verdict = "met" if self.share <= LIMIT else "MISSED"
-        return (
-            f"session handling takes {middle} us (quartiles {lower} to {upper}) of a request's {request} us of CPU "
-            f"time, {shares}; at most {LIMIT:.0%}: {verdict}"
-        )
+    @property
+    def verdict(self) -> str:
+        if self.most <= LIMIT * self.request:
+            return "met"
+        return "MISSED" if self.least > LIMIT * self.request else "not decided, more --pairs may"
+
+    def lines(self) -> Iterator[str]:
+        """Yield it as a person reads it."""
+        yield f"session handling, of {self.request * 1e6:.0f} us of CPU time a request:"
+        yield f"  {'median of the differences':<28}{self._shown(self.median)}"
+        yield f"  {'quartiles':<28}{self._shown(self.lower_quartile)} to {self._shown(self.upper_quartile)}"
+        yield f"  {'median, 95 % certain':<28}{self._shown(self.least)} to {self._shown(self.most)}"
+        yield f"  at most {LIMIT:.0%}: {self.verdict}"
+
+    def _shown(self, seconds: float) -> str:
+        return f"{seconds * 1e6:.1f} us ({seconds / self.request:.1%})"
 
 
 def in_turns(in_session: Callable[[], Round], without: Callable[[], Round], count: int) -> list[Pair]:
@@ -65,6 +79,28 @@ def in_turns(in_session: Callable[[], Round], without: Callable[[], Round], coun
 
 
 def cost(pairs: Sequence[Pair]) -> Cost:
-    """Return what sessions cost, of at least two pairs."""
-    lower, middle, upper = quantiles([pair.difference for pair in pairs], n=4, method="inclusive")
-    return Cost(request=median(pair.in_session.cpu for pair in pairs), lower=lower, middle=middle, upper=upper)
+    """Return what sessions cost. With less than `FEWEST` pairs nothing is 95 % certain."""
+    differences = [pair.difference for pair in pairs]
+    lower, middle, upper = quantiles(differences, n=4, method="inclusive")
+    least, most = bounds_of_median(differences)
+    return Cost(
+        request=median(pair.in_session.cpu for pair in pairs),
+        lower_quartile=lower,
+        median=middle,
+        upper_quartile=upper,
+        least=least,
+        most=most,
+    )
+
+
+def bounds_of_median(values: Sequence[float]) -> tuple[float, float]:
+    """Return between which of some values the true median lies with 95 % certainty, whatever their distribution.
+
+    Each value is as likely below it as above, so how many are below is binomial: the outermost values are left out for
+    as long as the chance that it lies among them stays under 2.5 % on either side.
+    """
+    ordered, outside, chances = sorted(values), 0, 1
+    while chances <= 0.025 * 2 ** len(ordered):
+        outside += 1
+        chances += comb(len(ordered), outside)
+    return ordered[outside - 1], ordered[-outside]

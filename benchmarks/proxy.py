@@ -22,13 +22,15 @@ import httpx2
 
 from .arguments import at_least
 from .cpu import CpuClock, cpu_clock
-from .handling import Pair, cost, in_turns
+from .handling import FEWEST, Pair, cost, in_turns
 from .progress import progress
 from .servers import ORIGIN, nginx, ours
 from .wrk import Round, Target, load
 
 RESULTS = Path(__file__).parent / "results"
 IN_SESSION, WITHOUT = "ours, in a session", "ours, no session"
+PAIR_CONNECTIONS = 4
+"""Enough to keep the proxy busy; requests that a round leaves unfinished are not counted, but took time."""
 Rounds = dict[str, list[Round]]
 """By target."""
 
@@ -37,8 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=at_least(1), default=5, help="of the table")
     parser.add_argument("--seconds", type=at_least(1), default=4, help="how long a round of the table takes")
-    parser.add_argument("--pairs", type=at_least(2), default=40, help="of rounds of one second")
-    parser.add_argument("--connections", type=at_least(1), default=16)
+    parser.add_argument("--pairs", type=at_least(FEWEST), default=40, help="of rounds of one second")
+    parser.add_argument("--connections", type=at_least(1), default=16, help="of the table")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the JSON goes")
     options = parser.parse_args(arguments)
     missing = [program for program in ("wrk", "nginx") if not shutil.which(program)]
@@ -49,11 +51,10 @@ def main(arguments: list[str] | None = None) -> int:
         for target in targets.values():
             load(target, options.connections, 1, clock)  # warm
         rounds = compared(targets, options.rounds, options.connections, options.seconds, clock)
-        pairs = paired(targets, options.pairs, options.connections, clock)
+        pairs = paired(targets, options.pairs, clock)
     print(f"{options.connections} connections; CPU time is {clock.name}")
-    for line in table(rounds):
+    for line in (*table(rounds), "", f"{len(pairs)} pairs, {PAIR_CONNECTIONS} connections", *cost(pairs).lines()):
         print(line)
-    print(f"{len(pairs)} pairs: {cost(pairs)}")
     options.results.mkdir(parents=True, exist_ok=True)
     write(options.results / "proxy.json", rounds, pairs, options.connections, clock)
     return 0
@@ -90,12 +91,12 @@ def compared(targets: dict[str, Target], count: int, connections: int, seconds: 
     return rounds
 
 
-def paired(targets: dict[str, Target], count: int, connections: int, clock: CpuClock) -> list[Pair]:
+def paired(targets: dict[str, Target], count: int, clock: CpuClock) -> list[Pair]:
     """Run so many pairs of ours, in rounds of one second."""
     progress(f"{count} pairs of rounds")
 
     def load_for_a_second(name: str) -> Round:
-        return load(targets[name], connections, 1, clock)
+        return load(targets[name], PAIR_CONNECTIONS, 1, clock)
 
     pairs = in_turns(lambda: load_for_a_second(IN_SESSION), lambda: load_for_a_second(WITHOUT), count)
     progress("")
@@ -123,7 +124,7 @@ def write(path: Path, rounds: Rounds, pairs: list[Pair], connections: int, clock
         "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()},
         "connections": connections,
         "cpu": clock.name,
-        "sessions": {**asdict(sessions), "share": sessions.share},
+        "sessions": {**asdict(sessions), "share": sessions.share, "verdict": sessions.verdict},
         "rounds": {name: [asdict(one) for one in measured] for name, measured in rounds.items()},
         "pairs": [asdict(pair) for pair in pairs],
     }

@@ -111,6 +111,7 @@ def write_json(path: Path, measured: Measured, targets: list[Target], rounds: in
         "rounds": rounds,
         "caveats": {kind.name: kind.caveat for kind in ALL if kind.caveat},
         "targets": [{**asdict(target), "met": target.met} for target in targets],
-        "seconds_or_bytes": measured,
+        "measured_in": "seconds; bytes a session (bytes); multiples of the bare dict's get and touch (use of M)",
+        "measured": measured,
     }
     path.write_text(json.dumps(document, indent=1) + "\n")

@@ -283,7 +283,7 @@ def test_a_run_writes_what_it_measured(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(core, "measure", fake(1e-6))
     core.main(["--quick", "--rounds", "3", "--results", str(tmp_path)])
     written = json.loads((tmp_path / "core.json").read_text())
-    assert written["seconds_or_bytes"]["bare dict"]["1000"]["use"] == [2e-6] * 3
+    assert written["measured"]["bare dict"]["1000"]["use"] == [2e-6] * 3
     assert all(target["met"] for target in written["targets"])
     assert written["machine"]["python"].startswith("CPython")
     assert (tmp_path / "core.svg").read_text().startswith("<?xml")
