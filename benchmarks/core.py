@@ -15,12 +15,15 @@ from pathlib import Path
 from . import picture, report
 from .arguments import at_least
 from .contestants import ALL
+from .machine import machine
 from .progress import progress
 from .results import Measured, targets
 
 RESULTS = Path(__file__).parent / "results"
 SIZES, QUICK_SIZES = (1_000, 100_000, 1_000_000), (1_000, 100_000)
 ROUNDS, QUICK_ROUNDS = 5, 1
+PACKAGES = ("cachebox", "cachetools", "moka-py", "anyio", "opentelemetry-api", "opentelemetry-sdk")
+"""Whose versions belong to the numbers."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -72,13 +75,14 @@ def measure(name: str, size: int, seed: int) -> dict[str, float | None] | None:
 
 def show(measured: Measured, rounds: int, folder: Path | None) -> None:
     reached = list(targets(measured))
-    about = ", ".join(f"{key} {value}" for key, value in report.machine().items())
+    measured_on = machine(*PACKAGES)
+    about = ", ".join(f"{key} {value}" for key, value in measured_on.items())
     print(f"{rounds} rounds, medians (lowest to highest); M is get + touch of the bare dict\n{about}")
     for line in (*report.table(measured), *report.verdicts(reached, measured)):
         print(line)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        report.write_json(folder / "core.json", measured, reached, rounds)
+        report.write_json(folder / "core.json", measured, reached, measured_on)
         picture.draw(folder / "core.svg", measured)
         print(f"written: {folder / 'core.json'} and core.svg beside it")
 

@@ -8,8 +8,6 @@ session handling costs. Needs wrk and nginx on the PATH: `apt-get install wrk ng
 import argparse
 import contextlib
 import json
-import os
-import platform
 import shutil
 import sys
 import tempfile
@@ -23,6 +21,7 @@ import httpx2
 from .arguments import at_least
 from .cpu import CpuClock, cpu_clock
 from .handling import FEWEST, Pair, cost, in_turns
+from .machine import machine
 from .progress import progress
 from .servers import ORIGIN, nginx, ours
 from .wrk import Round, Target, load
@@ -121,7 +120,7 @@ def write(path: Path, rounds: Rounds, pairs: list[Pair], connections: int, clock
     """Write every round, beside the machine's description."""
     sessions = cost(pairs)
     document = {
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "machine": machine("h11", "httpx2", "uvicorn"),
         "connections": connections,
         "cpu": clock.name,
         "sessions": {**asdict(sessions), "share": sessions.share, "verdict": sessions.verdict},

@@ -1,11 +1,9 @@
 """A run's results for people: the table, and each target met or missed; and for programs: JSON."""
 
 import json
-import os
-import platform
+import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,26 +24,6 @@ ROWS = {
     "refusal": ("refusal at the cap", "us", 1e6),
     "export": ("export", "ms", 1e3),
 }
-PACKAGES = ("cachebox", "cachetools", "moka-py", "anyio", "opentelemetry-api", "opentelemetry-sdk")
-"""Whose versions belong to the numbers."""
-
-
-def machine() -> dict[str, Any]:
-    """Describe what it was measured on, without a name or a path of it."""
-    return {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "system": platform.system(),
-        "python": f"{platform.python_implementation()} {platform.python_version()}",
-        **{name: version(name) for name in PACKAGES},
-    }
-
-
-def _processor() -> str:
-    cpus = Path("/proc/cpuinfo")
-    lines = cpus.read_text().splitlines() if cpus.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
 
 
 def table(measured: Measured) -> Iterator[str]:
@@ -59,13 +37,10 @@ def table(measured: Measured) -> Iterator[str]:
             numbers = (sizes[size].get(key) for sizes in measured.values())
             yield f"{f'{title}, {unit}':<24}{_cells(_shown(values, factor) for values in numbers)}"
             if key == "use of M":
-                yield f"{'  lowest to highest':<24}{_cells(_lies(of_bare(measured, size, name)) for name in measured)}"
+                yield f"{'  lowest to highest':<24}{_cells(of_bare(measured, size, name).ends for name in measured)}"
     yield ""
-    yield from (f"{kind.name}: {kind.caveat}" for kind in ALL if kind.caveat)
-
-
-def _lies(spread: Spread) -> str:
-    return f"{spread.lowest:.2f} to {spread.highest:.2f}"
+    for kind in ALL:
+        yield from textwrap.wrap(f"{kind.name}: {kind.caveat}", 140, subsequent_indent="  ") if kind.caveat else ()
 
 
 def _cells(texts: Iterable[str]) -> str:
@@ -87,14 +62,12 @@ def verdicts(targets: list[Target], measured: Measured) -> Iterator[str]:
     """Return a line for each target."""
     yield ""
     for target in targets:
-        spread = target.measured
         verdict = "met" if target.met else "MISSED"
-        found = f"{spread.median:.2f} ({_lies(spread)}) {target.unit}"
-        yield f"{verdict:<7}{target.what:<40}{target.size:>10,}  at most {target.limit:<6g} {found}"
+        found = f"at most {target.limit:<6g} {target.measured} {target.unit}"
+        yield f"{verdict:<7}{target.what:<40}{target.size:>10,}  {found}"
     for size in measured[OURS]:
-        control = of_bare(measured, size, CONTROL)
-        lies = f"{control.median:.2f} ({_lies(control)}) M: off 1 by as much as these ratios err"
-        yield f"{'':<7}{f'get + touch of the {CONTROL}':<40}{size:>10,}  {lies}"
+        control = f"{of_bare(measured, size, CONTROL)} M: off 1 by as much as these ratios err"
+        yield f"{'':<7}{f'get + touch of the {CONTROL}':<40}{size:>10,}  {control}"
     for size in measured[OURS]:
         price = price_of_a_record(measured, size)
         yield f"{'':<7}{'the SDK makes an expired session dearer':<40}{size:>10,}  by {price.median:.2f} us"
@@ -105,10 +78,10 @@ def verdicts(targets: list[Target], measured: Measured) -> Iterator[str]:
     yield f"{len(targets) - missed} targets met, {missed} missed"
 
 
-def write_json(path: Path, measured: Measured, targets: list[Target], rounds: int) -> None:
+def write_json(path: Path, measured: Measured, targets: list[Target], machine: dict[str, Any]) -> None:
+    """Write every round."""
     document = {
-        "machine": machine(),
-        "rounds": rounds,
+        "machine": machine,
         "caveats": {kind.name: kind.caveat for kind in ALL if kind.caveat},
         "targets": [{**asdict(target), "met": target.met} for target in targets],
         "measured_in": "seconds; bytes a session (bytes); multiples of the bare dict's get and touch (use of M)",

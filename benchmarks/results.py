@@ -35,6 +35,13 @@ class Spread:
     def of(cls, values: Sequence[float]) -> "Spread":
         return cls(median=median(values), lowest=min(values), highest=max(values))
 
+    @property
+    def ends(self) -> str:
+        return f"{self.lowest:.2f} to {self.highest:.2f}"
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({self.ends})"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
