@@ -50,7 +50,7 @@ dashboards: $(VENV)/.dev ## Write the dashboards' JSON from their description.
 bench: $(VENV)/.dev ## Measure the core against peers, about ten minutes; QUICK=1 takes under one.
 	$(BIN)/python -m benchmarks.core $(if $(QUICK),--quick)
 
-bench-proxy: $(VENV)/.dev ## Measure the proxy against direct and nginx; needs wrk and nginx.
+bench-proxy: $(VENV)/.dev ## Measure the proxy against direct and nginx, three minutes; needs wrk and nginx.
 	$(BIN)/python -m benchmarks.proxy
 
 up: ## Start the compose stack with Grafana at http://127.0.0.1:3000; COMPARE=1 adds a proxy that leaks.
