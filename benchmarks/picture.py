@@ -46,7 +46,7 @@ def _panel(axis: Any, measured: Measured, size: int, key: str) -> None:
     axis.set_ylim(len(BY_NAME) - 0.5, -0.8)
     axis.margins(x=0.25)
     axis.xaxis.set_major_locator(LogLocator(subs=_steps(axis)))
-    axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}" if value < 1000 else f"{value / 1000:g}k")
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.tick_params(axis="y", length=0)
     axis.tick_params(axis="x", which="minor", length=0)
