@@ -49,10 +49,10 @@ stack-picture: $(VENV)/.dev ## Draw docs/memory.svg anew, from a run against the
 dashboards: $(VENV)/.dev ## Write the dashboards' JSON from their description.
 	$(BIN)/python -m grafana.describe
 
-bench: $(VENV)/.dev ## Measure the core against peers, about ten minutes; QUICK=1 takes under one.
+bench: $(VENV)/.dev ## Measure the core against peers, a quarter of an hour; QUICK=1 takes under a minute.
 	$(BIN)/python -m benchmarks.core $(if $(QUICK),--quick)
 
-bench-proxy: $(VENV)/.dev ## Measure the proxy against direct and nginx; needs wrk and nginx.
+bench-proxy: $(VENV)/.dev ## Measure the proxy against direct and nginx, three minutes; needs wrk and nginx.
 	$(BIN)/python -m benchmarks.proxy
 
 up: ## Start the compose stack with Grafana at http://127.0.0.1:3000; COMPARE=1 adds a proxy that leaks.

@@ -12,19 +12,24 @@ import subprocess
 import sys
 from pathlib import Path
 
-from . import report
+from . import picture, report
+from .arguments import at_least
 from .contestants import ALL
+from .machine import machine
+from .progress import progress
 from .results import Measured, targets
 
 RESULTS = Path(__file__).parent / "results"
 SIZES, QUICK_SIZES = (1_000, 100_000, 1_000_000), (1_000, 100_000)
 ROUNDS, QUICK_ROUNDS = 5, 1
+PACKAGES = ("cachebox", "cachetools", "moka-py", "anyio", "opentelemetry-api", "opentelemetry-sdk")
+"""Whose versions belong to the numbers."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="under a minute: no million, one round")
-    parser.add_argument("--rounds", type=int, help=f"{ROUNDS}, or {QUICK_ROUNDS} with --quick")
+    parser.add_argument("--rounds", type=at_least(1), help=f"{ROUNDS}, or {QUICK_ROUNDS} with --quick")
     parser.add_argument("--seed", type=int, default=1, help="orders the contestants and picks the sessions")
     parser.add_argument("--results", type=Path, help="where JSON and picture go; with --quick nowhere unless said")
     options = parser.parse_args(arguments)
@@ -45,7 +50,7 @@ def run(sizes: tuple[int, ...], rounds: int, dice: random.Random) -> Measured | 
         turns = [(kind.name, size) for kind in ALL for size in sizes]
         dice.shuffle(turns)
         for done, (name, size) in enumerate(turns):
-            _progress(f"round {number + 1} of {rounds}, {done} of {len(turns)}: {name} at {size:,}")
+            progress(f"round {number + 1} of {rounds}, {done} of {len(turns)}: {name} at {size:,}")
             numbers = measure(name, size, dice.randrange(2**32))
             if numbers is None:
                 print(f"{name} failed at {size:,} sessions", file=sys.stderr)
@@ -53,7 +58,7 @@ def run(sizes: tuple[int, ...], rounds: int, dice: random.Random) -> Measured | 
             for key, value in numbers.items():
                 if value is not None:
                     measured[name][size].setdefault(key, []).append(value)
-    _progress("")
+    progress("")
     return measured
 
 
@@ -70,20 +75,16 @@ def measure(name: str, size: int, seed: int) -> dict[str, float | None] | None:
 
 def show(measured: Measured, rounds: int, folder: Path | None) -> None:
     reached = list(targets(measured))
-    about = ", ".join(f"{key} {value}" for key, value in report.machine().items())
+    measured_on = machine(*PACKAGES)
+    about = ", ".join(f"{key} {value}" for key, value in measured_on.items())
     print(f"{rounds} rounds, medians (lowest to highest); M is get + touch of the bare dict\n{about}")
     for line in (*report.table(measured), *report.verdicts(reached, measured)):
         print(line)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        report.write_json(folder / "core.json", measured, reached, rounds)
-        report.draw(folder / "core.svg", measured)
+        report.write_json(folder / "core.json", measured, reached, measured_on)
+        picture.draw(folder / "core.svg", measured)
         print(f"written: {folder / 'core.json'} and core.svg beside it")
-
-
-def _progress(text: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """One contestant at one size, in a process of its own: `python -m benchmarks.measure NAME SIZE SEED` prints JSON.
 
 A process of its own keeps memory and garbage collection fair: nobody inherits another's arenas or collections. The
-collector is on, as for users; what is there when a measurement starts is frozen first. Times are CPU time, so that
-nobody else's turn counts, but for how late the loop is. Where a measurement has batches, its number is the best of
-them, since noise only adds: how far processes lie apart is for the run to show.
+collector is on, as for users; what is there when a measurement starts is frozen first. The one exception is a bare dict
+of as many sessions, made once the memory is counted, that get and touch are measured beside: processes of different
+moments cannot be compared that closely.
 """
 
 import gc
@@ -11,22 +11,24 @@ import json
 import random
 import secrets
 import sys
-import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import anyio
-import anyio.lowlevel
 import psutil
 
+from .by_hand import BareDict
 from .clocks import Clock, RealClock, SettableClock
-from .contestants import BY_NAME, Contestant, Ours, OursWithSdk
+from .contestant import Contestant
+from .contestants import BY_NAME
+from .ours import Ours, OursWithSdk
+from .timing import Lateness, batches, beside, best, best_of, frozen, seconds, spin
 
 FOREVER = 86400.0
-TICK = 0.001
-"""Seconds from one tick of the loop to the next."""
 COARSE = 10_000
 """Below so many sessions, pages of memory are too coarse to say what one takes."""
+PAIRS, BATCH = 41, 10_000
+"""How often get and touch are measured beside the bare dict's, and with how many ids. With fewer ids a turn is mostly
+about what the other one's has left in the processor's caches; with more, the machine has time to change."""
 
 Numbers = dict[str, float | None]
 
@@ -47,15 +49,26 @@ async def standing(kind: type[Contestant], ids: Sequence[str], dice: random.Rand
         await store.use(ids)  # the first touch of each takes memory as well
         taken = psutil.Process().memory_info().rss - before
         numbers["bytes"] = taken / size if size >= COARSE else None
+        numbers["use"], numbers["use of M"] = await get_and_touch(store, ids, dice)
         with frozen():
-            order = list(ids)
-            dice.shuffle(order)
-            numbers["use"] = await best(store.use, batches(order, 7, 50_000))
             new = [secrets.token_urlsafe(32) for _ in range(2_000)]
             numbers["churn"] = await best(store.churn, batches(new, 7, 2_000))
             numbers["idle pass"] = await best_of(store.expire, 30) if kind.expires else None
             numbers["export"] = await best_of(store.collect, 7) if isinstance(store, OursWithSdk) else None
+        require(store, ids)
     return numbers
+
+
+async def get_and_touch(store: Contestant, ids: Sequence[str], dice: random.Random) -> tuple[float, float]:
+    """Return the seconds that they take, and how many times as long as in a bare dict of the same sessions."""
+    bare = BareDict(len(ids), FOREVER)
+    await bare.create(ids)
+    order, another = dice.sample(ids, len(ids)), dice.sample(ids, len(ids))
+    with frozen():
+        # What a touch allocates lies in the order of touches; left in that of creation, the younger store is faster.
+        await store.use(order)
+        await bare.use(another)
+        return await beside(store.use, batches(order, PAIRS, BATCH), bare.use, batches(another, PAIRS, BATCH))
 
 
 async def refusal(store: Ours) -> float:
@@ -107,72 +120,6 @@ async def expiring(kind: type[Contestant], ids: Sequence[str], dice: random.Rand
 def require(store: Contestant, sessions: Sequence[str]) -> None:
     if len(store) != len(sessions):
         raise RuntimeError(f"{len(store)} sessions are left where {len(sessions)} have to be")
-
-
-async def spin() -> None:
-    """Keep the loop busy in slices of half a millisecond: how late a task is then is the machine's own doing."""
-    for _ in range(300):
-        end = time.perf_counter() + 0.0005
-        while time.perf_counter() < end:
-            pass
-        await anyio.lowlevel.checkpoint()
-
-
-class Lateness:
-    """How late a task that ticks is on the loop while something else runs there. `most` is in seconds."""
-
-    def __init__(self) -> None:
-        self.most = 0.0
-
-    async def during(self, work: Callable[[], Awaitable[object]]) -> float:
-        """Do the work, and return how many seconds it took."""
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._tick)
-            await anyio.sleep(5 * TICK)
-            self.most = 0.0
-            took = await seconds(work)
-            await anyio.sleep(5 * TICK)
-            tasks.cancel_scope.cancel()
-        return took
-
-    async def _tick(self) -> None:
-        while True:
-            due = anyio.current_time() + TICK
-            await anyio.sleep_until(due)
-            self.most = max(self.most, anyio.current_time() - due)
-
-
-async def seconds(work: Callable[[], Awaitable[object]]) -> float:
-    """Return the CPU time that this process spends on some work."""
-    started = time.process_time()
-    await work()
-    return time.process_time() - started
-
-
-async def best(work: Callable[[Sequence[str]], Awaitable[None]], ids: Iterator[Sequence[str]]) -> float:
-    """Return the seconds that an id takes in the best batch."""
-    return min([await seconds(lambda batch=batch: work(batch)) / len(batch) for batch in ids])  # type: ignore[misc]  # a default in a lambda
-
-
-async def best_of(work: Callable[[], Awaitable[object]], times: int) -> float:
-    return min([await seconds(work) for _ in range(times)])
-
-
-def batches(ids: Sequence[str], count: int, size: int) -> Iterator[Sequence[str]]:
-    """Return `count` batches of `size` ids, which start over where they end."""
-    many = list(ids) * (count * size // len(ids) + 1)
-    return (many[number * size : (number + 1) * size] for number in range(count))
-
-
-@contextmanager
-def frozen() -> Iterator[None]:
-    """Spare the garbage collector what is there now."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def main(name: str, size: str, seed: str) -> None:
