@@ -2,7 +2,7 @@
 
 `reserved + live + closing <= max_sessions` at every moment, because a place is taken in one step with the check. A
 place that comes back goes straight to the creator who has waited longest, so nobody overtakes. How places are freed
-when all are taken is decided elsewhere (`_passes`, through `Relief`).
+when all are taken is decided elsewhere (`_emergency`, through `Relief`).
 """
 
 from collections.abc import Sequence

@@ -83,18 +83,18 @@ class Closer(Generic[DataT]):
         Their bound holders are cancelled, all but the running task. `batch` can be waited for.
         """
         calls = self._callbacks.calls
-        free = []
+        free: list[Session[DataT]] = []
+        closing: dict[Ending[DataT], list[Lease[DataT]]] = {}
         for session in sessions:
             holders = self._leases.take_away(session) if session._pins else []
             if holders or calls:
-                batch.pending += 1
-                ending = Ending(session, reason, cause, calls)
-                self._pending[ending] = batch
-                self._hide(ending, holders, now)
+                closing[Ending(session, reason, cause, calls)] = holders
             else:
                 free.append(session)
         if free:
             self._remove(free, reason, now)
+        if closing:
+            self._hide(closing, batch, now)
 
     def drain(self, session: Session[DataT], cause: Context) -> None:
         """Let the holders of an expired session keep it for `drain_timeout` seconds from the first such call."""
@@ -115,13 +115,18 @@ class Closer(Generic[DataT]):
             self._none_closing = anyio.Event()
             await self._none_closing.wait()
 
-    def _hide(self, ending: Ending[DataT], holders: list[Lease[DataT]], now: float) -> None:
-        self._roster.hide(ending.session, ending.reason, now)
-        self._note_ended([ending.session], ending.reason, now)
-        if holders:
-            self._revoke(ending, holders)
-        else:
-            self._submit(ending)
+    def _hide(self, closing: dict[Ending[DataT], list[Lease[DataT]]], batch: Batch, now: float) -> None:
+        """Hide all of them before anything is called that might ask for one."""
+        for ending in closing:
+            batch.pending += 1
+            self._pending[ending] = batch
+            self._roster.hide(ending.session, ending.reason, now)
+            self._note_ended([ending.session], ending.reason, now)
+        for ending, holders in closing.items():
+            if holders:
+                self._revoke(ending, holders)
+            else:
+                self._submit(ending)
 
     def _remove(self, sessions: list[Session[DataT]], reason: EndReason, now: float) -> None:
         self._roster.remove(sessions, reason, now)

@@ -1,6 +1,7 @@
 """How places are freed when all are taken: what is due ends, then who has idled longest, until a tenth is free.
 
-No leased session goes, nor one that is within the emergency limits. It also knows when it is worth another try.
+No leased session goes, and none is evicted that is within the emergency limits. It also knows when it is worth another
+try.
 """
 
 import heapq

@@ -2,7 +2,7 @@
 
 A session enters by `add` and leaves by `hide` and `finish`, in that order and once each, or by `remove`, which is both
 in one step for all that end together; nothing else moves a session, and none that leaves has a lease any more.
-When one ends, and what happens in between, is decided elsewhere (`_passes`, `_closer`).
+When one ends, and what happens in between, is decided elsewhere (`_sweep`, `_emergency`, `_closer`).
 """
 
 import time
