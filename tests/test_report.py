@@ -213,6 +213,14 @@ def test_a_folder_that_was_there_before_stays(tmp_path: Path) -> None:
     assert tmp_path.exists()
 
 
+def test_a_folder_whose_name_is_too_long_is_refused_beforehand(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ConfigError, match=r"--report: nothing can be written to .*too long"),
+        made(tmp_path / ("a" * 300)),
+    ):
+        pass
+
+
 def test_a_folder_that_is_a_file_is_refused_beforehand(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
 

@@ -130,12 +130,21 @@ def test_with_neither_an_idle_nor_an_age_limit_nothing_is_cleaned_and_that_fails
 def test_one_session_that_is_held_for_longer_than_the_limits_say_fails_however_many_were_cleaned() -> None:
     end = GOOD.samples[-1]
     one = replace(end, reading=replace(end.reading, overstaying=1))
-    verdict = alone(with_samples(GOOD, *GOOD.samples[:2], one))
+    before = replace(one, elapsed=end.elapsed - GOOD.limits.cleanup_interval)
+    verdict = alone(with_samples(GOOD, *GOOD.samples[:2], before, one))
 
     assert verdict.lines[1] == (
         "Cleanup DOES NOT WORK: 1 session that nobody had used for 8 s was still held at second 20, after 4 passes."
     )
     assert not verdict.passed
+
+
+def test_a_session_that_is_still_held_at_a_single_moment_is_no_failure() -> None:
+    end = GOOD.samples[-1]
+    one = replace(end, reading=replace(end.reading, overstaying=1))
+    before = replace(end, elapsed=end.elapsed - GOOD.limits.cleanup_interval)
+
+    assert alone(with_samples(GOOD, *GOOD.samples[:2], before, one)).passed
 
 
 def test_limits_under_which_the_run_is_too_short_fail_and_are_told_with_the_duration_that_is_enough() -> None:

@@ -105,7 +105,7 @@ def _write_notes(axes: Axes, state: State) -> None:
     """Write the notes where there is room: under our curve, or above it if that runs low."""
     level, top = (size / MIB / axes.get_ylim()[1] for size in (state.ours.start.memory, state.ours.peak_memory))
     height = _LOW if level > _LOW + 1.5 * _LINES else top + 2 * _LINES
-    created = max(course.now.created for course in state.courses)
+    created = max(1, *(course.now.created for course in state.courses))
     before = 0
     for words, reading in (_refusals(state.ours), _abandonment(state)):
         if reading is not None:
@@ -118,11 +118,12 @@ def _write_notes(axes: Axes, state: State) -> None:
 
 
 def _refusals(ours: Course) -> tuple[str, Reading | None]:
-    """Return what is to be said of the first refusal, and when that was, if there was one."""
-    refused = [sample.reading for sample in ours.samples if sample.reading.total_rejected]
+    """Return what is to be said of the first refusal at the cap, and when that was, if there was one."""
+    refused = [sample.reading for sample in ours.samples if sample.reading.rejected.get("max_sessions")]
     if not refused:
         return "", None
-    return f"cap of {ours.limits.max_sessions} reached:\nopenings refused: {refused[-1].total_rejected}", refused[0]
+    count = refused[-1].rejected["max_sessions"]
+    return f"cap of {ours.limits.max_sessions} reached:\nopenings refused: {count}", refused[0]
 
 
 def _abandonment(state: State) -> tuple[str, Reading | None]:

@@ -76,7 +76,8 @@ class Options:
 def run(options: Options) -> int:
     """Run the demo, print what it comes to and write the report; return 0, or 1 if the verdict is bad.
 
-    Raises `ConfigError`, `PortTaken`, `DemoFailed` and `ReportFailed`, and `KeyboardInterrupt` on SIGTERM as on SIGINT.
+    Raises `ConfigError`, `PortTaken`, `DemoFailed`, `OutputFailed` and `ReportFailed`, and `KeyboardInterrupt` on
+    SIGTERM as on SIGINT.
     """
     limits = demo_limits(options.clients)
     with made(options.report), _sigterm_as_sigint():
@@ -133,7 +134,7 @@ async def _drive(options: Options, sides: list[Side], children: Mapping[_Part, C
     """Load all proxies at once, and watch and show how they do."""
     await _until_started(sides, children)
     began = anyio.current_time()
-    with showing(options.duration, twin=options.twin) as show:
+    with showing(options.duration, twin=options.twin) as show, _ungrouped():
         async with anyio.create_task_group() as watching:
             watching.start_soon(_watch, options, sides, children, show, watching.cancel_scope)
             async with anyio.create_task_group() as loads:
@@ -218,6 +219,17 @@ def _greeting(options: Options, limits: SessionConfig, urls: Mapping[_Part, str]
 
 def _limit(value: float | None, unit: str = "") -> str:
     return "off" if value is None else f"{value:g}{unit}"
+
+
+@contextmanager
+def _ungrouped() -> Iterator[None]:
+    """Raise by itself what one task has raised, which a task group wraps."""
+    try:
+        yield
+    except ExceptionGroup as group:
+        if len(group.exceptions) == 1:
+            raise group.exceptions[0] from None
+        raise
 
 
 @contextmanager

@@ -83,7 +83,7 @@ def uncleaned(course: Course) -> list[str]:
     seconds = patience(course.limits)
     if seconds == inf:
         return ["nothing ends a session that its client has walked away from, with neither an idle nor an age limit"]
-    if staying := course.now.overstaying:
+    if staying := _staying(course):
         told = (
             f"{_count(staying, 'session', 'sessions')} that nobody had used for {seconds:.0f} s "
             f"{'was' if staying == 1 else 'were'} still held at second {course.elapsed:.0f}, after "
@@ -131,6 +131,17 @@ def unbounded(course: Course, clients: int) -> list[str]:
 
 def mib(size: float) -> str:
     return f"{size / MIB:.1f} MiB"
+
+
+def _staying(course: Course) -> int:
+    """Return how many sessions are held for too long, by the last reading and by the one a cleanup interval before.
+
+    A moment alone says nothing: the proxy may have been kept from running just then.
+    """
+    if not course.samples:
+        return 0
+    before = course.at(course.elapsed - course.limits.cleanup_interval)
+    return min(course.now.overstaying, before.reading.overstaying)
 
 
 def _left_for_long(course: Course) -> int:

@@ -69,10 +69,10 @@ def origin(text: str) -> str:
     """Return a URL that paths can be added to. What is wrong is named without its credentials."""
     try:
         parts = urlsplit(url(text))
-        whole = bool(parts.hostname) and parts.port != 0 and parts.username is None
+        complete = bool(parts.hostname) and parts.port != 0 and parts.username is None
     except ValueError:
-        whole = False
-    if not whole or "?" in text or "#" in text:
+        complete = False
+    if not complete or "?" in text or "#" in text:
         raise argparse.ArgumentTypeError("takes a URL of scheme, host, port and path, and nothing else")
     return text
 
