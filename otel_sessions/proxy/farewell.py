@@ -38,13 +38,14 @@ class Farewell:
         with anyio.CancelScope(shield=True):
             try:
                 with anyio.fail_after(self.seconds):
-                    await self._delete(session_id, target, credentials(headers))
+                    await self._delete(session_id, target, headers)
             except (ConnectionError, TimeoutError) as error:
                 _logger.warning("the upstream keeps a session that nobody counts: %r", error)
 
-    async def _delete(self, session_id: str, target: bytes, shown: Headers) -> None:
+    async def _delete(self, session_id: str, target: bytes, last: Headers) -> None:
+        """Send the upstream a DELETE with what the client showed in its last request."""
         timeouts = Timeouts(connect=self.seconds, idle=self.seconds)
-        headers = [*shown, (MCP_ID, session_id.encode("latin-1"))]
+        headers = [*credentials(last), (MCP_ID, session_id.encode("latin-1"))]
         try:
             async with self._upstream.ask("DELETE", target, headers, None, timeouts) as response:
                 status = response.status_code

@@ -1,6 +1,6 @@
 """What is remembered of a session of the upstream's, to end it there as its client would.
 
-What a client shows is kept in memory only, for as long as its session lasts, and is never logged or exported.
+A client's headers are kept in memory only, for as long as its session lasts, and are never logged or exported.
 """
 
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ _REFUSED: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 
 @dataclass(slots=True)
 class Peer:
-    """What the proxy remembers of an upstream's session: where it began, and what its client last showed there."""
+    """What the proxy remembers of an upstream's session: where it began, and the headers that were last taken there."""
 
     target: bytes = field(repr=False)
     headers: Headers = field(repr=False)
@@ -38,9 +38,9 @@ class Peer:
         return target.partition(b"?")[0] == self.target.partition(b"?")[0]
 
     def note(self, headers: Headers, status: int) -> None:
-        """Remember what the client has shown, if the upstream has taken it."""
+        """Remember a request's headers, if the upstream has taken them."""
         if status not in _REFUSED:
-            self.headers = credentials(headers)
+            self.headers = headers
 
 
 def credentials(headers: Headers) -> Headers:

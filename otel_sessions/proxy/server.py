@@ -32,7 +32,7 @@ from .farewell import Farewell
 from .forward import Forwarder, answer
 from .headers import scheme_of, sender
 from .otlp import exporting
-from .peer import Peer, credentials
+from .peer import Peer
 from .rules import Rules, target_of
 from .settings import Settings
 from .sockets import listen
@@ -65,7 +65,7 @@ async def serve(
 ) -> None:
     """Serve on sockets that listen already, until SIGINT or SIGTERM.
 
-    `remember` makes what a new session carries, from the target of its first request and what its client shows there;
+    `remember` makes what a new session carries, from the target of its first request and that one's headers;
     `started` is given the manager as soon as it runs.
     """
     async with Upstream(settings.upstream) as upstream:
@@ -127,8 +127,8 @@ def _front(
         return trust.client(scope)
 
     def data(scope: Scope) -> Peer:
-        shown = credentials(rules.headers(scope, upstream.host)) if settings.tells_upstream else ()
-        return remember(target_of(scope), shown)
+        headers = rules.headers(scope, upstream.host) if settings.tells_upstream else ()
+        return remember(target_of(scope), headers)
 
     leased = SessionLeaseMiddleware(app, manager, settings.matcher, client=client, data=data, private=owner is not None)
 
