@@ -32,8 +32,8 @@ class Schedstat:
     def read(self, process: psutil.Process) -> Reading:
         spent: Reading = {}
         for one in (process, *process.children()):
-            for thread in (self._proc / str(one.pid) / "task").iterdir():
-                with suppress(FileNotFoundError, ProcessLookupError):  # it has ended since
+            for thread in (self._proc / str(one.pid) / "task").glob("*"):  # none, if the process has ended since
+                with suppress(FileNotFoundError, ProcessLookupError):  # the thread has
                     spent[int(thread.name)] = int((thread / "schedstat").read_text().split()[0])
         return spent
 
