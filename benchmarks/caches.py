@@ -15,10 +15,25 @@ import moka_py
 from .contestant import DATA, Contestant
 
 
-class CacheboxVTTL(Contestant):
+class _Cachebox(Contestant):
+    """What its two caches share, which are filled and used each in loops of its own."""
+
+    own_clock = True
+    _cache: cachebox.VTTLCache[str, Any] | cachebox.TTLCache[str, Any]
+
+    async def expire(self) -> None:
+        self._cache.expire(reuse=True)
+
+    def __len__(self) -> int:
+        return len(self._cache)
+
+    def holds(self, session_id: str) -> bool:
+        return self._cache.get(session_id) is not None
+
+
+class CacheboxVTTL(_Cachebox):
     name = "cachebox VTTLCache"
     caveat = "a read renews nothing: each use inserts the value again; when full it drops somebody's session"
-    own_clock = True
 
     def __init__(self, places: int, idle: float, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(places, idle, clock)
@@ -40,17 +55,8 @@ class CacheboxVTTL(Contestant):
             insert(session_id, DATA, idle)
             del cache[session_id]
 
-    async def expire(self) -> None:
-        self._cache.expire(reuse=True)
 
-    def __len__(self) -> int:
-        return len(self._cache)
-
-    def holds(self, session_id: str) -> bool:
-        return self._cache.get(session_id) is not None
-
-
-class CacheboxTTL(Contestant):
+class CacheboxTTL(_Cachebox):
     name = "cachebox TTLCache"
     caveat = (
         "a read renews nothing: each use inserts the value again, which keeps its place in the queue, so what is due "
@@ -58,7 +64,6 @@ class CacheboxTTL(Contestant):
         "the others; when full it drops somebody's session; with sweep_interval a thread makes the same pass, and the "
         "loop waits for it"
     )
-    own_clock = True
 
     def __init__(self, places: int, idle: float, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(places, idle, clock)
@@ -79,15 +84,6 @@ class CacheboxTTL(Contestant):
         for session_id in ids:
             insert(session_id, DATA)
             del cache[session_id]
-
-    async def expire(self) -> None:
-        self._cache.expire(reuse=True)
-
-    def __len__(self) -> int:
-        return len(self._cache)
-
-    def holds(self, session_id: str) -> bool:
-        return self._cache.get(session_id) is not None
 
 
 class Moka(Contestant):
