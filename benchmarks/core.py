@@ -12,8 +12,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from otel_sessions.proxy.arguments import count
+
 from . import picture, report
-from .arguments import at_least
 from .contestants import ALL
 from .machine import machine
 from .progress import progress
@@ -29,7 +30,7 @@ PACKAGES = ("cachebox", "cachetools", "moka-py", "anyio", "opentelemetry-api", "
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="under a minute: no million, one round")
-    parser.add_argument("--rounds", type=at_least(1), help=f"{ROUNDS}, or {QUICK_ROUNDS} with --quick")
+    parser.add_argument("--rounds", type=count, help=f"{ROUNDS}, or {QUICK_ROUNDS} with --quick")
     parser.add_argument("--seed", type=int, default=1, help="orders the contestants and picks the sessions")
     parser.add_argument("--results", type=Path, help="where JSON and picture go; with --quick nowhere unless said")
     options = parser.parse_args(arguments)

@@ -18,7 +18,8 @@ from statistics import median
 
 import httpx2
 
-from .arguments import at_least
+from otel_sessions.proxy.arguments import at_least, count
+
 from .cpu import CpuClock, cpu_clock
 from .handling import FEWEST, Pair, cost, in_turns
 from .machine import machine
@@ -36,10 +37,10 @@ Rounds = dict[str, list[Round]]
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=at_least(1), default=5, help="of the table")
-    parser.add_argument("--seconds", type=at_least(1), default=4, help="how long a round of the table takes")
+    parser.add_argument("--rounds", type=count, default=5, help="of the table")
+    parser.add_argument("--seconds", type=count, default=4, help="how long a round of the table takes")
     parser.add_argument("--pairs", type=at_least(FEWEST), default=40, help="of rounds of one second")
-    parser.add_argument("--connections", type=at_least(1), default=16, help="of the table")
+    parser.add_argument("--connections", type=count, default=16, help="of the table")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where the JSON goes")
     options = parser.parse_args(arguments)
     missing = [program for program in ("wrk", "nginx") if not shutil.which(program)]

@@ -47,6 +47,7 @@ def running(command: list[str], url: str) -> Iterator[psutil.Process]:
 
 
 def wait_for(url: str) -> None:
+    """Return as soon as it answers, which it does not tell: it is asked ten times a second, for ten seconds."""
     for _ in range(100):
         with contextlib.suppress(httpx2.HTTPError):
             httpx2.get(url, trust_env=False)

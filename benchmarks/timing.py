@@ -88,10 +88,10 @@ class Lateness:
         """Do the work, and return how many seconds it took."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._tick)
-            await anyio.sleep(5 * TICK)
+            await anyio.sleep(5 * TICK)  # it ticks before the work begins
             self.most = 0.0
             took = await seconds(work)
-            await anyio.sleep(5 * TICK)
+            await anyio.sleep(5 * TICK)  # and has noticed the end of it
             tasks.cancel_scope.cancel()
         return took
 

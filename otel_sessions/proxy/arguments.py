@@ -6,6 +6,7 @@ They raise `argparse.ArgumentTypeError`; argparse puts the flag before it.
 import argparse
 import ipaddress
 import re
+from collections.abc import Callable
 from math import inf, nan
 from typing import Final
 from urllib.parse import urlsplit
@@ -84,10 +85,18 @@ def whole(text: str) -> int:
         raise argparse.ArgumentTypeError(f"takes a whole number, not {text}") from error
 
 
-def count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"takes a whole number of at least 1, not {text}")
-    return int(text)
+def at_least(least: int) -> Callable[[str], int]:
+    """Return a function that takes whole numbers from `least` on."""
+
+    def take(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"takes a whole number of at least {least}, not {text}")
+        return int(text)
+
+    return take
+
+
+count = at_least(1)
 
 
 def port(text: str) -> int:
