@@ -6,6 +6,7 @@ when all are taken is decided elsewhere (`_emergency`, through `Relief`).
 """
 
 from collections.abc import Sequence
+from itertools import islice
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, overload
 
@@ -96,13 +97,10 @@ class Capacity(Generic[DataT]):
         if self._client_limit is not None:
             for session in sessions:
                 self._leave_client(session.client)
-        if self._waiters:
-            self._pass_on(len(sessions))
+        self._pass_on(len(sessions))
 
     def _pass_on(self, places: int) -> None:
-        while places and self._waiters:
-            places -= 1
-            waiter = next(iter(self._waiters))
+        for waiter in list(islice(self._waiters, places)):
             del self._waiters[waiter]
             self._books.add_reserved()
             self.taken += 1

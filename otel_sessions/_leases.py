@@ -132,8 +132,7 @@ class Lease(Generic[DataT]):
         # What was started in the block may keep this lease in its context for long: it must not keep the session.
         session, self._session = self._session, None
         assert session is not None
-        held = _held.get()
-        _held.set(held[:-1] if held[-1:] == (self,) else tuple(lease for lease in held if lease is not self))
+        _held.set(tuple(lease for lease in _held.get() if lease is not self))
         self._leases.unbind(self, session)
         try:
             self._leases.release(session)

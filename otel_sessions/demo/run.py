@@ -136,7 +136,7 @@ async def _drive(options: Options, sides: list[Side], children: Mapping[_Part, C
     began = anyio.current_time()
     with showing(options.duration, twin=options.twin) as show, _ungrouped():
         async with anyio.create_task_group() as watching:
-            watching.start_soon(_watch, options, sides, children, show, watching.cancel_scope)
+            watching.start_soon(_watch, options, sides, children, began, show, watching.cancel_scope)
             async with anyio.create_task_group() as loads:
                 for side in sides:
                     loads.start_soon(side.load.run)
@@ -157,10 +157,14 @@ async def _until_started(sides: list[Side], children: Mapping[_Part, Child]) -> 
 
 
 async def _watch(
-    options: Options, sides: list[Side], children: Mapping[_Part, Child], show: Show, load: anyio.CancelScope
+    options: Options,
+    sides: list[Side],
+    children: Mapping[_Part, Child],
+    began: float,
+    show: Show,
+    load: anyio.CancelScope,
 ) -> None:
     """Look at a steady pace; end the load if one of the processes is gone, and only the twin's if that was killed."""
-    began = anyio.current_time()
     looks = 0
     while not _ended(children):
         looks += 1
