@@ -16,9 +16,10 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Do not trace what runs the same lines again and again, which takes twice as long: the other tests cover them."""
+    """Do not trace Hypothesis' tests, which takes twice as long: the others cover the lines that they run again and
+    again."""
     for item in items:
-        if is_hypothesis_test(getattr(item, "obj", None)) or item.get_closest_marker("many_times"):
+        if is_hypothesis_test(getattr(item, "obj", None)):
             item.add_marker(pytest.mark.no_cover)
 
 

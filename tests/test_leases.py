@@ -636,10 +636,12 @@ class TestDraining:
 
 
 class TestRaces:
-    async def test_a_session_that_is_leased_or_touched_while_a_pass_runs_is_not_evicted(
-        self, clock: Clock, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("otel_sessions._sweep._SLICE", 0.0)  # let the loop go on every 32 sessions
+    @pytest.fixture(autouse=True)
+    def restless(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let passes let the loop go on every 32 sessions."""
+        monkeypatch.setattr("otel_sessions._sweep._SLICE", 0.0)
+
+    async def test_a_session_that_is_leased_or_touched_while_a_pass_runs_is_not_evicted(self, clock: Clock) -> None:
         config = SessionConfig(max_sessions=320, emergency_idle_time=10, cleanup_interval=1000)
         async with SessionManager(config, clock=clock) as manager:
             sessions = [await manager.create_session() for _ in range(320)]
@@ -661,10 +663,7 @@ class TestRaces:
             assert touched.id in manager
             assert manager.get_metrics().cleaned_by_reason[EndReason.EVICTED] == 32
 
-    async def test_an_old_session_that_is_leased_while_a_pass_runs_is_not_evicted(
-        self, clock: Clock, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("otel_sessions._sweep._SLICE", 0.0)
+    async def test_an_old_session_that_is_leased_while_a_pass_runs_is_not_evicted(self, clock: Clock) -> None:
         config = SessionConfig(max_sessions=320, emergency_session_age=10, cleanup_interval=1000)
         async with SessionManager(config, clock=clock) as manager:
             sessions = [await manager.create_session() for _ in range(320)]
@@ -686,9 +685,8 @@ class TestRaces:
 
     @pytest.mark.parametrize("sweep", [SessionManager.emergency_cleanup, clean_the_idle], ids=["emergency", "limits"])
     async def test_a_session_that_is_closed_while_a_pass_looks_is_not_ended_by_it_as_well(
-        self, clock: Clock, sweep: Callable[[SessionManager], Awaitable[CleanupReport]], monkeypatch: pytest.MonkeyPatch
+        self, clock: Clock, sweep: Callable[[SessionManager], Awaitable[CleanupReport]]
     ) -> None:
-        monkeypatch.setattr("otel_sessions._sweep._SLICE", 0.0)
         config = SessionConfig(max_sessions=320, emergency_idle_time=10, cleanup_interval=1000)
         async with SessionManager(config, clock=clock) as manager:
             sessions = [await manager.create_session() for _ in range(320)]
@@ -715,10 +713,7 @@ class TestRaces:
             assert stats.total_cleaned == report.total_cleaned + stats.cleaned_by_reason[EndReason.CLOSED]
             assert stats.total_cleaned == sum(session.end_reason is not None for session in sessions)
 
-    async def test_a_session_that_fails_while_a_pass_looks_is_ended_once(
-        self, clock: Clock, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("otel_sessions._sweep._SLICE", 0.0)
+    async def test_a_session_that_fails_while_a_pass_looks_is_ended_once(self, clock: Clock) -> None:
         async with SessionManager(SessionConfig(cleanup_interval=1000), clock=clock) as manager:
             sessions = [await manager.create_session() for _ in range(42)]
             sessions[0].fail("filed by itself, behind all others")
@@ -736,10 +731,7 @@ class TestRaces:
             assert [(report.outcome, report.total_cleaned) for report in reports] == [(Outcome.SUCCESS, 2)]
             assert len(manager) == 40
 
-    async def test_a_session_that_is_closed_while_a_pass_runs_is_ended_once(
-        self, clock: Clock, ends: Ends, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("otel_sessions._sweep._SLICE", 0.0)
+    async def test_a_session_that_is_closed_while_a_pass_runs_is_ended_once(self, clock: Clock, ends: Ends) -> None:
         config = SessionConfig(max_sessions=320, emergency_idle_time=10, cleanup_interval=1000, max_idle_time=15)
         async with SessionManager(config, clock=clock, on_close=ends) as manager:
             sessions = [await manager.create_session() for _ in range(320)]

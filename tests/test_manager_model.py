@@ -531,7 +531,7 @@ class OnTrio(ManagerMachine):
     driver_type = TrioDriver
 
 
-@pytest.mark.many_times
+@pytest.mark.no_cover  # the same lines again and again
 @pytest.mark.parametrize("machine", [OnAsyncio, OnTrio])
 def test_the_manager_does_what_a_dict_would(machine: type[ManagerMachine], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL, logger="otel_sessions")  # the hooks that raise are meant to

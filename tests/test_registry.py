@@ -588,7 +588,7 @@ class Growth:
         return self._count().total() - self._before.total()
 
 
-@pytest.mark.many_times
+@pytest.mark.no_cover  # the same lines again and again
 async def test_a_thousand_managers_leave_no_growth(signals: Signals, clock: Clock) -> None:
     async def come_and_go(times: int) -> None:
         for _ in range(times):
@@ -603,7 +603,7 @@ async def test_a_thousand_managers_leave_no_growth(signals: Signals, clock: Cloc
     assert growth.total() < 500
 
 
-@pytest.mark.many_times
+@pytest.mark.no_cover  # the same lines again and again
 def test_a_thousand_managers_whose_loops_died_leave_no_growth(signals: Signals) -> None:
     async def main() -> None:
         settings = {"tracer_provider": trace.NoOpTracerProvider()}
@@ -620,7 +620,7 @@ def test_a_thousand_managers_whose_loops_died_leave_no_growth(signals: Signals) 
     assert is_settled(signals.export(), created=1010)
 
 
-@pytest.mark.many_times
+@pytest.mark.no_cover  # the same lines again and again
 async def test_three_hundred_names_leave_no_more_than_the_first_hundred(signals: Signals, clock: Clock) -> None:
     async def come_and_go(names: range) -> None:
         for number in names:

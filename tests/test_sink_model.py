@@ -170,7 +170,7 @@ class Model(RuleBasedStateMachine):
         return [item.session for item in items if isinstance(item, Record)]
 
 
-@pytest.mark.many_times
+@pytest.mark.no_cover  # the same lines again and again
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_every_record_is_a_line_once_or_counted_as_dropped(backend: str) -> None:
     class OnBackend(Model):

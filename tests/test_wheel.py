@@ -124,7 +124,7 @@ def test_a_removed_entry_leaves_nothing_behind() -> None:
     assert pop(wheel, 100.0) is None
 
 
-@pytest.mark.many_times
+@pytest.mark.no_cover  # the same lines again and again
 def test_ten_thousand_deadlines_that_come_and_go_leave_no_growth() -> None:
     wheel: Wheel[Entry] = Wheel(1.0)
     entry = Entry()
