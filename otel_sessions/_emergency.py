@@ -71,7 +71,8 @@ class Emergency(Generic[DataT]):
         while evictable and (wanted := self._wanted(taken)) > 0:
             now = self._roster.clock()
             sweep.end(evictable.pop(min(wanted, STRIDE), now), now)
-            await sweep.rest_if_tired()
+            if self._wanted(taken) > 0:
+                await sweep.rest_if_tired()
         next_place_at = self._roster.clock() if evictable else evictable.next_at
         self._next_chance_at = max(next_place_at, self._started_at + _PAUSE)
 

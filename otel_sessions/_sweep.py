@@ -50,7 +50,8 @@ class Sweep(Generic[DataT]):
         while stride := list(islice(taken, STRIDE)):
             self.examined += len(stride)
             self._end_or_file(stride, now)
-            await self.rest_if_tired()
+            if len(stride) == STRIDE:
+                await self.rest_if_tired()
 
     async def end_all_due(self) -> None:
         """Like `end_due`, but exact: also what became due within the tick that is not over."""
@@ -87,11 +88,13 @@ class Sweep(Generic[DataT]):
     async def visit(self, sessions: Iterable[Session[DataT]], look: Look[DataT]) -> None:
         """Let `look` see those that have not ended, a stride at a time, and the time."""
         coming = iter(sessions)
-        while stride := dict.fromkeys(islice(coming, STRIDE)):  # what the wheel has moved meanwhile may come twice
+        while seen := list(islice(coming, STRIDE)):
+            stride = dict.fromkeys(seen)  # what the wheel has moved meanwhile may come twice
             left = [session for session in stride if session.end_reason is None]
             self.examined += len(left)
             look(left, self._roster.clock())
-            await self.rest_if_tired()
+            if len(seen) == STRIDE:
+                await self.rest_if_tired()
 
     def end_due_of(self, stride: list[Session[DataT]], now: float, limits_of: LimitsOf[DataT]) -> None:
         """End what is due under the given limits; a leased session starts to drain once it is as old as it may be."""
@@ -106,7 +109,10 @@ class Sweep(Generic[DataT]):
             self.cleaned[reason] += len(sessions)
 
     async def rest_if_tired(self) -> None:
-        """Let the loop go on if it is time to; to be called between two strides."""
+        """Let the loop go on if it is time to; to be called between two strides, and not after the last.
+
+        So a pass over few sessions is over in one step, before a creator who has waited for its places goes on.
+        """
         if time.perf_counter() >= self._slice_ends:
             await anyio.lowlevel.checkpoint()
             self._slice_ends = time.perf_counter() + _SLICE

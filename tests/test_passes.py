@@ -80,6 +80,18 @@ def block_the_loop(seconds: float) -> None:
 
 
 class TestRhythm:
+    async def test_a_pass_over_few_sessions_is_over_before_the_creator_goes_on_that_it_was_for(
+        self, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("otel_sessions._sweep._SLICE", 0.0)
+        config = SessionConfig(max_sessions=1, emergency_idle_time=20, cleanup_interval=1000)
+        async with SessionManager(config, clock=clock) as manager:
+            await manager.create_session()
+            await anyio.sleep(20)
+            await manager.create_session()
+
+            assert manager.get_metrics().last_cleanup is not None
+
     async def test_there_is_no_pass_at_the_start_and_then_one_every_interval(self, clock: Clock) -> None:
         async with SessionManager(SessionConfig(cleanup_interval=10), clock=clock) as manager:
             await anyio.sleep(9.5)
