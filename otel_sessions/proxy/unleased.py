@@ -4,8 +4,8 @@ from typing import Final
 
 import anyio
 
-from otel_sessions._exchange import Receive, Send, exchange_of
-from otel_sessions.asgi import SESSION, ASGIApp
+from otel_sessions.asgi import SESSION, ASGIApp, Receive, Send
+from otel_sessions.asgi._exchange import exchange_of
 from otel_sessions.exceptions import ManagerClosed
 from otel_sessions.matchers import Scope, SessionMatcher
 

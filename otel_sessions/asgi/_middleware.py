@@ -6,26 +6,20 @@ Which session that is, a matcher says. An opening that is refused or fails leave
 ended by force takes its exchange with it.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import anyio
-from anyio.abc import TaskGroup
 
-from ._exchange import Exchange, Message, Receive, Send, exchange_of
-from .exceptions import ManagerClosed, SessionError, SessionNotFound, TooManySessions
-from .manager import SessionManager
-from .matchers import HeaderMatcher, Scope, SessionMatcher
-from .session import Session
+from otel_sessions.exceptions import ManagerClosed, SessionError, SessionNotFound, TooManySessions
+from otel_sessions.manager import SessionManager
+from otel_sessions.matchers import HeaderMatcher, Scope, SessionMatcher
+from otel_sessions.session import Session
 
-__all__ = ["SESSION", "ASGIApp", "Message", "Receive", "Scope", "Send", "SessionLeaseMiddleware"]
-
-ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-SESSION: Final = "otel_sessions.session"
-"""The key of the scope under which the session stands."""
+from ._adoption import Holder
+from ._exchange import SESSION, ASGIApp, Exchange, Receive, Send, exchange_of
 
 _DataT = TypeVar("_DataT")
 
@@ -148,7 +142,7 @@ class SessionLeaseMiddleware:
 
     async def _await_id(self, scope: Scope, exchange: Exchange) -> None:
         """Run the app with a place for a session, which becomes one when the app's answer has its id."""
-        holder = _Holder(self._manager)
+        holder = Holder(self._manager)
         inner = {**scope, SESSION: None}
         try:
             async with self._manager.reserve(client=self._client(scope)) as place:
@@ -192,58 +186,6 @@ class SessionLeaseMiddleware:
 
     def _make(self, scope: Scope) -> Any:
         return None if self._data is None else self._data(scope)
-
-
-class _Holder:
-    """Holds a lease for an app that runs already, from a task beside it, and cancels the app when it is lost."""
-
-    def __init__(self, manager: SessionManager[Any]) -> None:
-        self.ran = False
-        self.lost: SessionError | None = None
-        self._manager = manager
-        self._over = anyio.Event()
-        self._tasks: TaskGroup | None = None
-
-    async def run(self, app: Callable[[], Awaitable[None]]) -> None:
-        """Run the app; what it raises is raised as it is."""
-        self.ran = True
-        failure: Exception | None = None
-        async with anyio.create_task_group() as self._tasks:
-            try:
-                await app()
-            except Exception as error:  # the task group would wrap it
-                failure = error
-            finally:
-                self._over.set()
-        try:
-            if failure is not None and self.lost is None:
-                raise failure
-        finally:
-            del failure  # its traceback holds this frame
-
-    def guard(self, commit: Callable[[Exchange, int], None], exchange: Exchange, status: int) -> None:
-        """Call `commit`; if there can be no session after all, there is no answer either."""
-        try:
-            commit(exchange, status)
-        except SessionError as error:
-            self._lose(error)
-            raise
-
-    def hold(self, session_id: str) -> None:
-        assert self._tasks is not None
-        self._tasks.start_soon(self._hold, session_id)
-
-    async def _hold(self, session_id: str) -> None:
-        try:
-            async with self._manager.lease(session_id):
-                await self._over.wait()
-        except (ManagerClosed, SessionNotFound) as error:
-            self._lose(error)
-
-    def _lose(self, error: SessionError) -> None:
-        assert self._tasks is not None
-        self.lost = error
-        self._tasks.cancel_scope.cancel()
 
 
 def _tells_end_of(session: Session[Any], error: SessionError) -> bool:

@@ -8,13 +8,17 @@ from typing import Any, Final, cast
 
 import anyio
 
-from .exceptions import SessionError, SessionNotFound
-from .matchers import Answer, Headers, Scope
-from .session import Session
+from otel_sessions.exceptions import SessionError, SessionNotFound
+from otel_sessions.matchers import Answer, Headers, Scope
+from otel_sessions.session import Session
 
 Message = MutableMapping[str, object]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+SESSION: Final = "otel_sessions.session"
+"""The key of the scope under which the session stands."""
 
 _LAST_WORD_SECONDS: Final = 1.0
 _GOING_AWAY, _POLICY_VIOLATION, _TRY_AGAIN_LATER = 1001, 1008, 1013

@@ -1,0 +1,8 @@
+"""A session and its lease around every request of an ASGI app."""
+
+from otel_sessions.matchers import Scope
+
+from ._exchange import SESSION, ASGIApp, Message, Receive, Send
+from ._middleware import SessionLeaseMiddleware
+
+__all__ = ["SESSION", "ASGIApp", "Message", "Receive", "Scope", "Send", "SessionLeaseMiddleware"]

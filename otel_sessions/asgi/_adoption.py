@@ -1,0 +1,64 @@
+"""A lease for an app that runs already: its session began with its own answer."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+from anyio.abc import TaskGroup
+
+from otel_sessions.exceptions import ManagerClosed, SessionError, SessionNotFound
+from otel_sessions.manager import SessionManager
+
+from ._exchange import Exchange
+
+
+class Holder:
+    """Holds a lease for an app that runs already, from a task beside it, and cancels the app when it is lost."""
+
+    def __init__(self, manager: SessionManager[Any]) -> None:
+        self.ran = False
+        self.lost: SessionError | None = None
+        self._manager = manager
+        self._over = anyio.Event()
+        self._tasks: TaskGroup | None = None
+
+    async def run(self, app: Callable[[], Awaitable[None]]) -> None:
+        """Run the app; what it raises is raised as it is."""
+        self.ran = True
+        failure: Exception | None = None
+        async with anyio.create_task_group() as self._tasks:
+            try:
+                await app()
+            except Exception as error:  # the task group would wrap it
+                failure = error
+            finally:
+                self._over.set()
+        try:
+            if failure is not None and self.lost is None:
+                raise failure
+        finally:
+            del failure  # its traceback holds this frame
+
+    def guard(self, commit: Callable[[Exchange, int], None], exchange: Exchange, status: int) -> None:
+        """Call `commit`; if there can be no session after all, there is no answer either."""
+        try:
+            commit(exchange, status)
+        except SessionError as error:
+            self._lose(error)
+            raise
+
+    def hold(self, session_id: str) -> None:
+        assert self._tasks is not None
+        self._tasks.start_soon(self._hold, session_id)
+
+    async def _hold(self, session_id: str) -> None:
+        try:
+            async with self._manager.lease(session_id):
+                await self._over.wait()
+        except (ManagerClosed, SessionNotFound) as error:
+            self._lose(error)
+
+    def _lose(self, error: SessionError) -> None:
+        assert self._tasks is not None
+        self.lost = error
+        self._tasks.cancel_scope.cancel()
