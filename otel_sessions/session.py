@@ -166,6 +166,10 @@ class Session(Generic[DataT]):
         self._last = self._terms.clock()
         self._count += 1
 
+    def note_activity(self) -> None:
+        """Start idle time anew and count nothing: for a further part of what is counted already."""
+        self._last = self._terms.clock()
+
     def fail(self, why: str | BaseException) -> None:
         """Hide the session at once; the next pass that finds it without a lease ends it (`failed`).
 

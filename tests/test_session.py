@@ -178,6 +178,15 @@ async def test_a_touch_starts_the_idle_time_anew(session: Session[None]) -> None
     assert session.idle_for == pytest.approx(3)
 
 
+async def test_noted_activity_starts_the_idle_time_anew_and_counts_no_message(session: Session[None]) -> None:
+    await anyio.sleep(60)
+
+    session.note_activity()
+
+    assert session.idle_for == 0.0
+    assert session.metadata.message_count == 0
+
+
 async def test_a_touch_leaves_the_age_alone(session: Session[None]) -> None:
     await anyio.sleep(99)
     session.touch()
