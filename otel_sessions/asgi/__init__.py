@@ -2,7 +2,19 @@
 
 from otel_sessions.matchers import Scope
 
-from ._exchange import SESSION, ASGIApp, Message, Receive, Send
+from ._exchange import ASGIApp, Message, Receive, Send
 from ._middleware import SessionLeaseMiddleware
+from ._roles import OPENING, SESSION
+from ._session_of import session_of
 
-__all__ = ["SESSION", "ASGIApp", "Message", "Receive", "Scope", "Send", "SessionLeaseMiddleware"]
+__all__ = [
+    "OPENING",
+    "SESSION",
+    "ASGIApp",
+    "Message",
+    "Receive",
+    "Scope",
+    "Send",
+    "SessionLeaseMiddleware",
+    "session_of",
+]
