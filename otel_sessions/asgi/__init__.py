@@ -2,7 +2,18 @@
 
 from otel_sessions.matchers import Scope
 
+from ._client import ClientAddress, client_address
 from ._exchange import SESSION, ASGIApp, Message, Receive, Send
 from ._middleware import SessionLeaseMiddleware
 
-__all__ = ["SESSION", "ASGIApp", "Message", "Receive", "Scope", "Send", "SessionLeaseMiddleware"]
+__all__ = [
+    "SESSION",
+    "ASGIApp",
+    "ClientAddress",
+    "Message",
+    "Receive",
+    "Scope",
+    "Send",
+    "SessionLeaseMiddleware",
+    "client_address",
+]

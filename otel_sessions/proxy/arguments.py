@@ -4,16 +4,15 @@ They raise `argparse.ArgumentTypeError`; argparse puts the flag before it.
 """
 
 import argparse
-import ipaddress
 import re
 from collections.abc import Callable
 from math import inf, nan
 from typing import Final
 from urllib.parse import urlsplit
 
+from otel_sessions._http.addresses import Network, read_network
 from otel_sessions.matchers import CookieMatcher, HeaderMatcher, SessionMatcher
 
-from .headers import Network
 from .peer import EndpointMatcher
 
 _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
@@ -121,7 +120,7 @@ def seconds(text: str) -> float:
 
 def network(text: str) -> Network:
     try:
-        return ipaddress.ip_network(text)
+        return read_network(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"takes an address or a network, as in 10.0.0.0/8, not {text}") from error
 

@@ -30,7 +30,7 @@ from . import websocket
 from .connection import Connection
 from .farewell import Farewell
 from .forward import Forwarder, answer
-from .headers import scheme_of, sender
+from .headers import scheme_of
 from .otlp import exporting
 from .peer import Peer
 from .rules import Rules, target_of
@@ -123,7 +123,7 @@ def _front(
 
     def client(scope: Scope) -> str | None:
         if owner is not None:
-            return header(scope, owner) if trust.includes(sender(scope) or "") else None
+            return header(scope, owner) if trust.sent(scope) else None
         return trust.client(scope)
 
     def data(scope: Scope) -> Peer:
