@@ -2,6 +2,7 @@
 
 from otel_sessions.matchers import Scope
 
+from ._client import ClientAddress, client_address
 from ._exchange import ASGIApp, Message, Receive, Send
 from ._middleware import SessionLeaseMiddleware
 from ._roles import OPENING, SESSION
@@ -11,10 +12,12 @@ __all__ = [
     "OPENING",
     "SESSION",
     "ASGIApp",
+    "ClientAddress",
     "Message",
     "Receive",
     "Scope",
     "Send",
     "SessionLeaseMiddleware",
+    "client_address",
     "session_of",
 ]

@@ -164,7 +164,7 @@ def test_an_upstream_that_refuses_a_farewell_is_logged_in_short(
         use(proxy, http, session_id, authorization="Bearer of eve")
         proxy.until_active(0)
 
-        until(proxy.process.said, lambda said: "the upstream answered 401 to the end of a session" in said)
+        until(proxy.process.said, lambda said: "the upstream answered 401 to the DELETE of a session" in said)
         assert proxy.process.said().count("Traceback") == 1
     as_ada = {"mcp-session-id": session_id, **AS_ADA}
     assert httpx2.delete(f"{origin.url}/mcp", headers=as_ada, trust_env=False).status_code == 204
@@ -538,6 +538,8 @@ def test_lines_can_be_json(start: StartProxy) -> None:
         (["--max-sessions", "many"], "--max-sessions takes a whole number of at least 1"),
         (["--max-idle-time", "-1"], "--max-idle-time takes a positive, finite number of seconds"),
         (["--listen", "8080"], "takes HOST:PORT"),
+        (["--listen", "::1"], "takes HOST:PORT, as in 127.0.0.1:8080 or [::1]:8080, not ::1"),
+        (["--listen", "[]:1"], "takes HOST:PORT"),
         (["--matcher", "header"], "takes mcp, cookie"),
         (["--trusted-proxy", "everybody"], "takes an address or a network"),
         (["--upstream", "http://ada:secret@h/"], "--upstream: takes a URL of scheme, host, port and path"),
