@@ -178,6 +178,21 @@ class SessionManager(Generic[DataT]):
             return session
         return None
 
+    def touch(self, session_id: str) -> Session[DataT] | None:
+        """Note activity of a session and return it, or None where `get` returns None; that changes nothing.
+
+        The same as `get`, then `Session.touch`: in one step, with one reading of the clock.
+        """
+        session = self._sessions.get(session_id)
+        if session is None or session._fate is not None:
+            return None
+        now, bucket = self._clock(), session._bucket
+        if (bucket is None or now >= bucket.not_before) and session._due(now, session._terms) is not None:
+            return None
+        session._last = now
+        session._count += 1
+        return session
+
     def pin(self, session_id: str) -> Pin[DataT]:
         """Return a lease for one `with` block, whose value is the session. Entering it is a touch.
 
