@@ -504,6 +504,7 @@ class ManagerMachine(RuleBasedStateMachine):
             got = self.manager.get(model.session.id)
             assert (got is model.session) == (not model.due(self.clock()))
             assert (model.session.id in self.manager) == (got is not None)
+            assert got is not None or self.manager.touch(model.session.id) is None
             assert model.session.metadata.message_count == model.messages
 
     def teardown(self) -> None:
