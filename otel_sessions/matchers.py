@@ -319,9 +319,12 @@ def _with_only(headers: Headers, name: bytes, session_id: str | None) -> Headers
 
 
 def _answer(error: SessionError, body: bytes, kind: bytes) -> Answer:
-    """Return 404 for an unknown session, else 503, with `Retry-After` (RFC 9110, 10.2.3) where the wait is known."""
+    """Return 404 for an unknown session, else 503, with `Retry-After` (RFC 9110, 10.2.3) if the wait is known.
+
+    A cache may keep a 404 (RFC 9110, 15.5.5), and give it to clients whose sessions are live: so there is `no-store`.
+    """
     status = HTTPStatus.NOT_FOUND if isinstance(error, SessionNotFound) else HTTPStatus.SERVICE_UNAVAILABLE
-    headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
+    headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store")]
     if isinstance(error, TooManySessions) and error.retry_after is not None:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after))))
     return Answer(status=status, headers=headers, body=body)
