@@ -117,6 +117,12 @@ class Callbacks(Generic[DataT]):
         for task in self._overstaying:
             task.cancel()
 
+    def forget(self) -> None:
+        """Call nothing any more."""
+        self.closed = True
+        self.calls = []
+        self._queue.clear()
+
     def close(self) -> None:
         """Call nothing any more, and cancel all that still runs."""
         self.closed = True

@@ -12,6 +12,7 @@ from typing import Any, Generic
 import anyio
 
 from ._books import Books
+from ._clock import latest
 from ._roster import Roster
 from .exceptions import SessionNotFound
 from .session import DataT, Session
@@ -33,11 +34,15 @@ class Leases(Generic[DataT]):
         """Return a session with a lease on it. Raises `ManagerClosed` or `SessionNotFound`."""
         self._roster.require_accepting()
         session = self._roster.usable(session_id)
-        session.touch()
+        session._begin_lease()
         session._pins += 1
         if session._pins == 1:
             self._books.add_leased()
         return session
+
+    def require_here(self) -> None:
+        """Raise `RuntimeError` if this is not the loop of the run."""
+        self._roster.require_here()
 
     def release(self, session: Session[DataT]) -> None:
         """Give a lease back: idle time runs from here. Nothing happens if the session was ended meanwhile."""
@@ -47,7 +52,7 @@ class Leases(Generic[DataT]):
         if not session._pins:
             self._books.add_released()
             self.note_released()
-        session._last = self._roster.clock()
+        session._last = latest(self._roster.clock)
         if not session._pins and session._due(session._last, session._terms) is not None:
             session._file_due()
 
@@ -118,6 +123,7 @@ class Lease(Generic[DataT]):
     async def __aenter__(self) -> Session[DataT]:
         if self._entered:
             raise RuntimeError("a lease is entered once; call lease() again")
+        self._leases.require_here()
         self._session = self._leases.acquire(self._session_id)
         self._entered = True
         self._leases.bind(self, self._session)

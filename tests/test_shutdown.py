@@ -116,13 +116,13 @@ class TestEnding:
             begun = anyio.current_time()
         assert anyio.current_time() == begun
 
-    async def test_a_manager_is_used_once(self) -> None:
+    async def test_a_manager_that_runs_is_not_entered_again(self) -> None:
         manager = SessionManager()
         async with manager:
-            with pytest.raises(ManagerClosed):
+            with pytest.raises(ManagerClosed, match="runs already") as caught:
                 await manager.__aenter__()
-        with pytest.raises(ManagerClosed):
-            await manager.__aenter__()
+            assert caught.value.entered
+            await manager.create_session()
 
     async def test_before_the_block_shutdown_does_nothing(self) -> None:
         manager = SessionManager()
