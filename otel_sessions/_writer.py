@@ -5,7 +5,10 @@ for the disk; what the disk refuses is tried again until it is taken or the writ
 """
 
 import logging
+import os
+import sys
 import threading
+import weakref
 from collections import deque
 from contextlib import suppress
 from time import monotonic
@@ -44,6 +47,14 @@ class Writer:
         self._finishing = threading.Event()
         self._abandoned = threading.Event()
         self._warned_at = -_SECONDS_BETWEEN_WARNINGS
+        _writers.add(self)
+
+    def start_anew_after_fork(self) -> None:
+        """Take nothing in a forked process, where no thread writes; what is queued is the parent's to write."""
+        self._changed = threading.Condition()
+        self.accepting = False
+        self.written = self.dropped = self._queued_bytes = 0
+        self._queue.clear()
 
     @property
     def waiting(self) -> int:
@@ -143,3 +154,15 @@ class Writer:
             self._warned_at = now
         state = (self._journal.path, trouble, self.waiting, self.dropped)
         _logger.warning("records wait to be written to %s: %s (%d waiting, %d dropped so far)", *state)
+
+
+_writers: "weakref.WeakSet[Writer]" = weakref.WeakSet()
+
+
+def _start_anew_after_fork() -> None:
+    for writer in list(_writers):
+        writer.start_anew_after_fork()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_start_anew_after_fork)
