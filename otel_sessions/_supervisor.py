@@ -118,6 +118,7 @@ class Supervisor(Generic[DataT]):
     async def _wind_down(self, begun: float) -> None:
         config = self._config
         deadline = begun + config.shutdown_timeout
+        self.tasks.start("otel-sessions pressing", self.callbacks.keep_pressing)
         # The last tenth, at most a second, is for cancelled hooks to leave.
         work_until = deadline - min(1.0, config.shutdown_timeout / 10)
         # Before that hooks get their close_timeout, or half of the time where there is not enough for both.
