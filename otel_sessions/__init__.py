@@ -17,7 +17,7 @@ from .manager import SessionManager
 from .session import UNSET, Session, SessionMetadata
 from .sink import JsonLinesSink, SessionSink
 from .stats import CleanupReport, SessionStats
-from .words import EndReason, Outcome, RejectionReason, SessionState, Trigger
+from .words import EndReason, Outcome, PerClientAtCap, RejectionReason, SessionState, Trigger
 
 __all__ = [
     "UNSET",
@@ -28,6 +28,7 @@ __all__ = [
     "JsonLinesSink",
     "ManagerClosed",
     "Outcome",
+    "PerClientAtCap",
     "RejectionReason",
     "Session",
     "SessionConfig",

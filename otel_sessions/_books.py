@@ -20,6 +20,8 @@ _RELEASED: Final = "released"
 _CLOSING: Final = "closing"
 _RESERVED: Final = "reserved"
 _UNRESERVED: Final = "unreserved"
+_WAITING: Final = "waiting"
+_ANSWERED: Final = "answered"
 _CLEANED: Final = {reason: f"cleaned {reason}" for reason in EndReason}
 _REJECTED: Final = {reason: f"rejected {reason}" for reason in RejectionReason}
 _RUNS: Final = {run: "run {} {}".format(*run) for run in product(Trigger, Outcome)}
@@ -37,6 +39,7 @@ class Totals:
     cleaned: Mapping[EndReason, int]
     active: Mapping[Occupancy, int]
     reserved: int
+    waiting: int
     rejected: Mapping[RejectionReason, int]
     runs: Mapping[Run, int]
     errors: Mapping[CleanupError, int]
@@ -47,6 +50,7 @@ class Totals:
             cleaned=_sum(self.cleaned, other.cleaned),
             active=_sum(self.active, other.active),
             reserved=self.reserved + other.reserved,
+            waiting=self.waiting + other.waiting,
             rejected=_sum(self.rejected, other.rejected),
             runs=_sum(self.runs, other.runs),
             errors=_sum(self.errors, other.errors),
@@ -60,6 +64,7 @@ class Totals:
             cleaned={**self.cleaned, EndReason.SHUTDOWN: self.cleaned[EndReason.SHUTDOWN] + left},
             active=dict.fromkeys(Occupancy, 0),
             reserved=0,
+            waiting=0,
         )
 
 
@@ -76,7 +81,7 @@ class Books:
         self.peak_active = 0
         self._counts: dict[str, int] = dict.fromkeys(
             [
-                *(_CREATED, _LEASED, _RELEASED, _CLOSING, _RESERVED, _UNRESERVED),
+                *(_CREATED, _LEASED, _RELEASED, _CLOSING, _RESERVED, _UNRESERVED, _WAITING, _ANSWERED),
                 *(_CLEANED.values()),
                 *(_REJECTED.values()),
                 *(_RUNS.values()),
@@ -92,6 +97,12 @@ class Books:
     def add_unreserved(self) -> None:
         self.reserved -= 1
         self._counts[_UNRESERVED] += 1
+
+    def add_waiting(self) -> None:
+        self._counts[_WAITING] += 1
+
+    def add_answered(self) -> None:
+        self._counts[_ANSWERED] += 1
 
     def add_created(self) -> None:
         self.active += 1
@@ -131,6 +142,21 @@ class Books:
     def add_error(self, kind: CleanupError) -> None:
         self._counts[_ERRORS[kind]] += 1
 
+    def succeeded(self) -> "Books":
+        """Return books that go on from these: what is there counts as ended by `shutdown`, as in `Totals.settled`.
+
+        Whatever still writes to the old books changes nothing in the new ones.
+        """
+        totals, books = self.totals(), Books(self.limit)
+        books.peak_active = self.peak_active
+        books._counts = counts = self._counts.copy()
+        counts[_RELEASED] += totals.active[Occupancy.LEASED]
+        counts[_CLOSING] += totals.active[Occupancy.LEASED] + totals.active[Occupancy.UNLEASED]
+        counts[_CLEANED[EndReason.SHUTDOWN]] += sum(totals.active.values())
+        counts[_UNRESERVED] += totals.reserved
+        counts[_ANSWERED] += totals.waiting
+        return books
+
     def totals(self) -> Totals:
         counts = self._counts.copy()
         created = counts[_CREATED]
@@ -146,6 +172,7 @@ class Books:
                 Occupancy.CLOSING: closing,
             },
             reserved=counts[_RESERVED] - counts[_UNRESERVED],
+            waiting=counts[_WAITING] - counts[_ANSWERED],
             rejected={reason: counts[key] for reason, key in _REJECTED.items()},
             runs={run: counts[key] for run, key in _RUNS.items()},
             errors={kind: counts[key] for kind, key in _ERRORS.items()},

@@ -9,7 +9,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from typing import Any, Generic
+from typing import Any, Final, Generic
 
 import anyio
 from opentelemetry import context as otel_context
@@ -27,6 +27,9 @@ from .words import CleanupError, EndReason
 CloseHook = Callable[[Session[DataT], EndReason], Awaitable[None]]
 
 _logger = logging.getLogger("otel_sessions")
+
+_PRESSING: Final = 1.0
+"""Seconds from one cancellation to the next, in a shutdown, of what ignores its cancellation."""
 
 _inside: ContextVar[tuple["Callbacks[Any]", ...]] = ContextVar("otel_sessions_inside", default=())
 """The managers of whose calls the running task is a part."""
@@ -117,6 +120,12 @@ class Callbacks(Generic[DataT]):
         for task in self._overstaying:
             task.cancel()
 
+    def forget(self) -> None:
+        """Call nothing any more."""
+        self.closed = True
+        self.calls = []
+        self._queue.clear()
+
     def close(self) -> None:
         """Call nothing any more, and cancel all that still runs."""
         self.closed = True
@@ -124,14 +133,22 @@ class Callbacks(Generic[DataT]):
         self._calls.cancel()
 
     async def dismiss(self, until: float) -> None:
-        """Cancel all that still runs and wait for it, on the loop's time; who ignores that is asked once more."""
-        begun = anyio.current_time()
-        for deadline in ((begun + until) / 2, until):
+        """Cancel all that still runs and wait for it, on the loop's time; who ignores that is asked every second."""
+        now = anyio.current_time()
+        pause = min(_PRESSING, (until - now) / 2)
+        while self._calls and now < until:
             self._calls.cancel()
-            with anyio.CancelScope(deadline=deadline):
+            with anyio.CancelScope(deadline=min(now + pause, until)):
                 await self._calls.wait_empty()
+            now = anyio.current_time()
         if left := len(self._calls):
             _logger.error("%d close hooks or exports ignore their cancellation and outlive the manager", left)
+
+    async def keep_pressing(self) -> None:
+        """Press every second, until this is cancelled."""
+        while True:
+            await anyio.sleep(_PRESSING)
+            self.press()
 
     async def _serve(self) -> None:
         try:

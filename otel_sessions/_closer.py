@@ -6,7 +6,7 @@ called, and then they are gone. So every session is counted once, for the reason
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Mapping
 from functools import partial
 from typing import Generic
 
@@ -75,24 +75,24 @@ class Closer(Generic[DataT]):
         self._draining = Countdown(config.drain_timeout, tasks, "otel-sessions draining", self._end_drained)
         self._none_closing: anyio.Event | None = None
 
-    def end(
-        self, sessions: Iterable[Session[DataT]], reason: EndReason, cause: Context, batch: Batch, now: float
-    ) -> None:
-        """End sessions that are in the map. `reason` is what each of them counts as (`Session._reason`).
+    def end(self, due: Mapping[EndReason, list[Session[DataT]]], cause: Context, batch: Batch, now: float) -> None:
+        """End sessions that are in the map, by the reason that each of them counts as (`Session._reason`).
 
-        Their holders have to leave, all but the running task. `batch` can be waited for.
+        Their holders have to leave, all but the running task. `batch` can be waited for. All of them are hidden before
+        anything is called for one: with eager tasks a close hook runs in here, and may end sessions itself.
         """
         calls = self._callbacks.calls
-        free: list[Session[DataT]] = []
         closing: dict[Ending[DataT], list[Holder[DataT]]] = {}
-        for session in sessions:
-            holders = self._leases.take_away(session) if session._pins else []
-            if holders or calls:
-                closing[Ending(session, reason, cause, calls)] = holders
-            else:
-                free.append(session)
-        if free:
-            self._remove(free, reason, now)
+        for reason, sessions in due.items():
+            free: list[Session[DataT]] = []
+            for session in sessions:
+                holders = self._leases.take_away(session) if session._pins else []
+                if holders or calls:
+                    closing[Ending(session, reason, cause, calls)] = holders
+                else:
+                    free.append(session)
+            if free:
+                self._remove(free, reason, now)
         if closing:
             self._hide(closing, batch, now)
 
@@ -176,4 +176,4 @@ class Closer(Generic[DataT]):
 
     def _end_drained(self, session: Session[DataT]) -> None:
         now = self._roster.clock()
-        self.end([session], session._reason(now, EndReason.MAX_AGE), self._drains[session], Batch(), now)
+        self.end({session._reason(now, EndReason.MAX_AGE): [session]}, self._drains[session], Batch(), now)

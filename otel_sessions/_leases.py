@@ -14,6 +14,7 @@ from typing import Any, Generic
 import anyio
 
 from ._books import Books
+from ._clock import latest
 from ._ids import fingerprint
 from ._roster import Roster
 from .exceptions import SessionNotFound
@@ -50,6 +51,10 @@ class Leases(Generic[DataT]):
         session._pins += 1
         return session
 
+    def require_here(self) -> None:
+        """Raise `RuntimeError` if this is not the loop of the run."""
+        self._roster.require_here()
+
     def release(self, session: Session[DataT]) -> None:
         """Give a lease back: idle time runs from here. Nothing happens if the session was ended meanwhile."""
         fate = session._fate
@@ -60,7 +65,7 @@ class Leases(Generic[DataT]):
             self._books.add_released()
             if self._quiet is not None:
                 self.note_released()
-        now = session._last = self._roster.clock()
+        now = session._last = latest(self._roster.clock)
         if not session._pins and not session._usable(now):
             session._file_due()
 
@@ -211,6 +216,7 @@ class Lease(Holder[DataT]):
     async def __aenter__(self) -> Session[DataT]:
         if self._session_id is None:
             raise RuntimeError("a lease is entered once; call lease() again")
+        self._leases.require_here()
         scope = self._scope = self._leases.new_scope()
         session = self.session = self._leases.bind(self, self._session_id)
         self._session_id = None

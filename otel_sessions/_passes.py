@@ -7,7 +7,6 @@ of that, and the next pass never waits for them. Every pass has one span and one
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from types import MappingProxyType
 from typing import Any, Generic
 
 import anyio
@@ -17,16 +16,16 @@ from opentelemetry.context import Context
 from ._books import Books
 from ._callbacks import Callbacks
 from ._capacity import Capacity
-from ._closer import Closer
+from ._closer import Batch, Closer
 from ._emergency import Emergency
 from ._roster import Roster
 from ._sweep import Sweep, limits_by
 from ._tasks import Tasks
 from .config import SessionConfig
-from .session import UNSET, DataT, Limit
-from .stats import CleanupReport
+from .session import UNSET, DataT, Limit, Session
+from .stats import CleanupReport, Counts
 from .telemetry import Telemetry
-from .words import CleanupError, Outcome, Trigger
+from .words import CleanupError, EndReason, Outcome, Trigger
 
 
 class Passes(Generic[DataT]):
@@ -98,23 +97,29 @@ class Passes(Generic[DataT]):
         self._tasks.start("otel-sessions interval pass", partial(self._interval, found), on_end=found)
         return True
 
-    def request(self) -> bool:
-        """Start an emergency pass in a task of its own, unless one started less than a second ago.
+    @property
+    def finding(self) -> bool:
+        """Whether an emergency pass is finding what to end, so that a place may be free in a moment."""
+        return self._emergency_finding is not None
 
-        Return whether one is finding what to end, so that a place may be free in a moment.
-        """
+    def request(self) -> None:
+        """Start an emergency pass in a task of its own, unless one started less than a second ago."""
         if self._emergency_finding is None and self._emergency.start_again(self._roster.clock()):
             self._emergency_finding = finding = object()
             found = partial(self._note_emergency_found, finding)
             relieve = partial(self._relieve, otel_context.get_current(), found)
             self._tasks.start("otel-sessions emergency pass", relieve, on_end=found)
-        return self._emergency_finding is not None
 
     def may_wait(self) -> bool:
         return not self._callbacks.calling
 
     def retry_after(self) -> float | None:
         return self._emergency.retry_after()
+
+    def evict(self, session: Session[DataT], now: float) -> None:
+        """End a session for another one of the same client."""
+        reason = session._reason(now, EndReason.EVICTED)
+        self._closer.end({reason: [session]}, otel_context.get_current(), Batch(), now)
 
     async def _interval(self, found: Callable[[], None]) -> None:
         async def end_due(sweep: Sweep[DataT]) -> None:
@@ -170,7 +175,7 @@ def _report(trigger: Trigger, outcome: Outcome, sweep: Sweep[Any], remaining: in
         trigger=trigger,
         outcome=outcome,
         examined=sweep.examined,
-        cleaned=MappingProxyType(sweep.cleaned),
+        cleaned=Counts(sweep.cleaned),
         hook_errors=sweep.batch.errors,
         remaining=remaining,
         duration=duration,

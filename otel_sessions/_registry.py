@@ -16,6 +16,7 @@ from opentelemetry import metrics
 from opentelemetry.metrics import Histogram, MeterProvider, NoOpHistogram, NoOpMeterProvider
 
 from ._books import Books, Totals
+from ._forks import forks
 
 MAX_NAMES: Final = 100
 OTHER_NAME: Final = "_OTHER"
@@ -43,13 +44,16 @@ class Owner(Protocol):
     def overdue(self) -> float:
         """Return by how many seconds the next interval pass is late."""
 
+    def has_lost_its_loop(self) -> bool:
+        """Return whether nothing of the manager can run any more."""
+
 
 @dataclass(eq=False, slots=True)
 class Entry:
     """One manager's books on a board, under the name that the board gave it; its owner may be gone at any moment.
 
-    `closed` says that the manager has ended. Its books are still read for as long as it is there: a pass that it cut
-    off may be counted a moment later.
+    `closed` says that the manager has ended, until it is entered again. Its books are still read for as long as it is
+    there: a pass that it cut off may be counted a moment later.
     """
 
     name: str
@@ -60,7 +64,7 @@ class Entry:
 
     def row(self) -> Row:
         owner = self.owner()
-        if owner is None or self.closed:
+        if owner is None or self.closed or owner.has_lost_its_loop():
             return Row(totals=self.books.totals().settled())
         return Row(totals=self.books.totals(), limit=self.books.limit, overdue=owner.overdue())
 
@@ -87,6 +91,14 @@ class Board:
         self._collection = _Collection()
         self._equipping = threading.Lock()
         self._equipped = False
+
+    def start_anew_after_fork(self) -> None:
+        """Count nothing that the parent has counted, under a lock that no thread of the parent holds."""
+        self._equipping = threading.Lock()
+        self._collection = _Collection()
+        self.left.clear()
+        for entry in self.live:
+            entry.books, entry.closed = Books(entry.books.limit), True
 
     def equip(self, create: "Callable[[Board], None]") -> None:
         """Create the instruments, once.
@@ -160,6 +172,12 @@ class _Registry:
             rows[entry.name] = rows[entry.name] + row if entry.name in rows else row
         return rows
 
+    def start_anew_after_fork(self) -> None:
+        """Take a lock of its own in a forked process, where the thread that may hold the parent's does not run."""
+        self._lock = threading.Lock()
+        for board in {*self._boards.values(), *(entry.board for entry in self._departed)}:
+            board.start_anew_after_fork()
+
     def _settle(self) -> None:
         while self._departed:
             entry = self._departed.popleft()
@@ -203,3 +221,4 @@ def _is_proxy(provider: MeterProvider) -> bool:
 _NO_PROVIDER: Final = NoOpMeterProvider()
 _registry = _Registry()
 enter = _registry.enter
+forks.add(_registry)

@@ -11,6 +11,8 @@ from dataclasses import replace
 from typing import Generic
 
 from ._books import Books, RecentEnds
+from ._clock import latest
+from ._tasks import Home
 from ._wheel import Wheel
 from .config import SessionConfig
 from .exceptions import ManagerClosed, SessionExists, SessionNotFound
@@ -21,13 +23,28 @@ _SHORTEST_TICK = 0.001
 _SAME_WALL_CLOCK = 0.001
 """Sessions whose wall clocks differ by less, in seconds, share their terms."""
 
+_ELSEWHERE = (
+    "the session manager runs on another event loop; call it on its own, from other threads"
+    " by `anyio.from_thread.run`, `asyncio.run_coroutine_threadsafe` or `trio.from_thread.run`"
+)
+
+
+def never_entered(who: str) -> ManagerClosed:
+    return ManagerClosed(
+        f"{who} was never entered; enter it, as in the app's lifespan: `async with manager`", entered=False
+    )
+
 
 class Roster(Generic[DataT]):
-    """The sessions of one manager. `accepting` says whether new sessions and leases are given."""
+    """The sessions of one run of a manager: from one entry until its end.
+
+    `accepting` says whether new sessions and leases are given; `home` is the loop of the run, None before it starts.
+    """
 
     def __init__(self, config: SessionConfig, clock: Callable[[], float], books: Books) -> None:
         self.clock = clock
         self.accepting = False
+        self.home: Home | None = None
         self.sessions: dict[str, Session[DataT]] = {}
         self.closing: dict[str, Session[DataT]] = {}
         self.recent = RecentEnds()
@@ -45,7 +62,14 @@ class Roster(Generic[DataT]):
     def require_accepting(self) -> None:
         """Raise `ManagerClosed` unless the manager runs and is not shutting down."""
         if not self.accepting:
-            raise ManagerClosed("the session manager is not running; use it inside its `async with` block")
+            if self.home is None:
+                raise never_entered("the session manager")
+            raise ManagerClosed("the session manager is not running: it shuts down or has ended")
+
+    def require_here(self) -> None:
+        """Raise `RuntimeError` if this is not the loop of the run."""
+        if self.home is not None and not self.home.is_here():
+            raise RuntimeError(_ELSEWHERE)
 
     def require_vacant(self, session_id: str) -> None:
         """Raise `SessionExists` if the id is in use or its session is still closing."""
@@ -73,8 +97,7 @@ class Roster(Generic[DataT]):
         now = self.clock()
         if not session._usable(now):
             raise SessionNotFound(session_id, session._due(now, session._terms))
-        session._last = now
-        session._count += 1
+        session._begin_lease(now)
         return session
 
     def reason_of(self, session_id: str) -> EndReason | None:
@@ -100,6 +123,15 @@ class Roster(Generic[DataT]):
         """Hide and finish sessions in one step."""
         self._settle(sessions, reason, now, gone=True)
         self._books.add_removed(reason, len(sessions))
+
+    def write_off(self) -> None:
+        """Forget all sessions, whose loop is gone: each has ended by `shutdown`, and is counted elsewhere."""
+        self.accepting = False
+        for session in self.closing.values():
+            assert session._fate is not None
+            session._fate.gone = True
+        self.closing.clear()
+        self._settle(list(self.sessions.values()), EndReason.SHUTDOWN, latest(self.clock), gone=True)
 
     def _settle(self, sessions: list[Session[DataT]], reason: EndReason, now: float, gone: bool) -> None:
         for session in sessions:

@@ -15,11 +15,12 @@ from opentelemetry.context import Context
 from ._books import Books
 from ._callbacks import Callbacks, CloseHook
 from ._capacity import Capacity
+from ._clock import latest
 from ._closer import Batch, Closer
 from ._leases import Leases
 from ._passes import Passes
 from ._roster import Roster
-from ._tasks import Tasks
+from ._tasks import Home, Tasks
 from .config import SessionConfig
 from .session import DataT
 from .sink import SessionSink
@@ -45,6 +46,8 @@ class Supervisor(Generic[DataT]):
         on_close: CloseHook[DataT] | None,
         sink: SessionSink[DataT] | None,
     ) -> None:
+        self.over = False
+        """Whether the manager has ended; `stopped` wakes whoever waits for that, on the manager's own loop."""
         self.stopped = anyio.Event()
         self._ticking = Tasks()
         self._winding_down = Tasks()
@@ -61,8 +64,10 @@ class Supervisor(Generic[DataT]):
         self._asked = False
 
     def start(self) -> None:
+        self._roster.home = Home()
         self._roster.accepting = True
         self._leases.enter_loop()
+        self._telemetry.open(self._roster.home)
         self._ticking.start("otel-sessions supervisor", self._tick, on_end=self._note_tick_end)
 
     def ask(self) -> None:
@@ -73,6 +78,12 @@ class Supervisor(Generic[DataT]):
             self._ticking.cancel()
             wind_down = partial(self._wind_down, anyio.current_time())
             self._winding_down.start("otel-sessions supervisor", wind_down, on_end=self._settle)
+
+    def disown(self) -> None:
+        """Count as ended where nothing of this can run any more: the loop is closed, or this is a forked process."""
+        self.over = self._asked = self.capacity.over = True
+        self.callbacks.forget()
+        self._roster.write_off()
 
     def _refuse(self) -> None:
         self._roster.accepting = False
@@ -108,6 +119,7 @@ class Supervisor(Generic[DataT]):
     async def _wind_down(self, begun: float) -> None:
         config = self._config
         deadline = begun + config.shutdown_timeout
+        self.tasks.start("otel-sessions pressing", self.callbacks.keep_pressing)
         # The last tenth, at most a second, is for cancelled hooks to leave.
         work_until = deadline - min(1.0, config.shutdown_timeout / 10)
         # Before that hooks get their close_timeout, or half of the time where there is not enough for both.
@@ -130,11 +142,14 @@ class Supervisor(Generic[DataT]):
         try:
             self._refuse()
             self.callbacks.close()
-            now = self._read_clock() or 0.0
+            now = self._read_clock()
+            now = latest(self._roster.clock) if now is None else now
             for session in list(self._roster.sessions.values()):
-                self.closer.end([session], session._reason(now, EndReason.SHUTDOWN), Context(), Batch(), now)
+                self.closer.end({session._reason(now, EndReason.SHUTDOWN): [session]}, Context(), Batch(), now)
             self.closer.abandon()
+            self.capacity.end()
             self.tasks.cancel()
             self._telemetry.close()
         finally:
+            self.over = True
             self.stopped.set()

@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from itertools import islice
+from math import inf, nextafter
 from typing import Final, Generic
 
 import anyio.lowlevel
@@ -104,8 +105,8 @@ class Sweep(Generic[DataT]):
         self.end(_due_of(stride, now, limits_of), now)
 
     def end(self, due: Due[DataT], now: float) -> None:
+        self._closer.end(due, self._cause, self.batch, now)
         for reason, sessions in due.items():
-            self._closer.end(sessions, reason, self._cause, self.batch, now)
             self.cleaned[reason] += len(sessions)
 
     async def rest_if_tired(self) -> None:
@@ -125,7 +126,8 @@ class Sweep(Generic[DataT]):
             if not session._pins and (reason := session._due(now, limits)) is not None:
                 due[reason].append(session)
             elif now < session._created + limits.age:
-                file(session, session._deadline(now, limits), now)
+                # Never at this moment, where a limit is too small to be added to it: the pass would come back to it.
+                file(session, max(session._deadline(now, limits), nextafter(now, inf)), now)
             else:  # not filed any more: its drain ends it
                 self._closer.drain(session, self._cause)
         self.end(due, now)

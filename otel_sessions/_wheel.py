@@ -51,11 +51,18 @@ class Wheel(Generic[EntryT]):
 
         One that is due already is found by the next pass, even at `now`; one without a deadline (infinity) by none.
         """
-        self.remove(entry)
         passed = math.floor(now / self._width)
         ticks = deadline / self._width
         # Rounding may put a deadline after now on a tick that has come: a pass would meet it over and over.
         tick = passed if deadline <= now else ticks if math.isinf(ticks) else max(math.ceil(ticks), passed + 1)
+        self._put(entry, tick)
+
+    def file_due(self, entry: EntryT) -> None:
+        """File an entry, or move it, so that the next pass finds it, whatever time it is then."""
+        self._put(entry, -math.inf)
+
+    def _put(self, entry: EntryT, tick: float) -> None:
+        self.remove(entry)
         buckets = self._buckets.get(tick)
         if buckets is None:
             buckets = self._buckets[tick] = []

@@ -11,6 +11,7 @@ from contextlib import suppress
 from time import monotonic
 from typing import Final
 
+from ._forks import forks
 from ._journal import Journal
 
 _logger = logging.getLogger("otel_sessions")
@@ -44,6 +45,14 @@ class Writer:
         self._finishing = threading.Event()
         self._abandoned = threading.Event()
         self._warned_at = -_SECONDS_BETWEEN_WARNINGS
+        forks.add(self)
+
+    def start_anew_after_fork(self) -> None:
+        """Take nothing in a forked process, where no thread writes; what is queued is the parent's to write."""
+        self._changed = threading.Condition()
+        self.accepting = False
+        self.written = self.dropped = self._queued_bytes = 0
+        self._queue.clear()
 
     @property
     def waiting(self) -> int:

@@ -10,9 +10,10 @@ import tomllib
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final, Self, cast
+from typing import Any, Final, Literal, Self, cast
 
 from .exceptions import ConfigError
+from .words import PerClientAtCap
 
 _TABLE: Final = "session"
 _ENVIRONMENT_PREFIX: Final = "OTEL_SESSIONS_"
@@ -28,7 +29,7 @@ _BOOLEANS: Final = {
     "off": False,
 }
 
-_Value = float | int | bool
+_Value = float | int | bool | PerClientAtCap
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,14 +38,14 @@ class _Rule:
 
     takes: str
     accepts: Callable[[object], bool]
-    kind: type[_Value]
+    kind: Callable[[Any], _Value]
     may_be_off: bool = False
 
     def check(self, key: str, value: object, off: str = "None") -> _Value | None:
         if value is None and self.may_be_off:
             return None
         if self.accepts(value):
-            return self.kind(cast("_Value", value))
+            return self.kind(value)
         raise ConfigError(f"{key} takes {self.takes}{f' or {off}' if self.may_be_off else ''}, not {_shown(value)}")
 
     def read(self, text: str) -> object:
@@ -52,7 +53,7 @@ class _Rule:
         if self.kind is bool:
             return _BOOLEANS.get(text.lower(), text)
         try:
-            return self.kind(text)
+            return self.kind(text.lower())
         except ValueError:
             return text
 
@@ -85,12 +86,17 @@ def _is_switch(value: object) -> bool:
     return isinstance(value, bool)
 
 
+def _is_word_at_cap(value: object) -> bool:
+    return isinstance(value, str) and value in list(PerClientAtCap)
+
+
 _SECONDS = _Rule(takes="a positive, finite number of seconds", accepts=_is_seconds, kind=float)
 _LIMIT = replace(_SECONDS, may_be_off=True)
 _DRAIN = _Rule(takes="zero or a positive, finite number of seconds", accepts=_is_seconds_or_zero, kind=float)
 _COUNT = _Rule(takes="a whole number of at least 1", accepts=_is_count, kind=int)
 _CAP = replace(_COUNT, may_be_off=True)
 _SWITCH = _Rule(takes="true or false", accepts=_is_switch, kind=bool)
+_WORD_AT_CAP = _Rule(takes='"refuse" or "evict_oldest"', accepts=_is_word_at_cap, kind=PerClientAtCap)
 
 _RULES: Final = {
     "cleanup_interval": _SECONDS,
@@ -105,6 +111,8 @@ _RULES: Final = {
     "close_concurrency": _COUNT,
     "drain_timeout": _DRAIN,
     "shutdown_timeout": _SECONDS,
+    "max_unused_time": _LIMIT,
+    "per_client_at_cap": _WORD_AT_CAP,
 }
 _NAMES: Final = {name + ("_secs" if rule.kind is float else ""): name for name, rule in _RULES.items()}
 """The field that each key of a file stands for."""
@@ -112,7 +120,7 @@ _NAMES: Final = {name + ("_secs" if rule.kind is float else ""): name for name, 
 
 def check_limit(key: str, value: object) -> float | None:
     """Return a limit in seconds, or None (off); raise `ConfigError` if `value` is neither."""
-    return _LIMIT.check(key, value)
+    return cast("float | None", _LIMIT.check(key, value))
 
 
 def check_seconds(key: str, value: object) -> float:
@@ -139,6 +147,10 @@ class SessionConfig:
     - `close_timeout`, `close_concurrency`: how long a close hook or an export may take, and how many run at once.
     - `drain_timeout`: how long holders keep a session that has reached its age, and any session at shutdown.
     - `shutdown_timeout`: the longest that a shutdown takes, drain and hooks included.
+    - `max_unused_time`: a further limit on idle time, for a session that nobody has used since its opening: it has had
+      neither a second lease nor a touch. It ends as `idle_timeout`.
+    - `per_client_at_cap`: what a client gets that is at its cap: `"refuse"`, or with `"evict_oldest"` the place of its
+      own unleased session that has idled longest, which ends as `evicted`.
 
     A wrong value raises `ConfigError`, which names the setting and says what it takes. A cap without any limit that
     could ever free a place is a `UserWarning`.
@@ -156,11 +168,16 @@ class SessionConfig:
     close_concurrency: int = 32
     drain_timeout: float = 10.0
     shutdown_timeout: float = 30.0
+    max_unused_time: float | None = None
+    per_client_at_cap: PerClientAtCap | Literal["refuse", "evict_oldest"] = PerClientAtCap.REFUSE
 
     def __post_init__(self) -> None:
         for name, rule in _RULES.items():
             object.__setattr__(self, name, rule.check(name, getattr(self, name)))
-        limits = (self.max_idle_time, self.max_session_age, self.emergency_idle_time, self.emergency_session_age)
+        limits = (
+            *(self.max_idle_time, self.max_session_age, self.max_unused_time),
+            *(self.emergency_idle_time, self.emergency_session_age),
+        )
         if self.max_sessions is not None and all(limit is None for limit in limits):
             warnings.warn(
                 f"max_sessions={self.max_sessions} with every limit off: only closing a session frees its place",

@@ -39,8 +39,8 @@ class TooManySessions(SessionError):
         self.retry_after = retry_after
         self.reason = reason
 
-    def __reduce__(self) -> tuple[type["TooManySessions"], tuple[int, float | None, RejectionReason]]:
-        return type(self), (self.limit, self.retry_after, self.reason)
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.limit, self.retry_after, self.reason), vars(self)
 
     def __str__(self) -> str:
         hint = "" if self.retry_after is None else f"; a place may be free in {self.retry_after:.3g} s"
@@ -55,8 +55,8 @@ class SessionNotFound(SessionError):
         self.session_id = session_id
         self.reason = reason
 
-    def __reduce__(self) -> tuple[type["SessionNotFound"], tuple[str, EndReason | None]]:
-        return type(self), (self.session_id, self.reason)
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.session_id, self.reason), vars(self)
 
 
 class SessionExists(SessionError):
@@ -66,12 +66,20 @@ class SessionExists(SessionError):
         super().__init__(f"session {fingerprint(session_id)} exists already; choose another id or close it first")
         self.session_id = session_id
 
-    def __reduce__(self) -> tuple[type["SessionExists"], tuple[str]]:
-        return type(self), (self.session_id,)
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.session_id,), vars(self)
 
 
 class ManagerClosed(SessionError):
-    """The manager is not running; use it inside its `async with` block."""
+    """The manager is not running; use it inside its `async with` block.
+
+    `entered` is False if the manager was never entered, which is a mistake in the program. It is True if the manager
+    shuts down or has ended, which passes.
+    """
+
+    def __init__(self, message: str = "the session manager is not running", *, entered: bool = True) -> None:
+        super().__init__(message)
+        self.entered = entered
 
 
 class SinkFull(SessionError):

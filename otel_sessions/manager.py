@@ -1,12 +1,12 @@
 """The public face: a `SessionManager` gives sessions, leases and reservations, and ends what is due.
 
-One event loop owns a manager. It is used once: what needs it running raises `ManagerClosed` before its `async with`
-block is entered and after it is left.
+One event loop owns a running manager: the loop that entered it. Outside of the `async with` block, what needs a running
+manager raises `ManagerClosed`. Each entry begins a run, which starts empty; the books go on from run to run.
 """
 
 import time
 from collections.abc import Callable
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Any, Generic, Self, overload
 
 import anyio
@@ -17,15 +17,17 @@ from opentelemetry.trace import TracerProvider
 from ._books import Books
 from ._callbacks import CloseHook
 from ._capacity import Place
+from ._clock import latest, steady
 from ._closer import Batch
+from ._forks import forks
 from ._leases import Hold, Lease, Leases, Pin
-from ._roster import Roster
+from ._roster import Roster, never_entered
 from ._supervisor import Supervisor
 from .config import SessionConfig, check_limit
 from .exceptions import ManagerClosed
 from .session import UNSET, DataT, Limit, Session
 from .sink import SessionSink
-from .stats import CleanupReport, SessionStats
+from .stats import CleanupReport, Counts, SessionStats
 from .telemetry import Telemetry
 from .words import EndReason, Occupancy
 
@@ -40,7 +42,11 @@ class SessionManager(Generic[DataT]):
 
     `on_close(session, reason)` is awaited when a session ends, in a task of the manager's own, for `close_timeout`
     seconds at most; `sink.export(session, reason)` before it. `name` tells managers apart on metrics. A provider that
-    is None is the global one, also if that is set later. `clock` returns seconds and must work on any thread.
+    is None is the global one, also if that is set later. `clock` returns seconds and must work on any thread; a reading
+    that is not finite or goes back counts as the last good one.
+
+    A manager may be entered again once it has ended, also on another event loop. If its loop was closed inside the
+    block, the manager has ended, and its sessions count as `shutdown`; in a forked process, its copy has ended, too.
     """
 
     def __init__(
@@ -61,20 +67,35 @@ class SessionManager(Generic[DataT]):
         self._providers = (meter_provider, tracer_provider)
         self._clock = clock
         self._books = Books(self.config.max_sessions)
-        self._roster: Roster[DataT] = Roster(self.config, clock, self._books)
+        self._telemetry: Telemetry | None = None
+        self._supervisor: Supervisor[DataT] | None = None
+        self._empty(clock)
+
+    def _empty(self, clock: Callable[[], float]) -> None:
+        """Start with no sessions, in the books that there are."""
+        self._now = steady(clock)
+        self._roster: Roster[DataT] = Roster(self.config, self._now, self._books)
         self._leases = Leases(self._roster, self._books)
         self._sessions = self._roster.sessions
-        self._supervisor: Supervisor[DataT] | None = None
 
     async def __aenter__(self) -> Self:
-        """Start the background task. Raises `ManagerClosed` if the manager was entered before."""
+        """Start the background task. Raises `ManagerClosed` while the manager runs, and what its clock raises."""
+        last = None
         if self._supervisor is not None:
-            raise ManagerClosed(f"session manager {self.name!r} was used before; make a new one")
-        telemetry = Telemetry(self._books, self._clock, self.name, *self._providers)
-        self._supervisor = Supervisor(
-            self.config, self._roster, self._leases, self._books, telemetry, self._on_close, self._sink
+            self._notice_closed_loop(self._supervisor)
+            if not self._supervisor.over:
+                raise ManagerClosed(f"session manager {self.name!r} runs already; leave its block first")
+            self._empty(self._clock)
+            last = self._supervisor.passes.last
+        if self._telemetry is None:
+            self._telemetry = Telemetry(self._books, self._now, self.name, *self._providers)
+        supervisor = Supervisor(
+            self.config, self._roster, self._leases, self._books, self._telemetry, self._on_close, self._sink
         )
-        self._supervisor.start()
+        supervisor.passes.last = last
+        self._supervisor = supervisor
+        supervisor.start()
+        forks.add(self)
         return self
 
     async def __aexit__(
@@ -83,6 +104,10 @@ class SessionManager(Generic[DataT]):
         """Shut down, in full even if the block was cancelled; takes `shutdown_timeout` seconds at most."""
         supervisor = self._supervisor
         assert supervisor is not None
+        self._notice_closed_loop(supervisor)
+        if supervisor.over:
+            return
+        self._roster.require_here()
         supervisor.ask()
         cancelled: BaseException | None = None
         with anyio.CancelScope(shield=True):
@@ -98,12 +123,18 @@ class SessionManager(Generic[DataT]):
         """Refuse new sessions, let leases drain, end every session, stop the background task, and wait for all that.
 
         May be called again and by many at once; returns within `shutdown_timeout` seconds of the first call. Does
-        nothing before the block is entered. A close hook that calls it asks for it and goes on.
+        nothing before the block is entered. A close hook that calls it asks for it and goes on. Raises `RuntimeError`
+        on another event loop than the manager's.
         """
-        if self._supervisor is not None and not self._supervisor.stopped.is_set():
-            self._supervisor.ask()
-            if not self._supervisor.callbacks.calling:
-                await self._supervisor.stopped.wait()
+        supervisor = self._supervisor
+        if supervisor is None:
+            return
+        self._notice_closed_loop(supervisor)
+        if not supervisor.over:
+            self._roster.require_here()
+            supervisor.ask()
+            if not supervisor.callbacks.calling:
+                await supervisor.stopped.wait()
 
     # Sessions
 
@@ -140,19 +171,21 @@ class SessionManager(Generic[DataT]):
 
         `client` is whose session it is, for `max_sessions_per_client`. `max_idle_time` and `max_session_age` replace
         the configured limits for this session, in seconds; None switches one off. At the cap this waits up to
-        `close_timeout` seconds for a place that is about to be free. An id whose session is due, but not ended yet, is
-        waited for and reused.
+        `close_timeout` seconds for a place that is about to be free. At the client's cap it does so for the place of
+        the client's longest idle session, if `per_client_at_cap` is `"evict_oldest"`. An id whose session is due, but
+        not ended yet, is waited for and reused.
 
-        Raises `TooManySessions`, `SessionExists`, `ConfigError` for a wrong limit, and `ManagerClosed`.
+        Raises `TooManySessions`, `SessionExists`, `ConfigError` for a wrong limit, `ManagerClosed`, and `RuntimeError`
+        on another event loop than the manager's.
         """
-        supervisor = self._running()
+        supervisor = self._running_here()
         capacity = supervisor.capacity
         idle, age = _checked(max_idle_time, max_session_age)
         if session_id is not None:
             capacity.require_accepting()  # else it would end what is due for nothing
             await self._vacate(supervisor, session_id)
-        if not capacity.take(client):
-            await capacity.wait(client)
+        if (waiter := capacity.take(client)) is not None:
+            await capacity.wait(waiter)
         place = Place.taken(capacity, self._roster, self._books, client)
         try:
             return place.commit(session_id, data=data, max_idle_time=idle, max_session_age=age)
@@ -172,7 +205,7 @@ class SessionManager(Generic[DataT]):
         session = self._sessions.get(session_id)
         if session is None or session._fate is not None:
             return None
-        now, bucket = self._clock(), session._bucket
+        now, bucket = self._now(), session._bucket
         # No call is as frequent as this one: mostly, a look at where the session is filed is enough.
         if (bucket is not None and now < bucket.not_before) or session._due(now, session._terms) is None:
             return session
@@ -186,7 +219,7 @@ class SessionManager(Generic[DataT]):
         session = self._sessions.get(session_id)
         if session is None or session._fate is not None:
             return None
-        now, bucket = self._clock(), session._bucket
+        now, bucket = self._now(), session._bucket
         if (bucket is None or now >= bucket.not_before) and session._due(now, session._terms) is not None:
             return None
         session._last = now
@@ -226,9 +259,9 @@ class SessionManager(Generic[DataT]):
         """End a session by hand; return True for the one caller that ended it, after its hook or the hook's timeout.
 
         Hidden at once. Other tasks' bound leases are cancelled, never the caller's own. False at once if there is no
-        such session. Raises `ManagerClosed`.
+        such session. Raises `ManagerClosed`, and `RuntimeError` on another event loop than the manager's.
         """
-        supervisor = self._running()
+        supervisor = self._running_here()
         session = self._sessions.get(session_id)
         if session is None:
             return False
@@ -243,27 +276,33 @@ class SessionManager(Generic[DataT]):
         """Run a cleanup pass now and return its report, hooks included.
 
         The keywords replace the configured limits, in seconds, for sessions that have none of their own; None
-        switches one off. Raises `ConfigError` for a wrong limit, and `ManagerClosed`.
+        switches one off. Raises `ConfigError` for a wrong limit, `ManagerClosed`, and `RuntimeError` on another event
+        loop than the manager's.
         """
         idle, age = _checked(max_idle_time, max_session_age)
-        return await self._running().passes.manual(idle, age)
+        return await self._running_here().passes.manual(idle, age)
 
     async def preview_cleanup(self, *, max_idle_time: Limit = UNSET, max_session_age: Limit = UNSET) -> CleanupReport:
-        """Report what `cleanup_stale_sessions` would end now; nothing is ended, counted or traced."""
+        """Report what `cleanup_stale_sessions` would end now; nothing is ended, counted or traced.
+
+        Raises what `cleanup_stale_sessions` raises.
+        """
         idle, age = _checked(max_idle_time, max_session_age)
-        return await self._running().passes.preview(idle, age)
+        return await self._running_here().passes.preview(idle, age)
 
     async def emergency_cleanup(self) -> CleanupReport:
         """Run the pass that makes room at the cap now, and return its report, hooks included.
 
         It ends what is due, then what is past the emergency limits, longest idle first, until a tenth of the cap is
-        free. Raises `ManagerClosed`.
+        free. Raises `ManagerClosed`, and `RuntimeError` on another event loop than the manager's.
         """
-        return await self._running().passes.emergency()
+        return await self._running_here().passes.emergency()
 
     def get_metrics(self) -> SessionStats:
         """Return the books at this moment. Works on any thread, and before and after the manager runs, too."""
         totals = self._books.totals()
+        if self._has_lost_its_loop():
+            totals = totals.settled()
         passes = self._supervisor.passes if self._supervisor is not None else None
         cleaned = sum(totals.cleaned.values())
         return SessionStats(
@@ -275,16 +314,17 @@ class SessionManager(Generic[DataT]):
             leased=totals.active[Occupancy.LEASED],
             closing=totals.active[Occupancy.CLOSING],
             reserved=totals.reserved,
+            waiting=totals.waiting,
             peak_active=self._books.peak_active,
-            rejected=MappingProxyType(dict(totals.rejected)),
-            cleaned_by_reason=MappingProxyType(dict(totals.cleaned)),
+            rejected=Counts(totals.rejected),
+            cleaned_by_reason=Counts(totals.cleaned),
             last_cleanup=passes.last if passes else None,
-            seconds_since_cleanup=max(0.0, self._clock() - passes.last_at) if passes else 0.0,
+            seconds_since_cleanup=max(0.0, latest(self._now) - passes.last_at) if passes else 0.0,
         )
 
     def __len__(self) -> int:
         """Return how many sessions there are, closing ones included."""
-        return self._books.active
+        return 0 if self._has_lost_its_loop() else self._books.active
 
     def __contains__(self, session_id: object) -> bool:
         return isinstance(session_id, str) and self.get(session_id) is not None
@@ -293,22 +333,56 @@ class SessionManager(Generic[DataT]):
         return f"<SessionManager {self.name!r} {len(self)} sessions>"
 
     def _running(self) -> Supervisor[DataT]:
-        if self._supervisor is None or self._supervisor.stopped.is_set():
-            raise ManagerClosed(f"session manager {self.name!r} is not running; use it inside its `async with` block")
-        return self._supervisor
+        """Return the run that goes on. Raises `ManagerClosed` without one."""
+        supervisor = self._supervisor
+        if supervisor is None:
+            raise never_entered(f"session manager {self.name!r}")
+        self._notice_closed_loop(supervisor)
+        if supervisor.over:
+            raise ManagerClosed(f"session manager {self.name!r} is not running any more; enter it again to use it")
+        return supervisor
+
+    def _running_here(self) -> Supervisor[DataT]:
+        """Return the run that goes on. Raises `ManagerClosed` without one, `RuntimeError` on another loop."""
+        supervisor, home = self._supervisor, self._roster.home
+        if supervisor is None or supervisor.over or home is None or not home.is_here():
+            supervisor = self._running()
+            self._roster.require_here()
+        return supervisor
+
+    def _has_lost_its_loop(self) -> bool:
+        home = self._roster.home
+        return home is not None and home.is_closed() and self._supervisor is not None and not self._supervisor.over
+
+    def _notice_closed_loop(self, supervisor: Supervisor[DataT]) -> None:
+        if self._has_lost_its_loop():
+            self._give_up(supervisor, self._books.succeeded())
+
+    def _give_up(self, supervisor: Supervisor[DataT], books: Books) -> None:
+        """Count the run as over, whose loop or process is gone; other books take the place of those it writes to."""
+        assert self._telemetry is not None
+        supervisor.disown()
+        self._books = books
+        self._telemetry.go_on_in(books)
+
+    def start_anew_after_fork(self) -> None:
+        """Begin with empty books in a process that was forked: all that they count is the parent's."""
+        assert self._supervisor is not None
+        self._give_up(self._supervisor, Books(self.config.max_sessions))
+        self._supervisor.passes.last = None
 
     async def _vacate(self, supervisor: Supervisor[DataT], session_id: str) -> None:
         """End the session that stands under an id, if it is due and nobody uses it; else raise `SessionExists`."""
         session = self._sessions.get(session_id)
-        if session is not None and not session._pins and session._due(self._clock(), session._terms):
+        if session is not None and not session._pins and session._due(self._now(), session._terms):
             await self._end(supervisor, session)
         self._roster.require_vacant(session_id)
 
     async def _end(self, supervisor: Supervisor[DataT], session: Session[DataT]) -> None:
         """End a session and wait for what that calls; a hook or a sink that ends one does not wait."""
-        batch, now = Batch(), self._clock()
+        batch, now = Batch(), self._now()
         reason = session._reason(now, EndReason.CLOSED)
-        supervisor.closer.end([session], reason, otel_context.get_current(), batch, now)
+        supervisor.closer.end({reason: [session]}, otel_context.get_current(), batch, now)
         if not supervisor.callbacks.calling:
             await batch.wait()
 

@@ -23,6 +23,10 @@ else:
 
 DataT = TypeVar("DataT", default=None)
 
+_OPENING: Final = True
+"""The count of a session that has had its opening lease and nothing else. It adds and prints as 1, and is not 1: so it
+takes no further attribute to tell a lease from a touch, and a touch stays as fast as it is."""
+
 
 class Unset(Enum):
     """The type of `UNSET`, for a limit that is left to the configuration, where None would switch it off."""
@@ -38,17 +42,23 @@ Limit = float | None | Literal[Unset.UNSET]
 class Limits:
     """How long a session may idle and live, in seconds; infinity is no limit.
 
-    `own_idle` and `own_age` tell limits that were given for this session from those that the configuration sets.
+    `unused` is a further limit on idle time, for a session that nobody has used since its opening. `own_idle` and
+    `own_age` tell limits that were given for this session from those that the configuration sets.
     """
 
     idle: float
     age: float
+    unused: float = inf
     own_idle: bool = False
     own_age: bool = False
 
     @classmethod
     def emergency(cls, config: SessionConfig) -> "Limits":
-        return cls(idle=_or_infinite(config.emergency_idle_time), age=_or_infinite(config.emergency_session_age))
+        """Return the limits of an emergency, none of which is above the normal one."""
+        return cls(
+            idle=_lower(config.emergency_idle_time, config.max_idle_time),
+            age=_lower(config.emergency_session_age, config.max_session_age),
+        )
 
     def owned(self, idle: Limit, age: Limit) -> Self:
         """Return these limits with a session's own in their place."""
@@ -85,7 +95,7 @@ class SessionMetadata:
 class Filing(Protocol):
     """Where a session asks to be filed."""
 
-    def file(self, entry: Any, deadline: float, now: float) -> None: ...
+    def file_due(self, entry: Any) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,7 +112,8 @@ class Terms(Limits):
     @classmethod
     def normal(cls, config: SessionConfig, clock: Callable[[], float], filing: Filing) -> "Terms":
         idle, age = _or_infinite(config.max_idle_time), _or_infinite(config.max_session_age)
-        return cls(idle=idle, age=age, clock=clock, wall_offset=0.0, filing=filing)
+        unused = _or_infinite(config.max_unused_time)
+        return cls(idle=idle, age=age, unused=unused, clock=clock, wall_offset=0.0, filing=filing)
 
 
 class Deadlines(Protocol):
@@ -170,6 +181,11 @@ class Session(Generic[DataT]):
         """Start idle time anew and count nothing: for a further part of what is counted already."""
         self._last = self._terms.clock()
 
+    def _begin_lease(self, now: float) -> None:
+        """Note activity as `touch` does, and tell the first lease of all apart from what follows it."""
+        self._last = now
+        self._count = self._count + 1 if self._count else _OPENING
+
     def fail(self, why: str | BaseException) -> None:
         """Hide the session at once; the next pass that finds it without a lease ends it (`failed`).
 
@@ -233,13 +249,16 @@ class Session(Generic[DataT]):
         """Return how often and when last it was used, and now; all as they were at the end, once it is ended."""
         fate = self._fate
         if fate is not None and fate.reason is not None:
-            return fate.count, fate.last, fate.at
-        return self._count, self._last, self._terms.clock()
+            return int(fate.count), fate.last, fate.at
+        return int(self._count), self._last, self._terms.clock()
 
     def _file_due(self) -> None:
-        """See to it that the next pass finds this session, even one at this very moment."""
-        now = self._terms.clock()
-        self._terms.filing.file(self, now, now)
+        """See to it that the next pass finds this session, even one at this very moment; no clock can prevent it."""
+        self._terms.filing.file_due(self)
+
+    def _is_unused(self) -> bool:
+        """Return whether there was neither a second lease nor a touch since the session was made."""
+        return not self._count or self._count is _OPENING
 
     def _usable(self, now: float) -> bool:
         """Return whether the session may be handed out: mostly, a look at where it is filed is enough."""
@@ -256,6 +275,8 @@ class Session(Generic[DataT]):
             return EndReason.MAX_AGE
         if not self._pins and now >= self._last + limits.idle:
             return EndReason.IDLE_TIMEOUT
+        if not self._pins and now >= self._last + limits.unused and self._is_unused():
+            return EndReason.IDLE_TIMEOUT
         return None
 
     def _reason(self, now: float, fallback: EndReason) -> EndReason:
@@ -264,7 +285,10 @@ class Session(Generic[DataT]):
 
     def _deadline(self, now: float, limits: Limits) -> float:
         """Return the earliest moment at which the session can be due, with whatever is known now."""
-        return min((now if self._pins else self._last) + limits.idle, self._created + limits.age)
+        idle = limits.idle
+        if limits.unused < idle and self._is_unused():
+            idle = limits.unused
+        return min((now if self._pins else self._last) + idle, self._created + limits.age)
 
     def __repr__(self) -> str:
         return f"<Session {fingerprint(self.id)} {self.state}>"
@@ -272,3 +296,8 @@ class Session(Generic[DataT]):
 
 def _or_infinite(limit: float | None) -> float:
     return inf if limit is None else limit
+
+
+def _lower(emergency: float | None, normal: float | None) -> float:
+    """Return an emergency limit that is on, at most the normal one; infinity if it is off."""
+    return inf if emergency is None else min(emergency, _or_infinite(normal))

@@ -1,9 +1,28 @@
-"""What a manager and a cleanup pass report: frozen values, taken at one moment."""
+"""What a manager and a cleanup pass report: frozen values, taken at one moment.
+
+They can be pickled, copied and returned from a web framework's route; `as_dict` makes them ready for JSON.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any, NoReturn, TypeVar
 
 from .words import EndReason, Outcome, RejectionReason, Trigger
+
+WordT = TypeVar("WordT", bound=StrEnum)
+
+
+class Counts(dict[WordT, int]):
+    """Numbers by word. A dict for whoever reads, pickles or encodes it; it refuses every change."""
+
+    def _refuse(self, *_arguments: Any, **_named: Any) -> NoReturn:
+        raise TypeError("these counts were taken at one moment and do not change; make a dict of them")
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> tuple[type["Counts[WordT]"], tuple[dict[WordT, int]]]:
+        return type(self), (dict(self),)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,13 +46,18 @@ class CleanupReport:
     def total_cleaned(self) -> int:
         return sum(self.cleaned.values())
 
+    def as_dict(self) -> dict[str, object]:
+        """Return the report ready for JSON, `total_cleaned` included; words are plain strings."""
+        return {**_plain(self), "total_cleaned": self.total_cleaned}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SessionStats:
     """A manager's books at one moment: `total_created == total_cleaned + currently_active`, always.
 
-    `currently_active` includes the `leased` and the `closing` ones; `reserved` counts places that are no sessions yet.
-    The mappings hold every key. `seconds_since_cleanup` runs from the start until there was a pass.
+    `currently_active` includes the `leased` and the `closing` ones; `reserved` counts places that are no sessions yet,
+    `waiting` the creators that wait at a cap. The mappings hold every key.
+    `seconds_since_cleanup` runs from the manager's last entry until there was a pass.
     """
 
     total_created: int
@@ -44,8 +68,24 @@ class SessionStats:
     leased: int
     closing: int
     reserved: int
+    waiting: int
     peak_active: int
     rejected: Mapping[RejectionReason, int]
     cleaned_by_reason: Mapping[EndReason, int]
     last_cleanup: CleanupReport | None
     seconds_since_cleanup: float
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the statistics ready for JSON; words are plain strings, and `last_cleanup` is a dict or None."""
+        last = self.last_cleanup
+        return {**_plain(self), "last_cleanup": None if last is None else last.as_dict()}
+
+
+def _plain(value: CleanupReport | SessionStats) -> dict[str, object]:
+    return {field.name: _written(getattr(value, field.name)) for field in fields(value)}
+
+
+def _written(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {_written(key): count for key, count in value.items()}
+    return value.value if isinstance(value, StrEnum) else value

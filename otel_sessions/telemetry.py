@@ -20,6 +20,7 @@ from opentelemetry.trace import INVALID_SPAN, Link, NoOpTracer, Span, Status, St
 from . import _registry
 from ._books import Books
 from ._registry import Board, Row
+from ._tasks import Home
 from ._version import __version__
 from .session import Session
 from .stats import CleanupReport
@@ -111,7 +112,7 @@ def _observer(board: Board, name: str, read: _Read) -> Callable[[CallbackOptions
 
 
 class Telemetry:
-    """One manager's signals, from its entry until `close`, or until nobody holds this object any more."""
+    """One manager's signals, from each `open` until `close`, or until nobody holds this object any more."""
 
     def __init__(
         self,
@@ -125,10 +126,13 @@ class Telemetry:
         """When the next interval pass is due, by `clock`; None while none is to come."""
         self._clock = clock
         self.name: Final = name
-        self._passes_running = 0
+        self._home: Home | None = None
+        self._passes: set[PassSpan] = set()
+        """Those that run."""
         self.guarded: Final = _Guard(name, books)
         provider = _registry.global_provider() if meter_provider is None else meter_provider
         self._entry = _registry.enter(self, name, books, provider)
+        self._entry.closed = True
         self._tracer: Tracer = NoOpTracer()
         with self.guarded:
             self._entry.board.equip(partial(_create_instruments, provider=provider))
@@ -151,7 +155,7 @@ class Telemetry:
     def overdue(self) -> float:
         """Return by how many seconds the next interval pass is late; 0 on time and while a pass runs."""
         next_pass_at = self.next_pass_at
-        if next_pass_at is None or self._passes_running:
+        if next_pass_at is None or self._passes:
             return 0.0
         try:
             return max(0.0, self._clock() - next_pass_at)
@@ -161,7 +165,6 @@ class Telemetry:
 
     def start_pass(self, trigger: Trigger, cause: Context) -> "PassSpan":
         """Open the span of a pass: a root, linked to the span of whoever caused it."""
-        self._passes_running += 1
         span: Span = INVALID_SPAN
         with self.guarded:
             caller = trace.get_current_span(cause).get_span_context()
@@ -171,15 +174,33 @@ class Telemetry:
                 links=[Link(caller)] if caller.is_valid else None,
                 attributes={MANAGER_NAME: self.name, TRIGGER: _TEXTS[trigger]},
             )
-        return PassSpan(self, span)
+        started = PassSpan(self, span)
+        self._passes.add(started)
+        return started
 
-    def record_pass(self, report: CleanupReport, context: Context) -> None:
-        self._passes_running -= 1
+    def record_pass(self, started: "PassSpan", report: CleanupReport) -> None:
+        self._passes.discard(started)
         self._entry.board.cleanup_duration.record(
             report.duration,
             {MANAGER_NAME: self._entry.name, TRIGGER: _TEXTS[report.trigger], OUTCOME: _TEXTS[report.outcome]},
-            context,
+            started.context,
         )
+
+    def open(self, home: Home) -> None:
+        """Report the manager as running, on this loop."""
+        self._home = home
+        self._passes.clear()
+        self._entry.closed = False
+
+    def go_on_in(self, books: Books) -> None:
+        """Report the manager as ended, and by other books from now on."""
+        self.close()
+        self._entry.books = books
+        self.guarded.count_in(books)
+
+    def has_lost_its_loop(self) -> bool:
+        """Return whether nothing of the manager can run any more."""
+        return self._home is not None and self._home.is_closed()
 
     def close(self) -> None:
         """Report the manager as ended: what it still holds counts as ended by `shutdown`."""
@@ -192,6 +213,9 @@ class _Guard:
 
     def __init__(self, name: str, books: Books) -> None:
         self._name = name
+        self._books = books
+
+    def count_in(self, books: Books) -> None:
         self._books = books
 
     def __enter__(self) -> None:
@@ -219,7 +243,7 @@ class PassSpan:
     def end(self, report: CleanupReport, error: BaseException | None) -> None:
         """Record the pass: its duration and a line, inside the span, and its report. `error` is what aborted it."""
         with self._telemetry.guarded:
-            self._telemetry.record_pass(report, self.context)
+            self._telemetry.record_pass(self, report)
         with self._telemetry.guarded:
             self._log(report, error)
         with self._telemetry.guarded:

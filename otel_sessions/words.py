@@ -53,6 +53,13 @@ class RejectionReason(StrEnum):
     SHUTDOWN = "shutdown"
 
 
+class PerClientAtCap(StrEnum):
+    """What happens when a client that has `max_sessions_per_client` sessions asks for one more."""
+
+    REFUSE = "refuse"
+    EVICT_OLDEST = "evict_oldest"
+
+
 class Occupancy(StrEnum):
     """How a place that a session takes is used; the states of `otel_sessions.session.active`."""
 

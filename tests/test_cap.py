@@ -411,6 +411,53 @@ class TestEmergencies:
             await fill(manager, 1)
             assert manager.get_metrics().cleaned_by_reason[EndReason.IDLE_TIMEOUT] == 2
 
+    @pytest.mark.parametrize(("own", "evicted"), [(1000.0, True), (300.0, True), (None, False)])
+    async def test_that_holds_for_a_session_with_a_limit_of_its_own_too(
+        self, clock: Clock, own: float | None, evicted: bool
+    ) -> None:
+        settings = config(max_sessions=1, max_idle_time=100, emergency_idle_time=250)
+        async with SessionManager(settings, clock=clock) as manager:
+            session = await manager.create_session(max_idle_time=own)
+            await anyio.sleep(99)
+            retry_after = (await refusal(manager)).retry_after
+            assert (retry_after == pytest.approx(1)) == evicted
+            await anyio.sleep(1)
+            if evicted:
+                await manager.create_session()
+                assert session.end_reason is EndReason.EVICTED
+            else:
+                await refusal(manager)
+
+    async def test_an_emergency_age_above_the_normal_one_acts_as_the_normal_one_for_every_session(
+        self, clock: Clock
+    ) -> None:
+        settings = config(max_sessions=1, max_session_age=100, emergency_session_age=250, emergency_idle_time=None)
+        async with SessionManager(settings, clock=clock) as manager:
+            session = await manager.create_session(max_session_age=1000)
+            await anyio.sleep(99)
+            session.touch()
+            await refusal(manager)
+            await anyio.sleep(1)
+            await manager.create_session()
+            assert session.end_reason is EndReason.EVICTED
+
+    async def test_an_emergency_limit_that_is_off_evicts_nobody_whatever_the_normal_one_is(self, clock: Clock) -> None:
+        settings = config(max_sessions=1, max_idle_time=100, emergency_idle_time=None, emergency_session_age=None)
+        async with SessionManager(settings, clock=clock) as manager:
+            await manager.create_session(max_idle_time=1000)
+            await anyio.sleep(500)
+            await refusal(manager)
+
+    async def test_an_emergency_limit_without_a_normal_one_stands_for_itself(self, clock: Clock) -> None:
+        settings = config(max_sessions=1, max_idle_time=None, emergency_idle_time=250)
+        async with SessionManager(settings, clock=clock) as manager:
+            session = await manager.create_session(max_idle_time=1000)
+            await anyio.sleep(249)
+            await refusal(manager)
+            await anyio.sleep(1)
+            await manager.create_session()
+            assert session.end_reason is EndReason.EVICTED
+
     async def test_passes_start_at_most_once_a_second(self, clock: Clock) -> None:
         async with SessionManager(config(max_sessions=5), clock=clock) as manager:
             await fill(manager, 5)
@@ -419,12 +466,12 @@ class TestEmergencies:
                 await anyio.sleep(0.25)
             assert manager.get_metrics().cleanup_runs == 10
 
-    async def test_once_a_second_is_by_the_managers_clock_and_a_clock_that_jumps_back_stops_nothing(
+    async def test_once_a_second_is_by_the_managers_clock_which_stands_still_when_it_is_put_back(
         self, clock: Clock
     ) -> None:
         async with SessionManager(config(max_sessions=5), clock=clock) as manager:
             await fill(manager, 5)
-            for jump in (0.0, 0.0, 1.0, 0.0, -100.0):
+            for jump in (0.0, 0.0, 1.0, 0.0, -100.0, 99.0, 2.0):
                 clock.skew += jump
                 await refusal(manager)
             assert manager.get_metrics().cleanup_runs == 3

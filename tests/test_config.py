@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from otel_sessions import ConfigError, SessionConfig, SessionError
+from otel_sessions import ConfigError, EndReason, PerClientAtCap, SessionConfig, SessionError
 
 DEFAULTS = {
     "cleanup_interval": 60.0,
@@ -26,6 +26,8 @@ DEFAULTS = {
     "close_concurrency": 32,
     "drain_timeout": 10.0,
     "shutdown_timeout": 30.0,
+    "max_unused_time": None,
+    "per_client_at_cap": "refuse",
 }
 SECONDS = {
     "cleanup_interval": "cleanup_interval_secs",
@@ -36,6 +38,7 @@ SECONDS = {
     "close_timeout": "close_timeout_secs",
     "drain_timeout": "drain_timeout_secs",
     "shutdown_timeout": "shutdown_timeout_secs",
+    "max_unused_time": "max_unused_time_secs",
 }
 COUNTS = ["max_sessions", "max_sessions_per_client", "close_concurrency"]
 MAY_BE_OFF = [
@@ -45,6 +48,7 @@ MAY_BE_OFF = [
     "emergency_idle_time",
     "emergency_session_age",
     "max_sessions_per_client",
+    "max_unused_time",
 ]
 ALWAYS_ON = [name for name in DEFAULTS if name not in MAY_BE_OFF]
 KEYS = {name: SECONDS.get(name, name) for name in DEFAULTS}
@@ -165,6 +169,28 @@ def test_a_switch_takes_bools_only(value: object) -> None:
         made_with("cleanup_on_shutdown", value)
 
 
+@pytest.mark.parametrize("value", ["Refuse", "evict", "", "off", None, 1, True, EndReason.CLOSED])
+def test_a_word_takes_one_of_its_words_only(value: object) -> None:
+    with pytest.raises(ConfigError, match=r'^per_client_at_cap takes "refuse" or "evict_oldest", not '):
+        made_with("per_client_at_cap", value)
+
+
+@pytest.mark.parametrize("value", [PerClientAtCap.EVICT_OLDEST, "evict_oldest"])
+def test_a_word_that_is_given_as_text_becomes_the_word(value: str) -> None:
+    assert made_with("per_client_at_cap", value) is PerClientAtCap.EVICT_OLDEST
+
+
+def test_a_word_in_the_environment_may_be_in_capitals() -> None:
+    config = SessionConfig.from_env({"OTEL_SESSIONS_PER_CLIENT_AT_CAP": "EVICT_OLDEST"})
+
+    assert config.per_client_at_cap is PerClientAtCap.EVICT_OLDEST
+
+
+def test_a_wrong_word_in_the_environment_names_the_variable() -> None:
+    with pytest.raises(ConfigError, match=r"^OTEL_SESSIONS_PER_CLIENT_AT_CAP takes .* not 'evict'$"):
+        SessionConfig.from_env({"OTEL_SESSIONS_PER_CLIENT_AT_CAP": "evict"})
+
+
 @pytest.mark.parametrize("digits", [400, 5000])
 @pytest.mark.parametrize("name", SECONDS)
 def test_a_time_beyond_the_range_of_float_is_a_config_error(name: str, digits: int) -> None:
@@ -230,7 +256,7 @@ def test_a_cap_with_every_limit_off_warns_the_caller() -> None:
 
 
 @pytest.mark.parametrize(
-    "left_on", ["max_idle_time", "max_session_age", "emergency_idle_time", "emergency_session_age"]
+    "left_on", ["max_idle_time", "max_session_age", "max_unused_time", "emergency_idle_time", "emergency_session_age"]
 )
 def test_a_cap_with_any_limit_on_does_not_warn(left_on: str) -> None:
     limits: dict[str, Any] = dict.fromkeys(
@@ -279,6 +305,8 @@ def test_a_file_sets_every_setting(write: WriteFile) -> None:
         close_concurrency = 9
         drain_timeout_secs = 0
         shutdown_timeout_secs = 11
+        max_unused_time_secs = 12
+        per_client_at_cap = "evict_oldest"
     """)
 
     assert SessionConfig.from_toml(path) == SessionConfig(
@@ -294,6 +322,8 @@ def test_a_file_sets_every_setting(write: WriteFile) -> None:
         close_concurrency=9,
         drain_timeout=0,
         shutdown_timeout=11,
+        max_unused_time=12,
+        per_client_at_cap="evict_oldest",
     )
 
 

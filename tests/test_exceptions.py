@@ -1,5 +1,7 @@
 import copy
 import pickle
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,6 +14,7 @@ from otel_sessions import (
     RejectionReason,
     SessionError,
     SessionExists,
+    SessionManager,
     SessionNotFound,
     SinkClosed,
     SinkFull,
@@ -26,6 +29,7 @@ ERRORS: list[SessionError] = [
     SessionNotFound("s3cret", EndReason.MAX_AGE),
     SessionExists("s3cret"),
     ManagerClosed("not running"),
+    ManagerClosed("enter it", entered=False),
     SinkFull("dropped"),
     SinkClosed("not running"),
     ConfigError("max_sessions takes a whole number"),
@@ -59,6 +63,45 @@ def test_an_error_can_be_copied(error: SessionError) -> None:
     copied = copy.copy(error)
 
     assert (type(copied), str(copied), held(copied)) == (type(error), str(error), held(error))
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+def test_an_error_keeps_its_notes_in_every_copy(error: SessionError) -> None:
+    noted = copy.copy(error)
+    noted.add_note("while the cart was opened")
+
+    for copied in (copy.copy(noted), copy.deepcopy(noted), pickle.loads(pickle.dumps(noted))):  # noqa: S301  # ours
+        assert held(copied) == held(noted)
+        assert copied.__notes__ == ["while the cart was opened"]
+
+
+@pytest.mark.anyio
+async def test_a_manager_that_was_never_entered_says_so_and_what_to_do() -> None:
+    manager = SessionManager()
+    calls: list[Callable[[], Any]] = [
+        manager.create_session,
+        lambda: manager.reserve().__aenter__(),
+        lambda: manager.lease("a").__aenter__(),
+        lambda: manager.pin("a").__enter__(),
+        lambda: manager.close_session("a"),
+        manager.cleanup_stale_sessions,
+        manager.preview_cleanup,
+        manager.emergency_cleanup,
+    ]
+    for call in calls:
+        with pytest.raises(ManagerClosed, match="async with manager") as caught:
+            await call()
+        assert not caught.value.entered
+
+
+@pytest.mark.anyio
+async def test_a_manager_that_has_ended_says_that_it_was_entered() -> None:
+    async with SessionManager() as manager:
+        pass
+    for call in (manager.create_session, lambda: manager.lease("a").__aenter__(), manager.preview_cleanup):
+        with pytest.raises(ManagerClosed, match="not running") as caught:
+            await call()
+        assert caught.value.entered
 
 
 @pytest.mark.parametrize("error_type", [SessionNotFound, SessionExists])

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from otel_sessions import (
     ConfigError,
     EndReason,
+    ManagerClosed,
     RejectionReason,
     Session,
     SessionConfig,
@@ -599,6 +600,30 @@ async def test_a_stray_that_cannot_be_ended_is_logged_without_its_id(
 
 
 # A manager that does not run
+
+
+NAMED = {"x_session_id": "s", "cookie": "otel-session=s", "mcp_session_id": "s"}
+
+
+@pytest.mark.parametrize(
+    ("matcher", "kind", "headers"),
+    [
+        *((matcher, "http", headers) for matcher in MATCHERS for headers in ({}, NAMED)),
+        *((matcher, "websocket", NAMED) for matcher in MATCHERS),
+        (HeaderMatcher(), "websocket", {}),
+        (CookieMatcher(), "websocket", {}),
+    ],
+)
+async def test_a_manager_that_was_never_entered_is_loud_and_says_what_to_do(
+    matcher: SessionMatcher, kind: str, headers: dict[str, str]
+) -> None:
+    client = initializing(**headers)
+    client.scope["type"] = kind
+
+    with pytest.raises(ManagerClosed, match="async with"):
+        await client.go(SessionLeaseMiddleware(App(), SessionManager(), matcher))
+
+    assert client.sent == []
 
 
 async def test_what_needs_no_session_is_served_though_the_manager_was_never_entered() -> None:

@@ -71,9 +71,9 @@ def test_the_settings_table_names_every_setting_with_its_default() -> None:
     assert {name: default for name, _, default in rows} == defaults
     for name, key, _ in rows:
         assert key in (name, f"{name}_secs")
-        value = "true" if name == "cleanup_on_shutdown" else "7"
+        value = {"cleanup_on_shutdown": "false", "per_client_at_cap": "evict_oldest"}.get(name, "7")
         config = SessionConfig.from_env({f"OTEL_SESSIONS_{key.upper()}": value})
-        assert getattr(config, name) in (7, True)
+        assert getattr(config, name) in (7, False, "evict_oldest")
 
 
 def test_the_signals_table_names_every_metric_with_its_unit() -> None:

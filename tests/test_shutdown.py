@@ -1,6 +1,7 @@
 """The end of a manager: in full, in time, and nothing left, whatever the hooks and the callers do."""
 
 import asyncio
+import contextlib
 import gc
 import weakref
 from collections.abc import Awaitable, Callable
@@ -116,13 +117,13 @@ class TestEnding:
             begun = anyio.current_time()
         assert anyio.current_time() == begun
 
-    async def test_a_manager_is_used_once(self) -> None:
+    async def test_a_manager_that_runs_is_not_entered_again(self) -> None:
         manager = SessionManager()
         async with manager:
-            with pytest.raises(ManagerClosed):
+            with pytest.raises(ManagerClosed, match="runs already") as caught:
                 await manager.__aenter__()
-        with pytest.raises(ManagerClosed):
-            await manager.__aenter__()
+            assert caught.value.entered
+            await manager.create_session()
 
     async def test_before_the_block_shutdown_does_nothing(self) -> None:
         manager = SessionManager()
@@ -375,6 +376,49 @@ class TestHooks:
         assert len(ends.seen) == 3
         assert tasks_of_managers() == []
         assert manager.get_metrics().cleanup_errors == 0
+
+    @on_asyncio
+    async def test_a_hook_that_ignores_its_cancellation_is_cancelled_again_every_second(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        endless = Stubborn()
+        config = SessionConfig(close_timeout=2, drain_timeout=4, shutdown_timeout=20)
+        async with SessionManager(config, on_close=endless) as manager:
+            await manager.create_session("held")
+            await manager.create_session("ended")
+            with manager.pin("held"):
+                await manager.close_session("ended")
+                assert endless.cancellations == 1
+                async with anyio.create_task_group() as group:
+                    group.start_soon(manager.shutdown)
+                    await anyio.sleep(0.5)
+                    for seconds in (1, 2, 3):  # within the drain
+                        await anyio.sleep(1)
+                        assert endless.cancellations == 1 + seconds
+                    await anyio.sleep(5)  # the second hook is cut off meanwhile
+                    before = endless.cancellations
+                    await anyio.sleep(10)
+                    assert endless.cancellations == before + 2 * 10
+        assert "2 close hooks or exports ignore their cancellation and outlive the manager" in caplog.text
+        endless.released.set()
+        await settle()
+
+    @on_asyncio
+    async def test_a_hook_that_gives_in_late_ends_the_shutdown_then(self, caplog: pytest.LogCaptureFixture) -> None:
+        async def give_in_the_fifth_time(session: Session[Any], reason: EndReason) -> None:
+            for _ in range(4):
+                with contextlib.suppress(anyio.get_cancelled_exc_class()):
+                    await anyio.sleep_forever()
+            await anyio.sleep_forever()
+
+        config = SessionConfig(close_timeout=2, shutdown_timeout=20)
+        manager = SessionManager(config, on_close=give_in_the_fifth_time)
+        async with manager:
+            await manager.create_session()
+            begun = anyio.current_time()
+        assert anyio.current_time() == pytest.approx(begun + 2 + 3, abs=0.2)
+        assert "outlive" not in caplog.text
+        assert manager.get_metrics().cleaned_by_reason[EndReason.SHUTDOWN] == 1
 
     @pytest.mark.parametrize("shutdown_timeout", [30.0, 2.0])
     async def test_hooks_that_never_end_are_left_behind_in_time(

@@ -97,9 +97,8 @@ async def test_hooks_get_their_close_timeout_although_the_drain_takes_all_it_may
 async def test_a_lease_is_given_back_although_the_clock_fails_then(failing_clock: FailingClock) -> None:
     async with SessionManager(clock=failing_clock) as manager:
         session = await manager.create_session()
-        with pytest.raises(OSError, match="no time"):
-            async with manager.lease(session.id):
-                failing_clock.broken = True
+        async with manager.lease(session.id):
+            failing_clock.broken = True
         failing_clock.broken = False
         assert manager.get_metrics().leased == 0
         with anyio.CancelScope():  # the lease's own scope has been left

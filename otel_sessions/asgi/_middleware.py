@@ -252,7 +252,7 @@ class SessionLeaseMiddleware:
 
     async def _refuse(self, exchange: Exchange, error: SessionError) -> None:
         """Answer for a session that is unknown or cannot be had. Raises `ManagerClosed` if the manager never ran."""
-        if isinstance(error, ManagerClosed) and not getattr(error, "entered", True):
+        if isinstance(error, ManagerClosed) and not error.entered:
             raise error
         await exchange.refuse(error, self._matcher.refusal(error))
 
