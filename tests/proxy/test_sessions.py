@@ -162,7 +162,7 @@ def test_an_upstream_that_refuses_a_farewell_is_logged_in_short(
         use(proxy, http, session_id, authorization="Bearer of eve")
         proxy.until_active(0)
 
-        until(proxy.process.said, lambda said: "the upstream answered 401 to the end of a session" in said)
+        until(proxy.process.said, lambda said: "the upstream answered 401 to the DELETE of a session" in said)
         assert proxy.process.said().count("Traceback") == 1
     as_ada = {"mcp-session-id": session_id, **AS_ADA}
     assert httpx2.delete(f"{origin.url}/mcp", headers=as_ada, trust_env=False).status_code == 204
