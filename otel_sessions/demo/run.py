@@ -20,6 +20,7 @@ import anyio
 
 from otel_sessions import SessionConfig
 from otel_sessions.proxy.otlp import ENDPOINT
+from otel_sessions.proxy.signals import hangups
 
 from .connections import connections
 from .limits import BUFFER_BYTES, demo_limits, flags_of, without_cleanup
@@ -77,10 +78,10 @@ def run(options: Options) -> int:
     """Run the demo, print what it comes to and write the report; return 0, or 1 if the verdict is bad.
 
     Raises `ConfigError`, `PortTaken`, `DemoFailed`, `OutputFailed` and `ReportFailed`, and `KeyboardInterrupt` on
-    SIGTERM as on SIGINT.
+    SIGTERM and SIGHUP as on SIGINT.
     """
     limits = demo_limits(options.clients)
-    with made(options.report), _sigterm_as_sigint():
+    with made(options.report), _others_as_sigint():
         state = anyio.run(_run, options, limits)
         verdict = judge(state.ours, state.twin, options.clients)
         sum_up(state, verdict)
@@ -237,11 +238,15 @@ def _ungrouped() -> Iterator[None]:
 
 
 @contextmanager
-def _sigterm_as_sigint() -> Iterator[None]:
+def _others_as_sigint() -> Iterator[None]:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background, where SIGTERM has to end it
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    usual = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    usual = {
+        number: signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
+        for number in (signal.SIGTERM, *hangups())
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, usual)
+        for number, handler in usual.items():
+            signal.signal(number, handler)

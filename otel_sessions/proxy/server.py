@@ -38,6 +38,7 @@ from .otlp import exporting
 from .peer import Peer
 from .rules import Rules, target_of
 from .settings import Settings
+from .signals import hangups
 from .sockets import listen
 from .unleased import Unleased
 from .upstream import Upstream
@@ -227,8 +228,9 @@ class _Server(uvicorn.Server):
         It stays ignored at the end, because a terminal that closes sends two, and records may still be written.
         """
         with super().capture_signals():
-            if threading.current_thread() is threading.main_thread() and _may_hang_up():
-                signal.signal(signal.SIGHUP, self._handle_hangup)
+            if threading.current_thread() is threading.main_thread():
+                for hangup in hangups():
+                    signal.signal(hangup, self._handle_hangup)
             yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -273,11 +275,6 @@ def _log_to_stderr(log_format: str) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     logging.getLogger("uvicorn.error").addFilter(_is_no_refused_handshake)
-
-
-def _may_hang_up() -> bool:
-    """Return whether this system knows SIGHUP, and whoever started this process lets the signal through."""
-    return hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
 
 
 def _written(listener: socket.socket) -> str:
