@@ -35,6 +35,8 @@ from .verdict import judge
 
 _LOOK_SECONDS: Final = 0.25
 _START_SECONDS: Final = 30.0
+_SETTLED_SECONDS: Final = 5.0
+"""How long a busy proxy may take for its readings at the end, more than usual."""
 _END: Final = Moment(phase="the end", present=0.0, leaves=False)
 """What stands for the story when its time is over, and requests are still under way."""
 
@@ -77,8 +79,8 @@ class Options:
 def run(options: Options) -> int:
     """Run the demo, print what it comes to and write the report; return 0, or 1 if the verdict is bad.
 
-    Raises `ConfigError`, `PortTaken`, `DemoFailed`, `OutputFailed` and `ReportFailed`, and `KeyboardInterrupt` on
-    SIGTERM and SIGHUP as on SIGINT.
+    Raises `ConfigError`, `PortTaken`, `DemoFailed`, `OutputClosed`, `OutputFailed` and `ReportFailed`, and
+    `KeyboardInterrupt` on SIGTERM and SIGHUP as on SIGINT.
     """
     limits = demo_limits(options.clients)
     with made(options.report), _others_as_sigint():
@@ -142,6 +144,7 @@ async def _drive(options: Options, sides: list[Side], children: Mapping[_Part, C
                 for side in sides:
                     loads.start_soon(side.load.run)
             watching.cancel_scope.cancel()
+        await _until_settled(options, sides)
     for name in _ended(children):
         raise DemoFailed(f"{name} ended under load")
     for side in sides:
@@ -177,6 +180,17 @@ async def _watch(
                 side.load.stop()
         show(_state(options, sides, elapsed, sides[0].load.moment if elapsed < options.duration else _END))
     load.cancel()
+
+
+async def _until_settled(options: Options, sides: list[Side]) -> None:
+    """Wait for a reading of each proxy that was begun after its load had ended, so that both agree on what was done."""
+    enough = {side: side.proxy.lines + 2 for side in sides}  # the next one may be under way
+    seconds = pace(options.duration)
+    end = anyio.current_time() + _SETTLED_SECONDS + 2 * seconds
+    while any(side.proxy.lines < lines and not side.proxy.ended for side, lines in enough.items()):
+        if anyio.current_time() > end:
+            return
+        await anyio.sleep(seconds / 5)
 
 
 def _ended(children: Mapping[_Part, Child]) -> list[str]:
