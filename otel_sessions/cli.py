@@ -187,8 +187,8 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
         "same virtual clients, show how they do, sum up, and write a report. OTEL_SESSIONS_* changes the limits of the "
         "proxy with cleanup and cap. With --otlp, or OTEL_EXPORTER_OTLP_ENDPOINT set, both export metrics, traces and "
         "logs to that collector. Exits 0 when the books balance, cleanup works and memory is bounded, 1 when they do "
-        "not or the run was too short to tell, 2 when it could not be tried or its report not written, 130 on Ctrl-C, 141 "
-        "when nobody reads its output any more."
+        "not or the run was too short to tell, 2 when it could not be tried or its report not written, 130 on Ctrl-C, "
+        "141 when nobody reads its output any more."
     )
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
     parser.set_defaults(command=_demo, needs="demo", extra="demo")
