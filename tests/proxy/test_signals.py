@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.processes import HOST, clean_environ, free_port
+from tests.processes import HOST, clean_environ, free_port, killed_late
 from tests.waiting import until
 
 from .conftest import Origin, StartProxy
@@ -41,13 +41,10 @@ def listening(
         text=True,
         env=clean_environ(),
     )
-    with process:
-        try:
-            assert process.stderr is not None
-            assert any("listening on " in line for line in process.stderr)
-            yield process
-        finally:
-            process.kill()
+    with process, killed_late(process):
+        assert process.stderr is not None
+        assert any("listening on " in line for line in process.stderr)
+        yield process
 
 
 def opened(url: str) -> str:
