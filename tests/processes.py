@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -90,6 +91,18 @@ def running_module(module: str, folder: Path, *arguments: str, name: str = "", *
     command = [sys.executable, "-m", f"{package}.{module}", *arguments]
     with running(name or module, command, folder, environ) as process:
         yield process
+
+
+@contextlib.contextmanager
+def killed_late(process: "subprocess.Popen[str]", seconds: float = 60.0) -> Iterator[None]:
+    """Kill a process at the end of the block, and after so many seconds, so that reading from it ends at last."""
+    late = threading.Timer(seconds, process.kill)
+    late.start()
+    try:
+        yield
+    finally:
+        late.cancel()
+        process.kill()
 
 
 def clean_environ() -> dict[str, str]:

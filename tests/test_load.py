@@ -19,7 +19,7 @@ from otel_sessions.demo.mcp import CALL, OPENED, OPENING, REVISION, headers_of
 from otel_sessions.demo.phases import PHASES, STEADY, Phase, Story
 from otel_sessions.demo.upstream import Upstream as ToyUpstream
 
-from .processes import clean_environ
+from .processes import clean_environ, killed_late
 
 pytestmark = pytest.mark.no_cover
 
@@ -265,11 +265,8 @@ def loading(target: str, *arguments: str, before: tuple[str, ...] = ()) -> Itera
         text=True,
         env=clean_environ(),
     )
-    with process:
-        try:
-            yield process
-        finally:
-            process.kill()
+    with process, killed_late(process):
+        yield process
 
 
 def read_until(process: "subprocess.Popen[str]", words: str) -> str:
@@ -328,6 +325,7 @@ def test_a_load_that_had_an_answer_of_any_kind_exits_with_0(somebody: str) -> No
 
 @pytest.mark.processes
 def test_a_load_whose_target_falls_silent_again_says_so_again(nobody: str) -> None:
+    Answering.asked.clear()
     with loading(nobody) as load:
         read_until(load, "does not answer")
         with ThreadingHTTPServer(("127.0.0.1", int(nobody.rsplit(":")[1])), Answering) as server:

@@ -1,7 +1,6 @@
 """What the programs say of telemetry that goes nowhere."""
 
 import logging
-import signal
 import subprocess
 import sys
 
@@ -11,7 +10,7 @@ from otel_sessions import ConfigError
 from otel_sessions.cli import main
 from otel_sessions.proxy.otlp import LostTelemetry, require_exporters
 
-from .processes import clean_environ
+from .processes import clean_environ, killed_late
 
 pytestmark = pytest.mark.no_cover
 
@@ -126,12 +125,9 @@ def test_a_program_names_the_collector_that_it_cannot_reach(protocol: str) -> No
             "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
         },
     )
-    with process:
-        try:
-            assert process.stderr is not None
-            line = next(line for line in process.stderr if "telemetry is lost" in line)
-        finally:
-            process.send_signal(signal.SIGKILL)
+    with process, killed_late(process):
+        assert process.stderr is not None
+        line = next(line for line in process.stderr if "telemetry is lost" in line)
 
     assert line.startswith(f"telemetry is lost: the export to http://{collector} failed: ")
     assert not any(secret in line for secret in SECRETS)

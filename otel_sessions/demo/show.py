@@ -65,6 +65,8 @@ def say(*lines: str) -> None:
 
     Raises `OutputClosed` where nobody reads stdout any more, and `OutputFailed` where it cannot be written to.
     """
+    if sys.stdout is None:
+        raise OutputFailed("stdout cannot be written to: it is closed")
     encoding = sys.stdout.encoding or "utf-8"
     try:
         print(*(line.encode(encoding, "backslashreplace").decode(encoding) for line in lines), sep="\n", flush=True)

@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from tests.exchanges import INITIALIZE
-from tests.processes import HOST, clean_environ, free_port
+from tests.processes import HOST, clean_environ, free_port, killed_late
 from tests.waiting import until
 
 from .conftest import Origin, StartProxy
@@ -42,13 +42,10 @@ def listening(
         text=True,
         env=clean_environ(),
     )
-    with process:
-        try:
-            assert process.stderr is not None
-            assert any("listening on " in line for line in process.stderr)
-            yield process
-        finally:
-            process.kill()
+    with process, killed_late(process):
+        assert process.stderr is not None
+        assert any("listening on " in line for line in process.stderr)
+        yield process
 
 
 def opened(url: str) -> str:
