@@ -145,15 +145,16 @@ class Countdown(Generic[ItemT]):
     async def _count(self) -> None:
         try:
             while self._due_at:
-                item, due_at = next(iter(self._due_at.items()))
-                await anyio.sleep_until(due_at)
-                if self._due_at.get(item) == due_at:
-                    del self._due_at[item]
-                    self._end(item)
+                due_at = next(iter(self._due_at.values()))
+                await anyio.sleep_until(due_at)  # no item is held here: the first one may be discarded meanwhile
+                if self._due_at and next(iter(self._due_at.values())) <= due_at:
+                    self._end_first()
         finally:
             self._counting = False
 
-    def _end(self, item: ItemT) -> None:
+    def _end_first(self) -> None:
+        item = next(iter(self._due_at))
+        del self._due_at[item]
         try:
             self._on_due(item)
         except Exception as error:

@@ -659,6 +659,7 @@ class TestDraining:
             with manager.pin(session.id):
                 await anyio.sleep(20)
                 await manager.cleanup_stale_sessions()
+                await settle()  # the drain counts down
             assert (await manager.cleanup_stale_sessions()).total_cleaned == 1
             del session
             gc.collect()

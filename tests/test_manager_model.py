@@ -7,9 +7,10 @@ expired or terminal, nothing leased was cleaned early, and every end happened on
 import asyncio
 import logging
 import math
+import sys
 from collections.abc import Awaitable, Callable
 from contextvars import Context
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -35,6 +36,7 @@ from otel_sessions import (
     EndReason,
     Hold,
     ManagerClosed,
+    PerClientAtCap,
     Session,
     SessionConfig,
     SessionExists,
@@ -57,6 +59,7 @@ CONFIG = SessionConfig(
     emergency_idle_time=5.0,
     emergency_session_age=30.0,
     drain_timeout=4.0,
+    max_unused_time=12.0,
 )
 TICK = 1.0
 CAP, CLIENT_CAP = 5, 3
@@ -71,9 +74,38 @@ class Driver(Protocol):
     def close(self) -> None: ...
 
 
+class WaywardClock(Clock):
+    """A clock that gives a wrong reading, or raises, while it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wrong: Callable[[float], float] | None = None
+
+    def __call__(self) -> float:
+        return self.true() if self.wrong is None else self.wrong(self.true())
+
+    def true(self) -> float:
+        return super().__call__()
+
+
+def fail_to_tell(now: float) -> float:
+    raise OSError(f"no time at {now}")
+
+
+WRONG: list[Callable[[float], float]] = [
+    lambda _: math.nan,
+    lambda _: math.inf,
+    lambda _: -math.inf,
+    lambda now: now - 500.0,
+]
+
+
 class AsyncioDriver:
     def __init__(self) -> None:
-        self._runner = asyncio.Runner(loop_factory=VirtualLoop)
+        self._runner = asyncio.Runner(loop_factory=self._make_loop)
+
+    def _make_loop(self) -> asyncio.AbstractEventLoop:
+        return VirtualLoop()
 
     def call(self, function: Callable[[], Awaitable[T]]) -> T:
         async def run() -> T:
@@ -91,6 +123,15 @@ class AsyncioDriver:
 
     def close(self) -> None:
         self._runner.close()
+
+
+class EagerAsyncioDriver(AsyncioDriver):
+    """Tasks run as far as they can within the step that starts them; from Python 3.12 on."""
+
+    def _make_loop(self) -> asyncio.AbstractEventLoop:
+        loop = VirtualLoop()
+        loop.set_task_factory(getattr(asyncio, "eager_task_factory"))  # noqa: B009  # not there before
+        return loop
 
 
 class TrioDriver:
@@ -139,12 +180,19 @@ class Model:
     failed_at: float = math.inf
     unleased_since: float = -math.inf
     messages: int = 0
+    leases: int = 0
 
-    def due(self, now: float, idle: float | None = None, age: float | None = None) -> bool:
+    @property
+    def idle_limit(self) -> float:
+        """Its idle limit, or that of a session that has had neither a second lease nor a touch."""
+        is_unused = self.messages == self.leases <= 1
+        return min(self.idle, 12.0) if is_unused else self.idle
+
+    def due(self, now: float) -> bool:
         return (
             now >= self.failed_at
-            or now >= self.created + (self.age if age is None else age)
-            or (not self.pins and now >= self.last + (self.idle if idle is None else idle))
+            or now >= self.created + self.age
+            or (not self.pins and now >= self.last + self.idle_limit)
         )
 
 
@@ -187,12 +235,20 @@ class ManagerMachine(RuleBasedStateMachine):
     @initialize(
         target=sessions,
         with_hook=st.booleans(),
+        at_cap=st.sampled_from(PerClientAtCap),
         ids=st.lists(st.none() | st.sampled_from("abc"), max_size=4, unique=True),
     )
-    def start(self, ids: list[str | None], with_hook: bool) -> Any:
+    def start(self, ids: list[str | None], with_hook: bool, at_cap: PerClientAtCap) -> Any:
         self.with_hook = with_hook
+        self.evicts_oldest = at_cap is PerClientAtCap.EVICT_OLDEST
         self.driver = self.driver_type()
-        self.clock = Clock()
+        self.clock = WaywardClock()
+        self.stopped_at = 0.0
+        self.well_since = -math.inf
+        self.clock_errors = 0
+        self.meddled: set[Session[str]] = set()
+        self.unsettled = False
+        self.creating_for: str | None = None
         self.live: dict[Session[str], Model] = {}
         self.ended: dict[Session[str], EndReason] = {}
         self.reports: list[tuple[Session[str], EndReason]] = []
@@ -210,10 +266,16 @@ class ManagerMachine(RuleBasedStateMachine):
             if session.data == "raises":
                 self.failed_hooks += 1
                 raise RuntimeError("this hook always raises")
+            if session.data == "meddles":
+                for other in [other for other in self.live if other.end_reason is None][:1]:
+                    self.meddled.add(other)
+                    self.unsettled = True
+                    await self.manager.close_session(other.id)
 
         async def enter() -> SessionManager[str]:
             self.clock.follow_running_loop()
-            manager = SessionManager[str](CONFIG, on_close=on_close if with_hook else None, clock=self.clock)
+            config = replace(CONFIG, per_client_at_cap=at_cap)
+            manager = SessionManager[str](config, on_close=on_close if with_hook else None, clock=self.clock)
             return await manager.__aenter__()
 
         self.manager = self.driver.call(enter)
@@ -226,17 +288,18 @@ class ManagerMachine(RuleBasedStateMachine):
         target=sessions,
         session_id=st.one_of(st.none(), st.sampled_from(["a", "b", "c"])),
         client=st.sampled_from([None, "x", "y"]),
-        data=st.sampled_from(["fine", "raises"]),
+        data=st.sampled_from(["fine", "raises", "meddles"]),
         idle=limits,
         age=limits,
     )
     def create(self, session_id: str | None, client: str | None, data: str, idle: Any, age: Any) -> Any:
         standing = next((m for m in self.live.values() if m.session.id == session_id), None)
-        gives_way = standing is not None and not standing.pins and standing.due(self.clock())
+        gives_way = standing is not None and not standing.pins and standing.due(self.now())
         free = len(self.live) - gives_way + len(self.reserved) < CAP
         given = gives_way and standing is not None and standing.client == client
         client_full = client is not None and self._clients(client) - given >= CLIENT_CAP
         self.evicting = True
+        self.creating_for = client
         try:
             session = self.driver.call(
                 lambda: self.manager.create_session(
@@ -250,26 +313,31 @@ class ManagerMachine(RuleBasedStateMachine):
         except TooManySessions as error:
             assert client_full or not free, "refused although there is room"
             assert error.limit == (CLIENT_CAP if free else CAP)
+            assert not self._may_evict(client)
             event(f"refused: {error.reason}")
             return multiple()
         finally:
             self._take_reports()
             self.evicting = False
+            self.creating_for = None
         assert standing is None or standing.session in self.ended
         return self._add(session, client, idle, age)
 
     @rule(target=places, client=st.sampled_from([None, "x", "y"]))
     def reserve(self, client: str | None) -> Any:
         self.evicting = True
+        self.creating_for = client
         free = len(self.live) + len(self.reserved) < CAP
         try:
             place = self.driver.call(lambda: self.manager.reserve(client=client).__aenter__())
         except TooManySessions:
             assert not free or (client is not None and self._clients(client) >= CLIENT_CAP)
+            assert not self._may_evict(client)
             return multiple()
         finally:
             self._take_reports()
             self.evicting = False
+            self.creating_for = None
         self.reserved.append(client)
         return place, client
 
@@ -419,14 +487,14 @@ class ManagerMachine(RuleBasedStateMachine):
     def touch(self, model: Model) -> None:
         if model.session in self.live:
             model.session.touch()
-            model.last = self.clock()
+            model.last = self.now()
             model.messages += 1
 
     @rule(model=sessions)
     def fail(self, model: Model) -> None:
         model.session.fail("the model said so")
         if model.session in self.live:
-            model.failed_at = min(model.failed_at, self.clock())
+            model.failed_at = min(model.failed_at, self.now())
 
     @rule(model=sessions)
     def close(self, model: Model) -> None:
@@ -444,20 +512,23 @@ class ManagerMachine(RuleBasedStateMachine):
     def advance(self, seconds: float) -> None:
         self.driver.advance(seconds)
         self._take_reports()
-        now = self.clock()
+        now = self.now()
         for model in self.live.values():
             if not model.pins:
                 late = now - CONFIG.cleanup_interval - TICK
+                if late < self.well_since:
+                    continue
                 assert late < model.unleased_since or not model.due(late), "an interval pass has missed it"
 
     @rule()
     def preview_and_clean(self) -> None:
-        due = [m for m in self.live.values() if not m.pins and m.due(self.clock())]
+        due = [m for m in self.live.values() if not m.pins and m.due(self.now())]
+        meddled = len(self.meddled)
         preview = self.driver.call(self.manager.preview_cleanup)
         assert preview.total_cleaned == len(due)
         report = self.driver.call(self.manager.cleanup_stale_sessions)
-        assert report.cleaned == preview.cleaned
         self._take_reports()
+        assert report.cleaned == preview.cleaned or len(self.meddled) > meddled
         assert all(model.session in self.ended for model in due)
 
     @rule(idle=limits, age=limits)
@@ -465,20 +536,48 @@ class ManagerMachine(RuleBasedStateMachine):
         self.pass_limits = tuple(
             None if limit is UNSET else math.inf if limit is None else limit for limit in (idle, age)
         )  # type: ignore[assignment]
-        before = set(self.live)
+        before, meddled = set(self.live), len(self.meddled)
         preview = self.driver.call(lambda: self.manager.preview_cleanup(max_idle_time=idle, max_session_age=age))
         report = self.driver.call(lambda: self.manager.cleanup_stale_sessions(max_idle_time=idle, max_session_age=age))
         self._take_reports()
         self.pass_limits = (None, None)
-        assert report.total_cleaned == preview.total_cleaned == len(before - set(self.live))
+        if len(self.meddled) == meddled:
+            assert report.total_cleaned == preview.total_cleaned == len(before - set(self.live))
 
     @rule()
     def emergency(self) -> None:
         self.evicting = True
+        meddled = len(self.meddled)
         report = self.driver.call(self.manager.emergency_cleanup)
         self._take_reports()
         self.evicting = False
-        assert report.remaining == len(self.live)
+        assert report.remaining == len(self.live) or len(self.meddled) > meddled
+
+    @rule(wrong=st.sampled_from(WRONG))
+    def let_the_clock_give_wrong_readings(self, wrong: Callable[[float], float]) -> None:
+        if self.clock.wrong is None:
+            self.stopped_at = self.clock()
+            self.manager.get_metrics()  # so that this is the last good reading
+        self.clock.wrong = wrong
+
+    @rule()
+    def let_the_clock_be_well_again(self) -> None:
+        if self.clock.wrong is not None:
+            self.clock.wrong = None
+            self.well_since = self.clock()
+
+    @rule(seconds=pauses)
+    def let_the_clock_raise_for_a_while(self, seconds: float) -> None:
+        errors, failed = self.manager.get_metrics().cleanup_errors, self.failed_hooks
+        before = self.clock.wrong
+        if before is None:
+            self.stopped_at = self.clock()
+        self.clock.wrong = fail_to_tell
+        self.driver.advance(seconds)
+        self.clock.wrong = before
+        self.well_since = self.clock.true()
+        self.clock_errors += self.manager.get_metrics().cleanup_errors - errors - (self.failed_hooks - failed)
+        self._take_reports()
 
     # What must always be true
 
@@ -496,13 +595,14 @@ class ManagerMachine(RuleBasedStateMachine):
         assert stats.currently_active + stats.reserved <= CAP
         assert stats.leased == sum(1 for model in self.live.values() if model.pins)
         assert stats.closing == 0
-        assert stats.cleanup_errors == self.failed_hooks
+        assert stats.waiting == 0
+        assert stats.cleanup_errors == self.failed_hooks + self.clock_errors
 
     @invariant()
     def what_is_visible_is_alive_and_what_is_not_is_not(self) -> None:
         for model in getattr(self, "live", {}).values():
             got = self.manager.get(model.session.id)
-            assert (got is model.session) == (not model.due(self.clock()))
+            assert (got is model.session) == (not model.due(self.now()))
             assert (model.session.id in self.manager) == (got is not None)
             assert got is not None or self.manager.touch(model.session.id) is None
             assert model.session.metadata.message_count == model.messages
@@ -524,6 +624,14 @@ class ManagerMachine(RuleBasedStateMachine):
 
     # The model's own arithmetic
 
+    def now(self) -> float:
+        """The time by the manager's clock: it stands still while the readings are wrong."""
+        return self.clock() if self.clock.wrong is None else self.stopped_at
+
+    def _may_evict(self, client: str | None) -> bool:
+        own = [model for model in self.live.values() if model.client == client and not model.pins]
+        return client is not None and self.evicts_oldest and self._clients(client) >= CLIENT_CAP and bool(own)
+
     async def _event(self) -> anyio.Event:
         return anyio.Event()
 
@@ -532,12 +640,12 @@ class ManagerMachine(RuleBasedStateMachine):
 
     def _visible(self, session_id: str) -> Model | None:
         return next(
-            (m for m in self.live.values() if m.session.id == session_id and not m.due(self.clock())),
+            (m for m in self.live.values() if m.session.id == session_id and not m.due(self.now())),
             None,
         )
 
     def _add(self, session: Session[str], client: str | None, idle: Any, age: Any) -> Model:
-        now = self.clock()
+        now = self.now()
         self.created += 1
         model = Model(
             session,
@@ -554,16 +662,20 @@ class ManagerMachine(RuleBasedStateMachine):
 
     def _lease(self, model: Model) -> None:
         model.pins += 1
+        model.leases += 1
         model.messages += 1
-        model.last = self.clock()
+        model.last = self.now()
 
     def _release(self, model: Model) -> None:
         if model.session in self.live:
             model.pins -= 1
-            model.last = self.clock()
-            model.unleased_since = self.clock()
+            model.last = self.now()
+            model.unleased_since = self.now()
 
     def _take_reports(self) -> None:
+        while self.unsettled:  # a hook waits for no other hook
+            self.unsettled = False
+            self.driver.call(settle)
         if not self.with_hook:
             self.reports = [(session, session.end_reason) for session in self.live if session.end_reason is not None]
         for session, reason in self.reports:
@@ -577,16 +689,18 @@ class ManagerMachine(RuleBasedStateMachine):
         self.reports.clear()
 
     def _allows(self, model: Model, reason: EndReason, at: float) -> bool:
-        by_hand = model.session is self.closing_by_hand or self.shutting_down
+        by_hand = model.session is self.closing_by_hand or self.shutting_down or model.session in self.meddled
         idle, age = self.pass_limits
-        idle = model.idle if idle is None or model.own_idle else min(idle, model.idle)
+        idle = model.idle_limit if idle is None or model.own_idle else min(idle, model.idle_limit)
         age = model.age if age is None or model.own_age else min(age, model.age)
+        # Drains run on the loop's time, which goes on while the clock stands still.
+        drain = CONFIG.drain_timeout if self.well_since == -math.inf and self.clock.wrong is None else 0.0
         match reason:
             case EndReason.FAILED:
-                drained = at >= model.created + model.age + CONFIG.drain_timeout
+                drained = at >= model.created + model.age + drain
                 return at >= model.failed_at and (not model.pins or by_hand or drained)
             case EndReason.MAX_AGE:
-                grace = CONFIG.drain_timeout if model.pins and not by_hand else 0.0
+                grace = drain if model.pins and not by_hand else 0.0
                 return at >= model.created + (model.age if model.pins else age) + grace
             case EndReason.IDLE_TIMEOUT:
                 return not model.pins and at >= model.last + idle
@@ -598,7 +712,8 @@ class ManagerMachine(RuleBasedStateMachine):
                 # A limit that the session itself has switched off has no emergency value either.
                 by_idle = model.idle < math.inf and at >= model.last + 5.0
                 by_age = model.age < math.inf and at >= model.created + 30.0
-                return self.evicting and not model.pins and (by_idle or by_age)
+                by_client = self.evicts_oldest and model.client is not None and model.client == self.creating_for
+                return self.evicting and not model.pins and (by_idle or by_age or by_client)
 
 
 class OnAsyncio(ManagerMachine):
@@ -609,8 +724,15 @@ class OnTrio(ManagerMachine):
     driver_type = TrioDriver
 
 
+class OnEagerAsyncio(ManagerMachine):
+    driver_type = EagerAsyncioDriver
+
+
+needs_eager_tasks = pytest.mark.skipif(sys.version_info < (3, 12), reason="asyncio has them from Python 3.12 on")
+
+
 @pytest.mark.no_cover  # the same lines again and again
-@pytest.mark.parametrize("machine", [OnAsyncio, OnTrio])
+@pytest.mark.parametrize("machine", [OnAsyncio, OnTrio, pytest.param(OnEagerAsyncio, marks=needs_eager_tasks)])
 def test_the_manager_does_what_a_dict_would(machine: type[ManagerMachine], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL, logger="otel_sessions")  # the hooks that raise are meant to
     run_state_machine_as_test(machine, settings=settings(max_examples=60, stateful_step_count=50, deadline=None))
