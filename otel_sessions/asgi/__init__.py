@@ -3,6 +3,17 @@
 from otel_sessions.matchers import Scope
 
 from ._exchange import SESSION, ASGIApp, Message, Receive, Send
+from ._lifespan import RunManager, lifespan
 from ._middleware import SessionLeaseMiddleware
 
-__all__ = ["SESSION", "ASGIApp", "Message", "Receive", "Scope", "Send", "SessionLeaseMiddleware"]
+__all__ = [
+    "SESSION",
+    "ASGIApp",
+    "Message",
+    "Receive",
+    "RunManager",
+    "Scope",
+    "Send",
+    "SessionLeaseMiddleware",
+    "lifespan",
+]
