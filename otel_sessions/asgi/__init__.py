@@ -2,6 +2,7 @@
 
 from otel_sessions.matchers import Scope
 
+from ._app_sessions import EndInApp
 from ._exchange import SESSION, ASGIApp, Message, Receive, Send
 from ._lifespan import RunManager, lifespan
 from ._middleware import SessionLeaseMiddleware
@@ -9,6 +10,7 @@ from ._middleware import SessionLeaseMiddleware
 __all__ = [
     "SESSION",
     "ASGIApp",
+    "EndInApp",
     "Message",
     "Receive",
     "RunManager",

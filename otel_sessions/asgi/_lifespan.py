@@ -14,8 +14,7 @@ from otel_sessions.manager import SessionManager
 
 from ._exchange import ASGIApp, Message, Receive, Send
 
-_AppT = TypeVar("_AppT")
-_StateT = TypeVar("_StateT")
+_LifespanT = TypeVar("_LifespanT", bound=Callable[[Any], AbstractAsyncContextManager[Any]])
 
 _FAILURES: Final = (Exception, SystemExit)
 """What a startup may raise: `sys.exit("no database")` is as usual there as an error."""
@@ -28,9 +27,7 @@ def lifespan(
     manager: SessionManager[Any], then: None = None
 ) -> Callable[[object], AbstractAsyncContextManager[None]]: ...
 @overload
-def lifespan(
-    manager: SessionManager[Any], then: Callable[[_AppT], AbstractAsyncContextManager[_StateT]]
-) -> Callable[[_AppT], AbstractAsyncContextManager[_StateT]]: ...
+def lifespan(manager: SessionManager[Any], then: _LifespanT) -> _LifespanT: ...
 def lifespan(
     manager: SessionManager[Any], then: Callable[[Any], AbstractAsyncContextManager[Any]] | None = None
 ) -> Callable[[Any], AbstractAsyncContextManager[Any]]:
