@@ -1,7 +1,8 @@
 """Which session an HTTP or WebSocket exchange belongs to, and how its id travels.
 
-A matcher reads what a request says and writes what an answer says; it keeps nothing and knows no manager. Ids are made
-by the manager and told to the client (`mints`), or made by the app and found in its answer.
+A matcher reads what a request says, and writes what an answer says. It keeps nothing and knows no manager. There are
+two kinds: an `IssuingMatcher` for ids that the manager makes, and an `AdoptingMatcher` for ids that the app makes. A
+matcher of your own subclasses one of them, and gets the usual behaviour for whatever it leaves out.
 """
 
 import json
@@ -9,28 +10,47 @@ import math
 import re
 from collections.abc import Iterable, MutableMapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from http import HTTPStatus
-from typing import Final, Protocol, cast
+from typing import Any, Final, Protocol, cast, runtime_checkable
 
-from .exceptions import SessionError, SessionNotFound, TooManySessions
+from ._http import cookies, set_cookie
+from ._http.json_rpc import calls
+from .exceptions import ConfigError, SessionError, SessionNotFound, TooManySessions
 
-Scope = MutableMapping[str, object]
+Scope = MutableMapping[str, Any]
 Headers = Sequence[tuple[bytes, bytes]]
 
+MOST_LOOKED_AT: Final = 8192
+"""Bytes of a request's body that a matcher may ask for."""
 _FIRST_WITHOUT_SESSIONS: Final = "2026-07-28"
 """The first revision of MCP in which a session id must be ignored."""
 _REVISION: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_OLD_TRANSPORT: Final = re.compile(rb"(^|&)session_?id=", re.IGNORECASE)
+"""How messages of MCP's HTTP+SSE transport (revision 2024-11-05) name their session: in the query."""
+_MCP_ID: Final = b"mcp-session-id"
 _INVALID_REQUEST, _SERVER_ERROR = -32600, -32000
 """JSON-RPC 2.0, section 5.1; the SDKs of MCP answer for an unknown session with the former."""
 
 
+class Opens(StrEnum):
+    """Whether a request that is in no session yet may open one."""
+
+    NO = "no"
+    YES = "yes"
+    BY_BODY = "by_body"
+    """The start of its body decides (`AdoptingMatcher.body_opens`)."""
+    FOR_EXCHANGE = "for_exchange"
+    """Yes, and the session ends with the exchange: its client is told no id."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Match:
-    """What a request says: `session_id` names its session; `opens` that one may begin if that is not there, or none is
-    named. With neither, the exchange has nothing to do with sessions."""
+    """What a request's head says. The first of `session_ids` that is a live session of this client is the request's
+    session. Without one, `opens` says whether a session may begin. If none may, ids that were named are refused."""
 
-    session_id: str | None = None
-    opens: bool = False
+    session_ids: tuple[str, ...] = ()
+    opens: Opens = Opens.NO
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,136 +62,205 @@ class Answer:
     body: bytes
 
 
-class SessionMatcher(Protocol):
-    """What a middleware asks about each exchange. `scope` is ASGI's, headers are pairs with names in lower case."""
+class _Matcher(Protocol):
+    """What both kinds say. `scope` is ASGI's; headers are pairs, and in requests their names are in lower case."""
 
-    mints: bool
-    """Whether new ids are made by the manager, for `announce`, or by the app, for `established`."""
+    request_header: bytes
+    """The request header that carries ids, in lower case."""
 
     def match(self, scope: Scope) -> Match:
-        """Return which session the request is about."""
+        """Return what the head of a request says."""
 
-    def announce(self, session_id: str, scope: Scope, headers: Headers) -> Headers:
-        """Return the headers of an answer with a new id added."""
-
-    def established(self, status: int, headers: Headers) -> str | None:
-        """Return the id of the session that an answer has established, or None."""
-
-    def ends(self, scope: Scope, status: int) -> bool:
-        """Return whether an answer to a request of a session, which stands in `scope`, ends that session."""
+    def towards_app(self, headers: Headers, session_id: str | None) -> Headers:
+        """Return a request's headers with this id, and no other, under the matcher's name; with no id if it is None."""
 
     def refusal(self, error: SessionError) -> Answer:
         """Return the answer for a session that is unknown (`SessionNotFound`) or that cannot be had."""
+        text = "try again later"
+        if isinstance(error, SessionNotFound):
+            text = "session not found" + (f": it ended ({error.reason})" if error.reason else "")
+        return _answer(error, f"{text}\n".encode(), b"text/plain; charset=utf-8")
 
 
-class _Minting:
-    """What the matchers share whose ids are made by the manager."""
+@runtime_checkable
+class IssuingMatcher(_Matcher, Protocol):
+    """For ids that the manager makes. The answer that opens a session tells its client the id."""
 
-    mints = True
+    renew_after: float | None = None
+    """Seconds after which a client that is in its session is told the id again; None for never."""
 
-    def established(self, status: int, headers: Headers) -> str | None:  # noqa: ARG002  # the app makes no ids
-        return None
+    def announce(self, session_id: str, scope: Scope, headers: Headers) -> Headers:
+        """Return the headers of an answer with the id of its session added."""
 
-    def ends(self, scope: Scope, status: int) -> bool:  # noqa: ARG002  # the app ends its sessions by itself
+
+@runtime_checkable
+class AdoptingMatcher(_Matcher, Protocol):
+    """For ids that the app makes. The app's answer names the id of the session that it has opened."""
+
+    def body_opens(self, start: bytes, complete: bool) -> bool | None:  # noqa: ARG002  # the usual answer
+        """Return whether a request with such a body may open a session, None if `start` does not tell yet.
+
+        Asked for `Opens.BY_BODY` alone. `start` has at most `MOST_LOOKED_AT` bytes; `complete` says that they are the
+        whole body. A request that stays undecided may open: then the answer decides.
+        """
+        return True
+
+    def id_in_answer(self, headers: Headers) -> str | None:
+        """Return the id of the session that an answer names, whatever its status, or None."""
+
+    def establishes(self, status: int) -> bool:
+        """Return whether an answer of this status makes a session of the id that it names, if the request may open."""
+        return 200 <= status < 300
+
+    def ends(self, scope: Scope, status: int) -> bool:  # noqa: ARG002  # the usual answer
+        """Return whether an answer to a request ends its session, which stands in `scope`."""
         return False
 
-    def refusal(self, error: SessionError) -> Answer:
-        text = b"no such session\n" if isinstance(error, SessionNotFound) else b"try again later\n"
-        return _answer(error, text, b"text/plain; charset=utf-8")
+    def announce(self, session_id: str, scope: Scope, headers: Headers) -> Headers:  # noqa: ARG002  # the usual answer
+        """Return the headers of the answer that has opened a session as its client gets them."""
+        return headers
+
+    def withhold(self, headers: Headers) -> Headers:
+        """Return the headers of an answer without the id of a session that the client is not in."""
 
 
-class HeaderMatcher(_Minting):
-    """Ids in a header of one's own, of requests and, when new, of answers. An unknown id is 404."""
+SessionMatcher = IssuingMatcher | AdoptingMatcher
+
+
+class HeaderMatcher(IssuingMatcher):
+    """Ids in a header of one's own, of requests and, when new, of answers. An unknown id is 404.
+
+    Raises `ConfigError` for a name that no header can have.
+    """
 
     def __init__(self, name: str = "x-session-id") -> None:
+        if not set_cookie.TOKEN.fullmatch(name):
+            raise ConfigError(f"the name of a header takes letters, digits and !#$%&'*+-.^_`|~, not {name!r}")
         self.name: Final = name.lower()
-        self._name = self.name.encode("latin-1")
+        self.request_header = self.name.encode("latin-1")
 
     def match(self, scope: Scope) -> Match:
-        named = header(scope, self._name)
-        return Match(opens=True) if named is None else Match(session_id=named)
+        named = named_in(scope, self.request_header)
+        return Match(session_ids=named) if named else Match(opens=Opens.YES)
 
     def announce(self, session_id: str, scope: Scope, headers: Headers) -> Headers:  # noqa: ARG002
         """Put the id in place of what the app says under that name."""
-        others = [(name, value) for name, value in headers if name.lower() != self._name]
-        return [(self._name, session_id.encode("latin-1")), *others]
+        return [(self.request_header, session_id.encode("latin-1")), *_without(headers, self.request_header)]
+
+    def towards_app(self, headers: Headers, session_id: str | None) -> Headers:
+        return _with_only(headers, self.request_header, session_id)
 
 
-class CookieMatcher(_Minting):
-    """Ids in a cookie, HttpOnly and SameSite; for the browser's session, and never the client's own choice.
+class CookieMatcher(IssuingMatcher):
+    """Ids in a cookie, for the browser's session: HttpOnly, with SameSite, and never the client's own choice.
 
-    An unknown or ended id is replaced by a new one. `secure` None means: where the request came over TLS; behind a
-    proxy that ends TLS, say True. `same_site` is Lax, Strict or None (as in RFC 6265bis, section 5.6.7).
+    An unknown or ended id is replaced by a new one. `max_age` is in seconds; a cookie in use is sent again after half
+    of that. Without `max_age` the cookie lasts as long as the browser does. `secure` None means: Secure if the request
+    came over TLS; behind a proxy that ends TLS, say True. A cookie that browsers take only with Secure always has it:
+    one named `__Host-…` or `__Secure-…`, one with SameSite=None, and one that is `partitioned`.
+
+    Raises `ConfigError` for what browsers would reject (RFC 6265bis, sections 4.1.2 and 4.1.3): `secure=False` for such
+    a cookie, `__Host-` with a `domain` or another path than `/`, and text that no cookie can carry.
     """
 
+    request_header = b"cookie"
+
     def __init__(
-        self, name: str = "otel-session", *, secure: bool | None = None, same_site: str = "Lax", path: str = "/"
+        self,
+        name: str = "otel-session",
+        *,
+        secure: bool | None = None,
+        same_site: str = "Lax",
+        path: str = "/",
+        domain: str | None = None,
+        max_age: int | None = None,
+        partitioned: bool = False,
     ) -> None:
-        if same_site not in ("Lax", "Strict", "None"):
-            raise ValueError(f"same_site takes Lax, Strict or None, not {same_site!r}")
         self.name: Final = name
-        self._secure = secure
-        self._rest = f"; Path={path}; HttpOnly; SameSite={same_site}"
+        self._rest = set_cookie.attributes(
+            name=name, same_site=same_site, path=path, domain=domain, max_age=max_age, partitioned=partitioned
+        )
+        self._secure = set_cookie.always_secure(name=name, same_site=same_site, partitioned=partitioned, secure=secure)
+        self._name = name.encode("latin-1")
+        self.renew_after = set_cookie.renewal(max_age)
 
     def match(self, scope: Scope) -> Match:
-        return Match(session_id=self._named(scope), opens=True)
+        found = dict.fromkeys(cookies.values(pairs_of(scope), self._name))
+        return Match(session_ids=tuple(value.decode("latin-1") for value in found), opens=Opens.YES)
 
     def announce(self, session_id: str, scope: Scope, headers: Headers) -> Headers:
         secure = scope.get("scheme") in ("https", "wss") if self._secure is None else self._secure
         cookie = f"{self.name}={session_id}{self._rest}{'; Secure' if secure else ''}"
         return [*headers, (b"set-cookie", cookie.encode("latin-1"))]
 
-    def _named(self, scope: Scope) -> str | None:
-        for line in headers_of(scope, b"cookie"):
-            for pair in line.split(";"):
-                name, _, value = pair.strip().partition("=")
-                if name == self.name and value:
-                    return value
-        return None
+    def towards_app(self, headers: Headers, session_id: str | None) -> Headers:
+        return cookies.only(headers, self._name, None if session_id is None else session_id.encode("latin-1"))
 
 
-class McpMatcher:
+class McpMatcher(AdoptingMatcher):
     """The Streamable HTTP of MCP, in the revisions that have sessions.
 
-    The upstream makes the id, in `Mcp-Session-Id` of its answer to `initialize`, and so to a POST of JSON without one;
-    a DELETE that it accepts ends the session, and so does its own 404. Requests of revision 2026-07-28, which has no
-    sessions, pass untouched, whatever id they carry: the app must ignore it.
+    The app makes the id and names it in `Mcp-Session-Id` of its answer to `initialize`. Nothing but an `initialize`
+    opens a session. A DELETE that the app accepts ends the session, and so does the app's own 404. Requests of revision
+    2026-07-28, which has no sessions, pass without any id.
+
+    Requests of MCP's older HTTP+SSE transport pass as well. With `sse_path` a GET of that path is a session for as long
+    as its stream lasts, so that the cap and the limits hold for these clients, too.
     """
 
-    mints = False
+    request_header = _MCP_ID
+
+    def __init__(self, *, sse_path: str | None = None) -> None:
+        if sse_path is not None and not sse_path.startswith("/"):
+            raise ConfigError(f"sse_path takes a path that begins with /, not {sse_path!r}")
+        self.sse_path: Final = sse_path
 
     def match(self, scope: Scope) -> Match:
         revision = header(scope, b"mcp-protocol-version") or ""
         if _REVISION.fullmatch(revision) and revision >= _FIRST_WITHOUT_SESSIONS:
             return Match()
-        named = header(scope, b"mcp-session-id")
-        if named is not None:
-            return Match(session_id=named)
-        kind = (header(scope, b"content-type") or "").lower()
-        return Match(opens=scope.get("method") == "POST" and kind.startswith("application/json"))
+        named = named_in(scope, _MCP_ID)
+        if scope.get("method") == "POST":
+            return Match(session_ids=named, opens=_opening_of_post(scope))
+        if not named and scope.get("method") == "GET" and scope.get("path") == self.sse_path:
+            return Match(opens=Opens.FOR_EXCHANGE)
+        return Match(session_ids=named)
 
-    def announce(self, session_id: str, scope: Scope, headers: Headers) -> Headers:  # noqa: ARG002  # the app does
-        return headers
+    def body_opens(self, start: bytes, complete: bool) -> bool | None:
+        return calls(start, "initialize", complete=complete)
 
-    def established(self, status: int, headers: Headers) -> str | None:
-        if not 200 <= status < 300:
-            return None
-        found = [value.decode("latin-1") for name, value in headers if name.lower() == b"mcp-session-id"]
+    def id_in_answer(self, headers: Headers) -> str | None:
+        found = [value.decode("latin-1") for name, value in headers if name.lower() == _MCP_ID]
         return found[0] if found and found[0] else None
 
     def ends(self, scope: Scope, status: int) -> bool:
         return status == HTTPStatus.NOT_FOUND or (scope.get("method") == "DELETE" and 200 <= status < 300)
 
+    def announce(self, session_id: str, scope: Scope, headers: Headers) -> Headers:  # noqa: ARG002
+        """Name the session's id once, whatever the app has named besides."""
+        return [*_without(headers, _MCP_ID), (_MCP_ID, session_id.encode("latin-1"))]
+
+    def withhold(self, headers: Headers) -> Headers:
+        return _without(headers, _MCP_ID)
+
+    def towards_app(self, headers: Headers, session_id: str | None) -> Headers:
+        return _with_only(headers, _MCP_ID, session_id)
+
     def refusal(self, error: SessionError) -> Answer:
-        unknown = isinstance(error, SessionNotFound)
-        code = _INVALID_REQUEST if unknown else _SERVER_ERROR
-        message = "Session not found" if unknown else "No session can be had at the moment; try again later"
-        body = {"jsonrpc": "2.0", "id": None, "error": {"code": code, "message": message}}
+        """Answer in JSON-RPC; for a session that has ended, `data` says why, if that is still known."""
+        said: dict[str, object] = {
+            "code": _SERVER_ERROR,
+            "message": "No session can be had at the moment; try again later",
+        }
+        if isinstance(error, SessionNotFound):
+            said = {"code": _INVALID_REQUEST, "message": "Session not found"}
+            said |= {"data": {"end_reason": error.reason}} if error.reason else {}
+        body = {"jsonrpc": "2.0", "id": None, "error": said}
         return _answer(error, json.dumps(body, separators=(",", ":")).encode(), b"application/json")
 
 
 def header(scope: Scope, name: bytes) -> str | None:
-    """Return the first value of a request's header, None if it has none."""
+    """Return the first value of a request's header, None if the request has no such header."""
     for key, value in pairs_of(scope):
         if key == name:
             return value.decode("latin-1")
@@ -183,9 +272,42 @@ def headers_of(scope: Scope, name: bytes) -> list[str]:
     return [value.decode("latin-1") for key, value in pairs_of(scope) if key == name]
 
 
-def pairs_of(scope: Scope) -> Iterable[tuple[bytes, bytes]]:
+def named_in(scope: Scope, name: bytes) -> tuple[str, ...]:
+    """Return the ids in a request's header, each once, in the order of its lines."""
+    return tuple(dict.fromkeys(value for value in headers_of(scope, name) if value))
+
+
+def pairs_of(scope: Scope) -> Headers:
     """Return a request's headers, names in lower case."""
-    return cast("Iterable[tuple[bytes, bytes]]", scope["headers"])
+    headers = cast("Iterable[tuple[bytes, bytes]]", scope["headers"])
+    return headers if isinstance(headers, (list, tuple)) else list(headers)
+
+
+def _opening_of_post(scope: Scope) -> Opens:
+    """Return whether a POST may open a session of MCP: a coded body cannot be looked at, so its answer decides."""
+    if not (header(scope, b"content-type") or "").lower().startswith("application/json"):
+        return Opens.NO
+    if _OLD_TRANSPORT.search(cast("bytes", scope.get("query_string", b""))):
+        return Opens.NO
+    coded = (header(scope, b"content-encoding") or "identity").lower() != "identity"
+    return Opens.YES if coded else Opens.BY_BODY
+
+
+def _without(headers: Headers, name: bytes) -> list[tuple[bytes, bytes]]:
+    return [pair for pair in headers if pair[0].lower() != name]
+
+
+def _with_only(headers: Headers, name: bytes, session_id: str | None) -> Headers:
+    """Return a request's headers with this one value of a header, or without that header if it is None.
+
+    To some apps an underscore in a header's name is a hyphen (CGI, RFC 3875, 4.1.18, and so WSGI): both spellings go.
+    """
+    own = None if session_id is None else session_id.encode("latin-1")
+    there = [pair for pair in headers if len(pair[0]) == len(name) and pair[0].replace(b"_", b"-") == name]
+    if there == ([] if own is None else [(name, own)]):
+        return headers
+    others = [pair for pair in headers if pair not in there]
+    return others if own is None else [*others, (name, own)]
 
 
 def _answer(error: SessionError, body: bytes, kind: bytes) -> Answer:

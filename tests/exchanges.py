@@ -6,6 +6,8 @@ import anyio
 
 from otel_sessions.asgi import ASGIApp, Message, Scope
 
+INITIALIZE = b'{"jsonrpc":"2.0","id":0,"method":"initialize","params":{}}'
+
 
 @dataclass
 class Client:
@@ -45,6 +47,19 @@ class Client:
         headers = self.sent[0].get("headers", [])
         assert isinstance(headers, list)
         return [value for key, value in headers if key == name]
+
+
+def http_body(body: bytes, more: bool = False) -> Message:
+    return {"type": "http.request", "body": body, "more_body": more}
+
+
+def initializing(**headers: str) -> Client:
+    """A client that asks to open a session of MCP."""
+    return Client(posting(**headers), [http_body(INITIALIZE)])
+
+
+def posting(**headers: str) -> Scope:
+    return http("POST", content_type="application/json", **headers)
 
 
 def http(method: str = "GET", scheme: str = "http", **headers: str) -> Scope:

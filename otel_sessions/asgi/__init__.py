@@ -3,11 +3,14 @@
 from otel_sessions.matchers import Scope
 
 from ._app_sessions import EndInApp
-from ._exchange import SESSION, ASGIApp, Message, Receive, Send
+from ._exchange import ASGIApp, Message, Receive, Send
 from ._lifespan import RunManager, lifespan
 from ._middleware import SessionLeaseMiddleware
+from ._roles import OPENING, SESSION
+from ._session_of import session_of
 
 __all__ = [
+    "OPENING",
     "SESSION",
     "ASGIApp",
     "EndInApp",
@@ -18,4 +21,5 @@ __all__ = [
     "Send",
     "SessionLeaseMiddleware",
     "lifespan",
+    "session_of",
 ]

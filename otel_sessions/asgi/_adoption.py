@@ -1,4 +1,4 @@
-"""A lease for an app that runs already: its session began with its own answer."""
+"""A lease for an app that runs already: its session begins with the app's own answer."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -8,12 +8,11 @@ from anyio.abc import TaskGroup
 
 from otel_sessions.exceptions import ManagerClosed, SessionError, SessionNotFound
 from otel_sessions.manager import SessionManager
-
-from ._exchange import Exchange
+from otel_sessions.session import Session
 
 
 class Holder:
-    """Holds a lease for an app that runs already, from a task beside it, and cancels the app when it is lost."""
+    """Holds a lease from a task beside the app, and cancels the app when the lease is lost."""
 
     def __init__(self, manager: SessionManager[Any]) -> None:
         self.ran = False
@@ -23,7 +22,7 @@ class Holder:
         self._tasks: TaskGroup | None = None
 
     async def run(self, app: Callable[[], Awaitable[None]]) -> None:
-        """Run the app; what it raises is raised as it is."""
+        """Run the app; what it raises is raised as it is, unless the session was lost."""
         self.ran = True
         failure: Exception | None = None
         async with anyio.create_task_group() as self._tasks:
@@ -39,17 +38,16 @@ class Holder:
         finally:
             del failure  # its traceback holds this frame
 
-    def guard(self, commit: Callable[[Exchange, int], None], exchange: Exchange, status: int) -> None:
-        """Call `commit`; if there can be no session after all, there is no answer either."""
+    def commit(self, make: Callable[[], Session[Any]]) -> Session[Any]:
+        """Make the session and hold it. If there can be no session after all, there is no answer either."""
+        assert self._tasks is not None
         try:
-            commit(exchange, status)
+            session = make()
         except SessionError as error:
             self._lose(error)
             raise
-
-    def hold(self, session_id: str) -> None:
-        assert self._tasks is not None
-        self._tasks.start_soon(self._hold, session_id)
+        self._tasks.start_soon(self._hold, session.id)
+        return session
 
     async def _hold(self, session_id: str) -> None:
         try:

@@ -1,67 +1,101 @@
-"""One HTTP request or WebSocket, as it passes between server and app: what was said so far, and how it can still end.
+"""One HTTP request or WebSocket as it passes between server and app: what was said so far, and how it can still end.
 
-Every message of a stream is a touch of the exchange's session; the first one of a plain request is its lease.
+An exchange knows the protocol, and notes activity on the session of its `role`. What an answer means for the session,
+the role decides (`_roles`): it is asked once, when the answer starts.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any, Final, cast
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final
 
 import anyio
 
 from otel_sessions.exceptions import SessionError, SessionNotFound
-from otel_sessions.matchers import Answer, Headers, Scope
-from otel_sessions.session import Session
+from otel_sessions.matchers import MOST_LOOKED_AT, Answer, Scope
 
-Message = MutableMapping[str, object]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+from ._events import Events
+from ._roles import Outside, Role
 
-SESSION: Final = "otel_sessions.session"
-"""The key of the scope under which the session stands."""
+# What frameworks pass is typed dicts of their own, which fit nothing but Any both ways.
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+ASGIApp = Callable[[Any, Receive, Send], Awaitable[None]]
 
 _LAST_WORD_SECONDS: Final = 1.0
+_MOST_PARTS: Final = 1024
+"""Parts of a body that are kept while it is looked at."""
+_FIRST_LOOK: Final = 256
+"""Bytes of an unfinished body before the first look; each further look waits for twice as many."""
 _GOING_AWAY, _POLICY_VIOLATION, _TRY_AGAIN_LATER = 1001, 1008, 1013
 """RFC 6455, section 7.4.1, and the registry that it sets up."""
 
+BodyOpens = Callable[[bytes, bool], bool | None]
+"""Whether a request may open a session, from the start of its body and whether that is all of it."""
+
 
 class Exchange:
-    """One request. `receive` and `send` are for the app; `on_start` is called with this exchange and the status when an
-    answer starts, while `headers` are what it will have and may be changed.
+    """One request. The app gets `receive` and `send`.
 
-    `on_start` must not hold the exchange itself: it is passed, so that no cycle keeps an ended session in memory until
-    the garbage collector comes by.
+    With `idle_timeout` a stream on which nothing has passed either way for so many seconds is ended.
     """
 
     starts = "http.response.start"
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.session: Session[Any] | None = None
-        self.on_start: Callable[[Exchange, int], None] = _ignore
-        self.headers: Headers = []
-        self.keeps = False
-        """Whether the answer has told the client of a new session."""
-        self.ends = False
-        """Whether the answer was the end of the session."""
+    def __init__(self, scope: Scope, receive: Receive, send: Send, idle_timeout: float | None = None) -> None:
+        self.role: Role = Outside()
         self._scope = scope
         self._receive = receive
         self._send = send
+        self._idle_timeout = idle_timeout
+        self._silence: anyio.CancelScope | None = None
+        self._looked_at: list[Message] = []
         self._started = False
         self._over = False
+        self._events: Events | None = None
+
+    async def run(self, app: ASGIApp, scope: Scope) -> None:
+        """Run the app to its end, or until the exchange has been silent for too long."""
+        if self._idle_timeout is None:
+            await app(scope, self.receive, self.send)
+            return
+        with anyio.CancelScope() as self._silence:
+            await app(scope, self.receive, self.send)
+        if self._silence.cancelled_caught:
+            await self._hang_up()
+
+    async def body_opens(self, opens: BodyOpens) -> bool:
+        """Return whether the request's body says that it may open a session; what was read, the app gets all the same.
+
+        A body that has not told by its first 8 KiB may open. A client that has left opens nothing.
+        """
+        start, complete, next_look = b"", False, _FIRST_LOOK
+        while not complete and len(start) < MOST_LOOKED_AT and len(self._looked_at) < _MOST_PARTS:
+            message: Message = await self._receive()
+            self._looked_at.append(message)
+            if message["type"] != "http.request":
+                return False
+            start += message.get("body", b"")[: MOST_LOOKED_AT + 1 - len(start)]
+            complete = not message.get("more_body", False) and len(start) <= MOST_LOOKED_AT
+            if complete or len(start) >= next_look:
+                next_look = 2 * len(start)
+                decided = opens(start[:MOST_LOOKED_AT], complete)
+                if decided is not None:
+                    return decided
+        return True
 
     async def receive(self) -> Message:
-        message = await self._receive()
+        message: Message = self._looked_at.pop(0) if self._looked_at else await self._receive()
         if message.get("more_body"):
-            self._touch()
+            self._note_activity()
         return message
 
     async def send(self, message: Message) -> None:
-        if message["type"] == self.starts:
-            message = self._start(message)
-        elif message["type"] == "http.response.body":
+        kind = message["type"]
+        if kind == "http.response.body":
             self._over = not message.get("more_body", False)
-            if not self._over and not _is_comment(cast("bytes", message.get("body", b""))):
-                self._touch()
+            self._note_part(message.get("body", b""))
+        elif kind == self.starts:
+            message = await self._start(message)
         await self._send(message)
 
     async def refuse(self, error: SessionError, answer: Answer) -> None:
@@ -70,33 +104,53 @@ class Exchange:
         A client that does not read is waited for a second.
         """
         with anyio.move_on_after(_LAST_WORD_SECONDS):
-            await self._refuse(error, answer)
+            if self._started:
+                await self._hang_up()
+            elif not self._over:
+                await self._answer_instead(error, answer)
 
-    async def _refuse(self, error: SessionError, answer: Answer) -> None:  # noqa: ARG002  # a WebSocket asks
-        if not self._started:
-            await self._answer("http.response", answer)
-        elif not self._over and self._is_event_stream():
+    async def _answer_instead(self, error: SessionError, answer: Answer) -> None:  # noqa: ARG002  # a WebSocket asks
+        await self._answer("http.response", answer)
+
+    async def _hang_up(self) -> None:
+        """End an answer that has started: in order where its reader takes the end of the body for nothing more."""
+        if not self._over and self._events is not None:
+            self._over = True
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    def _start(self, message: Message) -> Message:
-        self.headers = list(cast("Iterable[tuple[bytes, bytes]]", message.get("headers", ())))
-        self.on_start(self, cast("int", message.get("status", 101)))
+    async def _start(self, message: Message) -> Message:
+        headers = await self.role.answer_starts(message.get("status", 101), list(message.get("headers", ())))
         self._started = True
-        return {**message, "headers": self.headers}
+        self._events = Events.of(headers)
+        self._expect_more()
+        return {**message, "headers": headers}
 
-    def _touch(self) -> None:
-        if self.session is not None:
-            self.session.touch()
+    def _note_part(self, body: bytes) -> None:
+        """Note a part of an answer: one of an event stream is a message, unless it is comments."""
+        if self._events is None:
+            if not self._over:
+                self._note_activity()
+        elif self._events.has_more_than_comments(body):
+            self._note_message()
+
+    def _note_activity(self) -> None:
+        self._expect_more()
+        if self.role.session is not None:
+            self.role.session.note_activity()
+
+    def _note_message(self) -> None:
+        self._expect_more()
+        if self.role.session is not None:
+            self.role.session.touch()
+
+    def _expect_more(self) -> None:
+        if self._silence is not None and self._idle_timeout is not None and self._started:
+            self._silence.deadline = anyio.current_time() + self._idle_timeout
 
     async def _answer(self, kind: str, answer: Answer) -> None:
         self._started = self._over = True
         await self._send({"type": f"{kind}.start", "status": answer.status, "headers": list(answer.headers)})
         await self._send({"type": f"{kind}.body", "body": answer.body})
-
-    def _is_event_stream(self) -> bool:
-        """Return whether a reader takes the end of the body for nothing but the end of the connection."""
-        kinds = [value for name, value in self.headers if name.lower() == b"content-type"]
-        return any(kind.lower().startswith(b"text/event-stream") for kind in kinds)
 
 
 class WebSocket(Exchange):
@@ -105,38 +159,31 @@ class WebSocket(Exchange):
     starts = "websocket.accept"
 
     async def receive(self) -> Message:
-        message = await self._receive()
+        message: Message = await self._receive()
         self._over = self._over or message["type"] == "websocket.disconnect"
         if message["type"] == "websocket.receive":
-            self._touch()
+            self._note_message()
         return message
 
     async def send(self, message: Message) -> None:
         self._over = self._over or message["type"] in ("websocket.close", "websocket.http.response.start")
         if message["type"] == "websocket.send":
-            self._touch()
+            self._note_message()
         await super().send(message)
 
-    async def _refuse(self, error: SessionError, answer: Answer) -> None:
-        if self._over:
-            return
-        if self._started:
+    async def _hang_up(self) -> None:
+        if not self._over:
+            self._over = True
             await self._send({"type": "websocket.close", "code": _GOING_AWAY})
-        elif "websocket.http.response" in cast("MutableMapping[str, object]", self._scope.get("extensions") or {}):
+
+    async def _answer_instead(self, error: SessionError, answer: Answer) -> None:
+        if "websocket.http.response" in (self._scope.get("extensions") or {}):
             await self._answer("websocket.http.response", answer)
         else:
             code = _POLICY_VIOLATION if isinstance(error, SessionNotFound) else _TRY_AGAIN_LATER
             await self._send({"type": "websocket.close", "code": code})
 
 
-def exchange_of(scope: Scope, receive: Receive, send: Send) -> Exchange:
-    return (Exchange if scope["type"] == "http" else WebSocket)(scope, receive, send)
-
-
-def _ignore(_exchange: Exchange, _status: int) -> None:
-    """Take note of nothing: the exchange has no session."""
-
-
-def _is_comment(chunk: bytes) -> bool:
-    """Return whether a part of an event stream is comments only, as a server's pings are, and so no use of it."""
-    return chunk.startswith(b":") and all(line[:1] in (b":", b"") for line in chunk.splitlines())
+def exchange_of(scope: Scope, receive: Receive, send: Send, idle_timeout: float | None = None) -> Exchange:
+    kind = Exchange if scope["type"] == "http" else WebSocket
+    return kind(scope, receive, send, idle_timeout)

@@ -1,27 +1,45 @@
 """A leased session for every exchange of an ASGI app.
 
-For as long as the app behind runs, and no longer, the session is leased and stands at `scope["otel_sessions.session"]`;
-None stands there while an app that makes ids has not answered yet, and nothing where an exchange is in no session.
-Which session that is, a matcher says. An opening that is refused or fails leaves no session behind; a session that is
-ended by force takes its exchange with it.
+For as long as the app behind runs, and no longer, the session is leased and stands at `scope["otel_sessions.session"]`.
+None stands there if the exchange is in no session, or if an app that makes ids has not answered yet. Which session it
+is, a matcher says. An opening that is refused or fails leaves no session behind. A session that is ended by force takes
+its exchange with it.
 """
 
-from collections.abc import Callable
+import logging
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from functools import partial
-from typing import Any, TypeVar, overload
+from typing import Any
 
 import anyio
 
-from otel_sessions.exceptions import ManagerClosed, SessionError, SessionNotFound, TooManySessions
+from otel_sessions._http.addresses import is_address
+from otel_sessions._ids import fingerprint
+from otel_sessions.config import check_seconds
+from otel_sessions.exceptions import ConfigError, ManagerClosed, SessionError, SessionNotFound, TooManySessions
 from otel_sessions.manager import SessionManager
-from otel_sessions.matchers import HeaderMatcher, Scope, SessionMatcher
+from otel_sessions.matchers import (
+    AdoptingMatcher,
+    HeaderMatcher,
+    IssuingMatcher,
+    Match,
+    Opens,
+    Scope,
+    SessionMatcher,
+    pairs_of,
+)
 from otel_sessions.session import Session
 
 from ._adoption import Holder
-from ._exchange import SESSION, ASGIApp, Exchange, Receive, Send, exchange_of
+from ._exchange import ASGIApp, Exchange, Receive, Send, exchange_of
+from ._roles import OPENING, SESSION, Adopting, Asking, Only, Opening, Outside, Renewals, Role, Using
+from ._skipping import Skips, skips
 
-_DataT = TypeVar("_DataT")
+_logger = logging.getLogger("otel_sessions")
+
+Stray = Callable[[str, Scope], Awaitable[None]]
+"""Ends a session that the app has made and that is no session here: its id, and the scope of the request."""
 
 
 class SessionLeaseMiddleware:
@@ -29,43 +47,33 @@ class SessionLeaseMiddleware:
 
         app = SessionLeaseMiddleware(app, manager, CookieMatcher(), data=lambda scope: Basket())
 
-    `manager` must run while requests are served, as in the app's lifespan. From the scope, `data` makes what a new
-    session carries (None without it), and `client` says whose it is, for `max_sessions_per_client`; where it is
-    `private`, it is unknown to every other client. The lease spans the whole exchange, streams included, and every
-    message of a stream is a touch.
+    The manager must run while requests are served, as in the app's lifespan. The lease spans the whole exchange,
+    streams included. A request counts as one message, and so do each message of a WebSocket and each part of an event
+    stream that is more than comments.
 
-    - An unknown or ended id is 404, or a new session where the matcher says so.
-    - At the cap, 503 with `Retry-After` in whole seconds, where that is known; 503 while the manager does not run.
-    - An id that the app makes is the session's from the app's answer on, the place is kept until then; an id that is
-      made here is announced unless the app refuses (400 and above) or raises, and then there is no session.
-    - A session that is ended by force cancels the app: the answer is 404 if none has started, a stream of events ends,
-      any other response stays incomplete; a WebSocket is closed with 1001.
+    - `data` makes what a new session carries, from the scope; None without it.
+    - `client` says whose a session is, from the scope, for `max_sessions_per_client`. With `private`, a session is
+      unknown to every client but its own; `client` must then name one user, so an address is a `ConfigError`.
+    - `skip` names requests that are in no session: paths in which `*` stands for any text, or a function of the scope.
+    - `stream_idle_timeout` ends a stream or WebSocket on which nothing but comments has passed either way for so many
+      seconds; None for never.
+    - `on_stray` is awaited with the id of each session that the app has made and that can be no session here, and with
+      the scope of its request. It should end that session in the app.
 
-    A WebSocket is refused with the same answer where the server can do that, else closed with 1008 or 1013.
+    Answers of this middleware's own:
+
+    - An unknown or ended id is 404, unless the matcher lets the request open a session. `OPTIONS` never opens one.
+    - At the cap, 503 with `Retry-After` in whole seconds, if that is known; but what opens no session is served. 503
+      while the manager shuts down. If it was never entered, `ManagerClosed` is raised, for the server's log.
+    - An id that the manager makes is announced unless the app refuses (400 and above) or raises; then there is no
+      session. An id that the app makes is a session from the app's answer on; its place is kept until then.
+    - A session that is ended by force cancels the app: the answer is 404 if none has started, an event stream ends, any
+      other response stays incomplete, a WebSocket is closed with 1001.
+    - A WebSocket is refused with the same answers if the server can do that, else it is closed with 1008 or 1013.
+
+    The app sees exactly one id under the matcher's name: that of the request's own session, or no id.
     """
 
-    @overload
-    def __init__(
-        self,
-        app: ASGIApp,
-        manager: SessionManager[_DataT | None],
-        matcher: SessionMatcher | None = None,
-        *,
-        client: Callable[[Scope], str | None] = ...,
-        data: None = None,
-        private: bool = False,
-    ) -> None: ...
-    @overload
-    def __init__(
-        self,
-        app: ASGIApp,
-        manager: SessionManager[_DataT],
-        matcher: SessionMatcher | None = None,
-        *,
-        client: Callable[[Scope], str | None] = ...,
-        data: Callable[[Scope], _DataT],
-        private: bool = False,
-    ) -> None: ...
     def __init__(
         self,
         app: ASGIApp,
@@ -75,114 +83,190 @@ class SessionLeaseMiddleware:
         client: Callable[[Scope], str | None] = lambda _: None,
         data: Callable[[Scope], Any] | None = None,
         private: bool = False,
+        skip: Skips | Iterable[str] = (),
+        stream_idle_timeout: float | None = None,
+        on_stray: Stray | None = None,
     ) -> None:
         self._app = app
         self._manager = manager
         self._matcher: SessionMatcher = HeaderMatcher() if matcher is None else matcher
+        self._issuing = self._matcher if isinstance(self._matcher, IssuingMatcher) else None
+        self._adopting = self._matcher if isinstance(self._matcher, AdoptingMatcher) else None
+        if self._issuing is None and self._adopting is None:
+            raise ConfigError(f"matcher takes an IssuingMatcher or an AdoptingMatcher, not {matcher!r}")
         self._client = client
         self._data = data
         self._private = private
+        self._skips = skips(skip)
+        self._stream_idle_timeout = (
+            None if stream_idle_timeout is None else check_seconds("stream_idle_timeout", stream_idle_timeout)
+        )
+        self._on_stray = on_stray
+        self._renewals = Renewals(manager)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
-            return
-        match = self._matcher.match(scope)
-        exchange = exchange_of(scope, receive, send)
-        named = match.session_id
-        if match.opens and (named is None or not self._may_use(named, scope)):
-            await (self._open if self._matcher.mints else self._await_id)(scope, exchange)
-        elif named is None:
-            await self._app(scope, receive, send)
-        elif self._is_anothers(named, scope):
-            await self._refuse(exchange, SessionNotFound(named))
+        elif self._skips(scope):
+            await self._app(self._inner(scope, None), receive, send)
         else:
-            await self._use(named, scope, exchange)
+            await self._serve(scope, exchange_of(scope, receive, send, self._stream_idle_timeout))
 
-    def _may_use(self, session_id: str, scope: Scope) -> bool:
-        return session_id in self._manager and not self._is_anothers(session_id, scope)
+    async def _serve(self, scope: Scope, exchange: Exchange) -> None:
+        match = self._matcher.match(scope)
+        session = self._live(match, scope) if match.session_ids else None
+        if session is not None:
+            inner = self._inner(scope, session)
+            await self._lease(session, self._role_in(session, inner), inner, exchange)
+        elif await self._may_open(match, scope, exchange):
+            await self._open(match, scope, exchange)
+        elif match.session_ids and scope.get("method") != "OPTIONS":
+            await self._refuse(exchange, self._why_unknown(match.session_ids[0]))
+        else:
+            await self._pass(scope, exchange)
 
-    def _is_anothers(self, session_id: str, scope: Scope) -> bool:
-        """Return whether the session is there, but not for the client that asks."""
-        session = self._manager.get(session_id) if self._private else None
-        return session is not None and session.client != self._client(scope)
+    # Deciding
 
-    async def _use(self, session_id: str, scope: Scope, exchange: Exchange) -> None:
-        """Run the app while a lease is held; close the session afterwards if the answer was its end."""
+    def _live(self, match: Match, scope: Scope) -> Session[Any] | None:
+        """Return the first session that a request names, if it is live and this client's."""
+        client = self._owner(scope) if self._private else None
+        for session_id in match.session_ids:
+            session = self._manager.get(session_id)
+            if session is not None and not (self._private and session.client != client):
+                return session
+        return None
 
-        def note_start(exchange: Exchange, status: int) -> None:
-            exchange.ends = self._matcher.ends({**scope, SESSION: exchange.session}, status)
+    def _owner(self, scope: Scope) -> str | None:
+        client = self._client(scope)
+        if self._private and client is not None and is_address(client):
+            raise ConfigError(
+                "private=True takes a client= that names one user: an address is shared by all who are behind it; "
+                "return the user's id, as the app has authenticated it"
+            )
+        return client
 
-        exchange.on_start = note_start
+    async def _may_open(self, match: Match, scope: Scope, exchange: Exchange) -> bool:
+        if match.opens is Opens.NO or scope.get("method") == "OPTIONS":
+            return False
+        if match.opens is Opens.BY_BODY and self._adopting is not None and scope["type"] == "http":
+            return await exchange.body_opens(self._adopting.body_opens)
+        return True  # a WebSocket's handshake has no body
+
+    def _why_unknown(self, session_id: str) -> SessionError:
+        """Return why a client gets no session under an id."""
+        if self._manager.get(session_id) is None:
+            try:
+                with self._manager.pin(session_id):
+                    pass
+            except (ManagerClosed, SessionNotFound) as error:
+                return error
+        return SessionNotFound(session_id)  # it is another client's, which is nobody's business
+
+    def _role_in(self, session: Session[Any], inner: Scope) -> Role:
+        if self._adopting is not None:
+            return Asking(self._adopting, session, inner)
+        assert self._issuing is not None
+        return Using(self._issuing, session, inner, self._renewals)
+
+    def _role_for(self, session: Session[Any], match: Match, inner: Scope) -> Role:
+        """Return the role of the exchange that has opened a session."""
+        if self._issuing is None or match.opens is Opens.FOR_EXCHANGE:
+            return Only(session)
+        return Opening(self._issuing, session, inner)
+
+    def _inner(self, scope: Scope, session: Session[Any] | None) -> Scope:
+        """Return a scope for the app. A copy: servers keep theirs while a connection idles, and the session with it."""
+        session_id = None if session is None else session.id
+        return {**scope, SESSION: session, "headers": self._matcher.towards_app(pairs_of(scope), session_id)}
+
+    # Running the app
+
+    async def _pass(self, scope: Scope, exchange: Exchange) -> None:
+        """Run the app in no session."""
+        inner = self._inner(scope, None)
+        exchange.role = Outside() if self._adopting is None else Asking(self._adopting, None, inner)
         try:
-            await self._run(session_id, scope, exchange)
+            await exchange.run(self._app, inner)
         finally:
-            if exchange.ends:
-                await self._close(session_id)
+            await self._end_stray(exchange.role, inner)
 
-    async def _open(self, scope: Scope, exchange: Exchange) -> None:
-        """Run the app in a new session, which is closed again if its id was never announced."""
+    async def _open(self, match: Match, scope: Scope, exchange: Exchange) -> None:
+        """Run the app in a new session."""
+        if self._adopting is not None and match.opens is not Opens.FOR_EXCHANGE:
+            await self._adopt(self._adopting, scope, exchange)
+            return
         try:
-            session = await self._manager.create_session(data=self._make(scope), client=self._client(scope))
+            session = await self._manager.create_session(
+                data=self._make(self._inner(scope, None)), client=self._owner(scope)
+            )
         except (ManagerClosed, TooManySessions) as error:
             await self._refuse(exchange, error)
             return
+        inner = self._inner(scope, session)
+        await self._lease(session, self._role_for(session, match, inner), inner, exchange)
 
-        def announce(exchange: Exchange, status: int) -> None:
-            if status < 400:
-                exchange.headers = self._matcher.announce(session.id, scope, exchange.headers)
-                exchange.keeps = True
-
-        exchange.on_start = announce
+    async def _lease(self, session: Session[Any], role: Role, inner: Scope, exchange: Exchange) -> None:
+        """Run the app while a lease is held, answer for a session that is gone meanwhile, and settle what is left."""
+        exchange.role = role
+        entered = False
         try:
-            await self._run(session.id, scope, exchange)
+            async with self._manager.lease(session.id):
+                entered = True
+                await exchange.run(self._app, inner)
+        except (ManagerClosed, SessionNotFound) as error:
+            if entered and not _tells_end_of(session, error):
+                raise  # the app's own
+            await self._refuse(exchange, error)
         finally:
-            if not exchange.keeps:
+            if role.closes:
                 await self._close(session.id)
+            await self._end_stray(role, inner)
 
-    async def _await_id(self, scope: Scope, exchange: Exchange) -> None:
-        """Run the app with a place for a session, which becomes one when the app's answer has its id."""
-        holder = Holder(self._manager)
-        inner = {**scope, SESSION: None}
+    async def _adopt(self, matcher: AdoptingMatcher, scope: Scope, exchange: Exchange) -> None:
+        """Run the app with a place for a session, which becomes one if the app's answer names its id."""
+        holder, inner = Holder(self._manager), self._inner(scope, None)
+        inner[OPENING] = True
         try:
-            async with self._manager.reserve(client=self._client(scope)) as place:
+            async with self._manager.reserve(client=self._owner(scope)) as place:
 
-                def commit(exchange: Exchange, status: int) -> None:
-                    session_id = self._matcher.established(status, exchange.headers)
-                    if session_id is None:
-                        place.give_back()
-                    else:
-                        exchange.session = inner[SESSION] = place.commit(session_id, data=self._make(scope))
-                        holder.hold(session_id)
+                def commit(session_id: str) -> Session[Any]:
+                    return holder.commit(lambda: place.commit(session_id, data=self._make(inner)))
 
-                exchange.on_start = partial(holder.guard, commit)
-                await holder.run(partial(self._app, inner, exchange.receive, exchange.send))
+                exchange.role = Adopting(matcher, inner, commit, place.give_back)
+                await holder.run(partial(exchange.run, self._app, inner))
         except (ManagerClosed, TooManySessions) as error:
             if holder.ran:
                 raise  # the app's own
             await self._refuse(exchange, error)
+        finally:
+            await self._end_stray(exchange.role, inner)
         if holder.lost is not None:
             await self._refuse(exchange, holder.lost)
 
-    async def _run(self, session_id: str, scope: Scope, exchange: Exchange) -> None:
-        """Run the app while a lease is held, and answer for a session that is not there or is gone meanwhile."""
-        session: Session[Any] | None = None
-        try:
-            async with self._manager.lease(session_id) as session:
-                exchange.session = session
-                # A copy: servers keep their scope while a connection idles, and would keep the session with it.
-                await self._app({**scope, SESSION: session}, exchange.receive, exchange.send)
-        except (ManagerClosed, SessionNotFound) as error:
-            if session is not None and not _tells_end_of(session, error):
-                raise  # the app's own
-            await self._refuse(exchange, error)
+    # Ending
 
     async def _refuse(self, exchange: Exchange, error: SessionError) -> None:
+        """Answer for a session that is unknown or cannot be had. Raises `ManagerClosed` if the manager never ran."""
+        if isinstance(error, ManagerClosed) and not getattr(error, "entered", True):
+            raise error
         await exchange.refuse(error, self._matcher.refusal(error))
 
     async def _close(self, session_id: str) -> None:
         with anyio.CancelScope(shield=True), suppress(ManagerClosed):
             await self._manager.close_session(session_id)
+
+    async def _end_stray(self, role: Role, scope: Scope) -> None:
+        """End a session of the app's that is no session here, within `close_timeout`."""
+        stray = role.stray
+        if stray is None or self._on_stray is None or stray in self._manager:
+            return
+        try:
+            with anyio.CancelScope(shield=True), anyio.fail_after(self._manager.config.close_timeout):
+                await self._on_stray(stray, scope)
+        except Exception:
+            _logger.warning(
+                "session %s goes on in the app, and no manager counts it", fingerprint(stray), exc_info=True
+            )
 
     def _make(self, scope: Scope) -> Any:
         return None if self._data is None else self._data(scope)

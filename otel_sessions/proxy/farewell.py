@@ -11,8 +11,7 @@ from otel_sessions.matchers import Headers
 from otel_sessions.session import Session
 from otel_sessions.words import EndReason
 
-from .carrier import MCP_ID
-from .peer import Peer, credentials
+from .peer import MCP_ID, Peer, credentials
 from .rules import Timeouts
 from .upstream import Upstream
 

@@ -11,18 +11,13 @@ from typing import Final, cast
 
 import anyio
 import httpx2
-from anyio.abc import TaskGroup
 
-from otel_sessions.asgi import SESSION, Message, Receive, Send
-from otel_sessions.exceptions import SessionExists
-from otel_sessions.matchers import Headers, Scope, SessionMatcher, header, headers_of
-from otel_sessions.session import Session
+from otel_sessions.asgi import OPENING, SESSION, Message, Receive, Send
+from otel_sessions.matchers import AdoptingMatcher, Scope, header, headers_of
 
 from .body import pass_body
-from .carrier import MCP_ID
-from .farewell import Farewell
 from .headers import end_to_end
-from .peer import Peer, peer_of
+from .peer import peer_of
 from .rules import TOO_LARGE, Rules, Timeouts, target_of
 from .upstream import Upstream
 
@@ -38,8 +33,8 @@ class _Gone(Exception):
     """The client has left."""
 
 
-class _Refused(Exception):
-    """The request is not what this proxy passes on, as has turned out on the way."""
+class Refused(Exception):
+    """The request is not what this proxy passes on, as has turned out while its body was read."""
 
     def __init__(self, status: HTTPStatus, text: str) -> None:
         super().__init__(text)
@@ -48,25 +43,26 @@ class _Refused(Exception):
 
 
 class Forwarder:
-    """The ASGI app behind the middleware. It ends sessions that the upstream makes past the manager; `farewell` is None
-    where the upstream makes none."""
+    """The ASGI app behind the middleware.
 
-    def __init__(self, upstream: Upstream, rules: Rules, matcher: SessionMatcher, farewell: Farewell | None) -> None:
+    `matcher` finds sessions that the upstream makes, None if it makes no sessions. An answer that may name a new one is
+    awaited for `patience` seconds after its client has left, so that the session can be ended.
+    """
+
+    def __init__(self, upstream: Upstream, rules: Rules, matcher: AdoptingMatcher | None, patience: float) -> None:
         self._upstream = upstream
         self._rules = rules
         self._matcher = matcher
-        self._farewell = farewell
+        self._patience = patience
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = _Request(scope, receive, self._rules)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(
-                request.watch, tasks.cancel_scope, 0.0 if self._farewell is None else self._farewell.seconds
-            )
-            await self._pass_on(scope, request, send, tasks)
+            tasks.start_soon(request.watch, tasks.cancel_scope, self._patience)
+            await self._pass_on(scope, request, send)
             tasks.cancel_scope.cancel()
 
-    async def _pass_on(self, scope: Scope, request: "_Request", send: Send, beside: TaskGroup) -> None:
+    async def _pass_on(self, scope: Scope, request: "_Request", send: Send) -> None:
         headers = self._rules.headers(scope, self._upstream.host)
         timeouts = _timeouts(scope, self._rules.timeouts)
         started = False
@@ -74,52 +70,24 @@ class Forwarder:
             async with self._upstream.ask(
                 str(scope["method"]), target_of(scope), headers, request.body(), timeouts, awaiting=request.awaiting
             ) as response:
-                peer = None if self._farewell is None else peer_of(scope)
-                if peer is not None:
+                peer = None if self._matcher is None else peer_of(scope)
+                if peer is not None and self._matcher is not None:
                     peer.note(headers, response.status_code)
                     peer.told = peer.told or self._matcher.ends(scope, response.status_code)
                 started = True
-                head = await self._start(scope, headers, response, send, beside)
+                head = end_to_end([(name.lower(), value) for name, value in response.headers.raw])
+                await send({"type": "http.response.start", "status": response.status_code, "headers": head})
                 parts = cast("AsyncIterator[bytes]", response.stream)
                 await pass_body(parts, head, send, self._rules.comment_after)
         except _Gone:
             return
-        except _Refused as error:
-            await answer(send, error.status, error.text, (b"connection", b"close"))  # the rest of it is not read
+        except Refused as error:
+            await refuse(send, error)
         except httpx2.TransportError as error:  # an answer that has started is left incomplete, as it came
             status, text = _trouble(error)
             _logger.warning("%s: %s", text, type(error).__name__)
             if not started:
                 await answer(send, status, text)
-
-    async def _start(
-        self, scope: Scope, asked: Headers, response: httpx2.Response, send: Send, beside: TaskGroup
-    ) -> Headers:
-        """Pass an answer's head back and return it. What it names that can be no session here is ended upstream."""
-        head: Headers = end_to_end([(name.lower(), value) for name, value in response.headers.raw])
-        stray = self._stray(scope, response.status_code, head)
-        if stray is None or self._farewell is None:
-            await send({"type": "http.response.start", "status": response.status_code, "headers": head})
-            return head
-        if not _is_opening(scope):
-            beside.start_soon(self._farewell.to_stray, stray, target_of(scope), asked)
-            head = [(name, value) for name, value in head if name != MCP_ID]
-        try:
-            await anyio.lowlevel.checkpoint_if_cancelled()  # a client that has left gets no session
-            await send({"type": "http.response.start", "status": response.status_code, "headers": head})
-        except SessionExists:
-            raise  # another client has it
-        except BaseException:
-            if _is_opening(scope):
-                await self._farewell.to_stray(stray, target_of(scope), asked)
-            raise
-        return head
-
-    def _stray(self, scope: Scope, status: int, head: Headers) -> str | None:
-        """Return the id of a session that an answer names, and that is not the one it is in."""
-        session = cast("Session[Peer] | None", scope.get(SESSION))
-        named = None if self._farewell is None else self._matcher.established(status, head)
-        return None if session is not None and named == session.id else named
 
 
 class _Request:
@@ -128,7 +96,6 @@ class _Request:
     def __init__(self, scope: Scope, receive: Receive, rules: Rules) -> None:
         self._receive = receive
         self._most = rules.max_body
-        self._patience = rules.timeouts.idle
         self.awaiting: Final = anyio.CancelScope(shield=_is_opening(scope))
         """Where the head of the answer is awaited."""
         self._has_body = _has_body(scope)
@@ -158,20 +125,38 @@ class _Request:
             part, more = cast("bytes", message.get("body", b"")), bool(message.get("more_body", False))
             total += len(part)
             if self._most is not None and total > self._most:
-                raise _Refused(*TOO_LARGE)
+                raise Refused(*TOO_LARGE)
             if part:
                 yield part
         self._read.set()
 
     async def _next(self) -> Message:
-        message: Message | None = None
-        with anyio.move_on_after(self._patience):
-            message = await self._receive()
-        if message is None:
-            raise _Refused(*_STALLED)
+        message: Message = await self._receive()
         if message["type"] == "http.disconnect":
             raise _Gone
         return message
+
+
+def patient(receive: Receive, idle_timeout: float | None) -> Receive:
+    """Return a request's `receive` that raises `Refused` if its body stops coming for `idle_timeout` seconds."""
+    reading = True
+
+    async def receive_in_time() -> Message:
+        nonlocal reading
+        message: Message | None = None
+        with anyio.move_on_after(idle_timeout if reading else None):
+            message = await receive()
+        if message is None:
+            raise Refused(*_STALLED)
+        reading = bool(message.get("more_body", False))
+        return message
+
+    return receive_in_time
+
+
+async def refuse(send: Send, refused: Refused) -> None:
+    """Answer a request whose body is not read to its end, so that its connection cannot go on."""
+    await answer(send, refused.status, refused.text, (b"connection", b"close"))
 
 
 async def answer(send: Send, status: HTTPStatus, text: str, *more: tuple[bytes, bytes]) -> None:
@@ -184,7 +169,7 @@ async def answer(send: Send, status: HTTPStatus, text: str, *more: tuple[bytes, 
 
 def _is_opening(scope: Scope) -> bool:
     """Return whether the answer may still make a session, for which a place is kept."""
-    return SESSION in scope and scope[SESSION] is None
+    return OPENING in scope and scope[SESSION] is None
 
 
 def _has_body(scope: Scope) -> bool:

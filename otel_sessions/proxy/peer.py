@@ -11,9 +11,9 @@ from otel_sessions.asgi import SESSION
 from otel_sessions.matchers import Headers, McpMatcher, Scope
 from otel_sessions.session import Session
 
-from .carrier import MCP_ID
 from .rules import target_of
 
+MCP_ID: Final = McpMatcher.request_header
 _STARTS_OF_ONE_REQUEST: Final = (b"accept", b"content-", b"if-")
 _OF_ONE_REQUEST: Final = frozenset(
     {

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final, cast
 
-from otel_sessions.asgi import SESSION
 from otel_sessions.matchers import Scope, header, headers_of, pairs_of
-from otel_sessions.session import Session
 
-from .carrier import Carrier
 from .headers import Trust, spelt, towards_upstream
 
+Refusal = tuple[HTTPStatus, str]
+"""Why a request is not passed on, for its client."""
 TOO_LARGE: Final = (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the request is larger than this proxy passes on")
 _BAD_FRAMING: Final = "a request with both Content-Length and Transfer-Encoding is refused"
 _BAD_HOST: Final = "a request without a good Host is refused"
@@ -41,7 +40,6 @@ class Rules:
 
     trust: Trust
     timeouts: Timeouts
-    carrier: Carrier
     rewrites_host: bool = False
     allowed_hosts: frozenset[str] = frozenset()
     allowed_origins: frozenset[str] = frozenset()
@@ -52,11 +50,9 @@ class Rules:
 
     def headers(self, scope: Scope, own_host: bytes) -> list[tuple[bytes, bytes]]:
         """Return a request's headers as the upstream gets them, which knows itself by `own_host`."""
-        session = cast("Session[object] | None", scope.get(SESSION))
-        headers = towards_upstream(scope, self.trust, own_host if self.rewrites_host else None)
-        return self.carrier.judged(headers, None if session is None else session.id)
+        return towards_upstream(scope, self.trust, own_host if self.rewrites_host else None)
 
-    def _malformed(self, scope: Scope) -> tuple[HTTPStatus, str] | None:
+    def _malformed(self, scope: Scope) -> Refusal | None:
         if header(scope, b"content-length") is not None and header(scope, b"transfer-encoding") is not None:
             return HTTPStatus.BAD_REQUEST, _BAD_FRAMING
         if not _is_host(header(scope, b"host") or ""):
@@ -87,7 +83,7 @@ class Rules:
             for name in _DECISIVE | self.trust.words
         )
 
-    def refusal(self, scope: Scope) -> tuple[HTTPStatus, str] | None:
+    def refusal(self, scope: Scope) -> Refusal | None:
         """Return why a request is not passed on, or None.
 
         Where the Host is replaced, the upstream cannot tell a foreign one any more, so that is done here.

@@ -20,20 +20,19 @@ from typing import Final
 
 import uvicorn
 
-from otel_sessions.asgi import ASGIApp, Receive, Send, SessionLeaseMiddleware
+from otel_sessions.asgi import ASGIApp, Receive, Send
 from otel_sessions.config import SessionConfig
 from otel_sessions.manager import SessionManager
-from otel_sessions.matchers import Headers, Scope, SessionMatcher, header
+from otel_sessions.matchers import AdoptingMatcher, Headers, Scope
 from otel_sessions.sink import JsonLinesSink
 
 from . import websocket
 from .connection import Connection
 from .farewell import Farewell
-from .forward import Forwarder, answer
-from .headers import scheme_of, sender
+from .forward import Forwarder
+from .front import Front
 from .otlp import exporting
 from .peer import Peer
-from .rules import Rules, target_of
 from .settings import Settings
 from .sockets import listen
 from .unleased import Unleased
@@ -76,8 +75,8 @@ async def serve(
         )
         async with sink or nullcontext(), manager:
             started(manager)
-            unleased = Unleased(_app(settings.rules, upstream, settings.matcher, farewell), settings.matcher)
-            app = _front(settings, upstream, manager, unleased, remember)
+            unleased = Unleased(_app(settings, upstream), settings.matcher)
+            app = Front(settings, upstream, manager, unleased, remember, farewell)
             server = _Server(_config(app, settings.rules.max_header), settings.sessions, manager, unleased)
             host, port = listener.getsockname()[:2]
             _logger.info("listening on %s:%d, for %s", host, port, settings.upstream)
@@ -97,9 +96,11 @@ def _sink(settings: Settings) -> JsonLinesSink[Peer] | None:
     return JsonLinesSink(settings.export, max_bytes=settings.export_max_bytes, keep=settings.export_keep)
 
 
-def _app(rules: Rules, upstream: Upstream, matcher: SessionMatcher, farewell: Farewell | None) -> ASGIApp:
+def _app(settings: Settings, upstream: Upstream) -> ASGIApp:
     """Return the app behind the middleware, which passes everything on."""
-    forwarder = Forwarder(upstream, rules, matcher, farewell)
+    rules, matcher = settings.rules, settings.matcher
+    adopting = matcher if isinstance(matcher, AdoptingMatcher) else None
+    forwarder = Forwarder(upstream, rules, adopting, 0.0 if adopting is None else settings.sessions.close_timeout)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -108,41 +109,6 @@ def _app(rules: Rules, upstream: Upstream, matcher: SessionMatcher, farewell: Fa
             await forwarder(scope, receive, send)
 
     return app
-
-
-def _front(
-    settings: Settings,
-    upstream: Upstream,
-    manager: SessionManager[Peer],
-    app: ASGIApp,
-    remember: Callable[[bytes, Headers], Peer],
-) -> ASGIApp:
-    """Return the middleware around an app, and before it what refuses requests without asking about sessions."""
-    rules, trust = settings.rules, settings.rules.trust
-    owner = None if settings.owner_header is None else settings.owner_header.lower().encode("latin-1")
-
-    def client(scope: Scope) -> str | None:
-        if owner is not None:
-            return header(scope, owner) if trust.includes(sender(scope) or "") else None
-        return trust.client(scope)
-
-    def data(scope: Scope) -> Peer:
-        headers = rules.headers(scope, upstream.host) if settings.tells_upstream else ()
-        return remember(target_of(scope), headers)
-
-    leased = SessionLeaseMiddleware(app, manager, settings.matcher, client=client, data=data, private=owner is not None)
-
-    async def front(scope: Scope, receive: Receive, send: Send) -> None:
-        scope["scheme"] = scheme_of(scope, trust)
-        refused = rules.refusal(scope)
-        if refused is None:
-            await leased(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await websocket.refuse(receive, send, *refused)
-        else:
-            await answer(send, *refused)
-
-    return front
 
 
 def _health(manager: SessionManager[Peer], server: uvicorn.Server) -> ASGIApp:

@@ -12,7 +12,6 @@ from otel_sessions.exceptions import ConfigError
 from otel_sessions.matchers import SessionMatcher
 
 from .arguments import MATCHERS, MCP, address, count, head, matcher, network, origin, positive, seconds, size, token
-from .carrier import Carrier
 from .headers import Trust
 from .peer import EndpointMatcher
 from .rules import Rules, Timeouts
@@ -23,7 +22,7 @@ _SWITCHES: Final = ("rewrite_host",)
 _OWN: Final = (
     *("upstream", "listen", "health", "matcher", "connect_timeout", "idle_timeout", "comment_after", "max_body"),
     *("max_header", "trusted_proxy", "owner_header", "allow_host", "allow_origin", "log_format", *_SWITCHES),
-    *("export", "export_max_bytes", "export_keep"),
+    *("export", "export_max_bytes", "export_keep", "skip", "stream_idle_timeout"),
 )
 """The settings that are the proxy's and not the sessions', by their key in a file."""
 _SAID: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -40,6 +39,8 @@ class Settings:
     sessions: SessionConfig
     rules: Rules
     owner_header: str | None
+    skip: tuple[str, ...]
+    stream_idle_timeout: float | None
     log_format: str
     export: str | None
     export_max_bytes: int
@@ -108,6 +109,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--connect-timeout", type=positive, default=5.0, metavar="S", help="seconds to connect to the upstream")
     add("--idle-timeout", type=positive, default=300.0, metavar="S", help="seconds to wait for more from either side")
     add("--comment-after", type=seconds, default=30.0, metavar="S", help="of silence in an event stream; 0 for never")
+    add("--stream-idle-timeout", type=positive, metavar="S", help="seconds until a silent stream is ended; off without")
+    add("--skip", action="append", default=[], metavar="PATH", help="a path that opens no session; * is any text")
     add("--max-body", type=size, default=104857600, metavar="BYTES", help="the largest request body; 0 for no limit")
     add("--max-header", type=head, default=65536, metavar="BYTES", help="the most bytes of a request's head")
     add("--trusted-proxy", type=network, action="append", default=[], metavar="NET", help="who may say X-Forwarded-*")
@@ -148,7 +151,6 @@ def read(options: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
                 words=frozenset({options.owner_header.lower().encode("latin-1")} if options.owner_header else ()),
             ),
             timeouts=Timeouts(connect=options.connect_timeout, idle=options.idle_timeout),
-            carrier=Carrier.of(options.matcher),
             rewrites_host=options.rewrite_host,
             allowed_hosts=frozenset(host.lower() for host in options.allow_host),
             allowed_origins=frozenset(options.allow_origin),
@@ -157,6 +159,8 @@ def read(options: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
             comment_after=options.comment_after or None,
         ),
         owner_header=options.owner_header,
+        skip=tuple(options.skip),
+        stream_idle_timeout=options.stream_idle_timeout,
         log_format=options.log_format,
         export=options.export,
         export_max_bytes=options.export_max_bytes,

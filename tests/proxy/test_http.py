@@ -13,6 +13,7 @@ import pytest
 import trustme
 from websockets.asyncio.client import connect
 
+from tests.exchanges import INITIALIZE
 from tests.processes import HOST, free_port, running_module, until_listens
 from tests.waiting import until
 
@@ -431,7 +432,7 @@ def test_an_id_reaches_the_upstream_in_one_spelling_and_once_or_not_at_all(
     proxy: Proxy, http: httpx2.Client, name: bytes
 ) -> None:
     json = {"content-type": "application/json"}
-    session_id = http.post(f"{proxy.url}/mcp", headers=json).headers["mcp-session-id"].encode()
+    session_id = http.post(f"{proxy.url}/mcp", headers=json, content=INITIALIZE).headers["mcp-session-id"].encode()
     twice = b"Mcp-Session-Id: %s\r\n%s: forged\r\n" % (session_id, name)
 
     leased = asked_raw(proxy, b"GET /asked HTTP/1.1\r\nHost: h\r\n%s\r\n" % twice)

@@ -16,6 +16,7 @@ from otel_sessions._ids import fingerprint
 from otel_sessions.cli import main
 from otel_sessions.proxy.settings import preset
 from otel_sessions.proxy.sockets import listen
+from tests.exchanges import INITIALIZE
 from tests.processes import free_port, running_module, until_answers
 from tests.waiting import until
 
@@ -30,7 +31,7 @@ JSON = {"content-type": "application/json"}
 
 
 def initialize(proxy: Proxy, http: httpx2.Client, **headers: str) -> httpx2.Response:
-    return http.post(f"{proxy.url}/mcp", headers={**JSON, **headers})
+    return http.post(f"{proxy.url}/mcp", headers={**JSON, **headers}, content=INITIALIZE)
 
 
 def use(proxy: Proxy, http: httpx2.Client, session_id: str, method: str = "POST", **headers: str) -> httpx2.Response:
@@ -50,7 +51,8 @@ def test_a_session_begins_with_the_upstreams_answer_and_ends_with_the_clients_de
 
         assert (used.status_code, active) == (200, 1)
         assert (ended.status_code, again.status_code) == (204, 404)
-        assert again.json()["error"] == {"code": -32600, "message": "Session not found"}
+        assert again.json()["error"]["message"] == "Session not found"
+        assert again.json()["error"]["data"] == {"end_reason": "closed"}
         assert proxy.said_of_itself()["active"] == 0
     origin.until_none("sessions")
 
@@ -135,7 +137,7 @@ def test_nothing_that_is_said_elsewhere_ends_a_session(
     start: StartProxy, http: httpx2.Client, origin: Origin, method: str, path: str
 ) -> None:
     with start(*QUICK) as proxy:
-        session_id = http.post(f"{proxy.url}/mcp?key=1", headers=JSON).headers["mcp-session-id"]
+        session_id = http.post(f"{proxy.url}/mcp?key=1", headers=JSON, content=INITIALIZE).headers["mcp-session-id"]
         answer = http.request(method, f"{proxy.url}{path}", headers={"mcp-session-id": session_id})
 
         assert answer.status_code == {"/asked": 200, "/gone": 404}[path]
@@ -188,7 +190,7 @@ def test_clients_that_leave_before_they_have_their_session_leave_none_behind_and
         head = b"POST /mcp?seconds=0.3 HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n"
         for _ in range(20):
             with socket.create_connection((host, int(port)), 5) as hasty:
-                hasty.sendall(head + b"Content-Length: 2\r\n\r\n{}")
+                hasty.sendall(head + b"Content-Length: %d\r\n\r\n%s" % (len(INITIALIZE), INITIALIZE))
                 time.sleep(0.05)
         assert origin.counts()["sessions"] <= 3
 
@@ -200,7 +202,7 @@ def test_an_id_that_another_session_has_is_no_new_one_and_that_session_stays(
     start: StartProxy, http: httpx2.Client, origin: Origin
 ) -> None:
     with start() as proxy:
-        first, second = (http.post(f"{proxy.url}/mcp?id=same", headers=JSON) for _ in range(2))
+        first, second = (http.post(f"{proxy.url}/mcp?id=same", headers=JSON, content=INITIALIZE) for _ in range(2))
 
         assert (first.status_code, second.status_code) == (200, 503)
         assert use(proxy, http, "same").status_code == 200
@@ -233,12 +235,15 @@ def test_a_request_that_is_refused_does_nothing_to_sessions(
         assert use(proxy, http, session_id, **good).status_code == 200
 
 
-def test_only_json_takes_a_place(start: StartProxy, http: httpx2.Client) -> None:
+def test_at_the_cap_only_an_initialize_is_refused(start: StartProxy, http: httpx2.Client, origin: Origin) -> None:
     with start("--max-sessions", "1", "--close-timeout", "0.3") as proxy:
         initialize(proxy, http)
 
         assert initialize(proxy, http).status_code == 503
         assert http.post(f"{proxy.url}/oauth/token", data={"grant_type": "refresh_token"}).status_code == 200
+        assert http.post(f"{proxy.url}/register", json={"client_name": "x"}).status_code == 200
+        assert http.options(f"{proxy.url}/asked").status_code == 200
+    origin.until_none("sessions")
 
 
 def test_a_client_that_asks_too_early_is_still_seen_to_leave(
@@ -462,7 +467,7 @@ def test_a_session_that_the_upstream_makes_too_late_is_ended_there(
     start: StartProxy, http: httpx2.Client, origin: Origin
 ) -> None:
     with start("--drain-timeout", "6") as proxy, ThreadPoolExecutor(1) as beside:
-        flying = beside.submit(http.post, f"{proxy.url}/mcp", params={"seconds": 1.5}, headers=JSON)
+        flying = beside.submit(http.post, f"{proxy.url}/mcp", params={"seconds": 1.5}, headers=JSON, content=INITIALIZE)
         time.sleep(0.5)
         proxy.process.terminate()
 

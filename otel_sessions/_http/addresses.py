@@ -1,0 +1,119 @@
+"""IP addresses as servers, proxies and headers write them, and whose request came through which proxies.
+
+One parser for every place that reads an address. A text that is no address gives None and never raises, because clients
+choose what stands in a header. Nothing here looks a name up.
+"""
+
+import re
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+from typing import Final
+
+IP = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+_V4: Final = re.compile(r"([0-9.]+)(?::([0-9]{1,5}))?", re.ASCII)
+_V6: Final = re.compile(r"([0-9A-Fa-f:.]+)(%[^\s\[\]%/]+)?")
+_BRACKETED: Final = re.compile(r"\[([^\[\]]*)\](?::([0-9]{1,5}))?", re.ASCII)
+_PREFIX: Final = re.compile(r"[0-9]{1,3}", re.ASCII)
+_LAST_PORT: Final = 65535
+_MAPPED_BITS: Final = 96
+"""How many leading bits all mapped IPv4 addresses share (RFC 4291, section 2.5.5.2)."""
+_CLIENT_BITS: Final = 64
+"""How many leading bits name one client: it chooses the other 64 bits freely (RFC 4291, section 2.5.1; RFC 8981)."""
+
+
+def read_address(text: str) -> IP | None:
+    """Return the address that a text names, or None.
+
+    White space around it, a port, brackets (RFC 3986, section 3.2.2) and a zone (RFC 4007, section 11) are taken off.
+    An IPv4 address that is mapped into IPv6 is the IPv4 address. A port above 65535 makes the text no address.
+    """
+    text = text.strip()
+    bracketed = _BRACKETED.fullmatch(text)
+    if bracketed:
+        return _v6(bracketed[1]) if _is_port(bracketed[2]) else None
+    plain = _V4.fullmatch(text)
+    if plain:
+        return _v4(plain[1]) if _is_port(plain[2]) else None
+    return _v6(text)
+
+
+def read_network(text: str) -> Network:
+    """Return the network that a text names; an address is a network of its own.
+
+    Networks of mapped IPv4 addresses are IPv4 networks, because `read_address` gives IPv4 addresses for what is in
+    them. Raises `ValueError` for any other text, for a network with a zone, and where bits of a host are set.
+    """
+    if "%" in text:
+        raise ValueError(f"{text!r} has a zone, which a network cannot have")
+    network = ip_network(text.strip())
+    if network.version == 6 and network.prefixlen >= _MAPPED_BITS:
+        mapped = network.network_address.ipv4_mapped
+        if mapped is not None:
+            return IPv4Network((mapped, network.prefixlen - _MAPPED_BITS))
+    return network
+
+
+def is_address(text: str) -> bool:
+    """Return whether a text is an IP address, with or without a port, brackets, a zone or a prefix length.
+
+    A name that is made of an address, as `client_name` makes it, counts too.
+    """
+    address, slash, prefix = text.strip().partition("/")
+    if not slash:
+        return read_address(address) is not None
+    bits = 128 if ":" in address else 32
+    found = _v6(address) if ":" in address else _v4(address)
+    return found is not None and bool(_PREFIX.fullmatch(prefix)) and int(prefix) <= bits
+
+
+def is_in(address: IP | None, networks: Sequence[Network]) -> bool:
+    """Return whether an address is in one of some networks."""
+    return address is not None and any(address in network for network in networks)
+
+
+def client_name(address: IP) -> str:
+    """Return the name of the client at an address: the address itself, or the /64 network of an IPv6 address."""
+    if isinstance(address, IPv4Address):
+        return str(address)
+    return str(IPv6Network((int(address) >> _CLIENT_BITS << _CLIENT_BITS, _CLIENT_BITS)))
+
+
+def client_behind(sender: str | None, forwarded: Sequence[str], trusted: Sequence[Network]) -> IP | None:
+    """Return the address of the client whose request `sender` has brought, or None where `sender` has no address.
+
+    `forwarded` is what `X-Forwarded-For` says, from the client on. It is read from its end, and only as far as each
+    reader's word is trusted: the last address that is not trusted is the client's. If all are trusted, the first is. A
+    trusted proxy that names no address (`unknown`, garbage) is taken for the client itself.
+    """
+    client = read_address(sender) if sender is not None else None
+    for text in reversed(forwarded):
+        if not is_in(client, trusted):
+            break
+        behind = read_address(text)
+        if behind is None:
+            break
+        client = behind
+    return client
+
+
+def _v4(text: str) -> IPv4Address | None:
+    try:
+        return IPv4Address(text)
+    except ValueError:
+        return None
+
+
+def _v6(text: str) -> IP | None:
+    """Return an IPv6 address without its zone, or the IPv4 address that is mapped into it."""
+    parts = _V6.fullmatch(text)
+    try:
+        address = IPv6Address(parts[1]) if parts else None
+    except ValueError:
+        return None
+    return address if address is None else address.ipv4_mapped or address
+
+
+def _is_port(text: str | None) -> bool:
+    return text is None or int(text) <= _LAST_PORT

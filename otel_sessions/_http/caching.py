@@ -1,0 +1,55 @@
+"""What keeps an answer that carries a session id out of every shared cache (RFC 9111).
+
+A cache that two clients share must never hold such an answer: the second client would get the first one's session.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+_FOR_SHARED_CACHES: Final = frozenset({b"surrogate-control", b"edge-control", b"x-accel-expires"})
+"""Headers that shared caches obey before `Cache-Control`, besides every `*CDN-Cache-Control` (RFC 9213)."""
+_DIRECTIVE: Final = re.compile(rb'\s*([^\s=,"]+)\s*(?:=\s*("(?:[^"\\]|\\.)*"?|[^\s,]*))?[^,]*')
+_SHARED: Final = frozenset({b"public", b"s-maxage", b"private"})
+"""Directives that let a shared cache keep an answer; `private="field"` holds back that one field only."""
+
+
+def unshared(headers: Headers, varies_on: bytes) -> list[tuple[bytes, bytes]]:
+    """Return an answer's headers so that no shared cache keeps it.
+
+    Without a `Cache-Control` of the app's own the answer gets `no-store`. With one it becomes `private`, and keeps what
+    else the app said. `Vary` names the request header `varies_on`. Headers for shared caches alone are removed.
+    """
+    kept: list[tuple[bytes, bytes]] = []
+    said: list[bytes] = []
+    varies = False
+    for name, value in headers:
+        lower = name.lower()
+        if lower == b"cache-control":
+            said += _directives(value)
+        elif lower not in _FOR_SHARED_CACHES and not lower.endswith(b"cdn-cache-control"):
+            varies = varies or (lower == b"vary" and _covers(value, varies_on))
+            kept.append((name, value))
+    if not varies:
+        kept.append((b"vary", varies_on))
+    return [*kept, (b"cache-control", _private(said))]
+
+
+def _private(said: list[bytes]) -> bytes:
+    if not said:
+        return b"no-store"
+    rest = [directive for directive in said if directive.partition(b"=")[0].lower() not in _SHARED]
+    return b", ".join([*rest, b"private"])
+
+
+def _directives(value: bytes) -> Iterator[bytes]:
+    """Return the directives of a `Cache-Control` (RFC 9111, section 5.2); a comma in quotes parts none."""
+    for found in _DIRECTIVE.finditer(value):
+        name, argument = found.groups()
+        yield name if argument is None else name + b"=" + argument
+
+
+def _covers(vary: bytes, name: bytes) -> bool:
+    return any(field.strip().lower() in (b"*", name) for field in vary.split(b","))

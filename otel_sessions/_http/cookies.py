@@ -1,0 +1,68 @@
+"""The `Cookie` header, by bytes (RFC 6265, section 5.4), for one cookie name.
+
+`values` finds strictly: only pairs that carry exactly this name. `only` removes generously: every pair that some server
+might read under this name goes, whatever surrounds or encodes the name. So no value passes that was not looked at here.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+_SPACE: Final = b" \t"
+_NO_TOKEN: Final = re.compile(rb"[^!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+"""What is in no token (RFC 9110, section 5.6.2). Servers may strip it from names, as Python strips a no-break space."""
+
+
+def values(headers: Headers, name: bytes) -> list[bytes]:
+    """Return the values of every cookie of this name, in the order in which the client sent them."""
+    found = []
+    for line in _lines(headers):
+        if name in line:
+            for pair in line.split(b";"):
+                key, _, value = pair.partition(b"=")
+                if key.strip(_SPACE) == name and (value := value.strip(_SPACE)):
+                    found.append(value)
+    return found
+
+
+def only(headers: Headers, name: bytes, value: bytes | None) -> Headers:
+    """Return the headers with this one cookie under its name, or with no cookie of this name if `value` is None.
+
+    Cookies of other names stay as they are; headers that are right already are returned themselves.
+    """
+    lines = list(_lines(headers))
+    times = _bare(b";".join(lines)).count(_bare(name))
+    if times == 0 and value is None:
+        return headers
+    if times == 1 and value is not None and values(headers, name) == [value]:
+        return headers
+    kept = [pair for line in lines for pair in _others(line, _bare(name))]
+    if value is not None:
+        kept.append(name + b"=" + value)
+    others = [header for header in headers if header[0] != b"cookie"]
+    return [*others, (b"cookie", b"; ".join(kept))] if kept else others
+
+
+def _lines(headers: Headers) -> Iterator[bytes]:
+    return (line for key, line in headers if key == b"cookie")
+
+
+def _others(line: bytes, bare: bytes) -> Iterator[bytes]:
+    """Return the pairs of a line that no server reads under this name."""
+    for pair in line.split(b";"):
+        clean = pair.strip(_SPACE)
+        if clean and not _may_name(clean, bare):
+            yield clean
+
+
+def _may_name(pair: bytes, bare: bytes) -> bool:
+    """Return whether a server may find this name in a pair: alone, or behind a comma, as RFC 2965 parts pairs."""
+    return any(_bare(part.partition(b"=")[0]) == bare for part in pair.split(b","))
+
+
+def _bare(text: bytes) -> bytes:
+    """Return a text without what servers may decode, strip or ignore: encoding, white space, quotes and case."""
+    return _NO_TOKEN.sub(b"", unquote_to_bytes(text) if b"%" in text else text).lower()

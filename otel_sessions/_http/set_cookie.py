@@ -1,0 +1,67 @@
+"""The attributes of `Set-Cookie`, checked once: browsers accept what passes here (RFC 6265bis, section 4.1)."""
+
+import re
+from typing import Final
+
+from otel_sessions.exceptions import ConfigError
+
+TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+"""The name of a header or a cookie (RFC 9110, section 5.6.2)."""
+_VALUE: Final = re.compile(r"[ -:<-~]*")
+"""No semicolon and no control character."""
+_DOMAIN: Final = re.compile(r"\.?[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*")
+_LONGEST_SECONDS: Final = 400 * 86_400
+"""Browsers keep no cookie longer, whatever its Max-Age says (RFC 6265bis, section 5.5)."""
+
+
+def attributes(
+    *, name: str, same_site: str, path: str, domain: str | None, max_age: int | None, partitioned: bool
+) -> str:
+    """Return the text behind `name=value`, but for Secure. Raises `ConfigError` for what browsers would reject."""
+    _check(name, same_site, path, domain)
+    parts = [f"Path={path}"]
+    parts += [] if domain is None else [f"Domain={domain}"]
+    parts += [] if max_age is None else [f"Max-Age={_checked_seconds(max_age)}"]
+    parts += ["HttpOnly", f"SameSite={same_site}"]
+    parts += ["Partitioned"] if partitioned else []
+    return "".join(f"; {part}" for part in parts)
+
+
+def always_secure(*, name: str, same_site: str, partitioned: bool, secure: bool | None) -> bool | None:
+    """Return whether each such cookie is Secure, or None if the request decides.
+
+    Browsers take some cookies only with Secure. Raises `ConfigError` if `secure` is False for one of these.
+    """
+    needs = {
+        "a name that begins with __Host- or __Secure-": name.lower().startswith(("__host-", "__secure-")),
+        "same_site='None'": same_site == "None",
+        "partitioned=True": partitioned,
+    }
+    needed = [what for what, applies in needs.items() if applies]
+    if needed and secure is False:
+        raise ConfigError(f"secure=False does not go with {needed[0]}: browsers reject such a cookie")
+    return True if needed else secure
+
+
+def renewal(max_age: int | None) -> float | None:
+    """Return the seconds after which a cookie in use is sent again: half of the time for which browsers keep it."""
+    return None if max_age is None else min(max_age, _LONGEST_SECONDS) / 2
+
+
+def _check(name: str, same_site: str, path: str, domain: str | None) -> None:
+    if not TOKEN.fullmatch(name):
+        raise ConfigError(f"the name of a cookie takes letters, digits and !#$%&'*+-.^_`|~, not {name!r}")
+    if same_site not in ("Lax", "Strict", "None"):
+        raise ConfigError(f"same_site takes Lax, Strict or None, not {same_site!r}")
+    if not path.startswith("/") or not _VALUE.fullmatch(path):
+        raise ConfigError(f"path takes a path that begins with / and has no semicolon, not {path!r}")
+    if domain is not None and not _DOMAIN.fullmatch(domain):
+        raise ConfigError(f"domain takes a host's name, as in 'example.org', not {domain!r}")
+    if name.lower().startswith("__host-") and (path != "/" or domain is not None):
+        raise ConfigError("a cookie whose name begins with __Host- takes path='/' and no domain")
+
+
+def _checked_seconds(max_age: object) -> int:
+    if isinstance(max_age, bool) or not isinstance(max_age, int) or max_age < 1:
+        raise ConfigError(f"max_age takes a whole number of seconds of at least 1, not {max_age!r}")
+    return max_age

@@ -1,0 +1,185 @@
+"""What an exchange is for a session, and what the start of the app's answer therefore means.
+
+Each role is asked once. It changes headers, and says what is left to do when the app is done: whether the session
+`closes`, and whether the app has made a `stray` session. No role holds its exchange: no cycle keeps an ended session in
+memory until the garbage collector runs.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import anyio.lowlevel
+
+from otel_sessions._http.caching import unshared
+from otel_sessions.exceptions import SessionExists
+from otel_sessions.manager import SessionManager
+from otel_sessions.matchers import AdoptingMatcher, Headers, IssuingMatcher, Scope
+from otel_sessions.session import Session
+
+SESSION = "otel_sessions.session"
+"""The key of the scope under which the session stands, or None."""
+OPENING = "otel_sessions.opening"
+"""The key of the scope that is there while the answer may still open a session."""
+
+
+class Role(Protocol):
+    """What an exchange is for a session."""
+
+    @property
+    def session(self) -> Session[Any] | None:
+        """The session that the exchange uses, None as long as there is none."""
+
+    @property
+    def closes(self) -> bool:
+        """Whether the session is to be closed when the app is done."""
+
+    @property
+    def stray(self) -> str | None:
+        """The id of a session that the app has made and that is no session here."""
+
+    async def answer_starts(self, status: int, headers: Headers) -> Headers:
+        """Take note of the app's answer and return its headers as the client gets them."""
+
+
+class Outside:
+    """An exchange in no session, whose answer is the app's own."""
+
+    session = None
+    closes = False
+    stray = None
+
+    async def answer_starts(self, _status: int, headers: Headers) -> Headers:
+        return headers
+
+
+class Opening:
+    """The first exchange of a session whose id is made here. If the app refuses (400 and above), the session closes."""
+
+    stray = None
+
+    def __init__(self, matcher: IssuingMatcher, session: Session[Any], scope: Scope) -> None:
+        self.session = session
+        self.closes = True
+        self._matcher = matcher
+        self._scope = scope
+
+    async def answer_starts(self, status: int, headers: Headers) -> Headers:
+        if status >= 400:
+            return headers
+        self.closes = False
+        return _announced(self._matcher, self.session, self._scope, headers)
+
+
+class Only:
+    """The only exchange of a session that lasts no longer, and whose id nobody is told."""
+
+    closes = True
+    stray = None
+
+    def __init__(self, session: Session[Any]) -> None:
+        self.session = session
+
+    async def answer_starts(self, _status: int, headers: Headers) -> Headers:
+        return headers
+
+
+class Using:
+    """An exchange of a session whose id is made here."""
+
+    closes = False
+    stray = None
+
+    def __init__(self, matcher: IssuingMatcher, session: Session[Any], scope: Scope, renewals: "Renewals") -> None:
+        self.session = session
+        self._matcher = matcher
+        self._scope = scope
+        self._renewals = renewals
+
+    async def answer_starts(self, status: int, headers: Headers) -> Headers:
+        session, renew_after = self.session, self._matcher.renew_after
+        if renew_after is None or status >= 400 or not self._renewals.due(session, renew_after):
+            return headers
+        return _announced(self._matcher, session, self._scope, headers)
+
+
+class Asking:
+    """An exchange with an app that makes ids, in a session or in none. The app's answer may end the session."""
+
+    def __init__(self, matcher: AdoptingMatcher, session: Session[Any] | None, scope: Scope) -> None:
+        self.session = session
+        self.closes = False
+        self.stray: str | None = None
+        self._matcher = matcher
+        self._scope = scope
+
+    async def answer_starts(self, status: int, headers: Headers) -> Headers:
+        self.closes = self.session is not None and self._matcher.ends(self._scope, status)
+        named = self._matcher.id_in_answer(headers)
+        if named is None or (self.session is not None and named == self.session.id):
+            return headers
+        self.stray = named
+        return self._matcher.withhold(headers)
+
+
+class Adopting:
+    """An exchange whose answer may open a session under an id of the app's.
+
+    `commit` makes the session and raises if there can be none; `give_back` returns the place that is kept until then.
+    The id that the app names is `stray` if no session comes of it, unless another session has that id.
+    """
+
+    closes = False
+
+    def __init__(
+        self,
+        matcher: AdoptingMatcher,
+        scope: Scope,
+        commit: Callable[[str], Session[Any]],
+        give_back: Callable[[], None],
+    ) -> None:
+        self.session: Session[Any] | None = None
+        self.stray: str | None = None
+        self._matcher = matcher
+        self._scope = scope
+        self._commit = commit
+        self._give_back = give_back
+
+    async def answer_starts(self, status: int, headers: Headers) -> Headers:
+        self.stray = named = self._matcher.id_in_answer(headers)
+        if named is None or not self._matcher.establishes(status):
+            self._give_back()
+            return self._matcher.withhold(headers)
+        await anyio.lowlevel.checkpoint_if_cancelled()  # a client that has left gets no session
+        try:
+            self.session = self._commit(named)
+        except SessionExists:
+            self.stray = None
+            raise
+        self.stray = None
+        self._scope[SESSION] = self.session
+        return unshared(self._matcher.announce(named, self._scope, headers), self._matcher.request_header)
+
+
+class Renewals:
+    """When clients were last told ids that have to be told again. Bounded by the live sessions."""
+
+    def __init__(self, manager: SessionManager[Any]) -> None:
+        self._manager = manager
+        self._told_at: dict[str, float] = {}
+        """The session's age in seconds when its client was told again; its opening, at age 0, is not in here."""
+
+    def due(self, session: Session[Any], renew_after: float) -> bool:
+        """Return whether a client has to be told again, and note that it is told now."""
+        age = session.age
+        if age - self._told_at.get(session.id, 0.0) < renew_after:
+            return False
+        if len(self._told_at) > 2 * len(self._manager) + 64:
+            self._told_at = {key: told for key, told in self._told_at.items() if key in self._manager}
+        self._told_at[session.id] = age
+        return True
+
+
+def _announced(matcher: IssuingMatcher, session: Session[Any], scope: Scope, headers: Headers) -> Headers:
+    """Return an answer's headers with the id in them. No cache keeps an answer to a WebSocket's handshake."""
+    announced = matcher.announce(session.id, scope, headers)
+    return announced if scope["type"] == "websocket" else unshared(announced, matcher.request_header)

@@ -1,0 +1,80 @@
+"""What each request of a client meets first: refusals that need no session, and then the middleware."""
+
+from collections.abc import Callable
+
+from otel_sessions.asgi import ASGIApp, Receive, Send, SessionLeaseMiddleware
+from otel_sessions.manager import SessionManager
+from otel_sessions.matchers import Headers, Scope, header
+
+from . import websocket
+from .farewell import Farewell
+from .forward import Refused, answer, patient, refuse
+from .headers import scheme_of, sender
+from .peer import Peer
+from .rules import Refusal, target_of
+from .settings import Settings
+from .upstream import Upstream
+
+
+class Front:
+    """The ASGI app in front of the middleware, which stands around `app`. `farewell` is None if the upstream makes no
+    sessions."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        upstream: Upstream,
+        manager: SessionManager[Peer],
+        app: ASGIApp,
+        remember: Callable[[bytes, Headers], Peer],
+        farewell: Farewell | None,
+    ) -> None:
+        self._rules = settings.rules
+        self._trust = settings.rules.trust
+        self._owner = None if settings.owner_header is None else settings.owner_header.lower().encode("latin-1")
+        self._upstream = upstream
+        self._remember = remember
+        self._farewell = farewell
+        self._leased = SessionLeaseMiddleware(
+            app,
+            manager,
+            settings.matcher,
+            client=self._client,
+            data=self._data,
+            private=self._owner is not None,
+            skip=settings.skip,
+            stream_idle_timeout=settings.stream_idle_timeout,
+            on_stray=None if farewell is None else self._end_stray,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["scheme"] = scheme_of(scope, self._trust)
+        refused = self._rules.refusal(scope)
+        if scope["type"] == "http":
+            await self._serve_http(scope, receive, send, refused)
+        elif refused is None:
+            await self._leased(scope, receive, send)
+        else:
+            await websocket.refuse(receive, send, *refused)
+
+    async def _serve_http(self, scope: Scope, receive: Receive, send: Send, refused: Refusal | None) -> None:
+        if refused is not None:
+            await answer(send, *refused)
+            return
+        try:
+            await self._leased(scope, patient(receive, self._rules.timeouts.idle), send)
+        except Refused as error:  # while the middleware looked at the body
+            await refuse(send, error)
+
+    def _client(self, scope: Scope) -> str | None:
+        if self._owner is None:
+            return self._trust.client(scope)
+        return header(scope, self._owner) if self._trust.includes(sender(scope) or "") else None
+
+    def _data(self, scope: Scope) -> Peer:
+        headers = () if self._farewell is None else self._rules.headers(scope, self._upstream.host)
+        return self._remember(target_of(scope), headers)
+
+    async def _end_stray(self, session_id: str, scope: Scope) -> None:
+        assert self._farewell is not None
+        await self._farewell.to_stray(session_id, target_of(scope), self._rules.headers(scope, self._upstream.host))
