@@ -1,5 +1,6 @@
 """Sessions of an app in the same process end with ours: by its own count, with fakes and with real MCP servers."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -177,24 +178,36 @@ async def test_a_later_answer_that_repeats_the_id_does_not_move_the_session() ->
     assert app.goodbyes()[0]["path"] == "/mcp"
 
 
-async def test_a_session_that_was_not_announced_here_is_loud() -> None:
-    with pytest.raises(LookupError, match="serve the app through this") as caught:
-        await EndInApp(App()).end(await session_named("secret"), EndReason.CLOSED)
-    assert "secret" not in str(caught.value)
+async def test_a_session_that_the_app_has_not_made_needs_no_goodbye() -> None:
+    app = App()
+    ending = EndInApp(app)
+    await Client(opening()).go(ending)
+    await ending.end(await session_named("ours"), EndReason.CLOSED)
+    assert app.goodbyes() == []
 
 
-async def test_the_memory_is_bounded_and_what_it_forgets_is_loud() -> None:
+async def test_an_app_that_is_served_past_it_is_loud() -> None:
+    with pytest.raises(RuntimeError, match="put the EndInApp in place of the app"):
+        await EndInApp(App()).end(await session_named("one"), EndReason.CLOSED)
+
+
+async def test_the_memory_is_bounded_and_a_warning_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
     app = App()
     ending = EndInApp(app, limit=2)
-    for name in ("one", "two", "three"):
+    for name in ("one", "two", "three", "four"):
         app.makes = name
         await Client(opening()).go(ending)
 
-    with pytest.raises(LookupError):
-        await ending.end(await session_named("one"), EndReason.CLOSED)
-    for name in ("two", "three"):
+    for name in ("one", "two", "three", "four"):
         await ending.end(await session_named(name), EndReason.CLOSED)
-    assert len(app.goodbyes()) == 2
+
+    assert [scope["headers"][1:] for scope in app.goodbyes()] == [
+        [(b"mcp-session-id", b"three")],
+        [(b"mcp-session-id", b"four")],
+    ]
+    assert [record.message for record in caplog.records] == [
+        "more than 2 sessions of the app are open; the oldest stay in the app"
+    ]
 
 
 async def test_a_stray_is_ended_for_its_user_and_then_forgotten() -> None:
@@ -204,9 +217,8 @@ async def test_a_stray_is_ended_for_its_user_and_then_forgotten() -> None:
 
     await ending.end_stray("one", opening())
 
+    await ending.end(await session_named("one"), EndReason.CLOSED)
     assert [goodbye["user"] for goodbye in inside.goodbyes()] == ["ada"]
-    with pytest.raises(LookupError):
-        await ending.end(await session_named("one"), EndReason.CLOSED)
 
 
 async def test_websockets_and_lifespans_pass() -> None:
@@ -218,6 +230,18 @@ async def test_websockets_and_lifespans_pass() -> None:
     for kind in ("websocket", "lifespan"):
         await EndInApp(app)({"type": kind}, Client({}).receive, Client({}).send)
     assert seen == ["websocket", "lifespan"]
+
+
+async def test_what_an_app_announces_in_a_refusal_is_ended_in_the_app() -> None:
+    app = App(status=406)
+    ending = EndInApp(app)
+    async with SessionManager(on_close=ending.end) as manager:
+        leased = SessionLeaseMiddleware(ending, manager, McpMatcher(), on_stray=ending.end_stray)
+        body = json.dumps(INITIALIZE).encode()
+        scope = opening(content_type="application/json")
+        await Client(scope, [{"type": "http.request", "body": body}]).go(leased)
+        assert len(manager) == 0
+    assert [goodbye["headers"][-1] for goodbye in app.goodbyes()] == [(b"mcp-session-id", b"one")]
 
 
 # Real MCP servers
@@ -267,7 +291,7 @@ async def test_abandoned_sessions_leave_nothing_in_the_app(clock: Clock, make: C
     mcp_app, inside, counted = make()
     ending = EndInApp(mcp_app, inside)
     manager: SessionManager[None] = SessionManager(CONFIG, clock=clock, on_close=ending.end)
-    leased = SessionLeaseMiddleware(ending, manager, McpMatcher())
+    leased = SessionLeaseMiddleware(ending, manager, McpMatcher(), on_stray=ending.end_stray)
     app = Starlette(routes=[Mount(prefix, leased)], lifespan=lifespan(manager, mcp_app.router.lifespan_context))
     http = httpx2.AsyncClient(
         transport=httpx2.ASGITransport(app), base_url=f"http://127.0.0.1:8000{prefix}", headers=HEADERS

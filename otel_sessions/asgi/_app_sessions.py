@@ -4,12 +4,12 @@ The app is told by a DELETE that looks like one of the client's and arrives thro
 Where a session lives is remembered from the answer that announced it, until the session ends.
 """
 
+import logging
 from http import HTTPStatus
 from typing import Any, Final
 
 import anyio
 
-from otel_sessions._ids import fingerprint
 from otel_sessions.matchers import Headers
 from otel_sessions.session import Session
 from otel_sessions.words import EndReason
@@ -32,6 +32,8 @@ _TOLD: Final = (
 )
 """Besides 2xx, the answers after which nothing is left to be done: the session is gone, or the app ends none."""
 
+_logger = logging.getLogger("otel_sessions")
+
 
 class EndInApp:
     """Wraps an MCP app that makes its own session ids, and ends the app's sessions when ours end.
@@ -44,8 +46,9 @@ class EndInApp:
     and the user of the request that opened the session. `headers` are added, or replace the Host; an app that insists
     on `mcp-protocol-version` gets it so. `header` names the header that carries the id.
 
-    At most `limit` sessions are remembered, the youngest. Memory is given back by `end` and `end_stray`, so both must
-    be called. The app must run until the manager has shut down: see `lifespan` and `RunManager`.
+    At most `limit` sessions are remembered, the youngest; a warning says when that is too few. `end` and `end_stray`
+    give the memory back, so both must be called. The app must run until the manager has shut down: see `lifespan` and
+    `RunManager`.
     """
 
     def __init__(
@@ -64,11 +67,14 @@ class EndInApp:
         self._limit = limit
         self._addresses: dict[str, dict[str, Any] | None] = {}
         """By session id, oldest first; None where the client has ended the session by itself."""
+        self._serves = False
+        self._is_full = False
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        self._serves = True
         address = self._address(scope)
 
         async def note(message: Any) -> None:
@@ -81,19 +87,19 @@ class EndInApp:
     async def end(self, session: Session[Any], reason: EndReason) -> None:  # noqa: ARG002  # a close hook's signature
         """End a session in the app, unless its client has; a manager's close hook.
 
-        Raises `LookupError` if the session was not announced through this object, `RuntimeError` if the app refuses,
-        and what the app raises.
+        Does nothing for a session that the app has not announced, as the sessions of MCP's older transport. Raises
+        `RuntimeError` if the app refuses, and if the app is served past this object; and what the app raises.
         """
-        if session.id not in self._addresses:
-            raise LookupError(f"session {fingerprint(session.id)} was not announced here; serve the app through this")
-        address = self._addresses.pop(session.id)
+        if not self._serves:
+            raise RuntimeError("no request came through EndInApp; put the EndInApp in place of the app that it wraps")
+        address = self._addresses.pop(session.id, None)
         if address is not None:
             await self._delete(session.id, address)
 
     async def end_stray(self, session_id: str, scope: Any) -> None:
         """End a session that the app announced in its answer to `scope`, and that could become no session here.
 
-        Raises as `end` does, but never `LookupError`.
+        Raises `RuntimeError` if the app refuses, and what the app raises.
         """
         address = self._addresses.pop(session_id, None)
         await self._delete(session_id, self._address(scope) if address is None else address)
@@ -101,7 +107,7 @@ class EndInApp:
     def _note(self, scope: Any, address: dict[str, Any], start: Any) -> None:
         """Remember what an answer says of sessions: the app has made one, or the client has ended one."""
         named = self._ids(scope["headers"])
-        for session_id in self._ids(start.get("headers", ())):
+        for session_id in self._ids(start.get("headers", ()))[:1]:
             if session_id not in named:
                 self._remember(session_id, address if self._inside is None else self._address(scope))
         if scope["method"] == "DELETE" and HTTPStatus.OK <= start["status"] < HTTPStatus.MULTIPLE_CHOICES:
@@ -115,6 +121,9 @@ class EndInApp:
         self._addresses[session_id] = address
         if len(self._addresses) > self._limit:
             del self._addresses[next(iter(self._addresses))]
+            if not self._is_full:
+                self._is_full = True
+                _logger.warning("more than %d sessions of the app are open; the oldest stay in the app", self._limit)
 
     async def _delete(self, session_id: str, address: dict[str, Any]) -> None:
         headers = [*address["headers"], (self._header, session_id.encode("latin-1"))]
