@@ -128,7 +128,7 @@ class Lease(Generic[DataT]):
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> bool:
+    ) -> bool | None:  # a plain bool tells type checkers that it may swallow any error of the block
         # What was started in the block may keep this lease in its context for long: it must not keep the session.
         session, self._session = self._session, None
         assert session is not None
