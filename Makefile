@@ -3,11 +3,14 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-pictures test proxy-test check clean stack-tools stack-test stack-picture dashboards bench \
-	bench-proxy up down
+	bench-proxy up down compose
 
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
+SETUP := Setting up $(VENV) with $(if $(UV),uv,pip)
+ONCE := This is done once, and takes about a minute ...
+COMPOSE ?= docker compose
 # Else it is kept in the home directory.
 export MPLCONFIGDIR := $(CURDIR)/$(VENV)/matplotlib
 # The first interpreter that is new enough; PYTHON=... chooses another.
@@ -55,32 +58,39 @@ bench: $(VENV)/.dev ## Measure the core against peers, a quarter of an hour; QUI
 bench-proxy: $(VENV)/.dev ## Measure the proxy against direct and nginx, three minutes; needs wrk and nginx.
 	$(BIN)/python -m benchmarks.proxy
 
-up: ## Start the compose stack with Grafana at http://127.0.0.1:3000; COMPARE=1 adds a proxy that leaks.
-	docker compose $(if $(COMPARE),--profile compare) up --build --detach --wait --wait-timeout 300
+up: compose ## Start the compose stack with Grafana at http://127.0.0.1:3000; COMPARE=1 adds a proxy that leaks.
+	$(COMPOSE) $(if $(COMPARE),--profile compare) up --build --detach --wait --wait-timeout 300
 	@echo "Grafana: http://127.0.0.1:3000   Prometheus: http://127.0.0.1:9090   Jaeger: http://127.0.0.1:16686"
 
-down: ## Stop the compose stack and remove what it has stored.
-	docker compose --profile compare down --volumes --remove-orphans
+down: compose ## Stop the compose stack and remove what it has stored.
+	$(COMPOSE) --profile compare down --volumes --remove-orphans
+
+compose:
+	@command -v $(firstword $(COMPOSE)) >/dev/null || { echo "$(firstword $(COMPOSE)) is not installed. \
+	Install Docker with Compose (https://docs.docker.com/compose/install/), or run make demo, which needs neither." >&2; exit 1; }
+	@$(COMPOSE) version >/dev/null 2>&1 || { echo "Compose is missing: \"$(COMPOSE)\" does not work. \
+	Install Docker's plugin (https://docs.docker.com/compose/install/), or say COMPOSE=docker-compose if you have that, \
+	or run make demo, which needs neither." >&2; exit 1; }
 
 clean: ## Remove the environment and every cache.
 	rm -rf $(VENV) .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist
 
 $(VENV)/.demo: pyproject.toml uv.lock
+	@echo "$(SETUP) for the demo. $(ONCE)"
 ifdef UV
 	@$(UV) sync --quiet --frozen --inexact --no-dev --extra demo
 else
 	@$(MAKE) --silent --no-print-directory $(VENV)/.pip
-	@echo "Setting up $(VENV) for the demo ..."
 	@$(BIN)/pip install --quiet --editable '.[demo]'
 endif
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml uv.lock
+	@echo "$(SETUP) for development. $(ONCE)"
 ifdef UV
 	@$(UV) sync --quiet --frozen --inexact --group dev
 else
 	@$(MAKE) --silent --no-print-directory $(VENV)/.pip
-	@echo "Setting up $(VENV) for development ..."
 	@$(BIN)/pip install --quiet --editable . --group dev
 endif
 	@touch $@

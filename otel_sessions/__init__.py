@@ -1,5 +1,6 @@
 """A session manager for proxies: bounded memory, every session accounted for, its whole life in OpenTelemetry."""
 
+from ._leases import Hold
 from ._version import __version__
 from .config import SessionConfig
 from .exceptions import (
@@ -23,6 +24,7 @@ __all__ = [
     "CleanupReport",
     "ConfigError",
     "EndReason",
+    "Hold",
     "JsonLinesSink",
     "ManagerClosed",
     "Outcome",

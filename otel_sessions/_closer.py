@@ -15,7 +15,7 @@ from opentelemetry.context import Context
 
 from ._callbacks import Callbacks, Ending
 from ._capacity import Capacity
-from ._leases import Lease, Leases
+from ._leases import Holder, Leases
 from ._roster import Roster
 from ._tasks import Countdown, Tasks
 from .config import SessionConfig
@@ -69,7 +69,7 @@ class Closer(Generic[DataT]):
         self._callbacks = callbacks
         self._telemetry = telemetry
         self._pending: dict[Ending[DataT], Batch] = {}
-        self._holders: dict[Ending[DataT], set[Lease[DataT]]] = {}
+        self._holders: dict[Ending[DataT], set[Holder[DataT]]] = {}
         self._drains: dict[Session[DataT], Context] = {}
         self._leaving = Countdown(config.close_timeout, tasks, "otel-sessions leaving", self._submit)
         self._draining = Countdown(config.drain_timeout, tasks, "otel-sessions draining", self._end_drained)
@@ -80,11 +80,11 @@ class Closer(Generic[DataT]):
     ) -> None:
         """End sessions that are in the map. `reason` is what each of them counts as (`Session._reason`).
 
-        Their bound holders are cancelled, all but the running task. `batch` can be waited for.
+        Their holders have to leave, all but the running task. `batch` can be waited for.
         """
         calls = self._callbacks.calls
         free: list[Session[DataT]] = []
-        closing: dict[Ending[DataT], list[Lease[DataT]]] = {}
+        closing: dict[Ending[DataT], list[Holder[DataT]]] = {}
         for session in sessions:
             holders = self._leases.take_away(session) if session._pins else []
             if holders or calls:
@@ -115,7 +115,7 @@ class Closer(Generic[DataT]):
             self._none_closing = anyio.Event()
             await self._none_closing.wait()
 
-    def _hide(self, closing: dict[Ending[DataT], list[Lease[DataT]]], batch: Batch, now: float) -> None:
+    def _hide(self, closing: dict[Ending[DataT], list[Holder[DataT]]], batch: Batch, now: float) -> None:
         """Hide all of them before anything is called that might ask for one."""
         for ending in closing:
             batch.pending += 1
@@ -140,18 +140,18 @@ class Closer(Generic[DataT]):
                 self._draining.discard(session)
         self._telemetry.sessions_ended(sessions, reason, now)
 
-    def _revoke(self, ending: Ending[DataT], holders: list[Lease[DataT]]) -> None:
+    def _revoke(self, ending: Ending[DataT], holders: list[Holder[DataT]]) -> None:
         self._holders[ending] = set(holders)
         if not self._callbacks.closed:  # else whatever is pending is about to be abandoned
             self._leaving.add(ending)
-        for lease in holders:
-            lease.revoke(partial(self._note_left, ending))
+        for holder in holders:
+            self._leases.expel(holder, ending.reason, partial(self._note_left, ending))
 
-    def _note_left(self, ending: Ending[DataT], lease: Lease[DataT]) -> None:
+    def _note_left(self, ending: Ending[DataT], holder: Holder[DataT]) -> None:
         holders = self._holders.get(ending)
         if holders is None:
             return
-        holders.discard(lease)
+        holders.discard(holder)
         if not holders:
             self._leaving.discard(ending)
             self._submit(ending)

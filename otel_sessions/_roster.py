@@ -60,14 +60,21 @@ class Roster(Generic[DataT]):
         self.wheel.file(session, session._deadline(now, terms), now)
         return session
 
-    def usable(self, session_id: str) -> Session[DataT]:
-        """Return a session that may be handed out; raise `SessionNotFound` with the reason under which it counts."""
+    def use(self, session_id: str) -> Session[DataT]:
+        """Touch a session that may be handed out, and return it.
+
+        Raises `ManagerClosed`, and `SessionNotFound` with the reason under which the session counts.
+        """
+        if not self.accepting:
+            self.require_accepting()
         session = self.sessions.get(session_id)
         if session is None:
             raise SessionNotFound(session_id, self.reason_of(session_id))
-        reason = session._due(self.clock(), session._terms)
-        if reason is not None:
-            raise SessionNotFound(session_id, reason)
+        now = self.clock()
+        if not session._usable(now):
+            raise SessionNotFound(session_id, session._due(now, session._terms))
+        session._last = now
+        session._count += 1
         return session
 
     def reason_of(self, session_id: str) -> EndReason | None:

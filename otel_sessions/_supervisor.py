@@ -62,6 +62,7 @@ class Supervisor(Generic[DataT]):
 
     def start(self) -> None:
         self._roster.accepting = True
+        self._leases.enter_loop()
         self._ticking.start("otel-sessions supervisor", self._tick, on_end=self._note_tick_end)
 
     def ask(self) -> None:

@@ -1,7 +1,8 @@
 """The command line: `otel-sessions proxy`, `demo`, `load` and `export show`.
 
 It reads arguments, and turns what goes wrong into an exit status:
-0 means well, 1 that what was asked for went wrong, 2 that it could not be tried, 130 that it was interrupted.
+0 means well, 1 that what was asked for went wrong, 2 that it could not be tried, 130 that it was interrupted, 141 that
+nobody reads any more what it prints. The last two are what shells report for Ctrl-C and for a closed pipe.
 """
 
 import argparse
@@ -21,6 +22,8 @@ _NEEDS = {
     "load": ("httpx2",),
 }
 """What each command cannot do without; all of it comes with its extra."""
+_CLOSED_PIPE = 128 + 13
+"""128 and the number of SIGPIPE."""
 _REASONS = [reason.value for reason in EndReason]
 
 
@@ -81,7 +84,7 @@ def _demo(options: argparse.Namespace) -> int:
     from .demo.processes import PortTaken
     from .demo.report import ReportFailed
     from .demo.run import DemoFailed, Options, run
-    from .demo.show import OutputFailed
+    from .demo.show import OutputClosed, OutputFailed
     from .proxy.otlp import ENDPOINT, require_exporters
 
     try:
@@ -105,6 +108,8 @@ def _demo(options: argparse.Namespace) -> int:
         return _complain(str(error), 2)
     except DemoFailed as error:
         return _complain(str(error), 1)
+    except OutputClosed:
+        return _CLOSED_PIPE
 
 
 def _export_show(options: argparse.Namespace) -> int:
@@ -182,7 +187,8 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
         "same virtual clients, show how they do, sum up, and write a report. OTEL_SESSIONS_* changes the limits of the "
         "proxy with cleanup and cap. With --otlp, or OTEL_EXPORTER_OTLP_ENDPOINT set, both export metrics, traces and "
         "logs to that collector. Exits 0 when the books balance, cleanup works and memory is bounded, 1 when they do "
-        "not or the run was too short to tell, 2 when it could not be tried or its report not written, 130 on Ctrl-C."
+        "not or the run was too short to tell, 2 when it could not be tried or its report not written, 130 on Ctrl-C, "
+        "141 when nobody reads its output any more."
     )
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
     parser.set_defaults(command=_demo, needs="demo", extra="demo")
@@ -201,7 +207,7 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Drive a proxy in front of an MCP server with virtual clients, until it is stopped: a ramp, steady use, a "
         "burst past the cap, a mass abandonment and a recovery, again and again. With OTEL_EXPORTER_OTLP_ENDPOINT set, "
-        "what it says goes to that collector, too."
+        "what it says goes to that collector, too. Exits 0, or 1 if the proxy has never answered."
     )
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
     parser.set_defaults(command=_load, needs="load", extra="demo")

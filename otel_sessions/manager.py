@@ -18,7 +18,7 @@ from ._books import Books
 from ._callbacks import CloseHook
 from ._capacity import Place
 from ._closer import Batch
-from ._leases import Lease, Leases, Pin
+from ._leases import Hold, Lease, Leases, Pin
 from ._roster import Roster
 from ._supervisor import Supervisor
 from .config import SessionConfig, check_limit
@@ -178,12 +178,41 @@ class SessionManager(Generic[DataT]):
             return session
         return None
 
+    def touch(self, session_id: str) -> Session[DataT] | None:
+        """Note activity of a session and return it, or None where `get` returns None; that changes nothing.
+
+        The same as `get`, then `Session.touch`: in one step, with one reading of the clock.
+        """
+        session = self._sessions.get(session_id)
+        if session is None or session._fate is not None:
+            return None
+        now, bucket = self._clock(), session._bucket
+        if (bucket is None or now >= bucket.not_before) and session._due(now, session._terms) is not None:
+            return None
+        session._last = now
+        session._count += 1
+        return session
+
     def pin(self, session_id: str) -> Pin[DataT]:
         """Return a lease for one `with` block, whose value is the session. Entering it is a touch.
 
         Any task may leave it, in any order. Entering raises `SessionNotFound` and `ManagerClosed`.
         """
         return Pin(self._leases, session_id)
+
+    def hold(self, session_id: str, on_end: Callable[[EndReason], object]) -> Hold[DataT]:
+        """Return a pin for one `with` block whose holder is told when the session is ended. Entering it is a touch.
+
+        `on_end(reason)` asks the holder to leave the block soon; it may leave the block itself. It is called at most
+        once, and never after the block is left. That is when the session is ended in spite of the hold:
+        `drain_timeout` seconds after a pass has found it expired, by `close_session`, or by a shutdown. The session is
+        hidden then; its close hook starts once all holders have left, or `close_timeout` seconds later.
+
+        `on_end` is not called if the holder itself ends the session: inside the block, or in a task that was started
+        there. It is called in the task of whoever ends the session, and must neither block nor raise; an exception is
+        logged, and changes nothing else. Entering raises `SessionNotFound` and `ManagerClosed`.
+        """
+        return Hold(self._leases, session_id, on_end)
 
     def lease(self, session_id: str) -> Lease[DataT]:
         """Return a lease for one `async with` block, whose value is the session. Entering it is a touch.

@@ -23,12 +23,13 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 MOST_LOOKED_AT: Final = 8192
 """Bytes of a request's body that a matcher may ask for."""
-_FIRST_WITHOUT_SESSIONS: Final = "2026-07-28"
+_FIRST_WITHOUT_SESSIONS: Final = b"2026-07-28"
 """The first revision of MCP in which a session id must be ignored."""
-_REVISION: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_REVISION: Final = re.compile(rb"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _OLD_TRANSPORT: Final = re.compile(rb"(^|&)session_?id=", re.IGNORECASE)
 """How messages of MCP's HTTP+SSE transport (revision 2024-11-05) name their session: in the query."""
 _MCP_ID: Final = b"mcp-session-id"
+_ASKED: Final = frozenset({_MCP_ID, b"mcp-protocol-version", b"content-type", b"content-encoding"})
 _INVALID_REQUEST, _SERVER_ERROR = -32600, -32000
 """JSON-RPC 2.0, section 5.1; the SDKs of MCP answer for an unknown session with the former."""
 
@@ -140,7 +141,7 @@ class HeaderMatcher(IssuingMatcher):
         self.request_header = self.name.encode("latin-1")
 
     def match(self, scope: Scope) -> Match:
-        named = named_in(scope, self.request_header)
+        named = _ids_in(pairs_of(scope), self.request_header)
         return Match(session_ids=named) if named else Match(opens=Opens.YES)
 
     def announce(self, session_id: str, scope: Scope, headers: Headers) -> Headers:  # noqa: ARG002
@@ -185,8 +186,8 @@ class CookieMatcher(IssuingMatcher):
         self.renew_after = set_cookie.renewal(max_age)
 
     def match(self, scope: Scope) -> Match:
-        found = dict.fromkeys(cookies.values(pairs_of(scope), self._name))
-        return Match(session_ids=tuple(value.decode("latin-1") for value in found), opens=Opens.YES)
+        found = [value.decode("latin-1") for value in cookies.values(pairs_of(scope), self._name)]
+        return Match(session_ids=tuple(dict.fromkeys(found)), opens=Opens.YES)
 
     def announce(self, session_id: str, scope: Scope, headers: Headers) -> Headers:
         secure = scope.get("scheme") in ("https", "wss") if self._secure is None else self._secure
@@ -216,12 +217,13 @@ class McpMatcher(AdoptingMatcher):
         self.sse_path: Final = sse_path
 
     def match(self, scope: Scope) -> Match:
-        revision = header(scope, b"mcp-protocol-version") or ""
-        if _REVISION.fullmatch(revision) and revision >= _FIRST_WITHOUT_SESSIONS:
+        said = [pair for pair in pairs_of(scope) if pair[0] in _ASKED]
+        revision = _first(said, b"mcp-protocol-version")
+        if revision >= _FIRST_WITHOUT_SESSIONS and _REVISION.fullmatch(revision):
             return Match()
-        named = named_in(scope, _MCP_ID)
+        named = _ids_in(said, _MCP_ID)
         if scope.get("method") == "POST":
-            return Match(session_ids=named, opens=_opening_of_post(scope))
+            return Match(session_ids=named, opens=_opening_of_post(scope, said))
         if not named and scope.get("method") == "GET" and scope.get("path") == self.sse_path:
             return Match(opens=Opens.FOR_EXCHANGE)
         return Match(session_ids=named)
@@ -272,24 +274,30 @@ def headers_of(scope: Scope, name: bytes) -> list[str]:
     return [value.decode("latin-1") for key, value in pairs_of(scope) if key == name]
 
 
-def named_in(scope: Scope, name: bytes) -> tuple[str, ...]:
-    """Return the ids in a request's header, each once, in the order of its lines."""
-    return tuple(dict.fromkeys(value for value in headers_of(scope, name) if value))
-
-
 def pairs_of(scope: Scope) -> Headers:
     """Return a request's headers, names in lower case."""
     headers = cast("Iterable[tuple[bytes, bytes]]", scope["headers"])
     return headers if isinstance(headers, (list, tuple)) else list(headers)
 
 
-def _opening_of_post(scope: Scope) -> Opens:
+def _ids_in(headers: Headers, name: bytes) -> tuple[str, ...]:
+    """Return the ids in a request's header, each once, in the order of its lines."""
+    found = [value.decode("latin-1") for key, value in headers if key == name and value]
+    return tuple(found) if len(found) < 2 else tuple(dict.fromkeys(found))
+
+
+def _first(headers: Headers, name: bytes) -> bytes:
+    return next((value for key, value in headers if key == name), b"")
+
+
+def _opening_of_post(scope: Scope, said: Headers) -> Opens:
     """Return whether a POST may open a session of MCP: a coded body cannot be looked at, so its answer decides."""
-    if not (header(scope, b"content-type") or "").lower().startswith("application/json"):
+    if not _first(said, b"content-type").lower().startswith(b"application/json"):
         return Opens.NO
-    if _OLD_TRANSPORT.search(cast("bytes", scope.get("query_string", b""))):
+    query = scope.get("query_string")
+    if query and _OLD_TRANSPORT.search(query):
         return Opens.NO
-    coded = (header(scope, b"content-encoding") or "identity").lower() != "identity"
+    coded = _first(said, b"content-encoding").lower() not in (b"", b"identity")
     return Opens.YES if coded else Opens.BY_BODY
 
 
@@ -311,9 +319,12 @@ def _with_only(headers: Headers, name: bytes, session_id: str | None) -> Headers
 
 
 def _answer(error: SessionError, body: bytes, kind: bytes) -> Answer:
-    """Return 404 for an unknown session, else 503, with `Retry-After` (RFC 9110, 10.2.3) where the wait is known."""
+    """Return 404 for an unknown session, else 503, with `Retry-After` (RFC 9110, 10.2.3) if the wait is known.
+
+    A cache may keep a 404 (RFC 9110, 15.5.5), and give it to clients whose sessions are live: so there is `no-store`.
+    """
     status = HTTPStatus.NOT_FOUND if isinstance(error, SessionNotFound) else HTTPStatus.SERVICE_UNAVAILABLE
-    headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
+    headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store")]
     if isinstance(error, TooManySessions) and error.retry_after is not None:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after))))
     return Answer(status=status, headers=headers, body=body)

@@ -241,6 +241,13 @@ class Session(Generic[DataT]):
         now = self._terms.clock()
         self._terms.filing.file(self, now, now)
 
+    def _usable(self, now: float) -> bool:
+        """Return whether the session may be handed out: mostly, a look at where it is filed is enough."""
+        bucket = self._bucket
+        if bucket is not None and now < bucket.not_before:
+            return self._fate is None
+        return self._due(now, self._terms) is None
+
     def _due(self, now: float, limits: Limits) -> EndReason | None:
         """Return why the session is not to be handed out, None if it is: failed before age before idleness."""
         if self._fate is not None:

@@ -6,6 +6,7 @@ import pty
 import re
 import resource
 import select
+import shlex
 import signal
 import socket
 import struct
@@ -329,6 +330,9 @@ def test_a_demo_in_a_pipe_sums_up_in_plain_text_writes_its_report_and_leaves_not
         assert f"\n{name} " in said
     for reason in ("idle_timeout", "max_age", "closed", "evicted", "shutdown"):
         assert f"\n  {reason} " in said
+    created, cleaned, active = (columns(said, name) for name in ("created", "cleaned", "sessions active"))
+    for column in range(2):  # every figure is of one moment
+        assert created[column] == cleaned[column] + active[column] > 0
     for claim in ("The books balance: ", "Cleanup works: ", "Memory is bounded: ", "The twin without cleanup and cap "):
         assert f"\n{claim}" in said
     *lines, last = said.splitlines()
@@ -338,6 +342,13 @@ def test_a_demo_in_a_pipe_sums_up_in_plain_text_writes_its_report_and_leaves_not
     assert {path.name for path in running.report.iterdir()} == set(FILES)
     twin = json.loads((running.report / "summary.json").read_text())["without"]["sessions"]["cleaned_sessions"]
     assert {reason for reason, count in twin.items() if count} - {"closed"} == {"shutdown"}
+
+
+def columns(said: str, name: str) -> list[int]:
+    """Return the first number of a row for each of the two proxies."""
+    row = re.search(rf"^{name}  +([0-9]+).*?  +([0-9]+)", said, re.MULTILINE)
+    assert row
+    return [int(number) for number in row.groups()]
 
 
 @pytest.mark.processes
@@ -402,9 +413,10 @@ def test_a_build_that_forgets_sessions_fails_the_demo_and_is_told(broken: str, c
 
 
 @pytest.mark.processes
-def test_an_interrupted_demo_exits_with_130_and_leaves_nothing_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_demo_exits_with_130_and_leaves_nothing_behind(number: signal.Signals, tmp_path: Path) -> None:
     with demo(tmp_path, "--clients", "30", "--duration", "5") as running:
-        running.process.send_signal(signal.SIGTERM)
+        running.process.send_signal(number)
         status, _, complained = running.end()
 
         assert status == 130
@@ -424,13 +436,53 @@ def test_a_demo_that_is_interrupted_while_it_starts_exits_with_130_at_once(tmp_p
 
 
 @pytest.mark.processes
-def test_a_demo_that_nobody_reads_any_more_is_as_good_as_interrupted(tmp_path: Path) -> None:
+def test_a_demo_that_nobody_reads_any_more_stops_everything_without_a_word(tmp_path: Path) -> None:
     with demo(tmp_path, "--clients", "5", "--duration", "10", "--no-twin") as running:
         assert running.process.stdout is not None
         running.process.stdout.close()
 
-        assert running.process.wait(10) == 130
+        assert running.process.stderr is not None
+        complained = running.process.stderr.read()
+        assert running.process.wait(10) == 141
         assert running.leftovers() == []
+    assert "interrupted" not in complained
+    assert "Traceback" not in complained
+    assert not running.report.exists()
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("alone", [("--no-twin",), ()], ids=["alone", "with its twin"])
+@pytest.mark.parametrize("seconds", ["0.1", "0.001"])
+def test_a_demo_that_is_far_too_short_says_so_and_nothing_worse(
+    seconds: str, alone: tuple[str, ...], tmp_path: Path
+) -> None:
+    running = Demo(tmp_path, "--duration", seconds, "--clients", "5", *alone)
+    status, said, complained = running.end(60)
+
+    assert (status, complained) == (1, "")
+    assert "The run was TOO SHORT to tell whether all is well." in said
+    assert "DO NOT BALANCE" not in said
+    assert "DOES NOT WORK" not in said
+    assert "NOT BOUNDED" not in said
+
+
+@pytest.mark.processes
+def test_a_demo_in_front_of_head_stops_without_a_word(tmp_path: Path) -> None:
+    ours = shlex.join(command(tmp_path / "report", "--clients", "5", "--duration", "5", "--no-twin"))
+    status = f"{ours}; echo $? > {shlex.quote(str(tmp_path / 'status'))}"
+    piped = subprocess.run(
+        ["sh", "-c", f"{{ {status}; }} | head -n 1"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        env=clean_environ(),
+    )
+
+    assert piped.stdout.count("\n") == 1
+    assert piped.stderr == ""
+    assert (tmp_path / "status").read_text() == "141\n"
 
 
 @pytest.mark.processes

@@ -1,11 +1,13 @@
 """The live view and its curves, drawn for terminals of many sizes."""
 
 import io
+import re
 from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
+from otel_sessions.demo.course import Course
 from otel_sessions.demo.phases import Moment
 from otel_sessions.demo.show import say, showing, sum_up
 from otel_sessions.demo.sparkline import binned, meter, sparkline
@@ -102,6 +104,35 @@ def test_the_view_has_every_number_at_80_columns_and_24_rows() -> None:
         assert words in said
 
 
+def table_of(said: str) -> list[dict[str, int]]:
+    """Return the first number of each row, of ours and of the twin."""
+    rows = [re.fullmatch(r"( *[a-z_ ]+?)  +([0-9]+)\b(.*)", line) for line in said.splitlines()]
+    found = [(row[1], row[2], re.search(r"  ([0-9]+)", row[3])) for row in rows if row]
+    assert all(twin for *_, twin in found)
+    ours = {name: int(number) for name, number, _ in found}
+    return [ours, {name: int(twin[1]) for name, _, twin in found if twin}]
+
+
+@pytest.mark.parametrize("state", [RUNNING, OVER], ids=["running", "over"])
+@pytest.mark.parametrize("drawn_by", ["view", "lines"])
+def test_every_figure_of_the_books_in_a_view_is_of_one_moment(
+    state: State, drawn_by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = drawn(state, 100, 60) if drawn_by == "view" else shown(Output(is_terminal=False), monkeypatch, state)
+    ours, twin = table_of(said)
+
+    assert (ours["created"], twin["created"]) == (14, 60)
+    for books in (ours, twin):
+        assert books["created"] == books["cleaned"] + books["sessions active"]
+        assert books["cleaned"] == sum(number for name, number in books.items() if name.startswith("  "))
+
+
+def test_refusals_and_their_words_are_counted_by_the_same_clients() -> None:
+    late = replace(GOOD.tally, rejected=5, told_to_wait=5)
+
+    assert "refused          5, 5 with Retry-After" in drawn(replace(RUNNING, ours=replace(RUNNING.ours, tally=late)))
+
+
 def test_both_curves_have_the_same_scale() -> None:
     rows = drawn(OVER).splitlines()
     ours, twin = rows[4:7], rows[7:10]
@@ -130,7 +161,15 @@ def test_a_reason_that_is_rare_is_shown_where_there_is_one() -> None:
 def test_cleanup_that_failed_is_told_with_the_passes() -> None:
     failed = replace(OVER, ours=replace(GOOD, last=replace(GOOD.end, errors=2)))
 
-    assert "cleanup passes   4, 2 errors" in drawn(failed)
+    assert "cleanup passes   4, 2 errors in the shutdown" in drawn(failed)
+    assert "cleanup passes   4, 2 errors  " in drawn(replace(failed, ours=with_errors(2)))
+
+
+def with_errors(number: int) -> Course:
+    """Return the good course with so many errors at its end."""
+    *earlier, end = GOOD.samples
+    failed = replace(end, reading=replace(end.reading, errors=number))
+    return replace(GOOD, samples=[*earlier, failed], last=replace(GOOD.end, errors=number))
 
 
 @pytest.mark.parametrize("state", [JUST_BEGUN, RUNNING, OVER, ALONE], ids=["begun", "running", "over", "alone"])

@@ -2,8 +2,10 @@
 
 import asyncio
 import gc
+import time
 import weakref
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import anyio
 import pytest
@@ -185,6 +187,86 @@ class TestHolding:
             assert scope.cancelled_caught
             assert manager.get_metrics().leased == 0
             assert session.id in manager
+
+    @pytest.mark.parametrize("kind", ["pin", "hold"])
+    async def test_one_that_is_left_twice_by_hand_is_given_back_once(self, kind: str) -> None:
+        async with SessionManager() as manager:
+            session = await manager.create_session()
+            use = manager.pin(session.id) if kind == "pin" else manager.hold(session.id, print)
+            with manager.pin(session.id):
+                with use:
+                    pass
+                use.__exit__(None, None, None)
+                assert manager.get_metrics().leased == 1
+            assert manager.get_metrics().leased == 0
+
+    async def test_a_pin_and_a_lease_are_not_entered_again_after_they_were_left(self) -> None:
+        async with SessionManager() as manager:
+            session = await manager.create_session()
+            pin, lease = manager.pin(session.id), manager.lease(session.id)
+            with pin:
+                pass
+            with pytest.raises(RuntimeError, match="once"):
+                pin.__enter__()
+            async with lease:
+                pass
+            with pytest.raises(RuntimeError, match="once"):
+                await lease.__aenter__()
+            assert manager.get_metrics().leased == 0
+
+    async def test_one_that_was_refused_may_be_entered_when_its_session_is_there(self) -> None:
+        async with SessionManager() as manager:
+            pin = manager.pin("later")
+            with pytest.raises(SessionNotFound):
+                pin.__enter__()
+            session = await manager.create_session("later")
+            with pin as pinned:
+                assert pinned is session
+
+    async def test_entering_and_leaving_read_the_clock_once_each(self) -> None:
+        readings = 0
+
+        def clock() -> float:
+            nonlocal readings
+            readings += 1
+            return float(readings)
+
+        async with SessionManager(clock=clock) as manager:
+            session = await manager.create_session()
+            before = readings
+            with manager.pin(session.id):
+                assert readings == before + 1
+            assert readings == before + 2
+            with manager.hold(session.id, print):
+                assert readings == before + 3
+            assert readings == before + 4
+            async with manager.lease(session.id):
+                assert readings == before + 5
+            assert readings == before + 6
+
+    @pytest.mark.parametrize("while_entering", [True, False])
+    async def test_a_clock_that_raises_leaves_no_lease_behind(self, while_entering: bool) -> None:
+        def clock() -> float:
+            if broken:
+                raise OSError("no clock")
+            return time.monotonic()
+
+        broken = False
+        async with SessionManager(clock=clock) as manager:
+            session = await manager.create_session()
+            broken = while_entering
+            with suppress(OSError), manager.pin(session.id):
+                broken = True
+            broken = while_entering
+            with suppress(OSError), manager.hold(session.id, print):
+                broken = True
+            broken = while_entering
+            with suppress(OSError):
+                async with manager.lease(session.id):
+                    broken = True
+            broken = False
+            assert manager.get_metrics().leased == 0
+            assert await manager.close_session(session.id)
 
 
 class TestRefusing:

@@ -2,7 +2,10 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from typing import Any
 
@@ -186,6 +189,31 @@ async def test_the_upstream_speaks_as_much_of_mcp_as_the_clients_need() -> None:
         assert (await http.get("/healthz")).status_code == 200
 
 
+@pytest.mark.anyio
+async def test_clients_who_are_there_at_the_start_ask_however_short_the_run_is() -> None:
+    load = load_on(Upstream(), clients=5, seconds=0.0)
+    await load.run()
+
+    assert load.tally.opened == 5
+    assert load.tally.answered == load.tally.requests
+    assert load.tally.silence == ""
+
+
+@pytest.mark.anyio
+async def test_answers_and_silence_are_counted_apart() -> None:
+    refusing, silent = load_on(Refusing(status=500)), load_on(fall_silent)
+    await refusing.run()
+    await silent.run()
+
+    assert (refusing.tally.answered, refusing.tally.unanswered) == (refusing.tally.requests, 0)
+    assert (silent.tally.answered, silent.tally.unanswered) == (0, silent.tally.requests)
+    assert silent.tally.silence == "ConnectError: nobody is there"
+
+
+async def fall_silent(scope: Any, receive: Any, send: Any) -> None:
+    raise httpx2.ConnectError("nobody is there")
+
+
 # The program
 
 
@@ -225,29 +253,117 @@ def nobody() -> str:
         return f"127.0.0.1:{listener.getsockname()[1]}"
 
 
-@pytest.mark.processes
-def test_a_load_whose_target_is_not_there_goes_on_and_says_so(nobody: str) -> None:
-    load = module("cli", "load", "--target", f"http://{nobody}", "--clients", "3", "--steady", "--duration", "1")
-    _, said = load.communicate(timeout=20)
+@contextmanager
+def loading(target: str, *arguments: str, before: tuple[str, ...] = ()) -> Iterator["subprocess.Popen[str]"]:
+    """Run a load that writes lines to stderr for as long as the block lasts."""
+    command = [*before, sys.executable, "-m", "otel_sessions.cli", "load", "--target", f"http://{target}", "--steady"]
+    process = subprocess.Popen(
+        [*command, "--clients", "3", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=clean_environ(),
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
-    assert load.returncode == 0
+
+def read_until(process: "subprocess.Popen[str]", words: str) -> str:
+    """Return what a process writes to stderr up to a line with these words."""
+    assert process.stderr is not None
+    said = ""
+    for line in process.stderr:
+        said += line
+        if words in line:
+            return said
+    pytest.fail(f"it never said {words!r} but {said!r}")
+
+
+class Answering(BaseHTTPRequestHandler):
+    """Who knows no method, and keeps that it was asked."""
+
+    asked = threading.Event()
+
+    def log_error(self, *_: object) -> None:
+        self.asked.set()
+
+
+@pytest.fixture
+def somebody() -> Iterator[str]:
+    """An address at which somebody listens, who speaks HTTP but no MCP."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
+        thread = threading.Thread(target=server.serve_forever, args=[0.01])
+        thread.start()
+        yield f"127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("seconds", ["0.001", "1.5"])
+def test_a_load_whose_target_never_answers_says_so_in_a_line_and_goes_on_to_its_end(nobody: str, seconds: str) -> None:
+    with loading(nobody, "--duration", seconds) as load:
+        said = read_until(load, "the end: ")
+
+        assert load.wait(20) == 1
+    assert said.count("does not answer") == 1
+    assert f"http://{nobody} does not answer (ConnectError" in said
     assert "opened 0" in said
     assert "unexpected 0" not in said
     assert "Traceback" not in said
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_load_that_is_stopped_sums_up_and_exits_with_0(nobody: str, number: signal.Signals) -> None:
-    load = module("cli", "load", "--target", f"http://{nobody}", "--clients", "3")
-    assert load.stderr is not None
-    load.stderr.readline()  # it has begun
-    load.stderr.readline()
-    load.send_signal(number)
-    _, said = load.communicate(timeout=20)
+def test_a_load_that_had_an_answer_of_any_kind_exits_with_0(somebody: str) -> None:
+    with loading(somebody, "--duration", "0.001") as load:
+        said = read_until(load, "the end: ")
 
-    assert load.returncode == 0
-    assert said.startswith("the end: opened 0")
+        assert load.wait(20) == 0
+    assert "does not answer" not in said
+
+
+@pytest.mark.processes
+def test_a_load_whose_target_falls_silent_again_says_so_again(nobody: str) -> None:
+    with loading(nobody) as load:
+        read_until(load, "does not answer")
+        with ThreadingHTTPServer(("127.0.0.1", int(nobody.rsplit(":")[1])), Answering) as server:
+            thread = threading.Thread(target=server.serve_forever, args=[0.01])
+            thread.start()
+            assert Answering.asked.wait(20)
+            server.shutdown()
+            thread.join()
+        read_until(load, "does not answer")
+        load.send_signal(signal.SIGTERM)
+
+        assert load.wait(20) == 0
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_load_sums_up_on_a_signal_from_its_first_line_on(somebody: str, number: signal.Signals) -> None:
+    with loading(somebody) as load:
+        read_until(load, "virtual clients")
+        load.send_signal(number)
+        said = read_until(load, "the end: opened 0")
+
+        assert load.wait(20) == 0
+        assert "Traceback" not in said
+
+
+@pytest.mark.processes
+def test_a_load_under_nohup_outlives_its_terminal(nobody: str) -> None:
+    with loading(nobody, before=("nohup",)) as load:
+        read_until(load, "virtual clients")
+        load.send_signal(signal.SIGHUP)
+        read_until(load, "does not answer")
+        load.send_signal(signal.SIGTERM)
+        read_until(load, "the end: opened 0")
+
+        assert load.wait(20) == 1
 
 
 @pytest.mark.processes

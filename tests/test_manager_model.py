@@ -8,6 +8,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -32,6 +33,7 @@ from hypothesis.stateful import (
 from otel_sessions import (
     UNSET,
     EndReason,
+    Hold,
     ManagerClosed,
     Session,
     SessionConfig,
@@ -156,6 +158,19 @@ class Holder:
     left: bool = False
 
 
+class Told:
+    """What a hold tells; it is left in that moment."""
+
+    hold: Hold[str]
+
+    def __init__(self) -> None:
+        self.reasons: list[EndReason] = []
+
+    def __call__(self, reason: EndReason) -> None:
+        self.reasons.append(reason)
+        self.hold.__exit__(None, None, None)
+
+
 limits = st.one_of(st.just(UNSET), st.none(), st.sampled_from([3.0, 8.0, 40.0]))
 pauses = st.sampled_from([0.5, 2.5, 6.0, 11.0, 21.0, 35.0, 65.0])
 
@@ -167,6 +182,7 @@ class ManagerMachine(RuleBasedStateMachine):
     places = Bundle("places")
     pins = Bundle("pins")
     holders = Bundle("holders")
+    holds = Bundle("holds")
 
     @initialize(
         target=sessions,
@@ -338,6 +354,67 @@ class ManagerMachine(RuleBasedStateMachine):
         assert bool(holder.cancelled_for) == (holder.model.session not in self.live)
         self._release(holder.model)
 
+    @rule(target=holds, model=sessions)
+    def hold(self, model: Model) -> Any:
+        """A holder whose task is over, and who leaves as soon as it is told."""
+        visible = self._visible(model.session.id)
+        told = Told()
+        told.hold = self.manager.hold(model.session.id, told)
+        try:
+            session = Context().run(told.hold.__enter__)
+        except SessionNotFound as error:
+            assert visible is None
+            assert error.reason is not None
+            return multiple()
+        assert visible is not None
+        assert session is visible.session
+        self._lease(visible)
+        return told, visible
+
+    @rule(held=consumes(holds))
+    def leave_a_hold_in_any_order(self, held: Any) -> None:
+        told, model = held
+        # By a pass only after its drain, by others at once: it was told if it was ended, once, and for that reason.
+        assert told.reasons == ([] if model.session in self.live else [self.ended[model.session]])
+        told.hold.__exit__(None, None, None)
+        if not told.reasons:
+            self._release(model)
+
+    @rule(model=sessions, closes=st.booleans())
+    def close_or_clean_while_holding(self, model: Model, closes: bool) -> None:
+        visible = self._visible(model.session.id)
+        if visible is None:
+            return
+        told: list[EndReason] = []
+        self.closing_by_hand = visible.session
+
+        async def hold_and_close() -> None:
+            with self.manager.hold(visible.session.id, told.append):
+                if closes:
+                    assert await self.manager.close_session(visible.session.id)
+                else:
+                    await self.manager.cleanup_stale_sessions()
+
+        self._lease(visible)
+        self.driver.call(hold_and_close)
+        self._take_reports()
+        self._release(visible)
+        self.closing_by_hand = None
+        assert told == []
+        assert (visible.session in self.ended) == closes
+
+    @rule(model=sessions)
+    def touch_by_id(self, model: Model) -> None:
+        visible = self._visible(model.session.id)
+        before = model.session.metadata
+        got = self.manager.touch(model.session.id)
+        assert got is (visible.session if visible else None)
+        if visible is None:
+            assert model.session.metadata == before
+        else:
+            visible.last = self.clock()
+            visible.messages += 1
+
     @rule(model=sessions)
     def touch(self, model: Model) -> None:
         if model.session in self.live:
@@ -427,6 +504,7 @@ class ManagerMachine(RuleBasedStateMachine):
             got = self.manager.get(model.session.id)
             assert (got is model.session) == (not model.due(self.clock()))
             assert (model.session.id in self.manager) == (got is not None)
+            assert got is not None or self.manager.touch(model.session.id) is None
             assert model.session.metadata.message_count == model.messages
 
     def teardown(self) -> None:

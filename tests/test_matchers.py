@@ -551,11 +551,12 @@ MATCHERS: list[SessionMatcher] = [HeaderMatcher(), CookieMatcher(), McpMatcher()
 
 
 @pytest.mark.parametrize("matcher", MATCHERS, ids=lambda matcher: type(matcher).__name__)
-def test_no_refusal_shows_an_id(matcher: SessionMatcher) -> None:
+def test_no_refusal_shows_an_id_or_stays_in_a_cache(matcher: SessionMatcher) -> None:
     for error in (SessionNotFound("secret"), TooManySessions(1, 2.5), ManagerClosed("secret")):
         answer = matcher.refusal(error)
         assert b"secret" not in answer.body
         assert (b"content-length", b"%d" % len(answer.body)) in answer.headers
+        assert (b"cache-control", b"no-store") in answer.headers
 
 
 @pytest.mark.parametrize(

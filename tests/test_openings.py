@@ -18,7 +18,16 @@ from otel_sessions import (
     SessionConfig,
     SessionManager,
 )
-from otel_sessions.asgi import SESSION, Message, Receive, Scope, Send, SessionLeaseMiddleware, session_of
+from otel_sessions.asgi import (
+    SESSION,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    SessionLeaseMiddleware,
+    client_address,
+    session_of,
+)
 from otel_sessions.matchers import (
     AdoptingMatcher,
     CookieMatcher,
@@ -616,6 +625,11 @@ async def test_private_refuses_a_client_that_is_an_address(manager: SessionManag
 
     with pytest.raises(ConfigError, match="private=True takes a client= that names one user"):
         await Client(http()).go(app)
+
+
+def test_private_refuses_clients_that_are_always_addresses_when_it_is_made() -> None:
+    with pytest.raises(ConfigError, match="private=True takes a client= that names one user"):
+        SessionLeaseMiddleware(App(), SessionManager(), client=client_address(), private=True)
 
 
 # Matchers of an embedder's own

@@ -51,6 +51,38 @@ def test_books_that_do_not_balance_are_told_and_fail(bad: Course, says: str) -> 
     assert not alone(bad).passed
 
 
+def nothing_in(seconds: float) -> Course:
+    """Return a run in which no session was opened."""
+    return replace(
+        with_samples(GOOD, sample(seconds, reading(0, 0))),
+        last=replace(reading(0, 0), rejected={}),
+        tally=Tally(),
+    )
+
+
+def test_books_of_nothing_are_not_said_to_be_wrong_and_the_run_was_too_short() -> None:
+    verdict = judge(nothing_in(0.1), nothing_in(0.1), CLIENTS)
+
+    assert verdict.lines[0] == (
+        "The books were NOT SEEN at work: in 0.1 s no session was opened; --duration 23 shows it."
+    )
+    assert verdict.lines[-1] == "The run was TOO SHORT to tell whether all is well."
+    assert not any("BALANCE" in line for line in verdict.lines)
+    assert not verdict.passed
+
+
+def test_a_run_that_was_long_enough_but_had_no_sessions_is_not_called_short() -> None:
+    verdict = alone(nothing_in(60.0))
+
+    assert "in 60 s no session was opened; a longer run, or more clients, may show it" in verdict.lines[0]
+    assert not any("TOO SHORT" in line for line in verdict.lines)
+    assert not verdict.passed
+
+
+def test_a_run_that_was_long_enough_says_nothing_of_its_length() -> None:
+    assert not any("TOO SHORT" in line for line in (*alone(GOOD).lines, *judge(GOOD, LEAKING, CLIENTS).lines))
+
+
 def test_an_answer_that_never_came_back_explains_one_difference() -> None:
     tally = Tally(opened=13, closed=4, rejected=3, unexpected=1, requests=200)
 

@@ -3,6 +3,7 @@
 from otel_sessions.matchers import Scope
 
 from ._app_sessions import EndInApp
+from ._client import ClientAddress, client_address
 from ._exchange import ASGIApp, Message, Receive, Send
 from ._lifespan import RunManager, lifespan
 from ._middleware import SessionLeaseMiddleware
@@ -13,6 +14,7 @@ __all__ = [
     "OPENING",
     "SESSION",
     "ASGIApp",
+    "ClientAddress",
     "EndInApp",
     "Message",
     "Receive",
@@ -20,6 +22,7 @@ __all__ = [
     "Scope",
     "Send",
     "SessionLeaseMiddleware",
+    "client_address",
     "lifespan",
     "session_of",
 ]

@@ -3,9 +3,11 @@
 Servers send comments to keep a connection open. A comment is no use of a session.
 """
 
-from typing import Self
+from typing import Final, Self
 
 from otel_sessions.matchers import Headers
+
+_KIND: Final = b"text/event-stream"
 
 
 class Events:
@@ -19,10 +21,10 @@ class Events:
     @classmethod
     def of(cls, headers: Headers) -> Self | None:
         """Return what follows an answer with these headers, None if it is not an event stream."""
-        said = {name.lower(): value.lower() for name, value in headers}
-        if not said.get(b"content-type", b"").startswith(b"text/event-stream"):
+        if not any(value.lower().startswith(_KIND) for name, value in headers if name.lower() == b"content-type"):
             return None
-        return cls(coded=said.get(b"content-encoding", b"identity") != b"identity")
+        coded = any(value.lower() != b"identity" for name, value in headers if name.lower() == b"content-encoding")
+        return cls(coded=coded)
 
     def has_more_than_comments(self, part: bytes) -> bool:
         """Return whether the next part has a byte that is in no comment and is no line end."""

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import anyio
 
@@ -32,9 +32,15 @@ from otel_sessions.matchers import (
 from otel_sessions.session import Session
 
 from ._adoption import Holder
+from ._client import ClientAddress
 from ._exchange import ASGIApp, Exchange, Receive, Send, exchange_of
 from ._roles import OPENING, SESSION, Adopting, Asking, Only, Opening, Outside, Renewals, Role, Using
 from ._skipping import Skips, skips
+
+_NO_USER: Final = (
+    "private=True takes a client= that names one user: an address is shared by all who are behind it; "
+    "return the user's id, as the app has authenticated it"
+)
 
 _logger = logging.getLogger("otel_sessions")
 
@@ -94,6 +100,8 @@ class SessionLeaseMiddleware:
         self._adopting = self._matcher if isinstance(self._matcher, AdoptingMatcher) else None
         if self._issuing is None and self._adopting is None:
             raise ConfigError(f"matcher takes an IssuingMatcher or an AdoptingMatcher, not {matcher!r}")
+        if private and isinstance(client, ClientAddress):
+            raise ConfigError(_NO_USER)
         self._client = client
         self._data = data
         self._private = private
@@ -139,10 +147,7 @@ class SessionLeaseMiddleware:
     def _owner(self, scope: Scope) -> str | None:
         client = self._client(scope)
         if self._private and client is not None and is_address(client):
-            raise ConfigError(
-                "private=True takes a client= that names one user: an address is shared by all who are behind it; "
-                "return the user's id, as the app has authenticated it"
-            )
+            raise ConfigError(_NO_USER)
         return client
 
     async def _may_open(self, match: Match, scope: Scope, exchange: Exchange) -> bool:

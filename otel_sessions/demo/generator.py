@@ -4,14 +4,15 @@ Every line goes to the log, so that it stands beside the proxy's own lines where
 """
 
 import logging
-import signal
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 import anyio
+from anyio.abc import TaskStatus
 
 from otel_sessions.proxy.otlp import exporting
+from otel_sessions.proxy.signals import ending
 
 from .connections import connections
 from .load import Load
@@ -40,17 +41,17 @@ class LoadOptions:
 
 
 def generate(options: LoadOptions) -> int:
-    """Drive the target until the time is over, or until SIGINT or SIGTERM; return 0."""
+    """Drive the target until the time is over, or until a signal; return 0, or 1 if it has never answered."""
     to_stderr = logging.StreamHandler()
     to_stderr.setLevel(logging.INFO)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[to_stderr])
     _logger.setLevel(logging.INFO)
     with exporting("otel-sessions-load"):
-        anyio.run(_generate, options)
-    return 0
+        tally = anyio.run(_generate, options)
+    return 0 if tally.answered else 1
 
 
-async def _generate(options: LoadOptions) -> None:
+async def _generate(options: LoadOptions) -> Tally:
     phases, seconds = (STEADY, 1.0) if options.cycle is None else (PHASES, options.cycle)
     load = Load(
         partial(connections, options.target),
@@ -60,23 +61,49 @@ async def _generate(options: LoadOptions) -> None:
         rate=options.rate,
         story=Story(phases=phases, seconds=seconds),
     )
-    _logger.info("%d virtual clients, for %s", options.clients, options.target)
+    silence = _Silence(options.target, load.tally)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_stop_on_signal, load)
-        tasks.start_soon(_report, load)
+        await tasks.start(_stop_on_signal, load)
+        _logger.info("%d virtual clients, for %s", options.clients, options.target)
+        tasks.start_soon(_report, load, silence)
         await load.run()
         tasks.cancel_scope.cancel()
+    silence.look()
     _logger.info("the end: %s", _sums(load.tally))
+    return load.tally
 
 
-async def _stop_on_signal(load: Load) -> None:
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+async def _stop_on_signal(load: Load, *, task_status: TaskStatus[None]) -> None:
+    """Stop the load on the first signal; a second one ends the program at once."""
+    with anyio.open_signal_receiver(*ending()) as signals:
+        task_status.started()
         async for _ in signals:
             load.stop()
-            return  # a second signal ends the program at once
+            return
 
 
-async def _report(load: Load) -> None:
+class _Silence:
+    """Says in a line that the target does not answer, once for each time that it falls silent."""
+
+    def __init__(self, target: str, tally: Tally) -> None:
+        self._target = target
+        self._tally = tally
+        self._answered = self._unanswered = 0
+        self._silent = False
+
+    def look(self) -> None:
+        """Compare the counts with those of the last look."""
+        tally = self._tally
+        answered, unanswered = tally.answered - self._answered, tally.unanswered - self._unanswered
+        self._answered, self._unanswered = tally.answered, tally.unanswered
+        if answered:
+            self._silent = False
+        elif unanswered and not self._silent:
+            self._silent = True
+            _logger.warning("%s does not answer (%s)", self._target, tally.silence)
+
+
+async def _report(load: Load, silence: _Silence) -> None:
     """Say how it goes, now and then, and at once when a phase begins."""
     began = said = anyio.current_time()
     phase = ""
@@ -85,6 +112,7 @@ async def _report(load: Load) -> None:
         if moment.phase != phase:
             _logger.info("phase %s", moment.phase)
             phase = moment.phase
+        silence.look()
         if now - said >= _LINE_SECONDS:
             _logger.info("%.0f s: %s", now - began, _sums(load.tally))
             said = now

@@ -101,13 +101,18 @@ class _Client:
         """Seconds until the next session is tried."""
 
     async def live(self) -> None:
-        """Have one session after the other, while the story wants the client there, until the run ends."""
-        while await self._load.goes_on_after(self._rest):
+        """Have one session after the other, while the story wants the client there, until the run ends.
+
+        A client who is there at the start opens a session, however short the run is.
+        """
+        goes_on = True
+        while goes_on:
             if self._place > self._load.moment.present:
                 self._rest = self._dice.uniform(0, 2 * _ABSENCE) / self._load.rate
             else:
                 self._rest = self._dice.expovariate(1 / (_LONGEST_REST * self._place)) / self._load.rate
                 await self._session()
+            goes_on = await self._load.goes_on_after(self._rest)
 
     async def _session(self) -> None:
         """Open a session, use it for some requests, and leave it, unless it ends before."""
@@ -145,10 +150,13 @@ class _Client:
         self._tally.requests += 1
         try:
             answer = await self._http.request(method, PATH, json=message, headers=headers_of(session_id))
-        except httpx2.HTTPError:
+        except httpx2.HTTPError as error:
+            self._tally.unanswered += 1
+            self._tally.silence = f"{type(error).__name__}: {error}".removesuffix(": ")
             self._tally.unexpected += 1
             self._rest = _UNEXPECTED_REST
             return None
+        self._tally.answered += 1
         if answer.is_success:
             self._tally.latencies.append(time.perf_counter() - began)
             return answer

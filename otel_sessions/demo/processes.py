@@ -42,11 +42,12 @@ def url_of(listener: socket.socket) -> str:
 
 
 class Child:
-    """A process that serves on a socket. `said` is the latest line that it has written to stdout, None before it has;
-    `complaints` are the latest ones on stderr, which would else land in the midst of the view."""
+    """A process that serves on a socket. `said` is the latest of the `lines` that it has written to stdout, None before
+    the first; `complaints` are the latest ones on stderr, which would else land in the midst of the view."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self.said: str | None = None
+        self.lines = 0
         self.complaints: Final[deque[str]] = deque(maxlen=_COMPLAINTS)
         self._process = process
         self._asked = False
@@ -94,6 +95,7 @@ class Child:
     def _keep_latest(self, stdout: IO[str]) -> None:
         for line in _lines(stdout):
             self.said = line
+            self.lines += 1
 
 
 @contextmanager

@@ -1,4 +1,8 @@
-"""The numbers of a run, a kind a row, as words: for the view, for plain text, and the same in both."""
+"""The numbers of a run, a kind a row, as words: for the view, for plain text, and the same in both.
+
+All numbers of a proxy's books are of one moment: of its latest reading under load, also when the run is over. So
+created is cleaned plus active in each column. The verdict says what the shutdown has done after this moment.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,8 +34,8 @@ def rows(ours: Course, twin: Course | None) -> list[Row]:
 
 def _kinds(ours: Course, twin: Course | None) -> Iterator[tuple[str, Callable[[Course], str]]]:
     yield "sessions active", _active
-    yield "created", lambda course: str(course.end.created)
-    yield "cleaned", lambda course: str(course.end.total_cleaned)
+    yield "created", lambda course: str(course.now.created)
+    yield "cleaned", lambda course: str(course.now.total_cleaned)
     for reason in ours.end.cleaned:
         if reason in _ALWAYS or any(course.end.cleaned[reason] for course in (ours, twin) if course is not None):
             yield f"  {reason}", partial(_cleaned, reason)
@@ -50,17 +54,21 @@ def _active(course: Course) -> str:
 
 
 def _cleaned(reason: str, course: Course) -> str:
-    return str(course.end.cleaned[reason])
+    return str(course.now.cleaned[reason])
 
 
 def _refused(course: Course) -> str:
-    refused = course.end.total_rejected
+    refused = course.tally.rejected  # as the clients count, from whom the rest of the words is
     return f"{refused}, {course.tally.told_to_wait} with Retry-After" if refused else "0"
 
 
 def _passes(course: Course) -> str:
-    errors = course.end.errors
-    return f"{course.end.passes}, {errors} errors" if errors else str(course.end.passes)
+    under_load = course.now.errors
+    later = course.end.errors - under_load
+    words = [f"{course.now.passes}"]
+    words += [f"{under_load} errors"] if under_load else []
+    words += [f"{later} errors in the shutdown"] if later else []
+    return ", ".join(words)
 
 
 def _latency(course: Course) -> str:

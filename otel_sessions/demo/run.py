@@ -20,6 +20,7 @@ import anyio
 
 from otel_sessions import SessionConfig
 from otel_sessions.proxy.otlp import ENDPOINT
+from otel_sessions.proxy.signals import hangups
 
 from .connections import connections
 from .limits import BUFFER_BYTES, demo_limits, flags_of, without_cleanup
@@ -34,6 +35,8 @@ from .verdict import judge
 
 _LOOK_SECONDS: Final = 0.25
 _START_SECONDS: Final = 30.0
+_SETTLED_SECONDS: Final = 5.0
+"""How long a busy proxy may take for its readings at the end, more than usual."""
 _END: Final = Moment(phase="the end", present=0.0, leaves=False)
 """What stands for the story when its time is over, and requests are still under way."""
 
@@ -76,11 +79,11 @@ class Options:
 def run(options: Options) -> int:
     """Run the demo, print what it comes to and write the report; return 0, or 1 if the verdict is bad.
 
-    Raises `ConfigError`, `PortTaken`, `DemoFailed`, `OutputFailed` and `ReportFailed`, and `KeyboardInterrupt` on
-    SIGTERM as on SIGINT.
+    Raises `ConfigError`, `PortTaken`, `DemoFailed`, `OutputClosed`, `OutputFailed` and `ReportFailed`, and
+    `KeyboardInterrupt` on SIGTERM and SIGHUP as on SIGINT.
     """
     limits = demo_limits(options.clients)
-    with made(options.report), _sigterm_as_sigint():
+    with made(options.report), _others_as_sigint():
         state = anyio.run(_run, options, limits)
         verdict = judge(state.ours, state.twin, options.clients)
         sum_up(state, verdict)
@@ -141,6 +144,7 @@ async def _drive(options: Options, sides: list[Side], children: Mapping[_Part, C
                 for side in sides:
                     loads.start_soon(side.load.run)
             watching.cancel_scope.cancel()
+        await _until_settled(options, sides)
     for name in _ended(children):
         raise DemoFailed(f"{name} ended under load")
     for side in sides:
@@ -176,6 +180,17 @@ async def _watch(
                 side.load.stop()
         show(_state(options, sides, elapsed, sides[0].load.moment if elapsed < options.duration else _END))
     load.cancel()
+
+
+async def _until_settled(options: Options, sides: list[Side]) -> None:
+    """Wait for a reading of each proxy that was begun after its load had ended, so that both agree on what was done."""
+    enough = {side: side.proxy.lines + 2 for side in sides}  # the next one may be under way
+    seconds = pace(options.duration)
+    end = anyio.current_time() + _SETTLED_SECONDS + 2 * seconds
+    while any(side.proxy.lines < lines and not side.proxy.ended for side, lines in enough.items()):
+        if anyio.current_time() > end:
+            return
+        await anyio.sleep(seconds / 5)
 
 
 def _ended(children: Mapping[_Part, Child]) -> list[str]:
@@ -237,11 +252,15 @@ def _ungrouped() -> Iterator[None]:
 
 
 @contextmanager
-def _sigterm_as_sigint() -> Iterator[None]:
+def _others_as_sigint() -> Iterator[None]:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background, where SIGTERM has to end it
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    usual = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    usual = {
+        number: signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
+        for number in (signal.SIGTERM, *hangups())
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, usual)
+        for number, handler in usual.items():
+            signal.signal(number, handler)

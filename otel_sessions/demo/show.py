@@ -5,7 +5,6 @@ there before comes back. Plain lines are ASCII of less than 80 columns.
 """
 
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +24,10 @@ from .view import View
 
 class OutputFailed(Exception):
     """Nothing can be written to stdout; the message says why."""
+
+
+class OutputClosed(Exception):
+    """Whoever read stdout is gone, as after `| head`."""
 
 
 Show = Callable[[State], None]
@@ -58,18 +61,18 @@ def sum_up(state: State, verdict: Verdict) -> None:
 
 
 def say(*lines: str) -> None:
-    """Print lines; when whoever read them is gone, as after `| head`, that is an interruption.
+    """Print lines. What the encoding has no characters for is escaped.
 
-    What the encoding has no characters for is escaped. Raises `OutputFailed`.
+    Raises `OutputClosed` where nobody reads stdout any more, and `OutputFailed` where it cannot be written to.
     """
     encoding = sys.stdout.encoding or "utf-8"
     try:
         print(*(line.encode(encoding, "backslashreplace").decode(encoding) for line in lines), sep="\n", flush=True)
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else it is flushed, and fails, again at exit
-        if not isinstance(error, BrokenPipeError):
-            raise OutputFailed(f"stdout cannot be written to: {error.strerror}") from error
-        signal.raise_signal(signal.SIGINT)
+        if isinstance(error, BrokenPipeError):
+            raise OutputClosed from error
+        raise OutputFailed(f"stdout cannot be written to: {error.strerror}") from error
 
 
 def summary(state: State, verdict: Verdict) -> Group:

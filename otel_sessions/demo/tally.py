@@ -14,8 +14,10 @@ _LATENCIES: Final = 100_000
 class Tally:
     """Sums over all clients. `latencies` are in seconds, of the latest requests that were answered as they should be.
 
-    `gone` counts requests for a session that had ended, `told_to_wait` the rejections that said for how long,
-    `unexpected` requests without an answer, and answers that none of the other numbers covers.
+    `answered` counts requests with an answer of any kind and `unanswered` those without an answer; `silence` says why
+    the latest request without an answer has none. `gone` counts requests for a session that had ended, `told_to_wait`
+    the rejections that said for how long, `unexpected` requests without an answer, and answers that none of the other
+    numbers covers.
     """
 
     opened: int = 0
@@ -26,6 +28,9 @@ class Tally:
     told_to_wait: int = 0
     unexpected: int = 0
     requests: int = 0
+    answered: int = 0
+    unanswered: int = 0
+    silence: str = ""
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=_LATENCIES))
 
     def recent(self, most: int) -> list[float]:

@@ -23,6 +23,7 @@ SLACK_BYTES: Final = 6 * MIB
 """What may come on top, for a process that has just started."""
 _UNEXPECTED_SHARE: Final = 0.01
 """Which share of requests may have no answer, or one that clients cannot know; more of them would hide the rest."""
+_TOO_SHORT: Final = "The run was TOO SHORT to tell whether all is well."
 _LEAK_FACTOR: Final = 1.25
 """How many times our peak the twin has to end at before it is said to have leaked."""
 
@@ -38,7 +39,7 @@ class Verdict:
 def judge(ours: Course, twin: Course | None, clients: int) -> Verdict:
     """Return the verdict on a run of so many clients; the twin, if there was one, need only keep its books, or be
     killed."""
-    books = [f"The books DO NOT BALANCE: {problem}." for problem in unbalanced(ours)]
+    books = [f"The books DO NOT BALANCE: {problem}." for problem in unbalanced(ours)] or unopened(ours)
     if twin is not None and not twin.killed:
         books += [f"The twin's books DO NOT BALANCE: {problem}." for problem in unbalanced(twin)]
     requests = disturbed(ours)
@@ -50,6 +51,7 @@ def judge(ours: Course, twin: Course | None, clients: int) -> Verdict:
         *(cleanup or [_cleaned(ours)]),
         *(memory or [_bounded(ours, clients)]),
         *([] if twin is None else [_leaked(ours, twin)]),
+        *([_TOO_SHORT] if (unopened(ours) or unseen(ours)) and ours.elapsed < _enough(ours) else []),
     ]
     return Verdict(passed=not (books or requests or cleanup or memory), lines=tuple(said))
 
@@ -65,9 +67,17 @@ def unbalanced(course: Course) -> list[str]:
         found.append("the proxy gave no last reading")
     elif course.last.active:
         found.append(f"{course.last.active} sessions are active after the shutdown")
-    if not course.end.created:
+    if course.tally.opened and not course.end.created:
         found.append("no session was created")
     return found + list(_disagreements(course))
+
+
+def unopened(course: Course) -> list[str]:
+    """Return in a sentence that no session was opened, so that there were no books to balance, if so."""
+    if course.end.created or course.tally.opened:
+        return []
+    told = f"The books were NOT SEEN at work: in {_seconds(course.elapsed)} no session was opened; {_more(course)}."
+    return [told]
 
 
 def disturbed(course: Course) -> list[str]:
@@ -107,12 +117,9 @@ def unseen(course: Course) -> list[str]:
     """Return in a sentence that nobody had walked away for long enough to tell whether cleanup works, if so."""
     if _left_for_long(course):
         return []
-    seconds = patience(course.limits)
-    enough = ceil(seconds / (1 - EXODUS))
-    more = f"--duration {enough} shows it" if course.elapsed < enough else "a longer run, or more clients, may show it"
     told = (
-        f"Cleanup was NOT SEEN at work: in {course.elapsed:.0f} s nobody had walked away for long enough; by the "
-        f"limits a session may then stay for {seconds:.0f} s; {more}."
+        f"Cleanup was NOT SEEN at work: in {_seconds(course.elapsed)} nobody had walked away for long enough; by the "
+        f"limits a session may then stay for {patience(course.limits):.0f} s; {_more(course)}."
     )
     return [told]
 
@@ -182,14 +189,15 @@ def _balanced(course: Course) -> str:
     but = f"; {_unexpected(course)}" if course.tally.unexpected else ""
     return (
         f"The books balance: {course.end.created} created, {course.end.total_cleaned} cleaned, "
-        f"{course.end.active} left; so did all {len(course.readings)} readings, and the clients counted the same{but}."
+        f"{course.end.active} left after the shutdown; so did all {len(course.readings)} readings, and the clients "
+        f"counted the same{but}."
     )
 
 
 def _cleaned(course: Course) -> str:
     seconds = patience(course.limits)
     return (
-        f"Cleanup works: {_count(course.end.passes, 'pass', 'passes')} ended {cleaned_by_cleanup(course.end)} "
+        f"Cleanup works: {_count(course.now.passes, 'pass', 'passes')} ended {cleaned_by_cleanup(course.now)} "
         f"sessions; all {_left_for_long(course)} that clients had walked away from by second "
         f"{course.elapsed - seconds:.0f} were gone {seconds:.0f} s later."
     )
@@ -223,6 +231,22 @@ def _leaked(ours: Course, twin: Course) -> str:
         f"The twin without cleanup and cap leaks: under the same load it ended at {mib(memory)}, {times:.1f} times our "
         f"peak, with {twin.now.active} sessions; {twin.tally.abandoned} of them nobody will ever use or end."
     )
+
+
+def _enough(course: Course) -> int:
+    """Return how many seconds a run needs to show everything; 0 where no run can show that cleanup works."""
+    seconds = patience(course.limits)
+    return ceil(seconds / (1 - EXODUS)) if seconds < inf else 0
+
+
+def _more(course: Course) -> str:
+    """Return which run would show more."""
+    enough = _enough(course)
+    return f"--duration {enough} shows it" if course.elapsed < enough else "a longer run, or more clients, may show it"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds >= 1 else f"{seconds:.1f} s"
 
 
 def _count(number: int, one: str, many: str) -> str:

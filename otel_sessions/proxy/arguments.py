@@ -4,16 +4,15 @@ They raise `argparse.ArgumentTypeError`; argparse puts the flag before it.
 """
 
 import argparse
-import ipaddress
 import re
 from collections.abc import Callable
 from math import inf, nan
 from typing import Final
 from urllib.parse import urlsplit
 
+from otel_sessions._http.addresses import Network, read_network
 from otel_sessions.matchers import CookieMatcher, HeaderMatcher, SessionMatcher
 
-from .headers import Network
 from .peer import EndpointMatcher
 
 _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
@@ -55,21 +54,19 @@ def head(text: str) -> int:
 
 def address(text: str) -> tuple[str, int]:
     host, _, number = text.rpartition(":")
-    if not host or not number.isdecimal() or int(number) > _LAST_PORT:
-        raise argparse.ArgumentTypeError(f"takes HOST:PORT, as in 127.0.0.1:8080, not {text}")
-    return host.strip("[]"), int(number)
-
-
-def url(text: str) -> str:
-    if not text.startswith(("http://", "https://")):
-        raise argparse.ArgumentTypeError(f"takes a URL that starts with http:// or https://, not {text}")
-    return text
+    name = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    is_clear = name is not host or ":" not in host  # in ::1:8080 the port may be a part of the address
+    if not name or not is_clear or not number.isdecimal() or int(number) > _LAST_PORT:
+        raise argparse.ArgumentTypeError(f"takes HOST:PORT, as in 127.0.0.1:8080 or [::1]:8080, not {text}")
+    return name, int(number)
 
 
 def origin(text: str) -> str:
-    """Return a URL that paths can be added to. What is wrong is named without its credentials."""
+    """Return a URL that paths can be added to. A wrong one is not repeated, because it may have credentials in it."""
+    if not text.startswith(("http://", "https://")):
+        raise argparse.ArgumentTypeError("takes a URL that starts with http:// or https://")
     try:
-        parts = urlsplit(url(text))
+        parts = urlsplit(text)
         complete = bool(parts.hostname) and parts.port != 0 and parts.username is None
     except ValueError:
         complete = False
@@ -121,7 +118,7 @@ def seconds(text: str) -> float:
 
 def network(text: str) -> Network:
     try:
-        return ipaddress.ip_network(text)
+        return read_network(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"takes an address or a network, as in 10.0.0.0/8, not {text}") from error
 

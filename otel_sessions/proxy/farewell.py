@@ -7,6 +7,7 @@ from typing import Final
 import anyio
 import httpx2
 
+from otel_sessions._ids import fingerprint
 from otel_sessions.matchers import Headers
 from otel_sessions.session import Session
 from otel_sessions.words import EndReason
@@ -17,38 +18,75 @@ from .upstream import Upstream
 
 _logger = logging.getLogger("otel_sessions.proxy")
 
-_GONE_OR_UNABLE: Final = (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED)
+_TOLD: Final = frozenset(
+    {
+        HTTPStatus.BAD_REQUEST,
+        HTTPStatus.NOT_FOUND,
+        HTTPStatus.METHOD_NOT_ALLOWED,
+        HTTPStatus.GONE,
+        HTTPStatus.NOT_IMPLEMENTED,
+    }
+)
+"""Besides every success, the answers of an upstream that has no such session (any more), or that ends none on request
+(MCP 2025-11-25, Transports, Session Management; RFC 9110, section 15)."""
+_BROKEN: Final = (httpx2.NetworkError, httpx2.RemoteProtocolError)
+"""What a connection that breaks raises, before its answer is there."""
 
 
 class Farewell:
-    """Ends sessions of the upstream's."""
+    """Ends sessions of the upstream's.
+
+    Each gets one DELETE, and a second one on a new connection if the first connection breaks; no answer but a success
+    or one of `_TOLD` passes in silence.
+    """
 
     def __init__(self, upstream: Upstream, seconds: float) -> None:
         self.seconds: Final = seconds
         self._upstream = upstream
 
     async def to(self, session: Session[Peer], _reason: EndReason) -> None:
-        """End the upstream's session with ours. Raises what goes wrong; a manager's close hook."""
-        if not session.data.told:
+        """End the upstream's session with ours; a manager's close hook, which has `close_timeout` for it.
+
+        Raises `ConnectionError` where the upstream may still hold the session.
+        """
+        if session.data.told:
+            return
+        try:
             await self._delete(session.id, session.data.target, session.data.headers)
+        except anyio.get_cancelled_exc_class():
+            _logger.warning("the upstream did not answer the DELETE of session %s in time", fingerprint(session.id))
+            raise
 
     async def to_stray(self, session_id: str, target: bytes, headers: Headers) -> None:
         """End a session that the upstream has just made and that can be none of ours; what goes wrong is logged."""
-        with anyio.CancelScope(shield=True):
+        problem = None
+        with anyio.move_on_after(self.seconds, shield=True) as limit:
             try:
-                with anyio.fail_after(self.seconds):
-                    await self._delete(session_id, target, headers)
-            except (ConnectionError, TimeoutError) as error:
-                _logger.warning("the upstream keeps a session that nobody counts: %r", error)
+                await self._delete(session_id, target, headers)
+            except ConnectionError as error:
+                problem = str(error)
+        if limit.cancelled_caught:
+            problem = f"the upstream did not answer the DELETE of a session within {self.seconds:g} s"
+        if problem is not None:
+            stray = fingerprint(session_id)
+            _logger.warning("the upstream may still hold session %s, which is not counted here: %s", stray, problem)
 
     async def _delete(self, session_id: str, target: bytes, last: Headers) -> None:
         """Send the upstream a DELETE with what the client showed in its last request."""
-        timeouts = Timeouts(connect=self.seconds, idle=self.seconds)
         headers = [*credentials(last), (MCP_ID, session_id.encode("latin-1"))]
         try:
-            async with self._upstream.ask("DELETE", target, headers, None, timeouts) as response:
-                status = response.status_code
+            try:
+                status = await self._ask(target, headers)
+            except _BROKEN:
+                status = await self._ask(target, headers, fresh=True)
         except httpx2.TransportError as error:
-            raise ConnectionError(f"the upstream did not hear the end of a session: {type(error).__name__}") from None
-        if status >= HTTPStatus.MULTIPLE_CHOICES and status not in _GONE_OR_UNABLE:
-            raise ConnectionError(f"the upstream answered {status} to the end of a session")
+            kind = type(error).__name__
+            raise ConnectionError(f"the DELETE of a session did not reach the upstream ({kind})") from None
+        if not HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES and status not in _TOLD:
+            raise ConnectionError(f"the upstream answered {status} to the DELETE of a session")
+
+    async def _ask(self, target: bytes, headers: Headers, *, fresh: bool = False) -> int:
+        """Return the status of the answer. Raises `httpx2.TransportError`."""
+        timeouts = Timeouts(connect=self.seconds, idle=self.seconds)
+        async with self._upstream.ask("DELETE", target, headers, None, timeouts, fresh=fresh) as response:
+            return response.status_code

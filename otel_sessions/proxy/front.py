@@ -9,7 +9,7 @@ from otel_sessions.matchers import Headers, Scope, header
 from . import websocket
 from .farewell import Farewell
 from .forward import Refused, answer, patient, refuse
-from .headers import scheme_of, sender
+from .headers import scheme_of
 from .peer import Peer
 from .rules import Refusal, target_of
 from .settings import Settings
@@ -69,7 +69,7 @@ class Front:
     def _client(self, scope: Scope) -> str | None:
         if self._owner is None:
             return self._trust.client(scope)
-        return header(scope, self._owner) if self._trust.includes(sender(scope) or "") else None
+        return header(scope, self._owner) if self._trust.sent(scope) else None
 
     def _data(self, scope: Scope) -> Peer:
         headers = () if self._farewell is None else self._rules.headers(scope, self._upstream.host)

@@ -1,11 +1,12 @@
 """Which headers pass, and what the proxy says of itself in them. Pure."""
 
-import ipaddress
-from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from typing import Final
 
-from otel_sessions.matchers import Headers, Scope, header, headers_of, pairs_of
+from otel_sessions._http.addresses import IP, Network, is_in, read_address
+from otel_sessions.asgi._client import ClientAddress, forwarded_for, sender_of
+from otel_sessions.matchers import Headers, Scope, header, pairs_of
 
 HOP_BY_HOP: Final = frozenset(
     {
@@ -23,31 +24,24 @@ HOP_BY_HOP: Final = frozenset(
 """About one connection only (RFC 9110, 7.6.1), besides what a `Connection` header names."""
 _FORWARDED: Final = (b"forwarded", b"x-forwarded-", b"x-real-ip")
 """How the headers start in which a proxy speaks of its client."""
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_UNKNOWN: Final = "unknown"
+"""What stands for a sender without an address (RFC 7239, section 6.2)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trust:
     """The proxies in front whose word about a client is taken; in `words`, headers of theirs besides the usual ones."""
 
-    networks: Sequence[Network] = ()
+    networks: tuple[Network, ...] = ()
     words: frozenset[bytes] = frozenset()
 
-    def includes(self, address: str) -> bool:
-        try:
-            found = ipaddress.ip_address(address)
-        except ValueError:
-            return False
-        return any(found in network for network in self.networks)
+    def sent(self, scope: Scope) -> bool:
+        """Return whether one of these proxies has opened the connection."""
+        return bool(self.networks) and is_in(_sender(scope), self.networks)
 
     def client(self, scope: Scope) -> str | None:
-        """Return the address of the client: the last one on the way here that is no trusted proxy."""
-        chain = [*_chain(scope), sender(scope)]
-        for address in reversed(chain):
-            if address is not None and not self.includes(address):
-                return address
-        return chain[0]
+        """Return the client's address as `asgi.client_address` does, or None where there is none."""
+        return ClientAddress(trusted=self.networks)(scope)
 
 
 def end_to_end(headers: Headers) -> list[tuple[bytes, bytes]]:
@@ -65,8 +59,8 @@ def towards_upstream(scope: Scope, trust: Trust, host: bytes | None) -> list[tup
     What a client says of itself in `Forwarded`, `X-Forwarded-*`, `X-Real-IP` and the header with the owner is dropped,
     and kept only from a trusted proxy, to whose word this proxy's is added.
     """
-    address = sender(scope) or "unknown"
-    trusted = trust.includes(address)
+    address = _sender(scope)
+    trusted = is_in(address, trust.networks)
     headers = [
         (name, value)
         for name, value in end_to_end(list(pairs_of(scope)))
@@ -74,7 +68,7 @@ def towards_upstream(scope: Scope, trust: Trust, host: bytes | None) -> list[tup
     ]
     theirs = (header(scope, b"host") or "").encode("latin-1")
     known = {name for name, _ in headers}
-    chain = ", ".join([*(_chain(scope) if trusted else []), address])
+    chain = ", ".join([*(forwarded_for(scope) if trusted else []), _UNKNOWN if address is None else str(address)])
     own = [(b"x-forwarded-for", chain.encode("latin-1"))]
     own += [(b"x-forwarded-host", theirs)] if b"x-forwarded-host" not in known else []
     own += [(b"x-forwarded-proto", _scheme(scope))] if b"x-forwarded-proto" not in known else []
@@ -88,28 +82,26 @@ def spelt(name: bytes) -> bytes:
     return name.replace(b"_", b"-")
 
 
-def sender(scope: Scope) -> str | None:
-    """Return the address of whoever opened the connection."""
-    client = scope.get("client")
-    return str(client[0]) if isinstance(client, (list, tuple)) and client else None
-
-
 def _is_word(name: bytes, trust: Trust) -> bool:
     return spelt(name).startswith(_FORWARDED) or spelt(name) in trust.words
 
 
-def _forwarded(address: str) -> bytes:
+def _forwarded(address: IP | None) -> bytes:
     """Return one more element of a list that is there already (RFC 7239, sections 4 and 6)."""
-    return (f'for="[{address}]"' if ":" in address else f"for={address}").encode("latin-1")
+    if isinstance(address, IPv6Address):
+        return f'for="[{address}]"'.encode()
+    return f"for={_UNKNOWN if address is None else address}".encode()
 
 
-def _chain(scope: Scope) -> list[str]:
-    return [part.strip() for line in headers_of(scope, b"x-forwarded-for") for part in line.split(",") if part.strip()]
+def _sender(scope: Scope) -> IP | None:
+    """Return the address of whoever opened the connection."""
+    host = sender_of(scope)
+    return None if host is None else read_address(host)
 
 
 def scheme_of(scope: Scope, trust: Trust) -> str:
     """Return the scheme that the client uses: the first that a trusted proxy names, else this connection's."""
-    said = header(scope, b"x-forwarded-proto") if trust.includes(sender(scope) or "") else None
+    said = header(scope, b"x-forwarded-proto") if trust.sent(scope) else None
     named = (said or "").partition(",")[0].strip().lower()
     if named not in ("http", "https"):
         return str(scope.get("scheme", "http"))

@@ -7,11 +7,12 @@ minute between exports, would outlast it. A collector that is gone delays the en
 
 import logging
 import os
+import re
 import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
@@ -44,6 +45,7 @@ _DEFAULTS: Final = {
     "OTEL_BLRP_SCHEDULE_DELAY": "1000",  # milliseconds
     "OTEL_EXPORTER_OTLP_TIMEOUT": "1",  # seconds, in Python's exporters
 }
+_CREDENTIALS: Final = re.compile(r"//[^/?#]*@")
 _FLUSH_SECONDS: Final = 2.0
 _PROCESS_METRICS: Final[dict[str, list[str] | None]] = {
     "process.cpu.time": ["user", "system"],
@@ -68,7 +70,8 @@ def exporting(service_name: str) -> Iterator[None]:
         return
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
-    logging.getLogger("opentelemetry").addHandler(_FirstError())
+    endpoints = {signal: _endpoint(signal, os.environ) for signal in signals}
+    logging.getLogger("opentelemetry").addHandler(LostTelemetry(endpoints))
     logging.getLogger("opentelemetry").propagate = False
     resource = _resource(service_name)
     shutdowns = [setups[signal](resource) for signal in signals]
@@ -129,15 +132,52 @@ def _shut_down(shutdowns: list[Callable[[], None]]) -> None:
         thread.join(max(0.0, end - monotonic()))
 
 
-class _FirstError(logging.Handler):
-    """Says once that an export has failed: a collector that is gone would fill the screen."""
+class LostTelemetry(logging.Handler):
+    """Says on stderr that an export has failed: once for each endpoint, for a dead collector would fill the screen.
 
-    def __init__(self) -> None:
+    `endpoints` are by signal. They are named without what may be secret in them: credentials, path and query.
+    """
+
+    def __init__(self, endpoints: Mapping[str, str]) -> None:
         super().__init__(logging.ERROR)
+        self._endpoints = endpoints
+        self._told: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.setLevel(logging.CRITICAL)
-        sys.stderr.write(f"telemetry is lost: {record.getMessage()}\n")
+        message = record.getMessage()
+        places = {_place(endpoint) for endpoint in self._concerned(record.name, message)}
+        if places <= self._told:
+            return
+        self._told |= places
+        where = " and ".join(sorted(places))
+        with suppress(OSError):  # the terminal has closed
+            sys.stderr.write(f"telemetry is lost: the export to {where} failed: {self._public(message)}\n")
+
+    def _concerned(self, logger: str, message: str) -> list[str]:
+        """Return the endpoints that a record is about; all of them if it does not say."""
+        named = [
+            endpoint
+            for signal, endpoint in self._endpoints.items()
+            if f".{_SIGNALS[signal][0]}" in logger or urlsplit(_as_url(endpoint)).netloc in message
+        ]
+        return named or list(self._endpoints.values())
+
+    def _public(self, message: str) -> str:
+        for endpoint in self._endpoints.values():
+            netloc = urlsplit(_as_url(endpoint)).netloc
+            message = message.replace(endpoint, _place(endpoint)).replace(netloc, netloc.rpartition("@")[2])
+        return message
+
+
+def _place(endpoint: str) -> str:
+    """Return the scheme, the host and the port of an endpoint."""
+    parts = urlsplit(_as_url(endpoint))
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}".removeprefix("://")
+
+
+def _as_url(endpoint: str) -> str:
+    """Return an endpoint as a URL; gRPC's may have no scheme."""
+    return endpoint if "//" in endpoint else f"//{endpoint}"
 
 
 def _asked(environ: Mapping[str, str]) -> list[str]:
@@ -181,4 +221,4 @@ def _usual_protocol(endpoint: str) -> str:
     try:
         return "grpc" if urlsplit(endpoint).port == _GRPC_PORT else "http/protobuf"
     except ValueError as error:
-        raise ConfigError(f"{ENDPOINT} takes a URL, not {endpoint!r}") from error
+        raise ConfigError(f"{ENDPOINT} takes a URL, not {_CREDENTIALS.sub('//', endpoint)!r}") from error

@@ -1,19 +1,22 @@
 """Runs the proxy: from its sockets to its orderly end.
 
-On the first signal it stops accepting, the manager drains and ends its sessions, and only then does the server wait for
-what is left of its connections; the other way round, open streams would hold it up until they are cut. A second signal
-ends the process at once.
+On the first SIGINT, SIGTERM or SIGHUP it stops accepting. The manager drains and ends its sessions, and only then does
+the server wait for what is left of its connections; the other way round, open streams would hold it up until they are
+cut. This holds from the line "listening on" on. A second SIGINT or SIGTERM ends the process at once; a second SIGHUP
+changes nothing.
 """
 
 import asyncio
 import json
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from types import FrameType
 from typing import Final
@@ -34,6 +37,7 @@ from .front import Front
 from .otlp import exporting
 from .peer import Peer
 from .settings import Settings
+from .signals import hangups
 from .sockets import listen
 from .unleased import Unleased
 from .upstream import Upstream
@@ -45,7 +49,7 @@ _LAST_SECONDS: Final = 1
 
 
 def run(settings: Settings) -> int:
-    """Serve until SIGINT or SIGTERM; return 0. Raises `OSError` where an address cannot be listened on."""
+    """Serve until SIGINT, SIGTERM or SIGHUP; return 0. Raises `OSError` where an address cannot be listened on."""
     _log_to_stderr(settings.log_format)
     listener = listen(settings.listen)
     health = None if settings.health is None else listen(settings.health)
@@ -62,10 +66,10 @@ async def serve(
     remember: Callable[[bytes, Headers], Peer] = Peer,
     started: Callable[[SessionManager[Peer]], None] = lambda _: None,
 ) -> None:
-    """Serve on sockets that listen already, until SIGINT or SIGTERM.
+    """Serve on sockets that listen already, until SIGINT, SIGTERM or SIGHUP.
 
-    `remember` makes what a new session carries, from the target of its first request and that one's headers;
-    `started` is given the manager as soon as it runs.
+    `remember` makes what a new session carries, from the target and the headers of its first request; `started` is
+    given the manager as soon as requests are answered and signals end the server in order.
     """
     async with Upstream(settings.upstream) as upstream:
         farewell = Farewell(upstream, settings.sessions.close_timeout) if settings.tells_upstream else None
@@ -74,12 +78,14 @@ async def serve(
             settings.sessions, name="proxy", on_close=None if farewell is None else farewell.to, sink=sink
         )
         async with sink or nullcontext(), manager:
-            started(manager)
             unleased = Unleased(_app(settings, upstream), settings.matcher)
             app = Front(settings, upstream, manager, unleased, remember, farewell)
-            server = _Server(_config(app, settings.rules.max_header), settings.sessions, manager, unleased)
-            host, port = listener.getsockname()[:2]
-            _logger.info("listening on %s:%d, for %s", host, port, settings.upstream)
+
+            def ready() -> None:
+                _logger.info("listening on %s, for %s", _written(listener), settings.upstream)
+                started(manager)
+
+            server = _Server(_config(app, settings.rules.max_header), settings.sessions, manager, unleased, ready)
             if health is None:
                 await server.serve(sockets=[listener])
             else:
@@ -148,13 +154,20 @@ def _config(app: object, max_header: int) -> uvicorn.Config:
 class _Server(uvicorn.Server):
     """uvicorn, but the manager is shut down before connections are waited for.
 
-    Exchanges that are in no session have as long as leases have.
+    Exchanges that are in no session have as long as leases have. `ready` is called when signals are handled and
+    requests are answered.
     """
 
     def __init__(
-        self, config: uvicorn.Config, limits: SessionConfig, manager: SessionManager[Peer], unleased: Unleased
+        self,
+        config: uvicorn.Config,
+        limits: SessionConfig,
+        manager: SessionManager[Peer],
+        unleased: Unleased,
+        ready: Callable[[], None],
     ) -> None:
         super().__init__(config)
+        self._ready = ready
         self._limits = limits
         self._manager = manager
         self._unleased = unleased
@@ -170,11 +183,32 @@ class _Server(uvicorn.Server):
         await self._unleased.end(max(0.0, drained - time.monotonic()))
         await super().shutdown(sockets)
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle SIGHUP too, unless it is ignored already, as under nohup.
+
+        It stays ignored at the end, because a terminal that closes sends two, and records may still be written.
+        """
+        with super().capture_signals():
+            if threading.current_thread() is threading.main_thread():
+                for hangup in hangups():
+                    signal.signal(hangup, self._handle_hangup)
+            yield
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit:
             os._exit(128 + sig)
         super().handle_exit(sig, frame)
         self._captured_signals.clear()  # it has done what it is for; the process ends with status 0
+
+    def _handle_hangup(self, sig: int, frame: FrameType | None) -> None:
+        signal.signal(sig, signal.SIG_IGN)
+        if not self.should_exit:
+            self.handle_exit(sig, frame)
 
 
 class _Beside(uvicorn.Server):
@@ -207,6 +241,11 @@ def _log_to_stderr(log_format: str) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     logging.getLogger("uvicorn.error").addFilter(_is_no_refused_handshake)
+
+
+def _written(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _is_no_refused_handshake(record: logging.LogRecord) -> bool:

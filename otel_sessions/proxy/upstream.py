@@ -61,12 +61,14 @@ class Upstream:
         timeouts: Timeouts,
         *,
         awaiting: anyio.CancelScope | None = None,
+        fresh: bool = False,
     ) -> AsyncIterator[httpx2.Response]:
         """Send a request to `target`, a path with its query, and yield the answer as soon as its head is there.
 
         The target goes out as it is written. A stream of events may then be silent for as long as it likes. Raises
         httpx2's errors; `ReadTimeout`, too, when `awaiting` is cancelled, in which the head is awaited. Leaving the
-        block before the body's end gives the connection up.
+        block before the body's end gives the connection up. A `fresh` request goes over a new connection of its own, as
+        a stream of events does.
         """
         limits = {"connect": timeouts.connect, "read": timeouts.idle, "write": timeouts.idle, "pool": None}
         request = httpx2.Request(
@@ -78,8 +80,8 @@ class Upstream:
         )
         if content is None and not any(name.lower() == b"content-length" for name, _ in headers):
             request.headers.pop("content-length", None)  # a request without a body is none of an empty one
-        streams = timeouts.idle is None
-        connections = self._connections() if streams else next(self._turns)
+        alone = fresh or timeouts.idle is None
+        connections = self._connections() if alone else next(self._turns)
         try:
             response = None
             with awaiting or anyio.CancelScope():
@@ -95,7 +97,7 @@ class Upstream:
             finally:
                 await response.aclose()
         finally:
-            if streams:
+            if alone:
                 await connections.aclose()
 
     def _connections(self) -> httpx2.AsyncHTTPTransport:

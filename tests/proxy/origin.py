@@ -79,6 +79,16 @@ async def halting(request: Request) -> Response:
     return StreamingResponse(body(), media_type="text/event-stream")
 
 
+async def silent(request: Request) -> Response:
+    """Begin a stream of events and say nothing."""
+
+    async def body() -> AsyncIterator[bytes]:
+        await asyncio.sleep(3600)
+        yield b""
+
+    return StreamingResponse(body(), media_type="text/event-stream")
+
+
 async def never(request: Request) -> Response:
     """Await the client's end before there is so much as a head."""
     COUNTS["waiting"] += 1
@@ -128,7 +138,8 @@ async def mcp(request: Request) -> Response:
         await asyncio.sleep(float(request.query_params.get("seconds", "0")))
         session_id = made or uuid.uuid4().hex
         SESSIONS[session_id] = request.headers.get("authorization", "")
-        return JSONResponse({"result": "initialized"}, headers={"mcp-session-id": session_id})
+        status = int(request.query_params.get("status", "200"))
+        return JSONResponse({"result": "initialized"}, status, headers={"mcp-session-id": session_id})
     if named not in SESSIONS:
         return JSONResponse({"error": "the origin knows no such session"}, 404)
     if request.method == "DELETE":
@@ -175,6 +186,7 @@ app = Starlette(
         Route("/large", large),
         Route("/events", events),
         Route("/halting", halting),
+        Route("/silent", silent),
         Route("/never", never, methods=["GET", "POST"]),
         Route("/slow", slow),
         Route("/gone", gone),

@@ -164,7 +164,7 @@ def test_an_upstream_that_refuses_a_farewell_is_logged_in_short(
         use(proxy, http, session_id, authorization="Bearer of eve")
         proxy.until_active(0)
 
-        until(proxy.process.said, lambda said: "the upstream answered 401 to the end of a session" in said)
+        until(proxy.process.said, lambda said: "the upstream answered 401 to the DELETE of a session" in said)
         assert proxy.process.said().count("Traceback") == 1
     as_ada = {"mcp-session-id": session_id, **AS_ADA}
     assert httpx2.delete(f"{origin.url}/mcp", headers=as_ada, trust_env=False).status_code == 204
@@ -261,6 +261,57 @@ def test_a_client_that_asks_too_early_is_still_seen_to_leave(
 
         origin.until_none("waiting")
         proxy.until_active(0)
+    origin.until_none("sessions")
+
+
+@pytest.mark.parametrize("status", [400, 406, 500])
+def test_a_session_that_the_upstream_names_in_a_refusal_is_ended_there(
+    start: StartProxy, http: httpx2.Client, origin: Origin, status: int
+) -> None:
+    with start() as proxy:
+        refused = http.post(f"{proxy.url}/mcp", params={"status": status}, headers=JSON, content=INITIALIZE)
+
+        assert refused.status_code == status
+        assert "mcp-session-id" not in refused.headers
+        assert proxy.said_of_itself()["created"] == 0
+        origin.until_none("sessions")
+
+
+def test_a_client_that_keeps_an_ended_id_may_open_again(start: StartProxy, http: httpx2.Client, origin: Origin) -> None:
+    with start() as proxy:
+        ended = initialize(proxy, http).headers["mcp-session-id"]
+        use(proxy, http, ended, "DELETE")
+        again = initialize(proxy, http, **{"mcp-session-id": ended})
+
+        assert again.status_code == 200
+        assert again.headers["mcp-session-id"] != ended
+    origin.until_none("sessions")
+
+
+# What opens nothing
+
+
+def test_what_skip_names_is_served_at_the_cap(start: StartProxy, http: httpx2.Client) -> None:
+    flags = ("--matcher", "cookie", "--max-sessions", "1", "--close-timeout", "0.3")
+    with start(*flags, "--skip", "/health/*", "--skip", "/favicon.ico") as proxy:
+        first, second = (httpx2.get(f"{proxy.url}/asked", trust_env=False) for _ in range(2))
+        skipped = [http.get(f"{proxy.url}{path}") for path in ("/health/live", "/favicon.ico")]
+
+        assert [first.status_code, second.status_code] == [200, 503]
+        assert [answer.status_code for answer in skipped] == [200, 200]
+        assert all("set-cookie" not in answer.headers for answer in skipped)
+
+
+def test_a_stream_with_comments_alone_ends_after_its_timeout(
+    start: StartProxy, http: httpx2.Client, origin: Origin
+) -> None:
+    with start("--stream-idle-timeout", "0.5", "--comment-after", "0.2") as proxy:
+        session_id = initialize(proxy, http).headers["mcp-session-id"]
+        with http.stream("GET", f"{proxy.url}/silent", headers={"mcp-session-id": session_id}) as answer:
+            said = b"".join(answer.iter_raw())  # a clean end: anything else raises
+
+        assert said.startswith(b":\n\n")
+        assert use(proxy, http, session_id).status_code == 200
     origin.until_none("sessions")
 
 
@@ -538,6 +589,8 @@ def test_lines_can_be_json(start: StartProxy) -> None:
         (["--max-sessions", "many"], "--max-sessions takes a whole number of at least 1"),
         (["--max-idle-time", "-1"], "--max-idle-time takes a positive, finite number of seconds"),
         (["--listen", "8080"], "takes HOST:PORT"),
+        (["--listen", "::1"], "takes HOST:PORT, as in 127.0.0.1:8080 or [::1]:8080, not ::1"),
+        (["--listen", "[]:1"], "takes HOST:PORT"),
         (["--matcher", "header"], "takes mcp, cookie"),
         (["--trusted-proxy", "everybody"], "takes an address or a network"),
         (["--upstream", "http://ada:secret@h/"], "--upstream: takes a URL of scheme, host, port and path"),
