@@ -1,4 +1,4 @@
-"""What docs/embedding.md shows works as it stands, and both type checkers agree with it."""
+"""What docs/embedding.md shows works as it stands, and two type checkers agree with it and with the README."""
 
 import json
 import re
@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "embedding.md").read_text()
+README = (ROOT / "README.md").read_text()
 SNIPPETS: dict[str, str] = dict(
     re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 )
@@ -55,8 +56,12 @@ def test_two_requests_are_in_one_session_and_the_manager_shuts_down(name: str, t
 
 @pytest.fixture
 def checked(tmp_path: Path) -> list[str]:
-    """The files that the type checkers read: every snippet, and the rest of what frameworks are told."""
-    return [*(str(file_of(name, tmp_path)) for name in SNIPPETS), *TYPED]
+    """The files that the type checkers read: every snippet, the README's too, and the rest of what frameworks take."""
+    for number, snippet in enumerate(re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)):
+        (tmp_path / f"readme_{number}.py").write_text(snippet)
+    for name in SNIPPETS:
+        file_of(name, tmp_path)
+    return [*sorted(map(str, tmp_path.glob("*.py"))), *TYPED]
 
 
 def check(*command: str) -> None:
