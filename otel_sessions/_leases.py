@@ -225,7 +225,7 @@ class Lease(Holder[DataT]):
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> bool:
+    ) -> bool | None:  # a plain bool tells type checkers that it may swallow any error of the block
         session, self.session = self.session, None
         assert session is not None
         try:

@@ -40,6 +40,17 @@ async def with_a_type_data_is_required() -> None:
             place.commit("id")  # type: ignore[call-arg]
 
 
+async def a_lease_swallows_no_error_so_its_block_may_return() -> Upstream:
+    async with SessionManager[Upstream]() as manager, manager.lease("id") as session:
+        return session.data
+
+
+async def a_pin_swallows_no_error_so_its_block_may_return() -> Upstream:
+    async with SessionManager[Upstream]() as manager:
+        with manager.pin("id") as session:
+            return session.data
+
+
 async def the_hook_gives_the_type() -> None:
     manager = SessionManager(on_close=hang_up)
     assert_type(manager, SessionManager[Upstream])

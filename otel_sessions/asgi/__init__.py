@@ -2,8 +2,10 @@
 
 from otel_sessions.matchers import Scope
 
+from ._app_sessions import EndInApp
 from ._client import ClientAddress, client_address
 from ._exchange import ASGIApp, Message, Receive, Send
+from ._lifespan import RunManager, lifespan
 from ._middleware import SessionLeaseMiddleware
 from ._roles import OPENING, SESSION
 from ._session_of import session_of
@@ -13,11 +15,14 @@ __all__ = [
     "SESSION",
     "ASGIApp",
     "ClientAddress",
+    "EndInApp",
     "Message",
     "Receive",
+    "RunManager",
     "Scope",
     "Send",
     "SessionLeaseMiddleware",
     "client_address",
+    "lifespan",
     "session_of",
 ]

@@ -125,6 +125,17 @@ def test_clients_and_servers_of_different_ages_meet(tmp_path: Path, old_sdk: str
         assert proxy.said_of_itself()["active"] == 0
 
 
+@pytest.mark.parametrize(("mode", "theirs"), [([], 0), (["bare"], 20)])
+def test_abandoned_sessions_in_one_process_stay_in_the_sdk_only_if_it_is_not_told(
+    sdk: Mapping[str, str], mode: list[str], theirs: int
+) -> None:
+    command = [sys.executable, str(SDK / "embedded.py"), *mode]
+    environ = {**clean_environ(), **sdk}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=40, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == {"ours": 0, "theirs": theirs, "created": 20, "errors": 0}
+
+
 def call(session: dict[str, str], proxy: Proxy, method: str, number: int | None, **parameters: Any) -> httpx2.Response:
     message = {"jsonrpc": "2.0", "method": method, "params": parameters} | ({} if number is None else {"id": number})
     return httpx2.post(f"{proxy.url}/mcp", json=message, headers={**HEADERS, **session}, trust_env=False, timeout=10)

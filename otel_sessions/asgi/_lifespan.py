@@ -1,0 +1,170 @@
+"""The manager's life within the life of an app: from before the first request until after the last one.
+
+The app's own lifespan always encloses the manager's. So what the app starts still runs while close hooks do.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Final, TypeVar, overload
+
+import anyio
+
+from otel_sessions.manager import SessionManager
+
+from ._exchange import ASGIApp, Message, Receive, Send
+
+_LifespanT = TypeVar("_LifespanT", bound=Callable[[Any], AbstractAsyncContextManager[Any]])
+
+_FAILURES: Final = (Exception, SystemExit)
+"""What a startup may raise: `sys.exit("no database")` is as usual there as an error."""
+
+_logger = logging.getLogger("otel_sessions")
+
+
+@overload
+def lifespan(
+    manager: SessionManager[Any], then: None = None
+) -> Callable[[object], AbstractAsyncContextManager[None]]: ...
+@overload
+def lifespan(manager: SessionManager[Any], then: _LifespanT) -> _LifespanT: ...
+def lifespan(
+    manager: SessionManager[Any], then: Callable[[Any], AbstractAsyncContextManager[Any]] | None = None
+) -> Callable[[Any], AbstractAsyncContextManager[Any]]:
+    """Return a lifespan in which `manager` runs, as Starlette, FastAPI and Litestar take it.
+
+        app = Starlette(lifespan=lifespan(manager))
+
+    `then` is another lifespan of that form. It is entered before the manager and left after the manager has shut
+    down, and the state that it yields is passed on. Entering raises what `then` and the manager raise.
+    """
+
+    @asynccontextmanager
+    async def run(app: Any) -> AsyncIterator[Any]:
+        if then is None:
+            async with manager:
+                yield
+        else:
+            async with then(app) as state, manager:
+                yield state
+
+    return run
+
+
+class RunManager:
+    """Runs `manager` for as long as a server runs `app`, whether or not `app` supports the lifespan protocol.
+
+        app = RunManager(SessionLeaseMiddleware(get_asgi_application(), manager), manager)
+
+    The lifespan of `app`, if it has one, starts before the manager and ends after the manager has shut down. A startup
+    or shutdown that fails is reported to the server with its message and raised. Everything else passes to `app`.
+    The server must have its lifespan protocol on.
+    """
+
+    def __init__(self, app: ASGIApp, manager: SessionManager[Any]) -> None:
+        self._app = app
+        self._manager = manager
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await self._app(scope, receive, send)
+            return
+        behind = _Behind(self._app, scope)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(behind.run)
+            failure = await self._live(behind, receive, send)
+            tasks.cancel_scope.cancel()
+        try:
+            if failure is not None:
+                raise failure
+        finally:
+            del failure  # its traceback holds this frame
+
+    async def _live(self, behind: "_Behind", receive: Receive, send: Send) -> BaseException | None:
+        """Answer the server's two events; return what went wrong, since a task group would wrap it."""
+        await receive()  # the startup
+        stage = "startup"
+        try:
+            async with behind, self._manager:
+                await send({"type": "lifespan.startup.complete"})
+                await receive()  # the shutdown
+                stage = "shutdown"
+        except _FAILURES as error:
+            message = behind.complaint or f"{type(error).__name__}: {error}"
+            await send({"type": f"lifespan.{stage}.failed", "message": message})
+            return error
+        await send({"type": "lifespan.shutdown.complete"})
+        return None
+
+
+class _Behind:
+    """The lifespan of the app behind: entered when its startup is complete, left when its shutdown is.
+
+    An app has no lifespan if it raises, returns or answers something else before its startup is complete; the server
+    goes on without events then (ASGI specification, Lifespan Protocol, Scope). Entering and leaving do nothing.
+    """
+
+    def __init__(self, app: ASGIApp, scope: Any) -> None:
+        self.complaint = ""
+        """What the app said of its startup or shutdown that failed."""
+        self._app = app
+        self._scope = scope
+        self._failure: BaseException | None = None
+        self._given = 0  # events
+        self._complete = self._failed = False
+        self._started, self._stopping, self._over = anyio.Event(), anyio.Event(), anyio.Event()
+
+    async def run(self) -> None:
+        """Call the app for its lifespan; what it raises is kept."""
+        try:
+            await self._app(self._scope, self._receive, self._send)
+        except _FAILURES as error:
+            self._failure = error
+        finally:
+            self._started.set()
+            self._over.set()
+
+    async def __aenter__(self) -> None:
+        await self._started.wait()
+        if self._failed:
+            raise self._reason("startup")
+        if not self._complete:
+            self._say_that_it_has_none()
+
+    async def __aexit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> None:
+        if not self._complete:
+            return
+        self._stopping.set()
+        await self._over.wait()
+        if exc is None and (self._failed or self._failure is not None):
+            raise self._reason("shutdown")
+
+    async def _receive(self) -> Message:
+        self._given += 1
+        if self._given == 1:
+            return {"type": "lifespan.startup"}
+        await self._stopping.wait()
+        if self._given > 2:  # it has had its shutdown and wants to hear more
+            self._over.set()
+            await anyio.sleep_forever()
+        return {"type": "lifespan.shutdown"}
+
+    async def _send(self, message: Message) -> None:
+        kind = str(message["type"])
+        if kind.endswith(".failed") and kind.startswith("lifespan."):
+            self._failed = True
+            self.complaint = str(message.get("message", ""))
+            self._started.set()
+        elif kind == "lifespan.startup.complete":
+            self._complete = True
+            self._started.set()
+        elif kind != "lifespan.shutdown.complete":
+            raise RuntimeError(f"{kind!r} answers no event of the lifespan protocol")
+
+    def _reason(self, stage: str) -> BaseException:
+        return self._failure or RuntimeError(self.complaint or f"the {stage} of the app behind failed")
+
+    def _say_that_it_has_none(self) -> None:
+        """Log it, loudly where the app raised after it had taken its startup event: its startup may have failed."""
+        level = logging.WARNING if self._failure is not None and self._given else logging.DEBUG
+        _logger.log(level, "the app behind has no lifespan; the manager runs without it", exc_info=self._failure)
