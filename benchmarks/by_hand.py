@@ -24,6 +24,7 @@ class BareDict(Contestant):
     name = "bare dict"
     caveat = "expires nothing; behind a get() and a touch() that reads the clock: the M of the targets"
     expires = False
+    correct = False
 
     def __init__(self, places: int, idle: float, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(places, idle, clock)
@@ -67,7 +68,8 @@ class BareDict(Contestant):
 
 class FullScan(BareDict):
     name = "full scan"
-    caveat = "the bare dict, each pass over all of it at once; what is due is handed out until then"
+    correct = False
+    caveat = "the bare dict, each pass over all of it at once; what is due is handed out until then, so it is no rival"
     expires = True
 
     async def expire(self) -> None:

@@ -58,11 +58,12 @@ class CacheboxVTTL(_Cachebox):
 
 class CacheboxTTL(_Cachebox):
     name = "cachebox TTLCache"
+    correct = False
     caveat = (
-        "a read renews nothing: each use inserts the value again, which keeps its place in the queue, so what is due "
-        "behind one in use is hidden but never removed; to take it out first would mend that, and moves up to half of "
-        "the others; when full it drops somebody's session; with sweep_interval a thread makes the same pass, and the "
-        "loop waits for it"
+        "does not expire what is idle correctly, so it is no rival: a read renews nothing: each use inserts the value "
+        "again, which keeps its place in the queue, so what is due behind one in use is hidden but never removed; to "
+        "take it out first would mend that, and moves up to half of the others; when full it drops somebody's session; "
+        "with sweep_interval a thread makes the same pass, and the loop waits for it"
     )
 
     def __init__(self, places: int, idle: float, clock: Callable[[], float] = time.monotonic) -> None:

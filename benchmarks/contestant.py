@@ -16,6 +16,8 @@ class Contestant(ABC):
     name: ClassVar[str]
     caveat: ClassVar[str] = ""
     expires: ClassVar[bool] = True
+    correct: ClassVar[bool] = True
+    """Whether it removes what was idle for too long, and nothing that was used; else its caveat says what it does."""
     own_clock: ClassVar[bool] = False
     """Whether it reads a clock of its own, whatever it is given."""
 
@@ -39,6 +41,10 @@ class Contestant(ABC):
     @abstractmethod
     async def use(self, ids: Sequence[str]) -> None:
         """Get each session and touch it, without a check: all of them are there."""
+
+    async def touch(self, ids: Sequence[str]) -> None:
+        """Get and touch each session in one step, where there is such a step; else as `use` does."""
+        await self.use(ids)
 
     @abstractmethod
     async def churn(self, ids: Sequence[str]) -> None:

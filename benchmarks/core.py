@@ -78,7 +78,7 @@ def show(measured: Measured, rounds: int, folder: Path | None) -> None:
     reached = list(targets(measured))
     measured_on = machine(*PACKAGES)
     about = ", ".join(f"{key} {value}" for key, value in measured_on.items())
-    print(f"{rounds} rounds, medians (lowest to highest); M is get + touch of the bare dict\n{about}")
+    print(f"{rounds} rounds, {report.EXPLAINED}\n{about}")
     for line in (*report.table(measured), *report.verdicts(reached, measured)):
         print(line)
     if folder is not None:

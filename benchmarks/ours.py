@@ -10,7 +10,7 @@ from opentelemetry.metrics import MeterProvider
 from opentelemetry.sdk.metrics import MeterProvider as SdkMeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader, MetricsData
 
-from otel_sessions import SessionConfig, SessionManager, TooManySessions
+from otel_sessions import EndReason, SessionConfig, SessionManager, TooManySessions
 
 from .contestant import DATA, Contestant
 
@@ -50,6 +50,29 @@ class Ours(Contestant):
         for session_id in ids:
             get(session_id).touch()  # type: ignore[union-attr]  # it is there, and a check would be measured
 
+    async def touch(self, ids: Sequence[str]) -> None:
+        touch = self.manager.touch
+        for session_id in ids:
+            touch(session_id)
+
+    async def pin(self, ids: Sequence[str]) -> None:
+        pin = self.manager.pin
+        for session_id in ids:
+            with pin(session_id):
+                pass
+
+    async def hold(self, ids: Sequence[str]) -> None:
+        hold = self.manager.hold
+        for session_id in ids:
+            with hold(session_id, _ignore):
+                pass
+
+    async def lease(self, ids: Sequence[str]) -> None:
+        lease = self.manager.lease
+        for session_id in ids:
+            async with lease(session_id):
+                pass
+
     async def churn(self, ids: Sequence[str]) -> None:
         create, close = self.manager.create_session, self.manager.close_session
         for session_id in ids:
@@ -74,6 +97,10 @@ class Ours(Contestant):
             except TooManySessions:
                 continue
             raise RuntimeError("a session was made past the cap")
+
+
+def _ignore(_reason: EndReason) -> None:
+    """Do nothing: no session is ended while it is held."""
 
 
 class OursWithSdk(Ours):

@@ -16,7 +16,7 @@ from .contestants import BY_NAME
 from .report import ROWS, number
 from .results import OURS, Measured, Spread
 
-PANELS = ("use of M", "create", "expired", "late", "idle pass", "bytes")
+PANELS = ("touch of M", "create", "expired", "late", "idle pass", "bytes")
 BLUE, GREY = "#3b6ea8", "#6b7480"
 
 
@@ -28,7 +28,7 @@ def draw(path: Path, measured: Measured) -> None:
             _panel(axis, measured, size, key)
         figure.suptitle(
             f"At {size:,} live sessions: medians of the rounds, lines from the lowest to the highest. Less is better, "
-            "axes are logarithmic, M is the bare dict's get + touch"
+            "axes are logarithmic, M is the bare dict's get + touch, u is M at 1,000"
         )
         figure.savefig(path, metadata={"Date": None})
         pyplot.close(figure)

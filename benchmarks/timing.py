@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from statistics import median
+from typing import TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -17,8 +18,11 @@ import anyio.lowlevel
 TICK = 0.001
 """Seconds from one tick of the loop to the next."""
 
-Timed = Callable[[Sequence[str]], Awaitable[None]]
-"""What is done with each id of a batch."""
+ItemT = TypeVar("ItemT")
+OtherT = TypeVar("OtherT")
+
+Timed = Callable[[Sequence[ItemT]], Awaitable[None]]
+"""What is done with each item of a batch, such as an id."""
 
 
 async def seconds(work: Callable[[], Awaitable[object]]) -> float:
@@ -28,13 +32,13 @@ async def seconds(work: Callable[[], Awaitable[object]]) -> float:
     return time.process_time() - started
 
 
-async def seconds_an_id(work: Timed, batch: Sequence[str]) -> float:
+async def seconds_an_item(work: Timed[ItemT], batch: Sequence[ItemT]) -> float:
     return await seconds(lambda: work(batch)) / len(batch)
 
 
-async def best(work: Timed, ids: Iterator[Sequence[str]]) -> float:
-    """Return the seconds that an id takes in the best batch."""
-    return min([await seconds_an_id(work, batch) for batch in ids])
+async def best(work: Timed[ItemT], items: Iterator[Sequence[ItemT]]) -> float:
+    """Return the seconds that an item takes in the best batch."""
+    return min([await seconds_an_item(work, batch) for batch in items])
 
 
 async def best_of(work: Callable[[], Awaitable[object]], times: int) -> float:
@@ -42,28 +46,28 @@ async def best_of(work: Callable[[], Awaitable[object]], times: int) -> float:
 
 
 async def beside(
-    work: Timed, ids: Iterator[Sequence[str]], other: Timed, its_ids: Iterator[Sequence[str]]
+    work: Timed[ItemT], items: Iterator[Sequence[ItemT]], other: Timed[OtherT], its: Iterator[Sequence[OtherT]]
 ) -> tuple[float, float]:
     """Do the one and the other with a batch each, in turns; the one that goes first changes with every pair.
 
-    Returns the seconds that an id takes the one in its best batch, and how many times as long as the other it takes.
+    Returns the seconds that an item takes the one in its best batch, and how many times as long as the other it takes.
     """
     took, ratios = [], []
-    for number, (mine, theirs) in enumerate(zip(ids, its_ids, strict=True)):
+    for number, (mine, theirs) in enumerate(zip(items, its, strict=True)):
         if number % 2:
-            one = await seconds_an_id(work, mine)
-            two = await seconds_an_id(other, theirs)
+            one = await seconds_an_item(work, mine)
+            two = await seconds_an_item(other, theirs)
         else:
-            two = await seconds_an_id(other, theirs)
-            one = await seconds_an_id(work, mine)
+            two = await seconds_an_item(other, theirs)
+            one = await seconds_an_item(work, mine)
         took.append(one)
         ratios.append(one / two)
     return min(took), median(ratios)
 
 
-def batches(ids: Sequence[str], count: int, size: int) -> Iterator[Sequence[str]]:
-    """Return `count` batches of `size` ids, which start over where they end."""
-    many = list(ids) * (count * size // len(ids) + 1)
+def batches(items: Sequence[ItemT], count: int, size: int) -> Iterator[Sequence[ItemT]]:
+    """Return `count` batches of `size` items, which start over where they end."""
+    many = list(items) * (count * size // len(items) + 1)
     return (many[number * size : (number + 1) * size] for number in range(count))
 
 

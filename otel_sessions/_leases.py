@@ -6,6 +6,7 @@ by force takes its holders with it, but never the holder who ends it.
 """
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextvars import ContextVar
 from types import TracebackType
@@ -152,7 +153,7 @@ class Pin(Generic[DataT]):
             self._leases.release(session)
 
 
-class Holder(Generic[DataT]):
+class Holder(ABC, Generic[DataT]):
     """Whoever has to leave when the session is ended. `session` is what is held now, None before and after.
 
     What was started in the block may keep its holder in its context for long: so the holder does not keep the session.
@@ -165,9 +166,9 @@ class Holder(Generic[DataT]):
         self._session_id: str | None = session_id
         self.session: Session[DataT] | None = None
 
+    @abstractmethod
     def end(self, reason: EndReason) -> None:
         """Ask the holder to leave its block."""
-        raise NotImplementedError
 
 
 class Hold(Holder[DataT]):

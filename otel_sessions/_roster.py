@@ -89,8 +89,7 @@ class Roster(Generic[DataT]):
 
         Raises `ManagerClosed`, and `SessionNotFound` with the reason under which the session counts.
         """
-        if not self.accepting:
-            self.require_accepting()
+        self.require_accepting()
         session = self.sessions.get(session_id)
         if session is None:
             raise SessionNotFound(session_id, self.reason_of(session_id))

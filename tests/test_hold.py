@@ -281,6 +281,21 @@ class TestBeingTold:
                 exchange.leave()
             assert anyio.current_time() == pytest.approx(begun + 1, abs=0.01)
 
+    async def test_a_shutdown_ends_in_time_although_a_holder_stays_and_leaving_later_does_nothing(
+        self, ends: Ends
+    ) -> None:
+        async with SessionManager(CONFIG, on_close=ends) as manager:
+            session = await manager.create_session()
+            exchange = Exchange(manager, session.id, lingers=True)
+            begun = anyio.current_time()
+            await manager.shutdown()
+            assert anyio.current_time() - begun == pytest.approx(5 + 3, abs=0.01)  # the drain, and close_timeout
+            assert (exchange.told, ends.seen) == ([EndReason.SHUTDOWN], [(session.id, EndReason.SHUTDOWN)])
+            before = manager.get_metrics()
+            exchange.leave()
+            assert manager.get_metrics().leased == before.leased == 0
+            assert (before.total_cleaned, before.currently_active) == (1, 0)
+
 
 class TestTheOneWhoEndsIt:
     async def test_the_holder_who_closes_is_not_told_and_goes_on_after_the_hook(self, ends: Ends) -> None:
@@ -387,6 +402,20 @@ class TestCallbacksThatMisbehave:
             assert await manager.close_session(session.id)
         assert ends.seen == [(session.id, EndReason.CLOSED)]
         assert "on_end" in caplog.text
+
+    async def test_a_keyboard_interrupt_in_a_callback_is_raised_and_the_session_ends_all_the_same(
+        self, ends: Ends
+    ) -> None:
+        def interrupt(reason: EndReason) -> None:
+            raise KeyboardInterrupt
+
+        async with SessionManager(CONFIG, on_close=ends) as manager:
+            session = await manager.create_session()
+            Context().run(manager.hold(session.id, interrupt).__enter__)
+            with pytest.raises(KeyboardInterrupt):
+                await manager.close_session(session.id)
+            await anyio.sleep(3.1)
+            assert ends.seen == [(session.id, EndReason.CLOSED)]
 
     @pytest.mark.parametrize("act", [SessionManager.touch, SessionManager.get], ids=["touch", "get"])
     async def test_a_callback_may_use_the_manager_and_sees_no_ended_session(

@@ -31,8 +31,12 @@ async def with_a_type_data_is_required() -> None:
         assert_type(manager, SessionManager[Upstream])
         assert_type(await manager.create_session(data=Upstream()), Session[Upstream])
         assert_type(manager.get("id"), Session[Upstream] | None)
+        assert_type(manager.touch("id"), Session[Upstream] | None)
         with manager.pin("id") as session:
             assert_type(session, Session[Upstream])
+        with manager.hold("id", print) as session:
+            assert_type(session, Session[Upstream])
+        manager.hold("id", lambda: None)  # type: ignore[arg-type, misc]
         async with manager.lease("id") as session:
             assert_type(session, Session[Upstream])
         await manager.create_session()  # type: ignore[call-arg]
