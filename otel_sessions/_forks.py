@@ -29,5 +29,5 @@ class Forks:
 
 
 forks = Forks()
-if sys.platform != "win32":
+if sys.platform != "win32":  # pragma: no branch
     os.register_at_fork(after_in_child=forks.start_anew)

@@ -31,6 +31,7 @@ MESSAGES = st.dictionaries(NAMES, VALUES, max_size=5)
         (b'{"params":"the end is not here \\"method\\":\\"initialize\\",', None),
         (b'{"params":"method","x":"initialize",', None),
         (b'{"method":"initi', None),
+        (b'{"meth\\od":"initialize",', None),  # no such escape
         (b'{"method":', None),
         (b'{"method":{"method":"initialize"},', False),
         (b'[{"method":"tools/list"},', None),

@@ -98,7 +98,7 @@ def test_without_docker_it_is_said_what_is_missing_and_how_to_go_on(target: str,
     said = made.stderr.splitlines()[0]
     assert said.startswith("docker is not installed. Install Docker with Compose (https://")
     assert said.endswith("or run make demo, which needs neither.")
-    assert [line for line in made.stderr.splitlines()[1:] if not line.startswith("make: ***")] == []
+    assert [line for line in made.stderr.splitlines()[1:] if "***" not in line] == []
 
 
 @pytest.mark.parametrize("target", ["up", "down"])

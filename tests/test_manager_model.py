@@ -480,7 +480,7 @@ class ManagerMachine(RuleBasedStateMachine):
         if visible is None:
             assert model.session.metadata == before
         else:
-            visible.last = self.clock()
+            visible.last = self.now()
             visible.messages += 1
 
     @rule(model=sessions)

@@ -21,7 +21,17 @@ from otel_sessions import (
     TooManySessions,
 )
 from otel_sessions.asgi import SESSION, Message, Receive, Scope, Send, SessionLeaseMiddleware
-from otel_sessions.matchers import CookieMatcher, HeaderMatcher, Match, McpMatcher, Opens, SessionMatcher
+from otel_sessions.matchers import (
+    CookieMatcher,
+    HeaderMatcher,
+    Match,
+    McpMatcher,
+    Opens,
+    SessionMatcher,
+    header,
+    headers_of,
+    pairs_of,
+)
 
 from .exchanges import INITIALIZE, Client, http, http_body, initializing, posting
 from .virtual import Clock, settle
@@ -542,6 +552,18 @@ async def test_a_websocket_is_refused_with_an_answer_where_the_server_can_do_tha
         "websocket.http.response.body",
     ]
     assert client.status == 404
+
+
+# Reading a scope
+
+
+def test_headers_are_read_by_name() -> None:
+    scope = http()
+    scope["headers"] = iter([(b"a", b"1"), (b"b", b"2"), (b"a", b"3")])
+    scope["headers"] = list(pairs_of(scope))
+
+    assert (header(scope, b"a"), header(scope, b"c")) == ("1", None)
+    assert headers_of(scope, b"a") == ["1", "3"]
 
 
 # Matchers of all kinds

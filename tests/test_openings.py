@@ -675,6 +675,18 @@ class ByPath(IssuingMatcher):
         return headers
 
 
+async def test_a_websocket_that_is_closed_already_is_not_refused(
+    manager: SessionManager[Any],
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.close"})
+        await manager.shutdown()
+
+    client = await Client({**http(), "type": "websocket"}).go(SessionLeaseMiddleware(app, manager))
+
+    assert client.kinds == ["websocket.close"]
+
+
 async def test_a_matcher_of_ones_own_leaves_the_rest_to_the_protocol(manager: SessionManager[Any]) -> None:
     app = App()
 

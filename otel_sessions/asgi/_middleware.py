@@ -158,14 +158,15 @@ class SessionLeaseMiddleware:
         return True  # a WebSocket's handshake has no body
 
     def _why_unknown(self, session_id: str) -> SessionError:
-        """Return why a client gets no session under an id."""
+        """Return why a client gets no session under an id: there is none, or it is another client's."""
+        unknown: SessionError = SessionNotFound(session_id)
         if self._manager.get(session_id) is None:
             try:
                 with self._manager.pin(session_id):
-                    pass
+                    pass  # pragma: no cover  # `get` has just said that there is none
             except (ManagerClosed, SessionNotFound) as error:
-                return error
-        return SessionNotFound(session_id)  # it is another client's, which is nobody's business
+                unknown = error
+        return unknown
 
     def _role_in(self, session: Session[Any], inner: Scope) -> Role:
         if self._adopting is not None:
