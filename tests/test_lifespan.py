@@ -360,3 +360,14 @@ async def test_a_server_that_cancels_its_lifespan_leaves_no_manager_running(
     assert course.seen[:2] == ["app starts", "hook: shutdown"]
     with pytest.raises(ManagerClosed):
         await manager.create_session()
+
+
+@pytest.mark.parametrize("app", [raises_at_once, Starlette()])
+async def test_an_app_may_be_served_again_with_the_same_manager(manager: SessionManager[None], app: ASGIApp) -> None:
+    served = RunManager(app, manager)
+    for _run in range(2):
+        async with serving(served) as server:
+            await manager.create_session()
+        assert server.kinds == ["startup.complete", "shutdown.complete"]
+    stats = manager.get_metrics()
+    assert (stats.total_created, stats.total_cleaned) == (2, 2)
