@@ -73,7 +73,7 @@ class Capacity(Generic[DataT]):
         Raises `TooManySessions` if there is none, and `ManagerClosed` once the manager shuts down.
         """
         self.require_accepting()
-        if self._clients.is_full(client):
+        if client is not None and self._clients.is_full(client):
             return self._take_from(client)
         if self._is_full() and not self._is_relieved():
             if not self._is_covered():
@@ -83,8 +83,10 @@ class Capacity(Generic[DataT]):
             self._waiters[waiter] = None
             self._books.add_waiting()
             return waiter
-        self._clients.enter(client)
-        self._reserve()
+        if client is not None:
+            self._clients.enter(client)
+        self._books.add_reserved()
+        self.taken += 1
         return None
 
     def require_accepting(self) -> None:
@@ -104,7 +106,8 @@ class Capacity(Generic[DataT]):
 
     def settle(self, session: Session[DataT]) -> None:
         """Note which session a place has become."""
-        self._clients.add(session)
+        if self._clients.evicts:
+            self._clients.add(session)
 
     def freed(self, sessions: Sequence[Session[DataT]]) -> None:
         """Note that places are free: their sessions are gone."""
@@ -160,10 +163,9 @@ class Capacity(Generic[DataT]):
                 self._dismiss(waiter)
             raise
 
-    def _take_from(self, client: str | None) -> Waiter | None:
+    def _take_from(self, client: str) -> Waiter | None:
         """Take the place of one of the client's own sessions; return who waits for it, None if it is free already."""
         clients = self._clients
-        assert client is not None
         if clients.evicts and self.relief.may_wait():
             now = self._roster.clock()
             coming = clients.has_place_coming(client)
@@ -188,16 +190,12 @@ class Capacity(Generic[DataT]):
     def _is_covered(self) -> bool:
         """Return whether one more creator may wait."""
         assert self._limit is not None
-        covered = self.relief.finding or len(self._waiters) < self._closing()
+        covered = len(self._waiters) < self._closing() or self.relief.finding
         return covered and len(self._waiters) < self._limit and self.relief.may_wait()
 
     def _closing(self) -> int:
         """Return how many places are about to come back for whoever comes first."""
         return self._books.closing - self._clients.waiting
-
-    def _reserve(self) -> None:
-        self._books.add_reserved()
-        self.taken += 1
 
     def _hand_over(self, client: str | None) -> bool:
         """Give a place that comes back to a creator of its client who waits for it; return whether there is one."""
@@ -215,7 +213,8 @@ class Capacity(Generic[DataT]):
 
     def _grant(self, waiter: Waiter) -> None:
         self._books.add_answered()
-        self._reserve()
+        self._books.add_reserved()
+        self.taken += 1
         waiter.granted = True
         waiter.answered.set()
 

@@ -52,7 +52,7 @@ class Clients(Generic[DataT]):
             del self._places[client]
 
     def add(self, session: Session[DataT]) -> None:
-        if self.evicts and session.client is not None:
+        if session.client is not None:
             self._sessions.setdefault(session.client, {})[session] = None
 
     def remove(self, session: Session[DataT]) -> None:

@@ -42,7 +42,7 @@ class Emergency(Generic[DataT]):
 
     def start_again(self, now: float) -> bool:
         """Note that a pass starts, unless one did less than a second ago; return whether that is so."""
-        if 0 <= now - self._started_at < _PAUSE:  # a clock that was put back stops nothing
+        if now - self._started_at < _PAUSE:
             return False
         self.start(now)
         return True

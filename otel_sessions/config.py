@@ -142,7 +142,7 @@ class SessionConfig:
     - `max_sessions`: the cap on reserved, live and still closing sessions together.
     - `cleanup_on_shutdown`: whether close hooks run at shutdown.
     - `emergency_idle_time`, `emergency_session_age`: the limits of an emergency pass, which runs when the cap is
-      reached. One above its normal limit acts as the normal one.
+      reached. One above its normal limit acts as the normal one, for every session.
     - `max_sessions_per_client`: the same cap for the sessions of one `client`.
     - `close_timeout`, `close_concurrency`: how long a close hook or an export may take, and how many run at once.
     - `drain_timeout`: how long holders keep a session that has reached its age, and any session at shutdown.

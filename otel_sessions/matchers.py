@@ -8,7 +8,7 @@ matcher of your own subclasses one of them, and gets the usual behaviour for wha
 import json
 import math
 import re
-from collections.abc import Iterable, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from http import HTTPStatus
@@ -187,7 +187,7 @@ class CookieMatcher(IssuingMatcher):
 
     def match(self, scope: Scope) -> Match:
         found = [value.decode("latin-1") for value in cookies.values(pairs_of(scope), self._name)]
-        return Match(session_ids=tuple(dict.fromkeys(found)), opens=Opens.YES)
+        return Match(session_ids=_each_once(found), opens=Opens.YES)
 
     def announce(self, session_id: str, scope: Scope, headers: Headers) -> Headers:
         secure = scope.get("scheme") in ("https", "wss") if self._secure is None else self._secure
@@ -217,11 +217,12 @@ class McpMatcher(AdoptingMatcher):
         self.sse_path: Final = sse_path
 
     def match(self, scope: Scope) -> Match:
-        said = [pair for pair in pairs_of(scope) if pair[0] in _ASKED]
-        revision = _first(said, b"mcp-protocol-version")
+        asked = [pair for pair in pairs_of(scope) if pair[0] in _ASKED]
+        said = dict(reversed(asked))  # of several lines, the first
+        revision = said.get(b"mcp-protocol-version", b"")
         if revision >= _FIRST_WITHOUT_SESSIONS and _REVISION.fullmatch(revision):
             return Match()
-        named = _ids_in(said, _MCP_ID)
+        named = _ids_in(asked, _MCP_ID)
         if scope.get("method") == "POST":
             return Match(session_ids=named, opens=_opening_of_post(scope, said))
         if not named and scope.get("method") == "GET" and scope.get("path") == self.sse_path:
@@ -283,21 +284,21 @@ def pairs_of(scope: Scope) -> Headers:
 def _ids_in(headers: Headers, name: bytes) -> tuple[str, ...]:
     """Return the ids in a request's header, each once, in the order of its lines."""
     found = [value.decode("latin-1") for key, value in headers if key == name and value]
+    return _each_once(found)
+
+
+def _each_once(found: list[str]) -> tuple[str, ...]:
     return tuple(found) if len(found) < 2 else tuple(dict.fromkeys(found))
 
 
-def _first(headers: Headers, name: bytes) -> bytes:
-    return next((value for key, value in headers if key == name), b"")
-
-
-def _opening_of_post(scope: Scope, said: Headers) -> Opens:
+def _opening_of_post(scope: Scope, said: Mapping[bytes, bytes]) -> Opens:
     """Return whether a POST may open a session of MCP: a coded body cannot be looked at, so its answer decides."""
-    if not _first(said, b"content-type").lower().startswith(b"application/json"):
+    if not said.get(b"content-type", b"").lower().startswith(b"application/json"):
         return Opens.NO
     query = scope.get("query_string")
     if query and _OLD_TRANSPORT.search(query):
         return Opens.NO
-    coded = _first(said, b"content-encoding").lower() not in (b"", b"identity")
+    coded = said.get(b"content-encoding", b"identity").lower() not in (b"", b"identity")
     return Opens.YES if coded else Opens.BY_BODY
 
 

@@ -144,9 +144,8 @@ class Telemetry:
         entry = self._entry
         attributes = {MANAGER_NAME: entry.name, REASON: _TEXTS[reason]}
         for session in sessions:
-            age = now - session._created
-            if age < 0.0:  # the clock was put back
-                age = 0.0
+            # One that was made and failed while a pass goes on ends as of the pass's beginning.
+            age = now - session._created if now > session._created else 0.0
             try:
                 entry.board.session_duration.record(age, attributes)
             except Exception as error:

@@ -5,6 +5,7 @@ might read under this name goes, whatever surrounds or encodes the name. So no v
 """
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
@@ -33,21 +34,23 @@ def only(headers: Headers, name: bytes, value: bytes | None) -> Headers:
 
     Cookies of other names stay as they are; headers that are right already are returned themselves.
     """
-    lines = list(_lines(headers))
-    times = _bare(b";".join(lines)).count(_bare(name))
+    lines = _lines(headers)
+    bare = _bare_name(name)
+    sent = lines[0] if len(lines) == 1 else b";".join(lines)
+    times = _bare(sent).count(bare)
     if times == 0 and value is None:
         return headers
-    if times == 1 and value is not None and values(headers, name) == [value]:
+    if times == 1 and value is not None and b";%s=%s;" % (name, value) in b";%s;" % sent.replace(b" ", b""):
         return headers
-    kept = [pair for line in lines for pair in _others(line, _bare(name))]
+    kept = [pair for line in lines for pair in _others(line, bare)]
     if value is not None:
         kept.append(name + b"=" + value)
     others = [header for header in headers if header[0] != b"cookie"]
     return [*others, (b"cookie", b"; ".join(kept))] if kept else others
 
 
-def _lines(headers: Headers) -> Iterator[bytes]:
-    return (line for key, line in headers if key == b"cookie")
+def _lines(headers: Headers) -> list[bytes]:
+    return [line for key, line in headers if key == b"cookie"]
 
 
 def _others(line: bytes, bare: bytes) -> Iterator[bytes]:
@@ -61,6 +64,11 @@ def _others(line: bytes, bare: bytes) -> Iterator[bytes]:
 def _may_name(pair: bytes, bare: bytes) -> bool:
     """Return whether a server may find this name in a pair: alone, or behind a comma, as RFC 2965 parts pairs."""
     return any(_bare(part.partition(b"=")[0]) == bare for part in pair.split(b","))
+
+
+@lru_cache(maxsize=64)
+def _bare_name(name: bytes) -> bytes:
+    return _bare(name)
 
 
 def _bare(text: bytes) -> bytes:

@@ -3,11 +3,9 @@
 Servers send comments to keep a connection open. A comment is no use of a session.
 """
 
-from typing import Final, Self
+from typing import Self
 
 from otel_sessions.matchers import Headers
-
-_KIND: Final = b"text/event-stream"
 
 
 class Events:
@@ -21,7 +19,8 @@ class Events:
     @classmethod
     def of(cls, headers: Headers) -> Self | None:
         """Return what follows an answer with these headers, None if it is not an event stream."""
-        if not any(value.lower().startswith(_KIND) for name, value in headers if name.lower() == b"content-type"):
+        kinds = [value for name, value in headers if name.lower() == b"content-type"]
+        if not kinds or not kinds[-1].lower().startswith(b"text/event-stream"):
             return None
         coded = any(value.lower() != b"identity" for name, value in headers if name.lower() == b"content-encoding")
         return cls(coded=coded)

@@ -33,22 +33,29 @@ BodyOpens = Callable[[bytes, bool], bool | None]
 """Whether a request may open a session, from the start of its body and whether that is all of it."""
 
 
+_OUTSIDE: Final = Outside()
+
+
 class Exchange:
     """One request. The app gets `receive` and `send`.
 
     With `idle_timeout` a stream on which nothing has passed either way for so many seconds is ended.
     """
 
+    __slots__ = (
+        *("_events", "_idle_timeout", "_looked_at", "_over", "_receive", "_scope", "_send", "_silence", "_started"),
+        "role",
+    )
     starts = "http.response.start"
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, idle_timeout: float | None = None) -> None:
-        self.role: Role = Outside()
+        self.role: Role = _OUTSIDE
         self._scope = scope
         self._receive = receive
         self._send = send
         self._idle_timeout = idle_timeout
         self._silence: anyio.CancelScope | None = None
-        self._looked_at: list[Message] = []
+        self._looked_at: list[Message] | None = None
         self._started = False
         self._over = False
         self._events: Events | None = None
@@ -69,9 +76,10 @@ class Exchange:
         A body that has not told by its first 8 KiB may open. A client that has left opens nothing.
         """
         start, complete, next_look = b"", False, _FIRST_LOOK
-        while not complete and len(start) < MOST_LOOKED_AT and len(self._looked_at) < _MOST_PARTS:
+        looked_at = self._looked_at = []
+        while not complete and len(start) < MOST_LOOKED_AT and len(looked_at) < _MOST_PARTS:
             message: Message = await self._receive()
-            self._looked_at.append(message)
+            looked_at.append(message)
             if message["type"] != "http.request":
                 return False
             start += message.get("body", b"")[: MOST_LOOKED_AT + 1 - len(start)]
@@ -119,11 +127,13 @@ class Exchange:
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _start(self, message: Message) -> Message:
-        headers = await self.role.answer_starts(message.get("status", 101), list(message.get("headers", ())))
+        said = message.get("headers", ())
+        said = said if isinstance(said, list) else list(said)
+        headers = await self.role.answer_starts(message.get("status", 101), said)
         self._started = True
         self._events = Events.of(headers)
         self._expect_more()
-        return {**message, "headers": headers}
+        return message if headers is said else {**message, "headers": headers}
 
     def _note_part(self, body: bytes) -> None:
         """Note a part of an answer: one of an event stream is a message, unless it is comments."""
@@ -156,6 +166,7 @@ class Exchange:
 class WebSocket(Exchange):
     """One WebSocket: it may end before it is accepted, and is closed rather than left."""
 
+    __slots__ = ()
     starts = "websocket.accept"
 
     async def receive(self) -> Message:
@@ -185,5 +196,6 @@ class WebSocket(Exchange):
 
 
 def exchange_of(scope: Scope, receive: Receive, send: Send, idle_timeout: float | None = None) -> Exchange:
-    kind = Exchange if scope["type"] == "http" else WebSocket
-    return kind(scope, receive, send, idle_timeout)
+    if scope["type"] == "http":
+        return Exchange(scope, receive, send, idle_timeout)
+    return WebSocket(scope, receive, send, idle_timeout)

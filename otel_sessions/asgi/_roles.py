@@ -88,6 +88,7 @@ class Using:
 
     closes = False
     stray = None
+    __slots__ = ("_matcher", "_renewals", "_scope", "session")
 
     def __init__(self, matcher: IssuingMatcher, session: Session[Any], scope: Scope, renewals: "Renewals") -> None:
         self.session = session
@@ -104,6 +105,8 @@ class Using:
 
 class Asking:
     """An exchange with an app that makes ids, in a session or in none. The app's answer may end the session."""
+
+    __slots__ = ("_matcher", "_scope", "closes", "session", "stray")
 
     def __init__(self, matcher: AdoptingMatcher, session: Session[Any] | None, scope: Scope) -> None:
         self.session = session
