@@ -21,6 +21,8 @@ from otel_sessions import ManagerClosed
 from otel_sessions.asgi import ASGIApp, Message, Scope
 
 BASE = "http://127.0.0.1:8000"
+WAIT_SECONDS = 100.0
+"""Longer than anything takes on a machine that is busy; only what never comes takes as long."""
 
 
 @asynccontextmanager
@@ -31,11 +33,11 @@ async def serving(app: ASGIApp) -> AsyncIterator[None]:
     task = asyncio.ensure_future(app({"type": "lifespan", "asgi": {}, "state": {}}, events.get, answers.put))
     for stage in ("startup", "shutdown"):
         await events.put({"type": f"lifespan.{stage}"})
-        answer = await asyncio.wait_for(answers.get(), 20)
+        answer = await asyncio.wait_for(answers.get(), WAIT_SECONDS)
         assert answer["type"] == f"lifespan.{stage}.complete", answer
         if stage == "startup":
             yield
-    await asyncio.wait_for(task, 20)
+    await asyncio.wait_for(task, WAIT_SECONDS)
 
 
 async def two_requests(module: ModuleType) -> list[Any]:
@@ -59,9 +61,9 @@ class Socket:
     async def talk(self, app: ASGIApp) -> tuple[Message, Message]:
         """Return how the app accepted, and what it said then."""
         task = asyncio.ensure_future(app(self._scope, self._receive, self._sent.put))
-        accepted, answer = [await asyncio.wait_for(self._sent.get(), 20) for _ in range(2)]
+        accepted, answer = [await asyncio.wait_for(self._sent.get(), WAIT_SECONDS) for _ in range(2)]
         self._left.set()
-        await asyncio.wait_for(task, 20)
+        await asyncio.wait_for(task, WAIT_SECONDS)
         return accepted, answer
 
     async def _receive(self) -> Message:
@@ -121,10 +123,10 @@ async def two_lines(module: ModuleType) -> list[Any]:
     answers = []
     for item in (b"apple\n", b"pear\n"):
         writer.write(item)
-        answers.append((await asyncio.wait_for(reader.readline(), 20)).decode())
+        answers.append((await asyncio.wait_for(reader.readline(), WAIT_SECONDS)).decode())
     serving.cancel()
-    await asyncio.wait([serving], timeout=20)
-    assert await asyncio.wait_for(reader.read(), 20) == b""  # it has hung up
+    await asyncio.wait([serving], timeout=WAIT_SECONDS)
+    assert await asyncio.wait_for(reader.read(), WAIT_SECONDS) == b""  # it has hung up
     writer.close()
     return answers
 
