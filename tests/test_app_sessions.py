@@ -210,6 +210,19 @@ async def test_the_memory_is_bounded_and_a_warning_says_so_once(caplog: pytest.L
     ]
 
 
+async def test_two_apps_behind_one_router_are_each_told_of_their_own() -> None:
+    one, two = App(), App(makes="two")
+    ending = EndInApp(Starlette(routes=[Mount("/one", one), Mount("/two", two)]))
+    await Client({**opening("/one/mcp"), "root_path": ""}).go(ending)
+    await Client({**opening("/two/mcp"), "root_path": ""}).go(ending)
+
+    for name in ("one", "two"):
+        await ending.end(await session_named(name), EndReason.MAX_AGE)
+
+    assert [goodbye["path"] for goodbye in one.goodbyes()] == ["/one/mcp"]
+    assert [goodbye["path"] for goodbye in two.goodbyes()] == ["/two/mcp"]
+
+
 async def test_a_stray_is_ended_for_its_user_and_then_forgotten() -> None:
     outside, inside = App(user="ada", status=406), App()
     ending = EndInApp(outside, inside)
