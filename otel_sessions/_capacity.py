@@ -242,7 +242,7 @@ class Capacity(Generic[DataT]):
         return TooManySessions(self._clients.limit, None, RejectionReason.MAX_SESSIONS_PER_CLIENT)
 
 
-class Place(Generic[DataT]):
+class Reservation(Generic[DataT]):
     """A reserved place for one session. Leaving the block without `commit` gives it back, if `give_back` has not."""
 
     def __init__(self, capacity: Capacity[DataT], roster: Roster[DataT], books: Books, client: str | None) -> None:
@@ -287,7 +287,7 @@ class Place(Generic[DataT]):
 
     @overload
     def commit(
-        self: "Place[None]",
+        self: "Reservation[None]",
         session_id: str | None = None,
         *,
         data: None = None,

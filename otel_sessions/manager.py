@@ -16,7 +16,7 @@ from opentelemetry.trace import TracerProvider
 
 from ._books import Books
 from ._callbacks import CloseHook
-from ._capacity import Place
+from ._capacity import Reservation
 from ._clock import latest, steady
 from ._closer import Batch
 from ._forks import forks
@@ -186,19 +186,19 @@ class SessionManager(Generic[DataT]):
             await self._vacate(supervisor, session_id)
         if (waiter := capacity.take(client)) is not None:
             await capacity.wait(waiter)
-        place = Place.taken(capacity, self._roster, self._books, client)
+        place = Reservation.taken(capacity, self._roster, self._books, client)
         try:
             return place.commit(session_id, data=data, max_idle_time=idle, max_session_age=age)
         finally:
             place.give_back()
 
-    def reserve(self, *, client: str | None = None) -> Place[DataT]:
+    def reserve(self, *, client: str | None = None) -> Reservation[DataT]:
         """Return a place for one session, to be used as `async with manager.reserve() as place`.
 
         For an id that is only known later: `place.commit(id, data=...)` makes the session; leaving the block without
         gives the place back. Entering it waits and raises as `create_session` does.
         """
-        return Place(self._running().capacity, self._roster, self._books, client)
+        return Reservation(self._running().capacity, self._roster, self._books, client)
 
     def get(self, session_id: str) -> Session[DataT] | None:
         """Return a session, or None if there is none or it is stale, expired, failed or ended. Never touches it."""

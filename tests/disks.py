@@ -13,8 +13,7 @@ from types import TracebackType
 import anyio.to_thread
 import pytest
 
-from otel_sessions import JsonLinesSink
-from otel_sessions.records import Record, read_records
+from otel_sessions import JsonLinesSink, Record, read_records
 
 PATIENCE = 20.0
 

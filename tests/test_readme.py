@@ -12,8 +12,7 @@ import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from otel_sessions import SessionConfig, SessionManager
-from otel_sessions._ids import fingerprint
+from otel_sessions import SessionConfig, SessionManager, fingerprint
 from otel_sessions.cli import main
 
 README = (Path(__file__).parents[1] / "README.md").read_text()

@@ -22,9 +22,9 @@ from otel_sessions import (
     SessionManager,
     SinkClosed,
     SinkFull,
+    fingerprint,
 )
 from otel_sessions import _writer as writer_module
-from otel_sessions._ids import fingerprint
 from otel_sessions.records import MAX_LINE
 
 from .disks import Disk, nothing_waits, records_in, replace_disk, until

@@ -12,9 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from otel_sessions import EndReason, JsonLinesSink, Session, SessionConfig, SessionManager
-from otel_sessions._ids import fingerprint
-from otel_sessions.records import read_records
+from otel_sessions import EndReason, JsonLinesSink, Session, SessionConfig, SessionManager, fingerprint, read_records
 from otel_sessions.words import Skipped
 
 from .disks import Disk, nothing_waits, records_in, replace_disk, rotated, until

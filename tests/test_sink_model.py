@@ -18,10 +18,17 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from otel_sessions import EndReason, JsonLinesSink, SessionConfig, SessionManager, SinkFull
+from otel_sessions import (
+    EndReason,
+    JsonLinesSink,
+    Record,
+    SessionConfig,
+    SessionManager,
+    SinkFull,
+    fingerprint,
+    read_records,
+)
 from otel_sessions import _writer as writer_module
-from otel_sessions._ids import fingerprint
-from otel_sessions.records import Record, read_records
 from otel_sessions.words import Skipped
 
 from .disks import PATIENCE, Disk, rotated

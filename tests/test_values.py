@@ -12,8 +12,7 @@ import pytest
 from fastapi import FastAPI
 from httpx2 import ASGITransport, AsyncClient
 
-from otel_sessions import UNSET, CleanupReport, EndReason, Session, SessionConfig, SessionManager, SessionStats
-from otel_sessions.records import Record
+from otel_sessions import UNSET, CleanupReport, EndReason, Record, Session, SessionConfig, SessionManager, SessionStats
 
 from .virtual import Clock, settle
 

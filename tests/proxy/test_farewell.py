@@ -9,8 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import anyio
 import pytest
 
-from otel_sessions import SessionConfig, SessionManager
-from otel_sessions._ids import fingerprint
+from otel_sessions import SessionConfig, SessionManager, fingerprint
 from otel_sessions.proxy.farewell import Farewell
 from otel_sessions.proxy.peer import Peer
 from otel_sessions.proxy.rules import Timeouts

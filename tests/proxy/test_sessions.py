@@ -12,7 +12,7 @@ import httpx2
 import psutil
 import pytest
 
-from otel_sessions._ids import fingerprint
+from otel_sessions import fingerprint
 from otel_sessions.cli import main
 from otel_sessions.proxy.settings import preset
 from otel_sessions.proxy.sockets import listen
