@@ -314,7 +314,7 @@ def _with_only(headers: Headers, name: bytes, session_id: str | None) -> Headers
     To some apps an underscore in a header's name is a hyphen (CGI, RFC 3875, 4.1.18, and so WSGI): both spellings go.
     """
     own = None if session_id is None else session_id.encode("latin-1")
-    there = [pair for pair in headers if len(pair[0]) == len(name) and pair[0].replace(b"_", b"-") == name]
+    there = [pair for pair in headers if (key := pair[0]) == name or (b"_" in key and key.replace(b"_", b"-") == name)]
     if there == ([] if own is None else [(name, own)]):
         return headers
     others = [pair for pair in headers if pair not in there]

@@ -103,7 +103,7 @@ class Exchange:
             self._over = not message.get("more_body", False)
             self._note_part(message.get("body", b""))
         elif kind == self.starts:
-            message = await self._start(message)
+            message = self._start(message)
         await self._send(message)
 
     async def refuse(self, error: SessionError, answer: Answer) -> None:
@@ -126,10 +126,10 @@ class Exchange:
             self._over = True
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _start(self, message: Message) -> Message:
+    def _start(self, message: Message) -> Message:
         said = message.get("headers", ())
         said = said if isinstance(said, list) else list(said)
-        headers = await self.role.answer_starts(message.get("status", 101), said)
+        headers = self.role.answer_starts(message.get("status", 101), said)
         self._started = True
         self._events = Events.of(headers)
         self._expect_more()

@@ -118,15 +118,18 @@ class SessionLeaseMiddleware:
         elif self._skips(scope):
             await self._app(self._inner(scope, None), receive, send)
         else:
-            await self._serve(scope, exchange_of(scope, receive, send, self._stream_idle_timeout))
+            exchange = exchange_of(scope, receive, send, self._stream_idle_timeout)
+            match = self._matcher.match(scope)
+            session = self._live(match, scope) if match.session_ids else None
+            if session is None:
+                await self._serve_outside(match, scope, exchange)
+            else:
+                inner = self._inner(scope, session)
+                await self._lease(session, self._role_in(session, inner), inner, exchange)
 
-    async def _serve(self, scope: Scope, exchange: Exchange) -> None:
-        match = self._matcher.match(scope)
-        session = self._live(match, scope) if match.session_ids else None
-        if session is not None:
-            inner = self._inner(scope, session)
-            await self._lease(session, self._role_in(session, inner), inner, exchange)
-        elif await self._may_open(match, scope, exchange):
+    async def _serve_outside(self, match: Match, scope: Scope, exchange: Exchange) -> None:
+        """Serve a request that is in no session yet."""
+        if await self._may_open(match, scope, exchange):
             await self._open(match, scope, exchange)
         elif match.session_ids and scope.get("method") != "OPTIONS":
             await self._refuse(exchange, self._why_unknown(match.session_ids[0]))

@@ -6,9 +6,10 @@ memory until the garbage collector runs.
 """
 
 from collections.abc import Callable
+from math import inf
 from typing import Any, Protocol
 
-import anyio.lowlevel
+import anyio
 
 from otel_sessions._http.caching import unshared
 from otel_sessions.exceptions import SessionExists
@@ -37,7 +38,7 @@ class Role(Protocol):
     def stray(self) -> str | None:
         """The id of a session that the app has made and that is no session here."""
 
-    async def answer_starts(self, status: int, headers: Headers) -> Headers:
+    def answer_starts(self, status: int, headers: Headers) -> Headers:
         """Take note of the app's answer and return its headers as the client gets them."""
 
 
@@ -48,7 +49,7 @@ class Outside:
     closes = False
     stray = None
 
-    async def answer_starts(self, _status: int, headers: Headers) -> Headers:
+    def answer_starts(self, _status: int, headers: Headers) -> Headers:
         return headers
 
 
@@ -63,7 +64,7 @@ class Opening:
         self._matcher = matcher
         self._scope = scope
 
-    async def answer_starts(self, status: int, headers: Headers) -> Headers:
+    def answer_starts(self, status: int, headers: Headers) -> Headers:
         if status >= 400:
             return headers
         self.closes = False
@@ -79,7 +80,7 @@ class Only:
     def __init__(self, session: Session[Any]) -> None:
         self.session = session
 
-    async def answer_starts(self, _status: int, headers: Headers) -> Headers:
+    def answer_starts(self, _status: int, headers: Headers) -> Headers:
         return headers
 
 
@@ -96,7 +97,7 @@ class Using:
         self._scope = scope
         self._renewals = renewals
 
-    async def answer_starts(self, status: int, headers: Headers) -> Headers:
+    def answer_starts(self, status: int, headers: Headers) -> Headers:
         session, renew_after = self.session, self._matcher.renew_after
         if renew_after is None or status >= 400 or not self._renewals.due(session, renew_after):
             return headers
@@ -115,7 +116,7 @@ class Asking:
         self._matcher = matcher
         self._scope = scope
 
-    async def answer_starts(self, status: int, headers: Headers) -> Headers:
+    def answer_starts(self, status: int, headers: Headers) -> Headers:
         self.closes = self.session is not None and self._matcher.ends(self._scope, status)
         named = self._matcher.id_in_answer(headers)
         if named is None or (self.session is not None and named == self.session.id):
@@ -147,12 +148,11 @@ class Adopting:
         self._commit = commit
         self._give_back = give_back
 
-    async def answer_starts(self, status: int, headers: Headers) -> Headers:
+    def answer_starts(self, status: int, headers: Headers) -> Headers:
         self.stray = named = self._matcher.id_in_answer(headers)
-        if named is None or not self._matcher.establishes(status):
+        if named is None or not self._matcher.establishes(status) or _is_cancelled():
             self._give_back()
             return self._matcher.withhold(headers)
-        await anyio.lowlevel.checkpoint_if_cancelled()  # a client that has left gets no session
         try:
             self.session = self._commit(named)
         except SessionExists:
@@ -180,6 +180,11 @@ class Renewals:
             self._told_at = {key: told for key, told in self._told_at.items() if key in self._manager}
         self._told_at[session.id] = age
         return True
+
+
+def _is_cancelled() -> bool:
+    """Return whether the running task is to leave, as for a client that has left: then it gets no session."""
+    return anyio.current_effective_deadline() == -inf
 
 
 def _announced(matcher: IssuingMatcher, session: Session[Any], scope: Scope, headers: Headers) -> Headers:
