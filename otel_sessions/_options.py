@@ -1,0 +1,238 @@
+"""What a setting is: its name, what it takes, its default, its unit and its help, in one value.
+
+Everything else about a setting comes from its `Option`: the flag, the variable, the key in a file, and the line of the
+documentation. A value is checked where it enters, and the error names that place. Nothing here knows where the values
+come from: tables and environments are passed in.
+"""
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+
+from .exceptions import ConfigError
+
+PREFIX: Final = "OTEL_SESSIONS_"
+SESSION: Final = "session"
+"""The table of the settings that every manager has. Their variables have no word of their own behind the prefix."""
+OFF: Final = "off"
+SECONDS: Final = "seconds"
+_SWITCH: Final = {
+    **dict.fromkeys(["true", "1", "yes", "on"], True),
+    **dict.fromkeys(["false", "0", "no", "off"], False),
+}
+_OF_KUBERNETES: Final = re.compile(rf"{PREFIX}(\w+_)?(PORT(_\w+)?|SERVICE_\w+)", re.ASCII)
+"""What Kubernetes sets in every container for a service `otel-sessions` or `otel-sessions-...` (Kubernetes, Service,
+Discovering services, Environment variables)."""
+
+V = TypeVar("V")
+V_co = TypeVar("V_co", covariant=True)
+
+
+class Wrong(ValueError):
+    """A value is not taken; the text says more exactly than the option's own words what would be."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kind(Generic[V_co]):
+    """What a setting takes.
+
+    `takes` says it in words. `convert` makes a value of what a file or code gives, and raises `ValueError` if that is
+    wrong. `read` makes of a text what a file would have given. `secret`: a wrong value is not repeated in the error.
+    """
+
+    takes: str
+    convert: Callable[[Any], V_co]
+    read: Callable[[str], object] = str
+    may_be_off: bool = False
+    secret: bool = False
+    many: bool = False
+    """Whether the setting is a list: in a file a list, in a variable parted by commas, as a flag repeatable."""
+
+    def check(self, name: str, value: object, off: str = "None") -> V_co | None:
+        """Return the value of a setting that is called `name` where it was given. Raises `ConfigError`."""
+        if value is None and self.may_be_off:
+            return None
+        try:
+            return self.convert(value)
+        except ValueError as error:
+            takes = str(error) if isinstance(error, Wrong) else f"{self.takes}{f' or {off}' if self.may_be_off else ''}"
+            raise ConfigError(f"{name} takes {takes}{'' if self.secret else f', not {_shown(value)}'}") from None
+
+    def check_written(self, name: str, value: object) -> V_co | None:
+        """The same for a value from outside the code, where a limit that is off is written as a word."""
+        if self.may_be_off and isinstance(value, str) and value.lower() == OFF:
+            return None
+        return self.check(name, value, off=f'"{OFF}"')
+
+    def check_text(self, name: str, text: str) -> V_co | None:
+        """The same for a text, as flags and variables are."""
+        return self.check_written(name, self.read(text.strip()))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Option(Generic[V]):
+    """One setting. `default` is written as in a file; None stands for a setting that is off or must be given."""
+
+    name: str
+    table: str
+    kind: Kind[V]
+    default: object
+    help: str
+    unit: str
+    """The unit of a number, or the form of a text."""
+    required: bool = False
+
+    @property
+    def key(self) -> str:
+        """The key in a file; a setting of sessions in seconds says so in its key."""
+        return f"{self.name}_secs" if self.table == SESSION and self.unit == SECONDS else self.name
+
+    @property
+    def variable(self) -> str:
+        table = "" if self.table == SESSION else f"{self.table.upper()}_"
+        return f"{PREFIX}{table}{self.key.upper()}"
+
+    @property
+    def flag(self) -> str:
+        return f"--{self.name.replace('_', '-')}"
+
+    @property
+    def written_default(self) -> str:
+        """The default as people read it."""
+        if self.default is None:
+            return "none, it must be given" if self.required else OFF
+        if isinstance(self.default, bool):
+            return str(self.default).lower()
+        if isinstance(self.default, float):
+            return f"{self.default:.15g}"
+        return "none" if self.default == () else str(self.default)
+
+
+def from_table(options: Iterable[Option[Any]], table: Mapping[str, object]) -> dict[str, object]:
+    """Return the values in a table of a file, by the names of their options. Raises `ConfigError`."""
+    known = {option.key: option for option in options}
+    return {known[key].name: known[key].kind.check_written(key, value) for key, value in table.items()}
+
+
+def require_known(name: str, options: Iterable[Option[Any]], table: Mapping[str, object]) -> None:
+    """Raise `ConfigError` for a key that table `name` has not."""
+    known = [option.key for option in options]
+    for key in table:
+        if key not in known:
+            raise ConfigError(f"[{name}] has no key {key!r}; it takes {', '.join(known) or 'no key'}")
+
+
+def from_environ(options: Iterable[Option[Any]], environ: Mapping[str, str]) -> dict[str, object]:
+    """Return the values in an environment, by the names of their options. Raises `ConfigError`.
+
+    An empty variable counts as unset, as OpenTelemetry's own do.
+    """
+    return {
+        option.name: option.kind.check_text(option.variable, environ[option.variable])
+        for option in options
+        if environ.get(option.variable, "").strip()
+    }
+
+
+def unknown_variables(options: Iterable[Option[Any]], environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables with our prefix that no option has, each with the most similar one that there is."""
+    known = [option.variable for option in options]
+    return {
+        name: difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.0)[0]
+        for name in environ
+        if name.startswith(PREFIX) and name not in known and not _OF_KUBERNETES.fullmatch(name)
+    }
+
+
+def several(kind: Kind[V]) -> Kind[tuple[V, ...]]:
+    """Return the kind of a setting that is a list of such values; a single value is a list of one."""
+
+    def convert(value: object) -> tuple[V, ...]:
+        return tuple(kind.convert(one) for one in (value if isinstance(value, (list, tuple)) else [value]))
+
+    def read(text: str) -> list[object]:
+        return [kind.read(part.strip()) for part in text.split(",")]
+
+    return Kind(takes=f"{kind.takes}, or several", convert=convert, read=read, many=True)
+
+
+def number(
+    takes: str, accepts: Callable[[float], bool], of: type[V], *, may_be_off: bool = False, inexact: bool = False
+) -> Kind[V]:
+    """Return the kind of a number; `inexact` if it need not be whole. A bool is no number."""
+
+    def convert(value: object) -> V:
+        kinds = (int, float) if inexact else int
+        if isinstance(value, bool) or not isinstance(value, kinds) or not accepts(value):
+            raise ValueError
+        return of(value)  # type: ignore[call-arg]  # int or float
+
+    def read(text: str) -> object:
+        try:
+            return of(text.lower())  # type: ignore[call-arg]  # int or float
+        except ValueError:
+            return text
+
+    return Kind(takes=takes, convert=convert, read=read, may_be_off=may_be_off)
+
+
+def text(takes: str, convert: Callable[[str], V], *, may_be_off: bool = False, secret: bool = False) -> Kind[V]:
+    """Return the kind of a text, which is never empty; `convert` raises `ValueError` for a wrong one."""
+
+    def of_text(value: object) -> V:
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError
+        return convert(value)
+
+    return Kind(takes=takes, convert=of_text, may_be_off=may_be_off, secret=secret)
+
+
+def word(words: Iterable[str], convert: Callable[[str], V]) -> Kind[V]:
+    """Return the kind of one word out of a few. In a variable or a flag it may be in capitals."""
+    known = tuple(words)
+
+    def of_word(value: object) -> V:
+        if not isinstance(value, str) or value not in known:
+            raise ValueError
+        return convert(value)
+
+    return Kind(takes=" or ".join(f'"{one}"' for one in known), convert=of_word, read=str.lower)
+
+
+def _switch(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError
+    return value
+
+
+def _is_positive(value: float) -> bool:
+    try:
+        return value > 0 and math.isfinite(value)
+    except OverflowError:  # an int beyond the range of float
+        return False
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # Python prints no int of more than 4,300 digits
+        return "one with so many digits"
+
+
+_POSITIVE_SECONDS: Final = "a positive, finite number of seconds"
+_FROM_1: Final = "a whole number of at least 1"
+
+POSITIVE: Final = number(_POSITIVE_SECONDS, _is_positive, float, inexact=True)
+LIMIT: Final = number(_POSITIVE_SECONDS, _is_positive, float, inexact=True, may_be_off=True)
+FROM_ZERO: Final = number(
+    "zero or a positive, finite number of seconds",
+    lambda value: value == 0 or _is_positive(value),
+    float,
+    inexact=True,
+)
+COUNT: Final = number(_FROM_1, lambda value: value > 0, int)
+CAP: Final = number(_FROM_1, lambda value: value > 0, int, may_be_off=True)
+SWITCH: Final = Kind(takes="true or false", convert=_switch, read=lambda text: _SWITCH.get(text.lower(), text))
