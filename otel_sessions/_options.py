@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 from .exceptions import ConfigError
@@ -31,8 +32,24 @@ V = TypeVar("V")
 V_co = TypeVar("V_co", covariant=True)
 
 
-class Wrong(ValueError):
-    """A value is not taken; the text says more exactly than the option's own words what would be."""
+class NotTaken(ValueError):
+    """A value is wrong; the text says what is taken instead, and is ready to stand behind the name of the setting."""
+
+
+class Expected(ValueError):
+    """What `Kind.convert` raises if it can say more exactly than `Kind.takes` what it expects."""
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # Python prints no int of more than 4,300 digits
+        return "one with so many digits"
+
+
+def _plain(value: object) -> str:
+    """Return a text as it is, unless that could not be seen."""
+    return value if isinstance(value, str) and value.strip() else _shown(value)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,36 +57,42 @@ class Kind(Generic[V_co]):
     """What a setting takes.
 
     `takes` says it in words. `convert` makes a value of what a file or code gives, and raises `ValueError` if that is
-    wrong. `read` makes of a text what a file would have given. `secret`: a wrong value is not repeated in the error.
+    wrong. `read` makes of a text what a file would have given. `show` writes a wrong value into the error; None if the
+    value may be secret. `item`: the setting is a list of such items, in a variable parted by commas, as a flag
+    repeatable.
     """
 
     takes: str
     convert: Callable[[Any], V_co]
     read: Callable[[str], object] = str
     may_be_off: bool = False
-    secret: bool = False
-    many: bool = False
-    """Whether the setting is a list: in a file a list, in a variable parted by commas, as a flag repeatable."""
+    show: Callable[[object], str] | None = _shown
+    item: "Kind[object] | None" = None
 
-    def check(self, name: str, value: object, off: str = "None") -> V_co | None:
-        """Return the value of a setting that is called `name` where it was given. Raises `ConfigError`."""
+    def take(self, value: object, off: str = f'"{OFF}"') -> V_co | None:
+        """Return the value of a setting as code gives it, where None stands for off. Raises `NotTaken`."""
         if value is None and self.may_be_off:
             return None
         try:
             return self.convert(value)
         except ValueError as error:
-            takes = str(error) if isinstance(error, Wrong) else f"{self.takes}{f' or {off}' if self.may_be_off else ''}"
-            raise ConfigError(f"{name} takes {takes}{'' if self.secret else f', not {_shown(value)}'}") from None
+            takes = str(error) if isinstance(error, Expected) else self.takes
+            else_off = f" or {off}" if self.may_be_off else ""
+            raise NotTaken(
+                f"takes {takes}{else_off}{'' if self.show is None else f', not {self.show(value)}'}"
+            ) from None
 
-    def check_written(self, name: str, value: object) -> V_co | None:
-        """The same for a value from outside the code, where a limit that is off is written as a word."""
-        if self.may_be_off and isinstance(value, str) and value.lower() == OFF:
-            return None
-        return self.check(name, value, off=f'"{OFF}"')
+    def take_written(self, value: object) -> V_co | None:
+        """The same for a value from a file, where the word `off` stands for None."""
+        return self.take(None if self.may_be_off and isinstance(value, str) and value.lower() == OFF else value)
 
-    def check_text(self, name: str, text: str) -> V_co | None:
+    def take_text(self, text: str) -> V_co | None:
         """The same for a text, as flags and variables are."""
-        return self.check_written(name, self.read(text.strip()))
+        return self.take_written(self.read(text.strip()))
+
+    def check(self, name: str, value: object) -> V_co | None:
+        """Return the value of a setting that is called `name` in code. Raises `ConfigError`."""
+        return _named(name, lambda: self.take(value, off="None"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,10 +123,15 @@ class Option(Generic[V]):
         return f"--{self.name.replace('_', '-')}"
 
     @property
+    def usual(self) -> V | None:
+        """The default, as code gives it."""
+        return None if self.default is None else self.kind.convert(self.default)
+
+    @property
     def written_default(self) -> str:
         """The default as people read it."""
         if self.default is None:
-            return "none, it must be given" if self.required else OFF
+            return OFF if self.kind.may_be_off else "none"
         if isinstance(self.default, bool):
             return str(self.default).lower()
         if isinstance(self.default, float):
@@ -114,7 +142,7 @@ class Option(Generic[V]):
 def from_table(options: Iterable[Option[Any]], table: Mapping[str, object]) -> dict[str, object]:
     """Return the values in a table of a file, by the names of their options. Raises `ConfigError`."""
     known = {option.key: option for option in options}
-    return {known[key].name: known[key].kind.check_written(key, value) for key, value in table.items()}
+    return {known[key].name: _named(key, partial(known[key].kind.take_written, value)) for key, value in table.items()}
 
 
 def require_known(name: str, options: Iterable[Option[Any]], table: Mapping[str, object]) -> None:
@@ -131,7 +159,7 @@ def from_environ(options: Iterable[Option[Any]], environ: Mapping[str, str]) -> 
     An empty variable counts as unset, as OpenTelemetry's own do.
     """
     return {
-        option.name: option.kind.check_text(option.variable, environ[option.variable])
+        option.name: _named(option.variable, partial(option.kind.take_text, environ[option.variable]))
         for option in options
         if environ.get(option.variable, "").strip()
     }
@@ -156,7 +184,7 @@ def several(kind: Kind[V]) -> Kind[tuple[V, ...]]:
     def read(text: str) -> list[object]:
         return [kind.read(part.strip()) for part in text.split(",")]
 
-    return Kind(takes=f"{kind.takes}, or several", convert=convert, read=read, many=True)
+    return Kind(takes=f"{kind.takes}, or several", convert=convert, read=read, item=kind)
 
 
 def number(
@@ -187,7 +215,7 @@ def text(takes: str, convert: Callable[[str], V], *, may_be_off: bool = False, s
             raise ValueError
         return convert(value)
 
-    return Kind(takes=takes, convert=of_text, may_be_off=may_be_off, secret=secret)
+    return Kind(takes=takes, convert=of_text, may_be_off=may_be_off, show=None if secret else _plain)
 
 
 def word(words: Iterable[str], convert: Callable[[str], V]) -> Kind[V]:
@@ -202,6 +230,14 @@ def word(words: Iterable[str], convert: Callable[[str], V]) -> Kind[V]:
     return Kind(takes=" or ".join(f'"{one}"' for one in known), convert=of_word, read=str.lower)
 
 
+def _named(name: str, take: Callable[[], V]) -> V:
+    """Return what is taken. Raises `ConfigError`, which says the name that the setting has where it was given."""
+    try:
+        return take()
+    except NotTaken as error:
+        raise ConfigError(f"{name} {error}") from None
+
+
 def _switch(value: object) -> bool:
     if not isinstance(value, bool):
         raise ValueError
@@ -213,13 +249,6 @@ def _is_positive(value: float) -> bool:
         return value > 0 and math.isfinite(value)
     except OverflowError:  # an int beyond the range of float
         return False
-
-
-def _shown(value: object) -> str:
-    try:
-        return repr(value)
-    except ValueError:  # Python prints no int of more than 4,300 digits
-        return "one with so many digits"
 
 
 _POSITIVE_SECONDS: Final = "a positive, finite number of seconds"

@@ -105,7 +105,7 @@ class SessionConfig:
     )
     cleanup_on_shutdown: bool = field(
         default=True,
-        metadata=_option(SWITCH, "true or false", "whether close hooks run at shutdown"),
+        metadata=_option(SWITCH, "true|false", "whether close hooks run at shutdown"),
     )
     emergency_idle_time: float | None = field(
         default=300.0,
@@ -145,7 +145,7 @@ class SessionConfig:
         default=PerClientAtCap.REFUSE,
         metadata=_option(
             _WORD_AT_CAP,
-            "refuse or evict_oldest",
+            "refuse|evict_oldest",
             "whether a client at its cap is refused, or its longest idle session ends",
         ),
     )
