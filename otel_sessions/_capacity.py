@@ -112,7 +112,7 @@ class Capacity(Generic[DataT]):
     def freed(self, sessions: Sequence[Session[DataT]]) -> None:
         """Note that places are free: their sessions are gone."""
         places = len(sessions)
-        if self._clients.limit is not None:
+        if self._clients.max_sessions_per_client is not None:
             for session in sessions:
                 self._clients.remove(session)
                 if self._hand_over(session.client):
@@ -238,8 +238,8 @@ class Capacity(Generic[DataT]):
 
     def _client_refusal(self) -> TooManySessions:
         self._books.add_rejected(RejectionReason.MAX_SESSIONS_PER_CLIENT)
-        assert self._clients.limit is not None
-        return TooManySessions(self._clients.limit, None, RejectionReason.MAX_SESSIONS_PER_CLIENT)
+        assert self._clients.max_sessions_per_client is not None
+        return TooManySessions(self._clients.max_sessions_per_client, None, RejectionReason.MAX_SESSIONS_PER_CLIENT)
 
 
 class Reservation(Generic[DataT]):

@@ -41,8 +41,8 @@ class Rules:
     trust: Trust
     timeouts: Timeouts
     rewrite_host: bool = False
-    allowed_hosts: frozenset[str] = frozenset()
-    allowed_origins: frozenset[str] = frozenset()
+    allow_host: frozenset[str] = frozenset()
+    allow_origin: frozenset[str] = frozenset()
     max_body: int | None = None
     max_header: int = 65536
     comment_after: float | None = None
@@ -93,9 +93,9 @@ class Rules:
             return malformed
         if not self.rewrite_host:
             return None
-        if (header(scope, b"host") or "").lower() not in self.allowed_hosts:
+        if (header(scope, b"host") or "").lower() not in self.allow_host:
             return HTTPStatus.MISDIRECTED_REQUEST, "this proxy does not serve that host"
-        if not self.allowed_origins.issuperset(headers_of(scope, b"origin")):
+        if not self.allow_origin.issuperset(headers_of(scope, b"origin")):
             return HTTPStatus.FORBIDDEN, "requests from that origin are refused"
         return None
 
