@@ -123,6 +123,16 @@ class Option(Generic[V]):
         return f"--{self.name.replace('_', '-')}"
 
     @property
+    def is_measured(self) -> bool:
+        """Whether the unit is that of a number, and not the form of a text."""
+        return self.unit.isalpha() and self.unit.islower()
+
+    @property
+    def written_unit(self) -> str:
+        """The unit as people read it, with the word that switches a limit off."""
+        return f"{self.unit} or {OFF}" if self.kind.may_be_off else self.unit
+
+    @property
     def usual(self) -> V | None:
         """The default, as code gives it."""
         return None if self.default is None else self.kind.convert(self.default)

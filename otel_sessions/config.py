@@ -184,7 +184,7 @@ class SessionConfig:
 
         A variable is `OTEL_SESSIONS_` and the file's key in capitals, as in `OTEL_SESSIONS_MAX_IDLE_TIME_SECS`; the
         word `off` stands for None. An empty variable counts as unset, as OpenTelemetry's own do. A variable with that
-        prefix that nothing reads is logged once as a warning. Those of our programs (`OTEL_SESSIONS_PROXY_`,
+        prefix that no setting reads is logged once as a warning. Those of our programs (`OTEL_SESSIONS_PROXY_`,
         `..._ADMIN_`, `..._FLEET_`, `..._DEMO_`), and those that Kubernetes sets for a service of that name, are left
         alone. Raises `ConfigError`, which names the variable.
         """
@@ -223,5 +223,5 @@ def _tell_once(variable: str, similar: str) -> None:
 
 
 def unknown(variable: str, similar: str) -> str:
-    """Return the warning about a variable that nothing reads."""
-    return f"nothing reads the variable {variable}; the most similar one that is read is {similar}"
+    """Return the warning about a variable that no setting reads."""
+    return f"no setting reads the variable {variable}; did you mean {similar}?"

@@ -567,7 +567,7 @@ def test_an_unknown_variable_is_logged_once_with_the_most_similar_known_name(
         SessionConfig.from_env({variable: "secret", "OTEL_SESSIONS_MAX_SESSIONS": "5"})
 
     assert [(record.name, record.levelname) for record in caplog.records] == [("otel_sessions", "WARNING")]
-    assert f"{variable}; the most similar one that is read is {similar}" in caplog.text
+    assert f"{variable}; did you mean {similar}" in caplog.text
     assert "secret" not in caplog.text
 
 

@@ -335,13 +335,24 @@ class TestUnknownVariables:
 
         first, second = unread_variables(environ)
 
-        assert first.startswith("nothing reads the variable OTEL_SESSIONS_PROXY_LISEN;")
-        assert first.endswith(" OTEL_SESSIONS_PROXY_LISTEN")
-        assert second.endswith(" OTEL_SESSIONS_MAX_SESSIONS")
+        assert first.startswith("no setting reads the variable OTEL_SESSIONS_PROXY_LISEN;")
+        assert first.endswith(" did you mean OTEL_SESSIONS_PROXY_LISTEN?")
+        assert second.endswith(" did you mean OTEL_SESSIONS_MAX_SESSIONS?")
 
     @by_name
     def test_no_variable_of_an_option_is_unknown(self, option: Option[Any]) -> None:
         assert unknown_variables(OPTIONS, {option.variable: "x"}) == {}
+
+    def test_the_demo_prints_the_warning(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("OTEL_SESSIONS_MAX_SESIONS", "5")
+        monkeypatch.setenv("OTEL_SESSIONS_MAX_SESSIONS", "many")  # so that it ends here
+
+        assert main(["demo", "--port", "0"]) == 2
+        assert capsys.readouterr().err.startswith(
+            "otel-sessions: no setting reads the variable OTEL_SESSIONS_MAX_SESIONS"
+        )
 
     @pytest.mark.processes
     @pytest.mark.parametrize(
@@ -350,7 +361,7 @@ class TestUnknownVariables:
     def test_the_programs_print_the_warning_once(self, module: list[str]) -> None:
         said = run(*module, "--upstream", URL, "--listen", "127.0.0.1:0", "--export", "/no/such/a", OTEL_SESSIONS_X="1")
 
-        assert said.stderr.count("nothing reads the variable OTEL_SESSIONS_X;") == 1
+        assert said.stderr.count("no setting reads the variable OTEL_SESSIONS_X;") == 1
 
 
 @pytest.mark.processes

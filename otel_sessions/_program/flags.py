@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import Any, Final, TypeVar, cast
 
 from otel_sessions._options import (
-    OFF,
     SWITCH,
     Option,
     from_environ,
@@ -98,19 +97,13 @@ def naming(flag: str, value: str) -> Iterator[None]:
 
 def described(option: Option[Any]) -> str:
     """Return an option's help, with its unit and its default."""
-    default = "required" if option.required else f"default: {option.written_default}"
-    unit = [option.unit] if is_measured(option) else []
-    off = [OFF] if option.kind.may_be_off else []
-    return f"{option.help} ({'; '.join([*filter(None, [' or '.join(unit + off)]), default])})"
+    notes = [option.written_unit] if option.is_measured or option.kind.may_be_off else []
+    notes.append("required" if option.required else f"default: {option.written_default}")
+    return f"{option.help} ({'; '.join(notes)})"
 
 
 def _all(tables: Tables) -> list[Option[Any]]:
     return [option for options in tables.values() for option in options]
-
-
-def is_measured(option: Option[Any]) -> bool:
-    """Return whether the unit is that of a number, and not the form of a text."""
-    return option.unit.isalpha() and option.unit.islower()
 
 
 def _add_flag(group: argparse._ArgumentGroup, option: Option[Any]) -> None:
@@ -123,7 +116,7 @@ def _add_flag(group: argparse._ArgumentGroup, option: Option[Any]) -> None:
         option.flag,
         type=argument(option.kind.item or option.kind),
         default=argparse.SUPPRESS,
-        metavar=option.unit.upper() if is_measured(option) else option.unit,
+        metavar=option.unit.upper() if option.is_measured else option.unit,
         help=described(option).replace("%", "%%"),
         **settings,
     )

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from otel_sessions._options import Option
 
-from .flags import CONFIG, Tables, is_measured
+from .flags import CONFIG, Tables
 
 _HEAD: Final = f"""# Settings
 
@@ -18,7 +18,7 @@ checked: a wrong value is an error that names the flag, the variable or the key,
 - The word `off` switches a limit off. In code, `None` does.
 - A switch takes `true`, `yes`, `on` or `1`, and `false`, `no`, `off` or `0`. In a file it takes `true` and `false`.
 - A list is a list in a file, is parted by commas in a variable, and is a flag that is repeated.
-- A variable that starts with `OTEL_SESSIONS_` and that nothing reads is logged once as a warning. Variables that
+- A variable that starts with `OTEL_SESSIONS_` and that no setting reads is logged once as a warning. Variables that
   Kubernetes sets for a service `otel-sessions` (`..._PORT`, `..._PORT_*`, `..._SERVICE_*`) are left alone.
 - A file may have the tables `[session]`, `[proxy]`, `[admin]` and `[fleet]`. An unknown table or key is an error. The
   last two have no key yet.
@@ -44,8 +44,7 @@ def _chapter(name: str, options: Sequence[Option[Any]]) -> list[str]:
 
 
 def _row(option: Option[Any]) -> tuple[str, ...]:
-    off = " or off" if option.kind.may_be_off else ""
-    unit = option.unit if is_measured(option) else f"`{option.unit}`".replace("|", "` or `")
+    unit = option.written_unit if option.is_measured else f"`{option.written_unit}`".replace("|", "` or `")
     default = "required" if option.required else f"`{option.written_default}`"
     names = (f"`{name}`" for name in (option.name, option.key, option.variable, option.flag))
-    return (*names, f"{unit}{off}", default, option.help.replace("*", "\\*"))
+    return (*names, unit, default, option.help.replace("*", "\\*"))
