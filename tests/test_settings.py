@@ -228,6 +228,31 @@ class TestWrongValues:
         flag = next(argument for argument in arguments if argument.startswith("--"))
         assert f"argument {flag}: " in capsys.readouterr().err
 
+    @pytest.mark.parametrize(
+        ("flag", "takes", "wrong"),
+        [
+            ("--duration", "a positive number", ["0", "x", "nan", "inf", "1e999"]),
+            ("--clients", "a whole number of at least 1", ["0", "2.5", "x", "9" * 5000]),
+            ("--seed", "a whole number", ["x", "1.5", "9" * 5000]),
+            ("--port", "a port from 0 to 65535", ["65536", "-1", "x", "9" * 5000]),
+        ],
+    )
+    def test_a_wrong_number_in_a_flag_of_the_demo_is_told_what_it_takes(
+        self, flag: str, takes: str, wrong: list[str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for text in wrong:
+            with pytest.raises(SystemExit, match="2"):
+                main(["demo", f"{flag}={text}"])
+            assert f"argument {flag}: takes {takes}, not {text}\n" in capsys.readouterr().err
+
+    def test_right_numbers_in_the_flags_of_the_demo_are_taken(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("OTEL_SESSIONS_MAX_SESSIONS", "many")  # so that it ends here
+
+        assert main(["demo", "--duration=0.5", "--clients=1", "--seed=-3", "--port=0"]) == 2
+        assert "OTEL_SESSIONS_MAX_SESSIONS takes" in capsys.readouterr().err
+
     @by_name
     @pytest.mark.parametrize("wrong", ["2026-01-01", "[[]]", "{a = 1}", '""'])
     def test_a_value_of_another_type_in_a_file_is_an_error_that_names_its_key(
