@@ -693,7 +693,7 @@ def test_with_export_each_session_leaves_a_record_also_at_the_end(
         [fingerprint(left), "shutdown"],
     ]
     assert summary == "records: 2; skipped lines: 0 torn, 0 foreign"
-    for secret in (ended, left, "127.0.0.1", "ada"):
+    for secret in (ended, left, "127.0.0.1", "of ada"):
         assert secret not in file.read_text() + file.with_name("sessions.jsonl.1").read_text()
 
 
