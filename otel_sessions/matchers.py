@@ -8,11 +8,11 @@ matcher of your own subclasses one of them, and gets the usual behaviour for wha
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from http import HTTPStatus
-from typing import Any, Final, Protocol, cast, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 from ._http import cookies, set_cookie
 from ._http.json_rpc import calls
@@ -277,8 +277,10 @@ def headers_of(scope: Scope, name: bytes) -> list[str]:
 
 def pairs_of(scope: Scope) -> Headers:
     """Return a request's headers, names in lower case."""
-    headers = cast("Iterable[tuple[bytes, bytes]]", scope["headers"])
-    return headers if isinstance(headers, (list, tuple)) else list(headers)
+    headers: Headers = scope["headers"]
+    if not isinstance(headers, (list, tuple)):  # any iterable may stand there, and is read more than once
+        headers = scope["headers"] = list(headers)
+    return headers
 
 
 def _ids_in(headers: Headers, name: bytes) -> tuple[str, ...]:
