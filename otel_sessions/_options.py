@@ -78,9 +78,8 @@ class Kind(Generic[V_co]):
         except ValueError as error:
             takes = str(error) if isinstance(error, Expected) else self.takes
             else_off = f" or {off}" if self.may_be_off else ""
-            raise NotTaken(
-                f"takes {takes}{else_off}{'' if self.show is None else f', not {self.show(value)}'}"
-            ) from None
+            given = "" if self.show is None else f", not {self.show(value)}"
+            raise NotTaken(f"takes {takes}{else_off}{given}") from None
 
     def take_written(self, value: object) -> V_co | None:
         """The same for a value from a file, where the word `off` stands for None."""
