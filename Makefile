@@ -2,7 +2,7 @@
 # A second call finds the stamp of the first one and starts at once.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-pictures test proxy-test check clean stack-tools stack-test stack-picture dashboards bench \
+.PHONY: help demo demo-pictures test proxy-test check clean stack-tools stack-test stack-picture dashboards settings bench \
 	bench-proxy up down compose
 
 VENV := .venv
@@ -51,6 +51,9 @@ stack-picture: $(VENV)/.dev ## Draw docs/memory.svg anew, from a run against the
 
 dashboards: $(VENV)/.dev ## Write the dashboards' JSON from their description.
 	$(BIN)/python -m grafana.describe
+
+settings: $(VENV)/.dev ## Write docs/settings.md from the options in the code.
+	$(BIN)/python docs/settings.py
 
 bench: $(VENV)/.dev ## Measure the core against peers, a quarter of an hour; QUICK=1 takes under a minute.
 	$(BIN)/python -m benchmarks.core $(if $(QUICK),--quick)

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from otel_sessions.proxy.arguments import count
+from otel_sessions._program.arguments import count
 
 from . import picture, report
 from .contestants import ALL

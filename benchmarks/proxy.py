@@ -18,7 +18,7 @@ from statistics import median
 
 import httpx2
 
-from otel_sessions.proxy.arguments import at_least, count
+from otel_sessions._program.arguments import at_least, count
 
 from .cpu import CpuClock, cpu_clock
 from .handling import FEWEST, Pair, cost, in_turns

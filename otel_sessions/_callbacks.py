@@ -87,7 +87,7 @@ class Callbacks(Generic[DataT]):
             self.calls.append((CleanupError.SINK, sink.export))
         if on_close is not None:
             self.calls.append((CleanupError.HOOK, on_close))
-        self._concurrency = config.close_concurrency
+        self._close_concurrency = config.close_concurrency
         self._books = books
         self._tasks = tasks
         self._queue: deque[tuple[Ending[DataT], Callable[[Ending[DataT]], None]]] = deque()
@@ -110,7 +110,7 @@ class Callbacks(Generic[DataT]):
     def submit(self, ending: Ending[DataT], on_served: Callable[[Ending[DataT]], None]) -> None:
         """Make an ending's calls when its turn comes, then call `on_served` with it."""
         self._queue.append((ending, on_served))
-        if self._runners < self._concurrency:
+        if self._runners < self._close_concurrency:
             self._runners += 1
             self._tasks.start("otel-sessions closing", self._serve)
 

@@ -50,8 +50,8 @@ class Capacity(Generic[DataT]):
     """The places of one run of a manager."""
 
     def __init__(self, config: SessionConfig, roster: Roster[DataT], books: Books) -> None:
-        self._limit = config.max_sessions
-        self._patience = config.close_timeout + _HANDOVER
+        self._max_sessions = config.max_sessions
+        self._close_timeout = config.close_timeout
         self._roster = roster
         self._books = books
         self.relief: Relief
@@ -65,7 +65,7 @@ class Capacity(Generic[DataT]):
     @property
     def free(self) -> int | None:
         """How many places are free, None without a cap."""
-        return None if self._limit is None else self._limit - self._books.active - self._books.reserved
+        return None if self._max_sessions is None else self._max_sessions - self._books.active - self._books.reserved
 
     def take(self, client: str | None) -> Waiter | None:
         """Reserve a place. If one is to be waited for, return who waits: for `wait`, before anything else happens.
@@ -112,7 +112,7 @@ class Capacity(Generic[DataT]):
     def freed(self, sessions: Sequence[Session[DataT]]) -> None:
         """Note that places are free: their sessions are gone."""
         places = len(sessions)
-        if self._clients.limit is not None:
+        if self._clients.max_sessions_per_client is not None:
             for session in sessions:
                 self._clients.remove(session)
                 if self._hand_over(session.client):
@@ -151,7 +151,7 @@ class Capacity(Generic[DataT]):
         Raises `TooManySessions` if it does not come in time, and `ManagerClosed` once the manager shuts down.
         """
         try:
-            with anyio.move_on_after(self._patience):
+            with anyio.move_on_after(self._close_timeout + _HANDOVER):
                 await waiter.answered.wait()
             if not waiter.granted:
                 self.require_accepting()
@@ -180,7 +180,7 @@ class Capacity(Generic[DataT]):
         raise self._refusal() if self._is_full() else self._client_refusal()
 
     def _is_full(self) -> bool:
-        return self._limit is not None and self._books.active + self._books.reserved >= self._limit
+        return self._max_sessions is not None and self._books.active + self._books.reserved >= self._max_sessions
 
     def _is_relieved(self) -> bool:
         """Ask for places to be freed; return whether there is one at once, as eager tasks bring it about."""
@@ -189,9 +189,9 @@ class Capacity(Generic[DataT]):
 
     def _is_covered(self) -> bool:
         """Return whether one more creator may wait."""
-        assert self._limit is not None
+        assert self._max_sessions is not None
         covered = len(self._waiters) < self._closing() or self.relief.finding
-        return covered and len(self._waiters) < self._limit and self.relief.may_wait()
+        return covered and len(self._waiters) < self._max_sessions and self.relief.may_wait()
 
     def _closing(self) -> int:
         """Return how many places are about to come back for whoever comes first."""
@@ -233,13 +233,13 @@ class Capacity(Generic[DataT]):
     def _refusal(self) -> TooManySessions:
         retry_after = self.relief.retry_after()
         self._books.add_rejected(RejectionReason.MAX_SESSIONS)
-        assert self._limit is not None
-        return TooManySessions(self._limit, retry_after)
+        assert self._max_sessions is not None
+        return TooManySessions(self._max_sessions, retry_after)
 
     def _client_refusal(self) -> TooManySessions:
         self._books.add_rejected(RejectionReason.MAX_SESSIONS_PER_CLIENT)
-        assert self._clients.limit is not None
-        return TooManySessions(self._clients.limit, None, RejectionReason.MAX_SESSIONS_PER_CLIENT)
+        assert self._clients.max_sessions_per_client is not None
+        return TooManySessions(self._clients.max_sessions_per_client, None, RejectionReason.MAX_SESSIONS_PER_CLIENT)
 
 
 class Reservation(Generic[DataT]):

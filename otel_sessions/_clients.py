@@ -27,8 +27,10 @@ class Clients(Generic[DataT]):
     """The places of the clients of one manager, `limit` for each; without a limit nothing is counted."""
 
     def __init__(self, config: SessionConfig) -> None:
-        self.limit = config.max_sessions_per_client
-        self.evicts = self.limit is not None and config.per_client_at_cap == PerClientAtCap.EVICT_OLDEST
+        self.max_sessions_per_client = config.max_sessions_per_client
+        self.evicts = (
+            self.max_sessions_per_client is not None and config.per_client_at_cap == PerClientAtCap.EVICT_OLDEST
+        )
         self.waiting = 0
         """How many creators wait for a place of their own client's."""
         self._places: dict[str, int] = {}
@@ -36,16 +38,20 @@ class Clients(Generic[DataT]):
         self._waiters: dict[str, dict[Waiter, None]] = {}
 
     def is_full(self, client: str | None) -> bool:
-        return self.limit is not None and client is not None and self._places.get(client, 0) >= self.limit
+        return (
+            self.max_sessions_per_client is not None
+            and client is not None
+            and self._places.get(client, 0) >= self.max_sessions_per_client
+        )
 
     def enter(self, client: str | None) -> None:
         """Count a place more."""
-        if client is not None and self.limit is not None:
+        if client is not None and self.max_sessions_per_client is not None:
             self._places[client] = self._places.get(client, 0) + 1
 
     def leave(self, client: str | None) -> None:
         """Count a place less."""
-        if client is None or self.limit is None:
+        if client is None or self.max_sessions_per_client is None:
             return
         self._places[client] -= 1
         if not self._places[client]:

@@ -25,12 +25,12 @@ class Emergency(Generic[DataT]):
     """The emergency passes of one manager: when they may start, and what they do."""
 
     def __init__(self, config: SessionConfig, roster: Roster[DataT], capacity: Capacity[DataT], books: Books) -> None:
-        self._limit = config.max_sessions
+        self._max_sessions = config.max_sessions
         self._roster = roster
         self._capacity = capacity
         self._books = books
-        self._limits = Limits.emergency(config)
-        self._longest_wait = config.cleanup_interval
+        self._max_sessionss = Limits.emergency(config)
+        self._cleanup_interval = config.cleanup_interval
         self._started_at = -inf
         self._next_chance_at = inf
         """When an unleased session can go and a pass may start, infinity if that is unknown."""
@@ -52,7 +52,7 @@ class Emergency(Generic[DataT]):
         if self._next_chance_at == inf:
             return None
         wait = self._next_chance_at - self._roster.clock()
-        return self._longest_wait if wait > self._longest_wait else max(0.0, wait)
+        return self._cleanup_interval if wait > self._cleanup_interval else max(0.0, wait)
 
     async def free_places(self, sweep: Sweep[DataT]) -> None:
         """End what is due, then evict the longest idle until a tenth of the cap is free or closing.
@@ -60,7 +60,7 @@ class Emergency(Generic[DataT]):
         Places that creators take meanwhile count as free: it is for them that they were freed.
         """
         taken = self._capacity.taken
-        evictable: _Evictable[DataT] = _Evictable(self._limits)
+        evictable: _Evictable[DataT] = _Evictable(self._max_sessionss)
 
         def look(stride: list[Session[DataT]], now: float) -> None:
             past = evictable.past_limits(stride, now)
@@ -79,9 +79,9 @@ class Emergency(Generic[DataT]):
     def _wanted(self, taken: int) -> int:
         """Return how many places are still to be freed; `taken` is how many were taken when the pass began."""
         free = self._capacity.free
-        if free is None or self._limit is None:
+        if free is None or self._max_sessions is None:
             return 0
-        return max(1, self._limit // 10) - (free + self._capacity.taken - taken + self._books.closing)
+        return max(1, self._max_sessions // 10) - (free + self._capacity.taken - taken + self._books.closing)
 
 
 class _Evictable(Generic[DataT]):
@@ -92,7 +92,7 @@ class _Evictable(Generic[DataT]):
 
     def __init__(self, emergency: Limits) -> None:
         self.next_at = inf
-        self._limits_of: LimitsOf[DataT] = limits_by(lambda terms: terms.tightened(emergency))
+        self._max_sessionss_of: LimitsOf[DataT] = limits_by(lambda terms: terms.tightened(emergency))
         self._heap: list[tuple[float, int, Session[DataT]]] = []
 
     def __len__(self) -> int:
@@ -102,7 +102,7 @@ class _Evictable(Generic[DataT]):
         """Return those that are past their limits: what is due is among them, since no limit of its own is lower."""
         past = []
         for session in stride:
-            deadline = session._deadline(now, self._limits_of(session))
+            deadline = session._deadline(now, self._max_sessionss_of(session))
             if now >= deadline or session._fate is not None:
                 past.append(session)
             elif deadline < self.next_at and not session._pins:
@@ -119,6 +119,6 @@ class _Evictable(Generic[DataT]):
         due: Due[DataT] = defaultdict(list)
         first = dict.fromkeys(heapq.heappop(self._heap)[2] for _ in range(min(most, len(self._heap))))
         for session in first:
-            if session.end_reason is None and not session._pins and session._due(now, self._limits_of(session)):
+            if session.end_reason is None and not session._pins and session._due(now, self._max_sessionss_of(session)):
                 due[session._reason(now, EndReason.EVICTED)].append(session)
         return due

@@ -73,6 +73,12 @@ def write(tmp_path: Path) -> WriteFile:
     return write
 
 
+@pytest.fixture
+def untold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a process in which nothing has been logged yet."""
+    monkeypatch.setattr("otel_sessions.config._told", set())
+
+
 def made_with(name: str, value: object) -> Any:
     """Return what a setting is after the configuration was made with it."""
     settings: dict[str, Any] = {name: value}
@@ -539,8 +545,60 @@ def test_an_empty_variable_counts_as_unset(name: str, text: str) -> None:
 @pytest.mark.parametrize(
     "variable", ["OTEL_SESSIONS_PORT", "OTEL_SESSIONS_MAX_IDLE_TIME", "otel_sessions_max_sessions", "MAX_SESSIONS"]
 )
-def test_an_unknown_name_in_the_environment_is_ignored(variable: str) -> None:
+def test_an_unknown_name_in_the_environment_sets_nothing(variable: str) -> None:
     assert SessionConfig.from_env({variable: "tcp://10.0.0.1:80"}) == SessionConfig()
+
+
+@pytest.mark.parametrize(
+    ("variable", "similar"),
+    [
+        ("OTEL_SESSIONS_MAX_SESIONS", "OTEL_SESSIONS_MAX_SESSIONS"),
+        ("OTEL_SESSIONS_MAX_IDLE_TIME", "OTEL_SESSIONS_MAX_IDLE_TIME_SECS"),
+        ("OTEL_SESSIONS_close_concurrency", "OTEL_SESSIONS_CLOSE_CONCURRENCY"),
+        ("OTEL_SESSIONS_PORTS", "OTEL_SESSIONS_"),
+        ("OTEL_SESSIONS_", "OTEL_SESSIONS_"),
+        ("OTEL_SESSIONS_SERVICE", "OTEL_SESSIONS_"),
+    ],
+)
+def test_an_unknown_variable_is_logged_once_with_the_most_similar_known_name(
+    variable: str, similar: str, caplog: pytest.LogCaptureFixture, untold: None
+) -> None:
+    for _ in range(3):
+        SessionConfig.from_env({variable: "secret", "OTEL_SESSIONS_MAX_SESSIONS": "5"})
+
+    assert [(record.name, record.levelname) for record in caplog.records] == [("otel_sessions", "WARNING")]
+    assert f"{variable}; did you mean {similar}" in caplog.text
+    assert "secret" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "OTEL_SESSIONS_PORT",
+        "OTEL_SESSIONS_PORT_8080_TCP_ADDR",
+        "OTEL_SESSIONS_SERVICE_HOST",
+        "OTEL_SESSIONS_SERVICE_PORT_HTTP",
+        "OTEL_SESSIONS_GATEWAY_SERVICE_HOST",
+        "OTEL_SESSIONS_PROXY_LISTEN",
+        "OTEL_SESSIONS_ADMIN_TOKEN",
+        "OTEL_SESSIONS_FLEET_URL",
+        "OTEL_SESSIONS_DEMO_ANYTHING",
+        "OTEL_SESSIONS",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+    ],
+)
+def test_what_kubernetes_sets_and_what_our_programs_read_is_not_logged(
+    variable: str, caplog: pytest.LogCaptureFixture, untold: None
+) -> None:
+    SessionConfig.from_env({variable: "x"})
+
+    assert caplog.text == ""
+
+
+def test_every_setting_says_what_it_does_and_in_which_unit() -> None:
+    for field in dataclasses.fields(SessionConfig):
+        assert field.metadata["help"]
+        assert field.metadata["unit"]
 
 
 def test_the_environment_goes_over_the_file(write: WriteFile) -> None:

@@ -249,6 +249,7 @@ def test_a_wrong_limit_in_the_environment_exits_with_2(
 
 QUICK = {
     "OTEL_SESSIONS_MAX_IDLE_TIME_SECS": "1",
+    "OTEL_SESSIONS_PROXY_HEALTH": "no.such.host.invalid:1",  # neither of its proxies would start with it
     "OTEL_SESSIONS_CLEANUP_INTERVAL_SECS": "0.2",
     "OTEL_SESSIONS_DRAIN_TIMEOUT_SECS": "0.1",
     "OTEL_SESSIONS_CLOSE_TIMEOUT_SECS": "1.7",

@@ -57,3 +57,8 @@ def test_all_that_a_public_method_takes_or_returns_can_be_imported(thing: object
 def test_the_list_of_public_names_is_in_order_and_true() -> None:
     assert sorted(set(otel_sessions.__all__)) == sorted(otel_sessions.__all__)
     assert all(hasattr(otel_sessions, name) for name in otel_sessions.__all__)
+    assert set(otel_sessions.__all__) <= set(dir(otel_sessions))
+
+
+def test_a_name_that_there_is_not_is_an_attribute_error() -> None:
+    assert not hasattr(otel_sessions, "SessionManger")

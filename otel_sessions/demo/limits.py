@@ -1,10 +1,12 @@
 """The proxies' sizes: what a session holds, and the limits of a real proxy, scaled down from hours to seconds."""
 
-from dataclasses import fields, replace
-from typing import Final
+import os
+from dataclasses import replace
+from typing import Any, Final
 
 from otel_sessions import SessionConfig
-from otel_sessions.proxy.settings import flag_of
+from otel_sessions._options import from_environ
+from otel_sessions.config import SESSION_OPTIONS
 
 BUFFER_BYTES: Final = 256 * 1024
 """What each session of the demo holds, in place of what real ones do: buffers, a history, a connection."""
@@ -17,7 +19,8 @@ def demo_limits(clients: int) -> SessionConfig:
 
     The cap leaves room for half of the clients, so that it is met. Raises `ConfigError`.
     """
-    return SessionConfig.from_env(base=usual_limits(clients))
+    given: dict[str, Any] = from_environ(SESSION_OPTIONS, os.environ)
+    return replace(usual_limits(clients), **given)
 
 
 def usual_limits(clients: int) -> SessionConfig:
@@ -50,8 +53,8 @@ def without_cleanup(limits: SessionConfig) -> SessionConfig:
 
 def flags_of(limits: SessionConfig) -> list[str]:
     """Return the flags that give a proxy these limits, whatever its environment says."""
-    values = {setting.name: getattr(limits, setting.name) for setting in fields(limits)}
-    return [f"{flag_of(name)}={'off' if value is None else str(value).lower()}" for name, value in values.items()]
+    values = {option.flag: getattr(limits, option.name) for option in SESSION_OPTIONS}
+    return [f"{flag}={'off' if value is None else str(value).lower()}" for flag, value in values.items()]
 
 
 def patience(limits: SessionConfig) -> float:

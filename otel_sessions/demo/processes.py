@@ -117,7 +117,7 @@ def running(
             errors="replace",
             pass_fds=[descriptor],
             start_new_session=True,
-            env={**os.environ, **(environ or {})},
+            env={**_inherited_environ(), **(environ or {})},
         )
     with process:
         child = Child(process)
@@ -125,6 +125,14 @@ def running(
             yield child
         finally:
             child.stop()
+
+
+def _inherited_environ() -> dict[str, str]:
+    """Return this process's environment without the proxy's own settings, which are for a single proxy.
+
+    Two proxies can share neither an address nor a file of records.
+    """
+    return {name: value for name, value in os.environ.items() if not name.startswith("OTEL_SESSIONS_PROXY_")}
 
 
 def _lines(stream: IO[str]) -> Iterator[str]:

@@ -10,15 +10,17 @@ import os
 from contextlib import ExitStack
 
 from otel_sessions import ConfigError
-from otel_sessions.proxy.arguments import positive
+from otel_sessions._program.arguments import positive
 from otel_sessions.proxy.otlp import exporting, require_exporters
 from otel_sessions.proxy.server import serve
-from otel_sessions.proxy.settings import add_arguments, read
+from otel_sessions.proxy.settings import add_arguments, read, unread_variables
 
 from .processes import PortTaken, listen
 from .reading import Readings
 from .serving import add_descriptor, complain, inherited, log_to_stderr
 from .weight import Weights
+
+_logger = logging.getLogger("otel_sessions.proxy")
 
 
 def main() -> None:
@@ -32,6 +34,8 @@ def main() -> None:
     except (ConfigError, OSError, PortTaken) as error:
         complain(error)
     log_to_stderr(logging.INFO if options.descriptor is None else logging.WARNING)
+    for warning in unread_variables(os.environ) if options.descriptor is None else ():  # else the parent has said it
+        _logger.warning("%s", warning)
     weights = Weights()
     with ExitStack() as stack:
         readings = stack.enter_context(Readings(options.readings, weights)) if options.readings else None
@@ -52,7 +56,10 @@ def _parser() -> argparse.ArgumentParser:
     add_arguments(parser)
     add_descriptor(parser)
     parser.add_argument(
-        "--readings", type=positive, metavar="S", help="say what the books are on stdout every so many seconds"
+        "--readings",
+        type=positive,
+        metavar="SECONDS",
+        help="how often the books are written to stdout (seconds; default: off)",
     )
     return parser
 

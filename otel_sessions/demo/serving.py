@@ -21,7 +21,9 @@ from .processes import PortTaken, listen
 
 def add_descriptor(parser: argparse.ArgumentParser) -> None:
     """Add the flag that a parent gives its child."""
-    parser.add_argument("--descriptor", type=int, metavar="N", help="the listening socket that the parent has left")
+    parser.add_argument(
+        "--descriptor", type=int, metavar="N", help="the listening socket that the parent has left (default: none)"
+    )
 
 
 def inherited(options: argparse.Namespace) -> socket.socket | None:

@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from otel_sessions.proxy.arguments import address
+from otel_sessions._program.arguments import ADDRESS, argument
 from otel_sessions.proxy.otlp import exporting
 
 from .mcp import HEADER, PATH, REVISION
@@ -96,7 +96,11 @@ async def _exporting(_app: Starlette) -> AsyncIterator[None]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="A toy upstream that speaks a little MCP.")
     parser.add_argument(
-        "--listen", type=address, default=("127.0.0.1", 8080), metavar="HOST:PORT", help="where to listen"
+        "--listen",
+        type=argument(ADDRESS),
+        default=("127.0.0.1", 8080),
+        metavar="HOST:PORT",
+        help="where to listen (default: 127.0.0.1:8080)",
     )
     add_descriptor(parser)
     return parser

@@ -40,8 +40,8 @@ class Farewell:
     or one of `_TOLD` passes in silence.
     """
 
-    def __init__(self, upstream: Upstream, seconds: float) -> None:
-        self.seconds: Final = seconds
+    def __init__(self, upstream: Upstream, close_timeout: float) -> None:
+        self._close_timeout = close_timeout
         self._upstream = upstream
 
     async def to(self, session: Session[Peer], _reason: EndReason) -> None:
@@ -60,13 +60,13 @@ class Farewell:
     async def to_stray(self, session_id: str, target: bytes, headers: Headers) -> None:
         """End a session that the upstream has just made and that can be none of ours; what goes wrong is logged."""
         problem = None
-        with anyio.move_on_after(self.seconds, shield=True) as limit:
+        with anyio.move_on_after(self._close_timeout, shield=True) as limit:
             try:
                 await self._delete(session_id, target, headers)
             except ConnectionError as error:
                 problem = str(error)
         if limit.cancelled_caught:
-            problem = f"the upstream did not answer the DELETE of a session within {self.seconds:g} s"
+            problem = f"the upstream did not answer the DELETE of a session within {self._close_timeout:g} s"
         if problem is not None:
             stray = fingerprint(session_id)
             _logger.warning("the upstream may still hold session %s, which is not counted here: %s", stray, problem)
@@ -87,6 +87,6 @@ class Farewell:
 
     async def _ask(self, target: bytes, headers: Headers, *, fresh: bool = False) -> int:
         """Return the status of the answer. Raises `httpx2.TransportError`."""
-        timeouts = Timeouts(connect=self.seconds, idle=self.seconds)
+        timeouts = Timeouts(connect_timeout=self._close_timeout, idle_timeout=self._close_timeout)
         async with self._upstream.ask("DELETE", target, headers, None, timeouts, fresh=fresh) as response:
             return response.status_code

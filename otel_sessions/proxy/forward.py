@@ -46,19 +46,19 @@ class Forwarder:
     """The ASGI app behind the middleware.
 
     `matcher` finds sessions that the upstream makes, None if it makes no sessions. An answer that may name a new one is
-    awaited for `patience` seconds after its client has left, so that the session can be ended.
+    awaited for `close_timeout` seconds after its client has left, so that the session can be ended.
     """
 
-    def __init__(self, upstream: Upstream, rules: Rules, matcher: AdoptingMatcher | None, patience: float) -> None:
+    def __init__(self, upstream: Upstream, rules: Rules, matcher: AdoptingMatcher | None, close_timeout: float) -> None:
         self._upstream = upstream
         self._rules = rules
         self._matcher = matcher
-        self._patience = patience
+        self._close_timeout = close_timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = _Request(scope, receive, self._rules)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(request.watch, tasks.cancel_scope, self._patience)
+            tasks.start_soon(request.watch, tasks.cancel_scope, self._close_timeout)
             await self._pass_on(scope, request, send)
             tasks.cancel_scope.cancel()
 
@@ -95,7 +95,7 @@ class _Request:
 
     def __init__(self, scope: Scope, receive: Receive, rules: Rules) -> None:
         self._receive = receive
-        self._most = rules.max_body
+        self._max_body = rules.max_body
         self.awaiting: Final = anyio.CancelScope(shield=_is_opening(scope))
         """Where the head of the answer is awaited."""
         self._has_body = _has_body(scope)
@@ -106,15 +106,15 @@ class _Request:
     def body(self) -> AsyncIterator[bytes] | None:
         return self._parts() if self._has_body else None
 
-    async def watch(self, exchange: anyio.CancelScope, patience: float) -> None:
+    async def watch(self, exchange: anyio.CancelScope, close_timeout: float) -> None:
         """Cancel the exchange when the client leaves; what it sends is read by others first.
 
-        The head of an answer that may name a new session is then awaited for `patience` seconds.
+        The head of an answer that may name a new session is then awaited for `close_timeout` seconds.
         """
         await self._read.wait()
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self.awaiting.deadline = anyio.current_time() + patience
+        self.awaiting.deadline = anyio.current_time() + close_timeout
         exchange.cancel()
 
     async def _parts(self) -> AsyncIterator[bytes]:
@@ -124,7 +124,7 @@ class _Request:
             message = await self._next()
             part, more = cast("bytes", message.get("body", b"")), bool(message.get("more_body", False))
             total += len(part)
-            if self._most is not None and total > self._most:
+            if self._max_body is not None and total > self._max_body:
                 raise Refused(*TOO_LARGE)
             if part:
                 yield part
@@ -186,4 +186,4 @@ def _timeouts(scope: Scope, usual: Timeouts) -> Timeouts:
     """Return the timeouts of a request: one for a stream of events may be without an answer for as long as it likes."""
     accepted = ",".join(headers_of(scope, b"accept")).lower()
     streams = scope["method"] == "GET" and "text/event-stream" in accepted
-    return Timeouts(connect=usual.connect, idle=None) if streams else usual
+    return Timeouts(connect_timeout=usual.connect_timeout, idle_timeout=None) if streams else usual

@@ -62,7 +62,7 @@ class Front:
             await answer(send, *refused)
             return
         try:
-            await self._leased(scope, patient(receive, self._rules.timeouts.idle), send)
+            await self._leased(scope, patient(receive, self._rules.timeouts.idle_timeout), send)
         except Refused as error:  # while the middleware looked at the body
             await refuse(send, error)
 

@@ -29,8 +29,8 @@ _DOTS: Final = re.compile(rb"(^|[/\\]|%2f|%5c)(\.|%2e){1,2}([/\\;]|%2f|%5c|$)", 
 class Timeouts:
     """Seconds to connect, and to wait for the next part of an answer; None for as long as it takes."""
 
-    connect: float
-    idle: float | None
+    connect_timeout: float
+    idle_timeout: float | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,9 +40,9 @@ class Rules:
 
     trust: Trust
     timeouts: Timeouts
-    rewrites_host: bool = False
-    allowed_hosts: frozenset[str] = frozenset()
-    allowed_origins: frozenset[str] = frozenset()
+    rewrite_host: bool = False
+    allow_host: frozenset[str] = frozenset()
+    allow_origin: frozenset[str] = frozenset()
     max_body: int | None = None
     max_header: int = 65536
     comment_after: float | None = None
@@ -50,7 +50,7 @@ class Rules:
 
     def headers(self, scope: Scope, own_host: bytes) -> list[tuple[bytes, bytes]]:
         """Return a request's headers as the upstream gets them, which knows itself by `own_host`."""
-        return towards_upstream(scope, self.trust, own_host if self.rewrites_host else None)
+        return towards_upstream(scope, self.trust, own_host if self.rewrite_host else None)
 
     def _malformed(self, scope: Scope) -> Refusal | None:
         if header(scope, b"content-length") is not None and header(scope, b"transfer-encoding") is not None:
@@ -91,11 +91,11 @@ class Rules:
         malformed = self._malformed(scope)
         if malformed is not None:
             return malformed
-        if not self.rewrites_host:
+        if not self.rewrite_host:
             return None
-        if (header(scope, b"host") or "").lower() not in self.allowed_hosts:
+        if (header(scope, b"host") or "").lower() not in self.allow_host:
             return HTTPStatus.MISDIRECTED_REQUEST, "this proxy does not serve that host"
-        if not self.allowed_origins.issuperset(headers_of(scope, b"origin")):
+        if not self.allow_origin.issuperset(headers_of(scope, b"origin")):
             return HTTPStatus.FORBIDDEN, "requests from that origin are refused"
         return None
 

@@ -16,27 +16,29 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from datetime import UTC, datetime
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
 
+from otel_sessions._options import Option
+from otel_sessions._program.flags import naming
 from otel_sessions.asgi import ASGIApp, Receive, Send
 from otel_sessions.config import SessionConfig
 from otel_sessions.manager import SessionManager
 from otel_sessions.matchers import AdoptingMatcher, Headers, Scope
 from otel_sessions.sink import JsonLinesSink
 
-from . import websocket
+from . import options, websocket
 from .connection import Connection
 from .farewell import Farewell
 from .forward import Forwarder
 from .front import Front
 from .otlp import exporting
 from .peer import Peer
-from .settings import Settings
+from .settings import Settings, unread_variables
 from .signals import hangups
 from .sockets import listen
 from .unleased import Unleased
@@ -49,11 +51,17 @@ _LAST_SECONDS: Final = 1
 
 
 def run(settings: Settings) -> int:
-    """Serve until SIGINT, SIGTERM or SIGHUP; return 0. Raises `OSError` where an address cannot be listened on."""
+    """Serve until SIGINT, SIGTERM or SIGHUP; return 0.
+
+    Raises `ConfigError`, with the flag, if an address cannot be listened on or the file of `--export` not be opened.
+    """
     _log_to_stderr(settings.log_format)
-    listener = listen(settings.listen)
-    health = None if settings.health is None else listen(settings.health)
-    with exporting("otel-sessions-proxy"):
+    for warning in unread_variables(os.environ):
+        _logger.warning("%s", warning)
+    with ExitStack() as stack:
+        listener = stack.enter_context(_listen(options.LISTEN, settings.listen))
+        health = None if settings.health is None else stack.enter_context(_listen(options.HEALTH, settings.health))
+        stack.enter_context(exporting("otel-sessions-proxy"))
         asyncio.run(serve(settings, listener, health))
     return 0
 
@@ -77,12 +85,16 @@ async def serve(
         manager = SessionManager[Peer](
             settings.sessions, name="proxy", on_close=None if farewell is None else farewell.to, sink=sink
         )
-        async with sink or nullcontext(), manager:
+        async with AsyncExitStack() as stack:
+            if sink is not None:
+                with naming(options.EXPORT.flag, str(settings.export)):
+                    await stack.enter_async_context(sink)
+            await stack.enter_async_context(manager)
             unleased = Unleased(_app(settings, upstream), settings.matcher)
             app = Front(settings, upstream, manager, unleased, remember, farewell)
 
             def ready() -> None:
-                _logger.info("listening on %s, for %s", _written(listener), settings.upstream)
+                _logger.info("listening on %s, for %s", _written(listener.getsockname()[:2]), settings.upstream)
                 started(manager)
 
             server = _Server(_config(app, settings.rules.max_header), settings.sessions, manager, unleased, ready)
@@ -243,8 +255,13 @@ def _log_to_stderr(log_format: str) -> None:
     logging.getLogger("uvicorn.error").addFilter(_is_no_refused_handshake)
 
 
-def _written(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
+def _listen(option: Option[Any], address: tuple[str, int]) -> socket.socket:
+    with naming(option.flag, _written(address)):
+        return listen(address)
+
+
+def _written(address: tuple[str, int]) -> str:
+    host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

@@ -70,7 +70,12 @@ class Upstream:
         block before the body's end gives the connection up. A `fresh` request goes over a new connection of its own, as
         a stream of events does.
         """
-        limits = {"connect": timeouts.connect, "read": timeouts.idle, "write": timeouts.idle, "pool": None}
+        limits = {
+            "connect": timeouts.connect_timeout,
+            "read": timeouts.idle_timeout,
+            "write": timeouts.idle_timeout,
+            "pool": None,
+        }
         request = httpx2.Request(
             method,
             self.url,
@@ -80,7 +85,7 @@ class Upstream:
         )
         if content is None and not any(name.lower() == b"content-length" for name, _ in headers):
             request.headers.pop("content-length", None)  # a request without a body is none of an empty one
-        alone = fresh or timeouts.idle is None
+        alone = fresh or timeouts.idle_timeout is None
         connections = self._connections() if alone else next(self._turns)
         try:
             response = None

@@ -96,8 +96,8 @@ async def _connect(scope: Scope, upstream: Upstream, rules: Rules) -> ClientConn
         user_agent_header=None,
         subprotocols=[Subprotocol(name) for name in cast("list[str]", scope.get("subprotocols") or [])] or None,
         compression=None,
-        open_timeout=rules.timeouts.connect,
-        close_timeout=rules.timeouts.connect,
+        open_timeout=rules.timeouts.connect_timeout,
+        close_timeout=rules.timeouts.connect_timeout,
         ping_interval=_PING_SECONDS,
         ping_timeout=None,  # its answer waits behind all that the upstream has not read yet
         max_size=_MOST_BYTES,

@@ -162,7 +162,7 @@ async def test_an_answer_on_the_second_try_is_judged_as_any_other(server: FakeUp
 
 async def test_connections_that_died_while_they_were_kept_do_not_count_as_tries(server: FakeUpstream) -> None:
     async with Upstream(server.url) as upstream:
-        timeouts = Timeouts(connect=5.0, idle=5.0)
+        timeouts = Timeouts(connect_timeout=5.0, idle_timeout=5.0)
         for _ in range(4):  # one in every pool
             async with upstream.ask("GET", b"/", [], None, timeouts) as answer:
                 await answer.aread()

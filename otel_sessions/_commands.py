@@ -1,0 +1,246 @@
+"""The commands: `otel-sessions proxy`, `demo`, `load` and `export show`.
+
+It reads arguments, and turns what goes wrong into an exit status:
+0 means well, 1 that what was asked for went wrong, 2 that it could not be tried, 141 that nobody reads any more what it
+prints, as shells report a closed pipe. Without a command the help is printed, with status 2: a script that has lost its
+command should notice.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from . import ConfigError, EndReason, __version__
+from ._options import text
+from ._program.arguments import FILE, ORIGIN, argument, count, port, positive, whole
+from .proxy.settings import add_arguments
+
+_NEEDS = {
+    "proxy": ("httpx2", "uvicorn", "websockets"),
+    "demo": ("httpx2", "matplotlib", "psutil", "rich", "starlette", "uvicorn", "websockets"),
+    "load": ("httpx2",),
+}
+"""What each command cannot do without; all of it comes with its extra."""
+_CLOSED_PIPE = 128 + 13
+"""128 and the number of SIGPIPE."""
+_REASONS = [reason.value for reason in EndReason]
+_SO = "(default: %(default)s)"
+_SECONDS = "(seconds; default: %(default)g)"
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command and return its exit status. Wrong arguments leave by `SystemExit`, with status 2."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        options.helped.print_help(sys.stderr)
+        parser.exit(2)
+    return _start(options)
+
+
+def _start(options: argparse.Namespace) -> int:
+    """Run the chosen command, if all is there that it needs."""
+    try:
+        if options.needs is not None:
+            _require(options.needs)
+    except ImportError as error:
+        return _complain(f"this command needs {error.name or error}; pip install 'otel-sessions[{options.extra}]'", 2)
+    except ConfigError as error:
+        return _complain(str(error), 2)
+    command: Callable[[argparse.Namespace], int] = options.command
+    return command(options)
+
+
+def _proxy(options: argparse.Namespace) -> int:
+    from .proxy.server import run
+    from .proxy.settings import read
+
+    try:
+        return run(read(options, os.environ))
+    except (ConfigError, OSError) as error:
+        return _complain(str(error), 2)
+
+
+def _load(options: argparse.Namespace) -> int:
+    from .demo.generator import LoadOptions, generate
+
+    return generate(
+        LoadOptions(
+            target=options.target,
+            duration=options.duration,
+            clients=options.clients,
+            rate=options.rate,
+            seed=options.seed,
+            cycle=None if options.steady else options.cycle,
+        )
+    )
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from .demo.processes import PortTaken
+    from .demo.report import ReportFailed
+    from .demo.run import DemoFailed, Options, run
+    from .demo.show import OutputClosed, OutputFailed
+    from .proxy.otlp import ENDPOINT, require_exporters
+    from .proxy.settings import unread_variables
+
+    for warning in unread_variables(os.environ):
+        _say(warning)
+    try:
+        if options.otlp is not None:
+            require_exporters({**os.environ, ENDPOINT: options.otlp})
+        return run(
+            Options(
+                duration=options.duration,
+                clients=options.clients,
+                rate=options.rate,
+                seed=options.seed,
+                twin=not options.no_twin,
+                report=Path(options.report),
+                otlp=options.otlp,
+                port=options.port,
+                twin_port=options.twin_port,
+                upstream_port=options.upstream_port,
+            )
+        )
+    except (ConfigError, OutputFailed, PortTaken, ReportFailed) as error:
+        return _complain(str(error), 2)
+    except DemoFailed as error:
+        return _complain(str(error), 1)
+    except OutputClosed:
+        return _CLOSED_PIPE
+
+
+def _export_show(options: argparse.Namespace) -> int:
+    from .show import show
+
+    try:
+        unreadable = show(options.files, sys.stdout, reasons=options.reason or _REASONS, client=options.client or "")
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else it is flushed, and fails, again at exit
+        return 0 if isinstance(error, BrokenPipeError) else _complain(f"the table cannot be written: {error}", 1)
+    for failure in unreadable:
+        _complain(str(failure), 2)
+    return 2 if unreadable else 0
+
+
+def _require(needs: str) -> None:
+    """Raise `ImportError` for what is not installed, `ConfigError` for an export that the environment asks wrongly."""
+    for module in _NEEDS[needs]:
+        if find_spec(module) is None:  # not imported: matplotlib takes half a second, and is needed last
+            raise ModuleNotFoundError(name=module)
+    from .proxy.otlp import require_exporters
+
+    require_exporters()
+
+
+def _complain(text: str, status: int) -> int:
+    _say(text)
+    return status
+
+
+def _say(text: str) -> None:
+    print(f"otel-sessions: {text}", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="otel-sessions", description="Sessions of a proxy, bounded and accounted for, in OpenTelemetry."
+    )
+    parser.set_defaults(command=None, helped=parser)
+    parser.add_argument("--version", action="version", version=f"otel-sessions {__version__}")
+    commands = parser.add_subparsers(metavar="command")
+    _add_demo(commands.add_parser("demo", help="run a proxy under load, and show that its memory stays bounded"))
+    proxy = commands.add_parser("proxy", help="a reverse proxy whose clients' sessions are bounded", allow_abbrev=False)
+    _add_proxy(proxy)
+    _add_load(commands.add_parser("load", help="drive a proxy that runs somewhere with virtual clients"))
+    _add_export(commands.add_parser("export", help="read the records of ended sessions that a sink has written"))
+    return parser
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Read the files that a JsonLinesSink, or a proxy with --export, has written."
+    parser.set_defaults(command=None, helped=parser)
+    commands = parser.add_subparsers(metavar="command")
+    parser = commands.add_parser("show", help="print them as a table")
+    parser.description = (
+        "Print records as a table, rotated files from the oldest on, and count what is skipped: lines that a crash or "
+        "a full disk has torn, and lines that are no records."
+    )
+    parser.set_defaults(command=_export_show, needs=None)
+    parser.add_argument("files", nargs="+", metavar="FILE", help="a file, also a rotated one; - is stdin")
+    parser.add_argument(
+        "--reason",
+        action="append",
+        choices=_REASONS,
+        metavar="REASON",
+        help=f"only records with this end reason, out of {', '.join(_REASONS)}; repeatable (default: all)",
+    )
+    parser.add_argument(
+        "--client",
+        type=argument(text("the beginning of a client's hash", str)),
+        metavar="HASH",
+        help="only records of the client whose hash begins so (default: all)",
+    )
+
+
+def _add_proxy(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Pass HTTP requests and WebSockets on to an upstream, each in a session that is bounded and accounted for. "
+        "A flag goes over its variable (OTEL_SESSIONS_*), that over the file of --config, that over the default. With "
+        "OTEL_EXPORTER_OTLP_ENDPOINT set, metrics, traces and logs go to that collector."
+    )
+    parser.set_defaults(command=_proxy, needs="proxy", extra="proxy")
+    add_arguments(parser)
+
+
+def _add_demo(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Start an upstream and two proxies on this machine, one of them without cleanup and cap, drive both with the "
+        "same virtual clients, show how they do, sum up, and write a report. OTEL_SESSIONS_* changes the limits of the "
+        "proxy with cleanup and cap; OTEL_SESSIONS_PROXY_* reaches neither proxy. With --otlp, or "
+        "OTEL_EXPORTER_OTLP_ENDPOINT set, both export metrics, traces and "
+        "logs to that collector. Exits 0 when the books balance, cleanup works and memory is bounded, 1 when they do "
+        "not or the run was too short to tell, 2 when it could not be tried or its report not written, 130 on Ctrl-C, "
+        "141 when nobody reads its output any more."
+    )
+    parser.set_defaults(command=_demo, needs="demo", extra="demo")
+    add = parser.add_argument
+    add("--duration", type=positive, default=45.0, metavar="SECONDS", help=f"how long the load lasts {_SECONDS}")
+    _add_clients(parser, 200)
+    add("--no-twin", action="store_true", help="only the proxy with cleanup and cap (default: both)")
+    add("--report", type=argument(FILE), default="otel-sessions-demo", metavar="DIR", help=f"the report's folder {_SO}")
+    add("--otlp", type=argument(ORIGIN), metavar="URL", help="the collector that both proxies export to (default: off)")
+    add("--port", type=port, default=8080, metavar="PORT", help=f"where the proxy listens, 0 for any free port {_SO}")
+    add("--twin-port", type=port, default=0, metavar="PORT", help=f"where the twin listens {_SO}")
+    add("--upstream-port", type=port, default=0, metavar="PORT", help=f"where the upstream listens {_SO}")
+
+
+def _add_load(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Drive a proxy in front of an MCP server with virtual clients, until it is stopped: a ramp, steady use, a "
+        "burst past the cap, a mass abandonment and a recovery, again and again. With OTEL_EXPORTER_OTLP_ENDPOINT set, "
+        "what it says goes to that collector, too. Exits 0, or 1 if the proxy has never answered."
+    )
+    parser.set_defaults(command=_load, needs="load", extra="demo")
+    add = parser.add_argument
+    add("--target", type=argument(ORIGIN), required=True, metavar="URL", help="where the proxy is (required)")
+    add(
+        "--duration", type=positive, metavar="SECONDS", help="how long the load lasts (seconds; default: until stopped)"
+    )
+    _add_clients(parser, 300)
+    add(
+        "--cycle", type=positive, default=150.0, metavar="SECONDS", help=f"how long all phases together take {_SECONDS}"
+    )
+    add("--steady", action="store_true", help="no phases: all clients, all the time (default: phases)")
+
+
+def _add_clients(parser: argparse.ArgumentParser, usual: int) -> None:
+    add = parser.add_argument
+    add("--clients", type=count, default=usual, metavar="CLIENTS", help=f"how many virtual clients there are {_SO}")
+    add("--rate", type=positive, default=1.0, metavar="FACTOR", help=f"how much faster than usual clients are {_SO}")
+    add("--seed", type=whole, default=1, metavar="NUMBER", help=f"what the clients' dice start from {_SO}")

@@ -1,0 +1,103 @@
+"""What the programs' flags take, besides the kinds of `_options`.
+
+A function that reads a text raises `argparse.ArgumentTypeError`, which says what is taken instead; argparse puts the
+flag before it.
+"""
+
+import argparse
+from collections.abc import Callable
+from math import inf, nan
+from typing import Final, TypeVar
+from urllib.parse import urlsplit
+
+from otel_sessions._options import Expected, Kind, NotTaken, text
+
+_LAST_PORT: Final = 65535
+_MOST_DIGITS: Final = 4300
+"""Python's `int` takes no text with more digits."""
+
+V = TypeVar("V")
+
+
+def argument(kind: Kind[V]) -> Callable[[str], V | None]:
+    """Return what argparse calls for the text of a flag that takes this kind of value."""
+
+    def read(text: str) -> V | None:
+        try:
+            return kind.take_text(text)
+        except NotTaken as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return read
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, number = text.rpartition(":")
+    name = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    is_clear = name is not host or ":" not in host  # in ::1:8080 the port may be a part of the address
+    if not name or not is_clear or not _is_decimal(number) or int(number) > _LAST_PORT:
+        raise ValueError
+    return name, int(number)
+
+
+def _origin(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise Expected("a URL that starts with http:// or https://")
+    parts = urlsplit(text)
+    if not parts.hostname or parts.port == 0 or parts.username is not None or "?" in text or "#" in text:
+        raise ValueError
+    return text
+
+
+ADDRESS: Final = text("HOST:PORT, as in 127.0.0.1:8080 or [::1]:8080", _address)
+ADDRESS_OR_OFF: Final = text("HOST:PORT, as in 127.0.0.1:8080 or [::1]:8080", _address, may_be_off=True)
+ORIGIN: Final = text("a URL of scheme, host, port and path, and nothing else", _origin, secret=True)
+"""A URL that paths can be added to. A wrong URL is not repeated, because it may have credentials in it."""
+FILE: Final = text("the path of a file or folder", str)
+
+
+def whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"takes a whole number, not {text}") from error
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """Return a function that takes whole numbers from `least` on."""
+
+    def take(text: str) -> int:
+        if not _is_decimal(text) or int(text) < least:
+            raise argparse.ArgumentTypeError(f"takes a whole number of at least {least}, not {text}")
+        return int(text)
+
+    return take
+
+
+count = at_least(1)
+
+
+def port(text: str) -> int:
+    if not _is_decimal(text) or int(text) > _LAST_PORT:
+        raise argparse.ArgumentTypeError(f"takes a port from 0 to {_LAST_PORT}, not {text}")
+    return int(text)
+
+
+def positive(text: str) -> float:
+    number = _number(text)
+    if not 0 < number < inf:
+        raise argparse.ArgumentTypeError(f"takes a positive number, not {text}")
+    return number
+
+
+def _is_decimal(text: str) -> bool:
+    """Return whether a text is a whole number of a length that `int` takes."""
+    return text.isdecimal() and len(text) <= _MOST_DIGITS
+
+
+def _number(text: str) -> float:
+    """Return a number, or nan for what is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return nan

@@ -1,0 +1,226 @@
+"""The proxy's own options: what each takes, its default, its unit and what it does."""
+
+import re
+from typing import Final
+
+from otel_sessions._http.addresses import Network, read_network
+from otel_sessions._options import (
+    COUNT,
+    FROM_ZERO,
+    LIMIT,
+    POSITIVE,
+    SECONDS,
+    SESSION,
+    SWITCH,
+    Expected,
+    Option,
+    number,
+    several,
+    text,
+    word,
+)
+from otel_sessions._program.arguments import ADDRESS, ADDRESS_OR_OFF, FILE, ORIGIN
+from otel_sessions._program.flags import Tables
+from otel_sessions.config import SESSION_OPTIONS
+from otel_sessions.matchers import CookieMatcher, HeaderMatcher, SessionMatcher
+
+from .peer import EndpointMatcher
+
+_PROXY: Final = "proxy"
+_TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
+_A_NAME: Final = "the name of a header or a cookie"
+_LEAST_HEAD: Final = 1024
+_MCP: Final = EndpointMatcher()
+
+
+def _token(name: str) -> str:
+    """Return a name that a header or a cookie can have (RFC 9110, 5.6.2)."""
+    if not _TOKEN.fullmatch(name):
+        raise Expected(_A_NAME)
+    return name
+
+
+def _matcher(said: str) -> SessionMatcher:
+    kind, _, name = said.partition(":")
+    if kind == "header" and name:
+        return HeaderMatcher(_token(name))
+    if kind == "cookie":
+        return CookieMatcher(_token(name)) if name else CookieMatcher()
+    if said == "mcp":
+        return _MCP
+    raise ValueError
+
+
+_NETWORK: Final = text("an address or a network, as in 10.0.0.0/8", read_network)
+_BYTES: Final = number("a whole number of bytes, or 0 for no limit", lambda value: value >= 0, int)
+_HEAD: Final = number(f"{_LEAST_HEAD} bytes or more", lambda value: value >= _LEAST_HEAD, int)
+
+UPSTREAM: Final[Option[str]] = Option(
+    name="upstream",
+    table=_PROXY,
+    kind=ORIGIN,
+    default=None,
+    required=True,
+    unit="URL",
+    help="the server that requests are passed on to",
+)
+LISTEN: Final[Option[tuple[str, int]]] = Option(
+    name="listen",
+    table=_PROXY,
+    kind=ADDRESS,
+    default="127.0.0.1:8080",
+    unit="HOST:PORT",
+    help="where to listen",
+)
+HEALTH: Final[Option[tuple[str, int] | None]] = Option(
+    name="health",
+    table=_PROXY,
+    kind=ADDRESS_OR_OFF,
+    default=None,
+    unit="HOST:PORT",
+    help="where GET /healthz is answered",
+)
+MATCHER: Final[Option[SessionMatcher]] = Option(
+    name="matcher",
+    table=_PROXY,
+    kind=text("mcp, cookie, cookie:NAME or header:NAME", _matcher),
+    default="mcp",
+    unit="KIND",
+    help="how sessions are found: mcp, cookie, cookie:NAME or header:NAME",
+)
+CONNECT_TIMEOUT: Final[Option[float]] = Option(
+    name="connect_timeout",
+    table=_PROXY,
+    kind=POSITIVE,
+    default=5.0,
+    unit=SECONDS,
+    help="how long to connect to the upstream may take",
+)
+IDLE_TIMEOUT: Final[Option[float]] = Option(
+    name="idle_timeout",
+    table=_PROXY,
+    kind=POSITIVE,
+    default=300.0,
+    unit=SECONDS,
+    help="how long to wait for more from the client or the upstream",
+)
+COMMENT_AFTER: Final[Option[float]] = Option(
+    name="comment_after",
+    table=_PROXY,
+    kind=FROM_ZERO,
+    default=30.0,
+    unit=SECONDS,
+    help="after how much silence an event stream gets a comment; 0 for never",
+)
+STREAM_IDLE_TIMEOUT: Final[Option[float | None]] = Option(
+    name="stream_idle_timeout",
+    table=_PROXY,
+    kind=LIMIT,
+    default=None,
+    unit=SECONDS,
+    help="after how much silence a stream or WebSocket is ended",
+)
+SKIP: Final[Option[tuple[str, ...]]] = Option(
+    name="skip",
+    table=_PROXY,
+    kind=several(text("a path", str)),
+    default=(),
+    unit="PATH",
+    help="a path that opens no session; * is any text; repeatable",
+)
+MAX_BODY: Final[Option[int]] = Option(
+    name="max_body",
+    table=_PROXY,
+    kind=_BYTES,
+    default=104857600,
+    unit="bytes",
+    help="the largest body of a request; 0 for no limit",
+)
+MAX_HEADER: Final[Option[int]] = Option(
+    name="max_header",
+    table=_PROXY,
+    kind=_HEAD,
+    default=65536,
+    unit="bytes",
+    help="the largest head of a request",
+)
+TRUSTED_PROXY: Final[Option[tuple[Network, ...]]] = Option(
+    name="trusted_proxy",
+    table=_PROXY,
+    kind=several(_NETWORK),
+    default=(),
+    unit="NETWORK",
+    help="an address or network in front whose X-Forwarded-* headers count; repeatable",
+)
+OWNER_HEADER: Final[Option[str | None]] = Option(
+    name="owner_header",
+    table=_PROXY,
+    kind=text(_A_NAME, _token),
+    default=None,
+    unit="NAME",
+    help="the header in which a trusted proxy names the user, who owns the session",
+)
+REWRITE_HOST: Final[Option[bool]] = Option(
+    name="rewrite_host",
+    table=_PROXY,
+    kind=SWITCH,
+    default=False,
+    unit="true|false",
+    help="whether the upstream gets its own Host; needs --allow-host",
+)
+ALLOW_HOST: Final[Option[tuple[str, ...]]] = Option(
+    name="allow_host",
+    table=_PROXY,
+    kind=several(text("the name of a host", str)),
+    default=(),
+    unit="HOST",
+    help="a Host that is passed on with --rewrite-host; repeatable",
+)
+ALLOW_ORIGIN: Final[Option[tuple[str, ...]]] = Option(
+    name="allow_origin",
+    table=_PROXY,
+    kind=several(text("an origin", str)),
+    default=(),
+    unit="ORIGIN",
+    help="an Origin that is passed on with --rewrite-host; repeatable",
+)
+LOG_FORMAT: Final[Option[str]] = Option(
+    name="log_format",
+    table=_PROXY,
+    kind=word(["text", "json"], str),
+    default="text",
+    unit="text|json",
+    help="how lines on stderr are written",
+)
+EXPORT: Final[Option[str | None]] = Option(
+    name="export",
+    table=_PROXY,
+    kind=FILE,
+    default=None,
+    unit="FILE",
+    help="the file that gets the record of each session that ends",
+)
+EXPORT_MAX_BYTES: Final[Option[int]] = Option(
+    name="export_max_bytes",
+    table=_PROXY,
+    kind=COUNT,
+    default=67108864,
+    unit="bytes",
+    help="the size at which a new file of records begins",
+)
+EXPORT_KEEP: Final[Option[int]] = Option(
+    name="export_keep",
+    table=_PROXY,
+    kind=COUNT,
+    default=4,
+    unit="files",
+    help="how many older files of records are kept",
+)
+
+PROXY_OPTIONS: Final = (
+    *(UPSTREAM, LISTEN, HEALTH, MATCHER, CONNECT_TIMEOUT, IDLE_TIMEOUT, COMMENT_AFTER, STREAM_IDLE_TIMEOUT, SKIP),
+    *(MAX_BODY, MAX_HEADER, TRUSTED_PROXY, OWNER_HEADER, REWRITE_HOST, ALLOW_HOST, ALLOW_ORIGIN, LOG_FORMAT),
+    *(EXPORT, EXPORT_MAX_BYTES, EXPORT_KEEP),
+)
+TABLES: Final[Tables] = {_PROXY: PROXY_OPTIONS, SESSION: SESSION_OPTIONS, "admin": (), "fleet": ()}
+"""What a proxy can be told, by the tables of its file. The tables `admin` and `fleet` have no key yet."""
