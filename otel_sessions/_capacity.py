@@ -17,9 +17,9 @@ from ._books import Books
 from ._clients import Clients, Waiter
 from ._ids import new_id
 from ._roster import Roster
-from .config import SessionConfig, check_limit
+from .config import SessionConfig
 from .exceptions import TooManySessions
-from .session import UNSET, DataT, Limit, Session, Unset
+from .session import UNSET, DataT, Limit, Session, Unset, checked
 from .words import RejectionReason
 
 _HANDOVER: Final = 0.01
@@ -324,8 +324,7 @@ class Reservation(Generic[DataT]):
         if not self._reserved:
             raise RuntimeError("a place is committed once, inside its `async with` block, and not after give_back")
         self._capacity.require_accepting()
-        idle = max_idle_time if max_idle_time is UNSET else check_limit("max_idle_time", max_idle_time)
-        age = max_session_age if max_session_age is UNSET else check_limit("max_session_age", max_session_age)
+        idle, age = checked(max_idle_time, max_session_age)
         session_id = new_id() if session_id is None else session_id
         self._roster.require_vacant(session_id)
         now = self._roster.clock()

@@ -123,10 +123,11 @@ class Closer(Generic[DataT]):
             self._roster.hide(ending.session, ending.reason, now)
             self._note_ended([ending.session], ending.reason, now)
         for ending, holders in closing.items():
+            if not holders:
+                self._submit(ending)
+        for ending, holders in closing.items():  # last, since a holder that is told may end the program
             if holders:
                 self._revoke(ending, holders)
-            else:
-                self._submit(ending)
 
     def _remove(self, sessions: list[Session[DataT]], reason: EndReason, now: float) -> None:
         self._roster.remove(sessions, reason, now)

@@ -56,6 +56,10 @@ class Leases(Generic[DataT]):
         """Raise `RuntimeError` if this is not the loop of the run."""
         self._roster.require_here()
 
+    def require_open_loop(self) -> None:
+        """Raise `ManagerClosed` if the loop of the run is closed."""
+        self._roster.require_open_loop()
+
     def release(self, session: Session[DataT]) -> None:
         """Give a lease back: idle time runs from here. Nothing happens if the session was ended meanwhile."""
         fate = session._fate
@@ -141,6 +145,7 @@ class Pin(Generic[DataT]):
     def __enter__(self) -> Session[DataT]:
         if self._session_id is None:
             raise RuntimeError("a pin is entered once; call pin() again")
+        self._leases.require_open_loop()
         session = self._session = self._leases.acquire(self._session_id)
         self._session_id = None
         return session
@@ -185,6 +190,7 @@ class Hold(Holder[DataT]):
     def __enter__(self) -> Session[DataT]:
         if self._session_id is None:
             raise RuntimeError("a hold is entered once; call hold() again")
+        self._leases.require_open_loop()
         session = self.session = self._leases.bind(self, self._session_id)
         self._session_id = None
         return session

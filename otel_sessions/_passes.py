@@ -16,6 +16,7 @@ from opentelemetry.context import Context
 from ._books import Books
 from ._callbacks import Callbacks
 from ._capacity import Capacity
+from ._clock import latest
 from ._closer import Batch, Closer
 from ._emergency import Emergency
 from ._roster import Roster
@@ -58,6 +59,10 @@ class Passes(Generic[DataT]):
         self._interval_finding: object = None
         self._emergency_finding: object = None
         """The pass that looks for what to end, until it has done so or is over, however it ends."""
+
+    def start_anew(self) -> None:
+        """Forget the passes of another process."""
+        self.last, self.last_at = None, latest(self._roster.clock)
 
     async def manual(self, idle: Limit, age: Limit) -> CleanupReport:
         """End what is due, or what is under other limits, in the caller's own task."""

@@ -67,9 +67,15 @@ class Roster(Generic[DataT]):
             raise ManagerClosed("the session manager is not running: it shuts down or has ended")
 
     def require_here(self) -> None:
-        """Raise `RuntimeError` if this is not the loop of the run."""
+        """Raise `RuntimeError` if this is not the loop of the run, and `ManagerClosed` if that is closed."""
         if self.home is not None and not self.home.is_here():
+            self.require_open_loop()
             raise RuntimeError(_ELSEWHERE)
+
+    def require_open_loop(self) -> None:
+        """Raise `ManagerClosed` if the loop of the run is closed, so that nothing of it can run any more."""
+        if self.home is not None and self.home.is_closed():
+            raise ManagerClosed("the session manager is not running: its event loop was closed")
 
     def require_vacant(self, session_id: str) -> None:
         """Raise `SessionExists` if the id is in use or its session is still closing."""

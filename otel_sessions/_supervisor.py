@@ -46,6 +46,8 @@ class Supervisor(Generic[DataT]):
         on_close: CloseHook[DataT] | None,
         sink: SessionSink[DataT] | None,
     ) -> None:
+        self.disowned = False
+        """Whether the run is over because its loop or its process is gone."""
         self.over = False
         """Whether the manager has ended; `stopped` wakes whoever waits for that, on the manager's own loop."""
         self.stopped = anyio.Event()
@@ -67,7 +69,7 @@ class Supervisor(Generic[DataT]):
         self._roster.home = Home()
         self._roster.accepting = True
         self._leases.enter_loop()
-        self._telemetry.open(self._roster.home)
+        self._telemetry.open(self._roster.home, self._roster.clock)
         self._ticking.start("otel-sessions supervisor", self._tick, on_end=self._note_tick_end)
 
     def ask(self) -> None:
@@ -81,7 +83,7 @@ class Supervisor(Generic[DataT]):
 
     def disown(self) -> None:
         """Count as ended where nothing of this can run any more: the loop is closed, or this is a forked process."""
-        self.over = self._asked = self.capacity.over = True
+        self.disowned = self.over = self._asked = self.capacity.over = True
         self.callbacks.forget()
         self._roster.write_off()
 

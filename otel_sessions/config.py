@@ -79,7 +79,8 @@ class SessionConfig:
     - `drain_timeout`: how long holders keep a session that has reached its age, and any session at shutdown.
     - `shutdown_timeout`: the longest that a shutdown takes, drain and hooks included.
     - `max_unused_time`: a further limit on idle time, for a session that nobody has used since its opening: it has had
-      neither a second lease nor a touch. It ends as `idle_timeout`.
+      neither a second lease nor a touch. It ends as `idle_timeout`. It holds for every session, whatever
+      `max_idle_time` the session has of its own.
     - `per_client_at_cap`: what a client gets that is at its cap: `"refuse"`, or with `"evict_oldest"` the place of its
       own unleased session that has idled longest, which ends as `evicted`.
 

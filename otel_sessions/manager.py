@@ -23,9 +23,9 @@ from ._forks import forks
 from ._leases import Hold, Lease, Leases, Pin
 from ._roster import Roster, never_entered
 from ._supervisor import Supervisor
-from .config import SessionConfig, check_limit
+from .config import SessionConfig
 from .exceptions import ManagerClosed
-from .session import UNSET, DataT, Limit, Session
+from .session import UNSET, DataT, Limit, Session, checked
 from .sink import SessionSink
 from .stats import CleanupReport, Counts, SessionStats
 from .telemetry import Telemetry
@@ -69,14 +69,16 @@ class SessionManager(Generic[DataT]):
         self._books = Books(self.config.max_sessions)
         self._telemetry: Telemetry | None = None
         self._supervisor: Supervisor[DataT] | None = None
-        self._empty(clock)
+        self._abandoned = 0
+        """How many blocks were never left, because their loop was closed inside of them."""
+        self._take(Roster(self.config, steady(clock), self._books))
 
-    def _empty(self, clock: Callable[[], float]) -> None:
-        """Start with no sessions, in the books that there are."""
-        self._now = steady(clock)
-        self._roster: Roster[DataT] = Roster(self.config, self._now, self._books)
-        self._leases = Leases(self._roster, self._books)
-        self._sessions = self._roster.sessions
+    def _take(self, roster: Roster[DataT]) -> None:
+        """Go on with these sessions."""
+        self._now = roster.clock
+        self._roster = roster
+        self._leases = Leases(roster, self._books)
+        self._sessions = roster.sessions
 
     async def __aenter__(self) -> Self:
         """Start the background task. Raises `ManagerClosed` while the manager runs, and what its clock raises."""
@@ -85,7 +87,9 @@ class SessionManager(Generic[DataT]):
             self._notice_closed_loop(self._supervisor)
             if not self._supervisor.over:
                 raise ManagerClosed(f"session manager {self.name!r} runs already; leave its block first")
-            self._empty(self._clock)
+            clock = steady(self._clock)
+            clock()  # one that fails leaves the manager as it is
+            self._take(Roster(self.config, clock, self._books))
             last = self._supervisor.passes.last
         if self._telemetry is None:
             self._telemetry = Telemetry(self._books, self._now, self.name, *self._providers)
@@ -105,6 +109,9 @@ class SessionManager(Generic[DataT]):
         supervisor = self._supervisor
         assert supervisor is not None
         self._notice_closed_loop(supervisor)
+        if self._abandoned and (exc_type is GeneratorExit or supervisor.disowned):
+            self._abandoned -= 1  # not the block of a run that goes on: it is collected now, and must not await
+            return
         if supervisor.over:
             return
         self._roster.require_here()
@@ -180,7 +187,7 @@ class SessionManager(Generic[DataT]):
         """
         supervisor = self._running_here()
         capacity = supervisor.capacity
-        idle, age = _checked(max_idle_time, max_session_age)
+        idle, age = checked(max_idle_time, max_session_age)
         if session_id is not None:
             capacity.require_accepting()  # else it would end what is due for nothing
             await self._vacate(supervisor, session_id)
@@ -243,8 +250,11 @@ class SessionManager(Generic[DataT]):
 
         `on_end` is not called if the holder itself ends the session: inside the block, or in a task that was started
         there. It is called in the task of whoever ends the session, and must neither block nor raise; an exception is
-        logged, and changes nothing else. Entering raises `SessionNotFound` and `ManagerClosed`.
+        logged, and changes nothing else. Enter and leave it on the manager's own loop. Entering raises
+        `SessionNotFound` and `ManagerClosed`. Raises `TypeError` if `on_end` cannot be called.
         """
+        if not callable(on_end):
+            raise TypeError(f"on_end takes a function of the end reason, not {on_end!r}")
         return Hold(self._leases, session_id, on_end)
 
     def lease(self, session_id: str) -> Lease[DataT]:
@@ -279,7 +289,7 @@ class SessionManager(Generic[DataT]):
         switches one off. Raises `ConfigError` for a wrong limit, `ManagerClosed`, and `RuntimeError` on another event
         loop than the manager's.
         """
-        idle, age = _checked(max_idle_time, max_session_age)
+        idle, age = checked(max_idle_time, max_session_age)
         return await self._running_here().passes.manual(idle, age)
 
     async def preview_cleanup(self, *, max_idle_time: Limit = UNSET, max_session_age: Limit = UNSET) -> CleanupReport:
@@ -287,7 +297,7 @@ class SessionManager(Generic[DataT]):
 
         Raises what `cleanup_stale_sessions` raises.
         """
-        idle, age = _checked(max_idle_time, max_session_age)
+        idle, age = checked(max_idle_time, max_session_age)
         return await self._running_here().passes.preview(idle, age)
 
     async def emergency_cleanup(self) -> CleanupReport:
@@ -356,6 +366,7 @@ class SessionManager(Generic[DataT]):
 
     def _notice_closed_loop(self, supervisor: Supervisor[DataT]) -> None:
         if self._has_lost_its_loop():
+            self._abandoned += 1
             self._give_up(supervisor, self._books.succeeded())
 
     def _give_up(self, supervisor: Supervisor[DataT], books: Books) -> None:
@@ -369,7 +380,7 @@ class SessionManager(Generic[DataT]):
         """Begin with empty books in a process that was forked: all that they count is the parent's."""
         assert self._supervisor is not None
         self._give_up(self._supervisor, Books(self.config.max_sessions))
-        self._supervisor.passes.last = None
+        self._supervisor.passes.start_anew()
 
     async def _vacate(self, supervisor: Supervisor[DataT], session_id: str) -> None:
         """End the session that stands under an id, if it is due and nobody uses it; else raise `SessionExists`."""
@@ -385,10 +396,3 @@ class SessionManager(Generic[DataT]):
         supervisor.closer.end({reason: [session]}, otel_context.get_current(), batch, now)
         if not supervisor.callbacks.calling:
             await batch.wait()
-
-
-def _checked(idle: Limit, age: Limit) -> tuple[Limit, Limit]:
-    return (
-        idle if idle is UNSET else check_limit("max_idle_time", idle),
-        age if age is UNSET else check_limit("max_session_age", age),
-    )

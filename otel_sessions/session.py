@@ -13,7 +13,7 @@ from math import inf
 from typing import Any, Final, Generic, Literal, Protocol, Self
 
 from ._ids import fingerprint
-from .config import SessionConfig
+from .config import SessionConfig, check_limit
 from .words import EndReason, SessionState
 
 if sys.version_info >= (3, 13):
@@ -292,6 +292,14 @@ class Session(Generic[DataT]):
 
     def __repr__(self) -> str:
         return f"<Session {fingerprint(self.id)} {self.state}>"
+
+
+def checked(idle: Limit, age: Limit) -> tuple[Limit, Limit]:
+    """Return a session's own limits in seconds. Raises `ConfigError` for one that is neither a time, None nor unset."""
+    return (
+        idle if idle is UNSET else check_limit("max_idle_time", idle),
+        age if age is UNSET else check_limit("max_session_age", age),
+    )
 
 
 def _or_infinite(limit: float | None) -> float:

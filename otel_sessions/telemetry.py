@@ -185,9 +185,10 @@ class Telemetry:
             started.context,
         )
 
-    def open(self, home: Home) -> None:
-        """Report the manager as running, on this loop."""
+    def open(self, home: Home, clock: Callable[[], float]) -> None:
+        """Report the manager as running, on this loop and by this clock."""
         self._home = home
+        self._clock = clock
         self._passes.clear()
         self._entry.closed = False
 

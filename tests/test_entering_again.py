@@ -302,6 +302,108 @@ def test_a_manager_whose_loop_was_closed_has_ended(signals: Signals) -> None:
     assert manager.get(kept[1].id) is None
 
 
+def lost(manager: SessionManager[None]) -> SessionManager[None]:
+    """Lose the loop of a manager that holds a session "a"."""
+
+    async def main() -> None:
+        await manager.__aenter__()
+        await manager.create_session("a")
+
+    run_on_a_loop_that_dies(main)
+    return manager
+
+
+@pytest.mark.parametrize("kind", ["pin", "hold", "lease", "reserve"])
+def test_a_manager_whose_loop_was_closed_hands_out_no_lease(kind: str) -> None:
+    manager = lost(SessionManager(CONFIG))
+
+    async def main() -> None:
+        if kind == "pin":
+            manager.pin("a").__enter__()
+        elif kind == "hold":
+            manager.hold("a", print).__enter__()
+        elif kind == "lease":
+            await manager.lease("a").__aenter__()
+        else:
+            await manager.reserve().__aenter__()
+
+    with pytest.raises(ManagerClosed):
+        asyncio.run(main())
+
+
+def test_a_block_that_its_loop_left_open_does_not_end_the_next_run_when_it_is_collected() -> None:
+    manager = SessionManager(CONFIG)
+    blocks: list[Coroutine[Any, Any, None]] = []
+
+    async def block() -> None:
+        async with manager:
+            await asyncio.sleep(3600)
+
+    async def first() -> None:
+        blocks.append(block())
+        blocks[0].send(None)  # as a task would, but without one that the loop keeps
+
+    async def second() -> None:
+        async with manager:
+            await manager.create_session("b")
+            blocks.pop().close()  # as the garbage collector does
+            await asyncio.sleep(0)
+            await manager.create_session("c")
+
+    run_on_a_loop_that_dies(first)
+    asyncio.run(second())
+
+    assert manager.get_metrics().total_created == 2
+
+
+@pytest.mark.anyio
+async def test_a_block_that_is_left_by_an_async_generators_end_shuts_the_manager_down() -> None:
+    manager = SessionManager(CONFIG)
+
+    async def fixture() -> AsyncIterator[None]:
+        async with manager:
+            await manager.create_session()
+            yield
+
+    generator = fixture()
+    await anext(generator)
+    await generator.aclose()  # type: ignore[attr-defined]  # it is an async generator
+
+    assert manager.get_metrics().cleaned_by_reason[EndReason.SHUTDOWN] == 1
+
+
+def test_the_next_run_goes_by_the_clock_as_it_is_then(signals: Signals) -> None:
+    now = [1000.0]
+    manager = SessionManager(CONFIG, clock=lambda: now[0], meter_provider=signals.meter_provider)
+
+    async def main() -> float:
+        async with manager:
+            await asyncio.sleep(0)
+            return float(signals.export().sums("cleanup.overdue")["default"])
+
+    first = asyncio.run(main())
+    now[0] = 0.0
+    assert (first, asyncio.run(main())) == (0.0, 0.0)
+
+
+def test_an_entry_that_fails_by_its_clock_leaves_the_manager_as_it_was() -> None:
+    works = [True]
+
+    def clock() -> float:
+        if not works[0]:
+            raise OSError("clock")
+        return 5.0
+
+    manager = SessionManager(CONFIG, clock=clock)
+    asyncio.run(live_and_end(manager))
+    works[0] = False
+
+    with pytest.raises(OSError, match="clock"):
+        asyncio.run(live_and_end(manager))
+
+    assert manager.get_metrics().total_created == 1
+
+
 def test_a_manager_whose_loop_was_closed_may_be_shut_down_and_left(signals: Signals) -> None:
     leaves: list[Callable[[SessionManager[None]], Any]] = [
         lambda manager: manager.shutdown(),

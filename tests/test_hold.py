@@ -49,6 +49,12 @@ class Exchange:
 
 
 class TestHolding:
+    async def test_a_callback_that_cannot_be_called_is_refused_at_once(self, clock: Clock) -> None:
+        async with SessionManager(CONFIG, clock=clock) as manager:
+            session = await manager.create_session()
+            with pytest.raises(TypeError, match="on_end takes a function of the end reason, not None"):
+                manager.hold(session.id, None)  # type: ignore[arg-type]
+
     async def test_a_hold_gives_the_session_counts_as_leased_and_keeps_it_from_being_idle(self, clock: Clock) -> None:
         told: list[EndReason] = []
         async with SessionManager(CONFIG, clock=clock) as manager:
