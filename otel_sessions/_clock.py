@@ -1,4 +1,4 @@
-"""The embedder's clock, of which only good readings count.
+"""The embedder's clock. Only its good readings count.
 
 A reading that is not finite, or lies before the last one, is replaced by the last good one. So time stands still while
 a clock misbehaves, and never goes back. What a clock raises is passed on: whoever asked decides what that ends.

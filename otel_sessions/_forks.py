@@ -1,9 +1,12 @@
 """What begins anew in a forked process, since all that it counts and writes is the parent's."""
 
+import logging
 import os
 import sys
 import weakref
 from typing import Protocol
+
+_logger = logging.getLogger("otel_sessions")
 
 
 class BeginsAnew(Protocol):
@@ -25,7 +28,10 @@ class Forks:
 
     def start_anew(self) -> None:
         for thing in list(self._known.values()):
-            thing.start_anew_after_fork()
+            try:
+                thing.start_anew_after_fork()
+            except Exception:  # the others must begin anew all the same
+                _logger.exception("a copy in a forked process could not begin anew")
 
 
 forks = Forks()

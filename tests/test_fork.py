@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 from otel_sessions import EndReason, JsonLinesSink, SessionConfig, SessionManager, SinkClosed
-from otel_sessions._forks import forks
+from otel_sessions._forks import Forks, forks
 
 from .test_registry import output_of
 from .test_telemetry import Signals
@@ -277,3 +277,24 @@ async def test_what_a_fork_calls_in_the_child_empties_all_books(tmp_path: Path) 
         await manager.create_session()
         await anyio.lowlevel.checkpoint()
         assert signals.export().sums("session.active") == {"default": 1}
+
+
+def test_what_cannot_begin_anew_keeps_nothing_else_from_it(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken:
+        def start_anew_after_fork(self) -> None:
+            raise OSError("broken")
+
+    class Sound:
+        anew = False
+
+        def start_anew_after_fork(self) -> None:
+            self.anew = True
+
+    known, broken, sound = Forks(), Broken(), Sound()
+    known.add(broken)
+    known.add(sound)
+
+    known.start_anew()
+
+    assert sound.anew
+    assert "could not begin anew" in caplog.text

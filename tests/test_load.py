@@ -395,3 +395,22 @@ def test_a_proxy_whose_port_is_taken_names_the_port_and_the_flag() -> None:
     assert proxy.returncode == 2
     assert address in said
     assert "--listen" in said
+
+
+@pytest.mark.processes
+def test_a_second_hangup_takes_no_last_line_from_a_load(somebody: str) -> None:
+    with loading(somebody) as load:
+        read_until(load, "virtual clients")
+        load.send_signal(signal.SIGHUP)
+        load.send_signal(signal.SIGHUP)
+        read_until(load, "the end: ")
+        assert load.wait(20) in (0, 1)
+
+
+@pytest.mark.processes
+def test_a_load_that_has_asked_nothing_or_in_vain_says_why_it_exits_with_1() -> None:
+    done = module("cli", "load", "--target", "http://127.0.0.1:1", "--clients", "1", "--duration", "0.001")
+    _, said = done.communicate(timeout=60)
+
+    assert done.returncode == 1
+    assert "no request was made" in said or "does not answer" in said

@@ -82,11 +82,24 @@ def test_a_failure_that_could_be_of_any_endpoint_names_all(capsys: pytest.Captur
     assert "the export to http://a:4318 and http://b:4318 failed: Exception while exporting metrics" in line
 
 
-def test_an_endpoint_that_is_no_url_is_named_without_its_credentials() -> None:
+@pytest.mark.parametrize("protocol", ["", "grpc", "http/protobuf"])
+@pytest.mark.parametrize("variable", ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"])
+@pytest.mark.parametrize(
+    ("endpoint", "public"),
+    [
+        ("http://ada:s3cret@collector:port", "http://collector:port"),
+        ("http://ada:s3cret/more@collector:4318", "http://collector:4318"),
+        ("http://ada:s3cret#more@collector:4318", "http://collector:4318"),
+        ("http://ada:s3cret@[::1", "http://[::1"),
+    ],
+)
+def test_an_endpoint_that_is_no_url_is_named_by_its_variable_and_without_its_credentials(
+    endpoint: str, public: str, variable: str, protocol: str
+) -> None:
     with pytest.raises(ConfigError) as error:
-        require_exporters({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://ada:s3cret@collector:port"})
+        require_exporters({variable: endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": protocol})
 
-    assert "'http://collector:port'" in str(error.value)
+    assert str(error.value) == f"{variable} takes a URL, not {public!r}"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ Every line goes to the log, so that it stands beside the proxy's own lines where
 """
 
 import logging
+import signal
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -69,17 +70,27 @@ async def _generate(options: LoadOptions) -> Tally:
         await load.run()
         tasks.cancel_scope.cancel()
     silence.look()
+    if not load.tally.requests:
+        _logger.warning("no request was made, so nothing is known of %s", options.target)
     _logger.info("the end: %s", _sums(load.tally))
     return load.tally
 
 
 async def _stop_on_signal(load: Load, *, task_status: TaskStatus[None]) -> None:
-    """Stop the load on the first signal; a second one ends the program at once."""
+    """Stop the load on the first signal. A second SIGINT or SIGTERM ends the program at once.
+
+    A terminal that closes may send SIGHUP twice, so a further SIGHUP does nothing.
+    """
     with anyio.open_signal_receiver(*ending()) as signals:
         task_status.started()
-        async for _ in signals:
-            load.stop()
-            return
+        stopping = False
+        async for number in signals:
+            if not stopping:
+                stopping = True
+                load.stop()
+            elif number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)
+                signal.raise_signal(number)
 
 
 class _Silence:

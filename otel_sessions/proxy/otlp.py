@@ -45,7 +45,8 @@ _DEFAULTS: Final = {
     "OTEL_BLRP_SCHEDULE_DELAY": "1000",  # milliseconds
     "OTEL_EXPORTER_OTLP_TIMEOUT": "1",  # seconds, in Python's exporters
 }
-_CREDENTIALS: Final = re.compile(r"//[^/?#]*@")
+_CREDENTIALS: Final = re.compile(r"//.*@")
+"""To the last @, since what makes an endpoint wrong is often a password with a slash in it."""
 _FLUSH_SECONDS: Final = 2.0
 _PROCESS_METRICS: Final[dict[str, list[str] | None]] = {
     "process.cpu.time": ["user", "system"],
@@ -84,6 +85,7 @@ def exporting(service_name: str) -> Iterator[None]:
 def require_exporters(environ: Mapping[str, str] = os.environ) -> None:
     """Raise `ImportError` or `ConfigError` if the export that the environment asks for cannot work here."""
     for signal in _asked(environ):
+        _require_url(signal, environ)
         import_module(_exporter_module(signal, environ))
 
 
@@ -218,7 +220,14 @@ def _exporter_module(signal: str, environ: Mapping[str, str]) -> str:
 
 def _usual_protocol(endpoint: str) -> str:
     """Return what collectors speak on the port of an endpoint."""
+    return "grpc" if urlsplit(endpoint).port == _GRPC_PORT else "http/protobuf"
+
+
+def _require_url(signal: str, environ: Mapping[str, str]) -> None:
+    """Raise `ConfigError`, which names the variable, if the endpoint of a signal is no URL."""
+    own, endpoint = f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT", _endpoint(signal, environ)
     try:
-        return "grpc" if urlsplit(endpoint).port == _GRPC_PORT else "http/protobuf"
+        urlsplit(_as_url(endpoint)).port  # noqa: B018  # reading it checks it
     except ValueError as error:
-        raise ConfigError(f"{ENDPOINT} takes a URL, not {_CREDENTIALS.sub('//', endpoint)!r}") from error
+        variable = own if environ.get(own) else ENDPOINT
+        raise ConfigError(f"{variable} takes a URL, not {_CREDENTIALS.sub('//', endpoint)!r}") from error
