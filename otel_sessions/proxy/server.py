@@ -2,8 +2,8 @@
 
 On the first SIGINT, SIGTERM or SIGHUP it stops accepting. The manager drains and ends its sessions, and only then does
 the server wait for what is left of its connections; the other way round, open streams would hold it up until they are
-cut. This holds from the line "listening on" on. A second SIGINT or SIGTERM ends the process at once; a second SIGHUP
-changes nothing.
+cut. This holds from the line "listening on" on. A second SIGINT or SIGTERM ends the process at once. SIGHUP is not
+counted: the first SIGINT or SIGTERM after it, or a second SIGHUP, changes nothing.
 """
 
 import asyncio
@@ -183,6 +183,7 @@ class _Server(uvicorn.Server):
         self._limits = limits
         self._manager = manager
         self._unleased = unleased
+        self._told_to_end = False
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         drained = time.monotonic() + min(self._limits.drain_timeout, self._limits.shutdown_timeout)
@@ -212,15 +213,19 @@ class _Server(uvicorn.Server):
             yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self.should_exit:
+        if self._told_to_end:
             os._exit(128 + sig)
-        super().handle_exit(sig, frame)
-        self._captured_signals.clear()  # it has done what it is for; the process ends with status 0
+        self._told_to_end = True
+        self._end_in_order(sig, frame)
 
     def _handle_hangup(self, sig: int, frame: FrameType | None) -> None:
         signal.signal(sig, signal.SIG_IGN)
+        self._end_in_order(sig, frame)
+
+    def _end_in_order(self, sig: int, frame: FrameType | None) -> None:
         if not self.should_exit:
-            self.handle_exit(sig, frame)
+            super().handle_exit(sig, frame)
+            self._captured_signals.clear()  # it has done what it is for; the process ends with status 0
 
 
 class _Beside(uvicorn.Server):

@@ -101,15 +101,33 @@ def test_a_second_hangup_cuts_nothing_short_because_a_closing_terminal_sends_two
     assert origin.counts()["sessions"] == 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_after_a_hangup_the_first_signal_of_another_kind_cuts_nothing_short(
+    number: signal.Signals, start: StartProxy, http: httpx2.Client, origin: Origin
+) -> None:
+    with start("--drain-timeout", "1") as proxy:
+        session_id = opened(proxy.url)
+        with http.stream("GET", f"{proxy.url}/mcp", headers={"mcp-session-id": session_id}) as answer:
+            parts = answer.iter_raw()
+            next(parts)
+            proxy.process.process.send_signal(signal.SIGHUP)
+            until(lambda: httpx2.get(f"{proxy.health}/healthz", trust_env=False), lambda said: said.is_error)
+            proxy.process.process.send_signal(number)
+            assert b"".join(parts).endswith(b"\n\n")  # a clean end: anything else raises
+
+        assert proxy.process.process.wait(20) == 0
+    assert origin.counts()["sessions"] == 0
+
+
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
-def test_after_a_hangup_a_second_signal_of_another_kind_ends_it_at_once(
+def test_a_second_signal_that_is_no_hangup_ends_it_at_once(
     second: signal.Signals, start: StartProxy, http: httpx2.Client, origin: Origin
 ) -> None:
     with start("--drain-timeout", "600", "--shutdown-timeout", "600") as proxy:
         session_id = opened(proxy.url)
         with http.stream("GET", f"{proxy.url}/mcp", headers={"mcp-session-id": session_id}) as answer:
             next(answer.iter_raw())
-            proxy.process.process.send_signal(signal.SIGHUP)
+            proxy.process.process.send_signal(signal.SIGTERM)
             until(lambda: httpx2.get(f"{proxy.health}/healthz", trust_env=False), lambda said: said.is_error)
             proxy.process.process.send_signal(second)
 
