@@ -1,7 +1,7 @@
 """How a run is shown while it goes on: a view that moves on a terminal, plain lines now and then where there is none.
 
-On a terminal the view has a screen of its own, so that whatever size that takes it scrolls nothing away, and what was
-there before comes back. Plain lines are ASCII of less than 80 columns.
+On a terminal the view has a screen of its own. The view scrolls nothing away, whatever the size of the terminal, and
+what was on the terminal before comes back at the end. Plain lines are ASCII of less than 80 columns.
 """
 
 import os
