@@ -224,7 +224,8 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Drive a proxy in front of an MCP server with virtual clients, until it is stopped: a ramp, steady use, a "
         "burst past the cap, a mass abandonment and a recovery, again and again. With OTEL_EXPORTER_OTLP_ENDPOINT set, "
-        "what it says goes to that collector, too. Exits 0, or 1 if the proxy has never answered."
+        "what it says goes to that collector, too. Exits 0, or 1 if the proxy has never answered. "
+        "That holds also if no request was made before the end."
     )
     parser.set_defaults(command=_load, needs="load", extra="demo")
     add = parser.add_argument

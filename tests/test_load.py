@@ -235,6 +235,13 @@ def test_wrong_arguments_exit_with_2(arguments: list[str]) -> None:
         main(["load", "--duration", "1", *arguments])
 
 
+def test_the_help_says_that_a_load_without_a_request_exits_with_1(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["load", "--help"])
+
+    assert "if no request was made before the end" in " ".join(capsys.readouterr().out.split())
+
+
 def module(name: str, *arguments: str, **environ: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-m", f"otel_sessions.{name}", *arguments],
