@@ -82,6 +82,12 @@ def test_a_failure_that_could_be_of_any_endpoint_names_all(capsys: pytest.Captur
     assert "the export to http://a:4318 and http://b:4318 failed: Exception while exporting metrics" in line
 
 
+def test_a_failed_export_to_what_is_no_url_raises_nothing_in_the_exporter(capsys: pytest.CaptureFixture[str]) -> None:
+    (line,) = said(capsys, everywhere("http://ada:s3cret@[::1"), (f"{HTTP}.trace_exporter", "no spans"))
+
+    assert line == "telemetry is lost: an export failed, and why cannot be said"
+
+
 @pytest.mark.parametrize("protocol", ["", "grpc", "http/protobuf"])
 @pytest.mark.parametrize("variable", ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"])
 @pytest.mark.parametrize(
@@ -91,6 +97,7 @@ def test_a_failure_that_could_be_of_any_endpoint_names_all(capsys: pytest.Captur
         ("http://ada:s3cret/more@collector:4318", "http://collector:4318"),
         ("http://ada:s3cret#more@collector:4318", "http://collector:4318"),
         ("http://ada:s3cret@[::1", "http://[::1"),
+        ("ada:s3cret/more@collector:4317", "collector:4317"),
     ],
 )
 def test_an_endpoint_that_is_no_url_is_named_by_its_variable_and_without_its_credentials(

@@ -45,7 +45,7 @@ _DEFAULTS: Final = {
     "OTEL_BLRP_SCHEDULE_DELAY": "1000",  # milliseconds
     "OTEL_EXPORTER_OTLP_TIMEOUT": "1",  # seconds, in Python's exporters
 }
-_CREDENTIALS: Final = re.compile(r"//.*@")
+_CREDENTIALS: Final = re.compile(r"^([a-z][a-z0-9+.-]*://)?.*@", re.IGNORECASE)
 """To the last @, since what makes an endpoint wrong is often a password with a slash in it."""
 _FLUSH_SECONDS: Final = 2.0
 _PROCESS_METRICS: Final[dict[str, list[str] | None]] = {
@@ -146,6 +146,14 @@ class LostTelemetry(logging.Handler):
         self._told: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Never raises: it is called inside the exporter."""
+        try:
+            self._tell(record)
+        except Exception:
+            with suppress(OSError, ValueError):  # no traceback, which could name secrets
+                sys.stderr.write("telemetry is lost: an export failed, and why cannot be said\n")
+
+    def _tell(self, record: logging.LogRecord) -> None:
         message = record.getMessage()
         places = {_place(endpoint) for endpoint in self._concerned(record.name, message)}
         if places <= self._told:
@@ -230,4 +238,5 @@ def _require_url(signal: str, environ: Mapping[str, str]) -> None:
         urlsplit(_as_url(endpoint)).port  # noqa: B018  # reading it checks it
     except ValueError as error:
         variable = own if environ.get(own) else ENDPOINT
-        raise ConfigError(f"{variable} takes a URL, not {_CREDENTIALS.sub('//', endpoint)!r}") from error
+        public = _CREDENTIALS.sub(r"\1", endpoint)
+        raise ConfigError(f"{variable} takes a URL, not {public!r}") from error
