@@ -192,7 +192,8 @@ class CookieMatcher(IssuingMatcher):
     def announce(self, session_id: str, scope: Scope, headers: Headers) -> Headers:
         secure = scope.get("scheme") in ("https", "wss") if self._secure is None else self._secure
         cookie = f"{self.name}={session_id}{self._rest}{'; Secure' if secure else ''}"
-        return [*headers, (b"set-cookie", cookie.encode("latin-1"))]
+        others = [pair for pair in headers if not cookies.sets(pair, self._name)]
+        return [*others, (b"set-cookie", cookie.encode("latin-1"))]
 
     def towards_app(self, headers: Headers, session_id: str | None) -> Headers:
         return cookies.only(headers, self._name, None if session_id is None else session_id.encode("latin-1"))

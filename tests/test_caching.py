@@ -17,6 +17,8 @@ SAID = [
     (b'no-cache="x, public", public', b'no-cache="x, public", private'),
     (b"no-store", b"no-store, private"),
     (b"max-age=0,must-revalidate", b"max-age=0, must-revalidate, private"),
+    (b"max-age=1;public", b"no-store"),
+    (b"public;foo, max-age=9", b"no-store"),
 ]
 
 

@@ -147,6 +147,14 @@ def test_a_cookie_has_what_was_asked_for_and_what_browsers_need(matcher: CookieM
     SimpleCookie().load(said)
 
 
+def test_what_the_app_sets_under_that_name_is_replaced() -> None:
+    said = [(b"Set-Cookie", b"otel-session=app; Path=/x"), (b"set-cookie", b"otel-session-2=b")]
+
+    headers = CookieMatcher().announce("s", http(), said)
+
+    assert [value.partition(b";")[0] for _, value in headers] == [b"otel-session-2=b", b"otel-session=s"]
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [

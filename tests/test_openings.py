@@ -163,7 +163,7 @@ async def test_a_skipped_request_with_a_live_id_neither_touches_nor_shows_it(man
     assert app.named(b"cookie") == [b"b=1"]
 
 
-@pytest.mark.parametrize("skip", ["healthz", ["/a", "b"], [""]])
+@pytest.mark.parametrize("skip", ["healthz", ["/a", "b"], [""], [1], b"/x"])
 def test_a_path_that_can_match_nothing_is_refused(skip: Any) -> None:
     with pytest.raises(ConfigError, match="skip takes paths that begin with"):
         SessionLeaseMiddleware(App(), SessionManager(), skip=skip)
@@ -491,6 +491,17 @@ async def test_without_sse_path_a_stream_passes_uncounted(manager: SessionManage
 def test_a_wrong_sse_path_is_named() -> None:
     with pytest.raises(ConfigError, match="sse_path takes a path that begins with /, not 'sse'"):
         McpMatcher(sse_path="sse")
+
+
+async def test_an_answer_that_repeats_the_id_stays_out_of_shared_caches(manager: SessionManager[Any]) -> None:
+    await manager.create_session("of-the-app", data=None)
+    app = App(headers=(*MADE, (b"cache-control", b"public, max-age=60")))
+
+    client = await Client(http("GET", mcp_session_id="of-the-app")).go(
+        SessionLeaseMiddleware(app, manager, McpMatcher())
+    )
+
+    assert client.headers(b"cache-control") == [b"max-age=60, private"]
 
 
 # Strays: no session is left in the app

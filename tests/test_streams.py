@@ -264,6 +264,56 @@ def test_a_timeout_that_is_no_time_is_refused(seconds: Any) -> None:
         SessionLeaseMiddleware(Saying(), SessionManager(), stream_idle_timeout=seconds)
 
 
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+async def test_what_an_app_does_after_its_answer_is_not_cut_short(
+    manager: SessionManager[None], session: Session[None], kind: str
+) -> None:
+    done = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if kind == "http":
+            await Saying(b"data: 1\n\n")(scope, receive, send)
+        else:
+            await send({"type": "websocket.accept"})
+            await send({"type": "websocket.close"})
+        await anyio.sleep(100)
+        done.append("background")
+
+    await Client({**http(x_session_id="s"), "type": kind}).go(
+        SessionLeaseMiddleware(app, manager, stream_idle_timeout=35)
+    )
+
+    assert done == ["background"]
+
+
+async def test_a_websocket_whose_client_has_left_may_be_tidied_up(
+    manager: SessionManager[None], session: Session[None]
+) -> None:
+    done = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.accept"})
+        assert (await receive())["type"] == "websocket.disconnect"
+        await anyio.sleep(100)
+        done.append("tidy")
+
+    client = Client({**http(x_session_id="s"), "type": "websocket"}, [{"type": "websocket.disconnect"}])
+    await client.go(SessionLeaseMiddleware(app, manager, stream_idle_timeout=35))
+
+    assert done == ["tidy"]
+
+
+async def test_an_answer_that_tells_its_length_is_no_stream(
+    manager: SessionManager[None], session: Session[None]
+) -> None:
+    client = asking()
+    app = Saying(b"a", b"b", pause=100, headers=((b"Content-Length", b"2"),))
+
+    await client.go(SessionLeaseMiddleware(app, manager, stream_idle_timeout=35))
+
+    assert client.body == b"ab"
+
+
 # Cookies that are sent again
 
 

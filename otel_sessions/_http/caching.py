@@ -12,6 +12,7 @@ Headers = Iterable[tuple[bytes, bytes]]
 _FOR_SHARED_CACHES: Final = frozenset({b"surrogate-control", b"edge-control", b"x-accel-expires"})
 """Headers that shared caches obey before `Cache-Control`, besides every `*CDN-Cache-Control` (RFC 9213)."""
 _DIRECTIVE: Final = re.compile(rb'\s*([^\s=,"]+)\s*(?:=\s*("(?:[^"\\]|\\.)*"?|[^\s,]*))?[^,]*')
+_WELL_FORMED: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+(=([!#$%&'*+\-.^_`|~0-9A-Za-z]+|\".*\"))?", re.DOTALL)
 _SHARED: Final = frozenset({b"public", b"s-maxage", b"private"})
 """Directives that let a shared cache keep an answer; `private="field"` holds back that one field only."""
 
@@ -19,8 +20,9 @@ _SHARED: Final = frozenset({b"public", b"s-maxage", b"private"})
 def unshared(headers: Headers, varies_on: bytes) -> list[tuple[bytes, bytes]]:
     """Return an answer's headers so that no shared cache keeps it.
 
-    Without a `Cache-Control` of the app's own the answer gets `no-store`. With one it becomes `private`, and keeps what
-    else the app said. `Vary` names the request header `varies_on`. Headers for shared caches alone are removed.
+    Without a `Cache-Control` of the app's own, or with a malformed one, the answer gets `no-store`. With a good one it
+    becomes `private`, and keeps what else the app said. `Vary` names the request header `varies_on`. Headers for shared
+    caches alone are removed.
     """
     kept: list[tuple[bytes, bytes]] = []
     said: list[bytes] = []
@@ -38,8 +40,8 @@ def unshared(headers: Headers, varies_on: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def _private(said: list[bytes]) -> bytes:
-    if not said:
-        return b"no-store"
+    if not said or not all(map(_WELL_FORMED.fullmatch, said)):
+        return b"no-store"  # what caches make of anything else, nobody knows
     rest = [directive for directive in said if directive.partition(b"=")[0].lower() not in _SHARED]
     return b", ".join([*rest, b"private"])
 

@@ -49,6 +49,11 @@ def only(headers: Headers, name: bytes, value: bytes | None) -> Headers:
     return [*others, (b"cookie", b"; ".join(kept))] if kept else others
 
 
+def sets(header: tuple[bytes, bytes], name: bytes) -> bool:
+    """Return whether a header of an answer sets a cookie of this name."""
+    return header[0].lower() == b"set-cookie" and header[1].partition(b"=")[0].strip(_SPACE) == name
+
+
 def _lines(headers: Headers) -> list[bytes]:
     return [line for key, line in headers if key == b"cookie"]
 

@@ -5,6 +5,7 @@ the role decides (`_roles`): it is asked once, when the answer starts.
 """
 
 from collections.abc import Awaitable, Callable, MutableMapping
+from math import inf
 from typing import Any, Final
 
 import anyio
@@ -39,11 +40,13 @@ _OUTSIDE: Final = Outside()
 class Exchange:
     """One request. The app gets `receive` and `send`.
 
-    With `idle_timeout` a stream on which nothing has passed either way for so many seconds is ended.
+    With `idle_timeout` a stream on which nothing has passed either way for so many seconds is ended. An answer that
+    tells its length is no stream; what the app does after its answer is not cut short.
     """
 
     __slots__ = (
         *("_events", "_idle_timeout", "_looked_at", "_over", "_receive", "_scope", "_send", "_silence", "_started"),
+        "_streams",
         "role",
     )
     starts = "http.response.start"
@@ -58,6 +61,8 @@ class Exchange:
         self._looked_at: list[Message] | None = None
         self._started = False
         self._over = False
+        self._streams = False
+        """Whether an answer has started whose end is not told before."""
         self._events: Events | None = None
 
     async def run(self, app: ASGIApp, scope: Scope) -> None:
@@ -102,6 +107,8 @@ class Exchange:
         if kind == "http.response.body":
             self._over = not message.get("more_body", False)
             self._note_part(message.get("body", b""))
+            if self._over:
+                self._expect_more()
         elif kind == self.starts:
             message = self._start(message)
         await self._send(message)
@@ -132,6 +139,7 @@ class Exchange:
         headers = self.role.answer_starts(message.get("status", 101), said)
         self._started = True
         self._events = Events.of(headers)
+        self._streams = not any(name.lower() == b"content-length" for name, _ in headers)
         self._expect_more()
         return message if headers is said else {**message, "headers": headers}
 
@@ -154,8 +162,9 @@ class Exchange:
             self.role.session.touch()
 
     def _expect_more(self) -> None:
-        if self._silence is not None and self._idle_timeout is not None and self._started:
-            self._silence.deadline = anyio.current_time() + self._idle_timeout
+        """Let the time of silence begin anew, or end with the exchange."""
+        if self._silence is not None and self._idle_timeout is not None and self._streams:
+            self._silence.deadline = inf if self._over else anyio.current_time() + self._idle_timeout
 
     async def _answer(self, kind: str, answer: Answer) -> None:
         self._started = self._over = True
@@ -171,13 +180,17 @@ class WebSocket(Exchange):
 
     async def receive(self) -> Message:
         message: Message = await self._receive()
-        self._over = self._over or message["type"] == "websocket.disconnect"
+        if message["type"] == "websocket.disconnect":
+            self._over = True
+            self._expect_more()
         if message["type"] == "websocket.receive":
             self._note_message()
         return message
 
     async def send(self, message: Message) -> None:
-        self._over = self._over or message["type"] in ("websocket.close", "websocket.http.response.start")
+        if message["type"] in ("websocket.close", "websocket.http.response.start"):
+            self._over = True
+            self._expect_more()
         if message["type"] == "websocket.send":
             self._note_message()
         await super().send(message)

@@ -119,8 +119,10 @@ class Asking:
     def answer_starts(self, status: int, headers: Headers) -> Headers:
         self.closes = self.session is not None and self._matcher.ends(self._scope, status)
         named = self._matcher.id_in_answer(headers)
-        if named is None or (self.session is not None and named == self.session.id):
+        if named is None:
             return headers
+        if self.session is not None and named == self.session.id:
+            return unshared(headers, self._matcher.request_header)
         self.stray = named
         return self._matcher.withhold(headers)
 

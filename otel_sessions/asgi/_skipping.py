@@ -18,7 +18,7 @@ def skips(skip: Skips | Iterable[str]) -> Skips:
         return skip
     paths = [skip] if isinstance(skip, str) else list(skip)
     for path in paths:
-        if not path.startswith(("/", "*")):
+        if not str(path).startswith(("/", "*")):  # what is no text begins otherwise, too
             raise ConfigError(f"skip takes paths that begin with / or *, or a function of the scope, not {path!r}")
     if not paths:
         return lambda _: False
