@@ -9,12 +9,8 @@ from typing import TYPE_CHECKING, Final
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from ._callbacks import CloseHook
-    from ._capacity import Reservation
-    from ._ids import fingerprint
-    from ._leases import Hold, Lease, Pin
-    from .config import SessionConfig
-    from .exceptions import (
+    from ._core.config import SessionConfig
+    from ._core.exceptions import (
         ConfigError,
         ManagerClosed,
         SessionError,
@@ -24,12 +20,16 @@ if TYPE_CHECKING:
         SinkFull,
         TooManySessions,
     )
-    from .manager import SessionManager
-    from .records import Record, read_records
-    from .session import UNSET, Limit, Session, SessionMetadata, Unset
-    from .sink import JsonLinesSink, SessionSink
-    from .stats import CleanupReport, SessionStats
-    from .words import EndReason, Outcome, PerClientAtCap, RejectionReason, SessionState, Skipped, Trigger
+    from ._core.ids import fingerprint
+    from ._core.session import UNSET, Limit, Session, SessionMetadata, Unset
+    from ._core.stats import CleanupReport, SessionStats
+    from ._core.words import EndReason, Outcome, PerClientAtCap, RejectionReason, SessionState, Skipped, Trigger
+    from ._engine.capacity import Reservation
+    from ._engine.hooks import CloseHook, SessionSink
+    from ._engine.leases import Hold, Lease, Pin
+    from ._engine.manager import SessionManager
+    from .sinks._jsonlines import JsonLinesSink
+    from .sinks.records import Record, read_records
 
 __all__ = [
     "UNSET",
@@ -70,16 +70,16 @@ __all__ = [
 ]
 
 _NAMES: Final = {
-    "_callbacks": ("CloseHook",),
-    "_capacity": ("Reservation",),
-    "_ids": ("fingerprint",),
-    "_leases": (
+    "_engine.hooks": ("CloseHook", "SessionSink"),
+    "_engine.capacity": ("Reservation",),
+    "_core.ids": ("fingerprint",),
+    "_engine.leases": (
         "Hold",
         "Lease",
         "Pin",
     ),
-    "config": ("SessionConfig",),
-    "exceptions": (
+    "_core.config": ("SessionConfig",),
+    "_core.exceptions": (
         "ConfigError",
         "ManagerClosed",
         "SessionError",
@@ -89,27 +89,24 @@ _NAMES: Final = {
         "SinkFull",
         "TooManySessions",
     ),
-    "manager": ("SessionManager",),
-    "records": (
+    "_engine.manager": ("SessionManager",),
+    "sinks.records": (
         "Record",
         "read_records",
     ),
-    "session": (
+    "_core.session": (
         "UNSET",
         "Limit",
         "Session",
         "SessionMetadata",
         "Unset",
     ),
-    "sink": (
-        "JsonLinesSink",
-        "SessionSink",
-    ),
-    "stats": (
+    "sinks._jsonlines": ("JsonLinesSink",),
+    "_core.stats": (
         "CleanupReport",
         "SessionStats",
     ),
-    "words": (
+    "_core.words": (
         "EndReason",
         "Outcome",
         "PerClientAtCap",

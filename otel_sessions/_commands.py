@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from . import ConfigError, EndReason, __version__
-from ._options import text
+from ._core.options import text
 from ._program.arguments import FILE, ORIGIN, argument, count, port, positive, whole
 from .proxy.settings import add_arguments
 
@@ -65,7 +65,7 @@ def _proxy(options: argparse.Namespace) -> int:
 
 
 def _load(options: argparse.Namespace) -> int:
-    from .demo.generator import LoadOptions, generate
+    from .demo.load.generator import LoadOptions, generate
 
     return generate(
         LoadOptions(
@@ -80,11 +80,11 @@ def _load(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from .demo.processes import PortTaken
-    from .demo.report import ReportFailed
+    from ._program.otlp import ENDPOINT, require_exporters
+    from .demo.processes.children import PortTaken
+    from .demo.result.report import ReportFailed
+    from .demo.result.show import OutputClosed, OutputFailed
     from .demo.run import DemoFailed, Options, run
-    from .demo.show import OutputClosed, OutputFailed
-    from .proxy.otlp import ENDPOINT, require_exporters
     from .proxy.settings import unread_variables
 
     for warning in unread_variables(os.environ):
@@ -115,7 +115,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _export_show(options: argparse.Namespace) -> int:
-    from .show import show
+    from .sinks._table import show
 
     try:
         unreadable = show(options.files, sys.stdout, reasons=options.reason or _REASONS, client=options.client or "")
@@ -133,7 +133,7 @@ def _require(needs: str) -> None:
     for module in _NEEDS[needs]:
         if find_spec(module) is None:  # not imported: matplotlib takes half a second, and is needed last
             raise ModuleNotFoundError(name=module)
-    from .proxy.otlp import require_exporters
+    from ._program.otlp import require_exporters
 
     require_exporters()
 

@@ -14,9 +14,9 @@ from enum import StrEnum
 from http import HTTPStatus
 from typing import Any, Final, Protocol, runtime_checkable
 
+from ._core.exceptions import ConfigError, SessionError, SessionNotFound, TooManySessions
 from ._http import cookies, set_cookie
 from ._http.json_rpc import calls
-from .exceptions import ConfigError, SessionError, SessionNotFound, TooManySessions
 
 Scope = MutableMapping[str, Any]
 Headers = Sequence[tuple[bytes, bytes]]

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from otel_sessions.demo.course import Course, Sample
 from otel_sessions.demo.limits import usual_limits, without_cleanup
-from otel_sessions.demo.reading import Reading
-from otel_sessions.demo.state import State
-from otel_sessions.demo.tally import Tally
-from otel_sessions.demo.verdict import MIB
+from otel_sessions.demo.load.tally import Tally
+from otel_sessions.demo.processes.reading import Reading
+from otel_sessions.demo.result.course import Course, Sample
+from otel_sessions.demo.result.state import State
+from otel_sessions.demo.result.verdict import MIB
 
 CLIENTS = 16
 REASONS: Mapping[str, int] = dict.fromkeys(("idle_timeout", "max_age", "closed", "failed", "evicted", "shutdown"), 0)

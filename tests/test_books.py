@@ -21,8 +21,8 @@ from otel_sessions import (
     TooManySessions,
     Trigger,
 )
-from otel_sessions._books import Books, RecentEnds, Totals
-from otel_sessions.words import CleanupError, Occupancy
+from otel_sessions._core.books import Books, RecentEnds, Totals
+from otel_sessions._core.words import CleanupError, Occupancy
 
 from .virtual import Clock
 

@@ -532,7 +532,7 @@ class TestEmergencies:
     async def test_the_pass_is_the_managers_own_and_goes_on_without_the_creator(
         self, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("otel_sessions._sweep._SLICE", 0.0)
+        monkeypatch.setattr("otel_sessions._engine.sweep._SLICE", 0.0)
         async with SessionManager(config(max_sessions=320, emergency_idle_time=100), clock=clock) as manager:
             await fill(manager, 320)
             await anyio.sleep(100)

@@ -76,7 +76,7 @@ def write(tmp_path: Path) -> WriteFile:
 @pytest.fixture
 def untold(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a process in which nothing has been logged yet."""
-    monkeypatch.setattr("otel_sessions.config._told", set())
+    monkeypatch.setattr("otel_sessions._core.config._told", set())
 
 
 def made_with(name: str, value: object) -> Any:

@@ -22,13 +22,13 @@ import psutil
 import pytest
 
 from otel_sessions import ConfigError, __version__
+from otel_sessions._program.otlp import require_exporters
 from otel_sessions.cli import main
 from otel_sessions.demo import run
-from otel_sessions.demo.processes import PortTaken
-from otel_sessions.demo.report import FILES, ReportFailed
+from otel_sessions.demo.processes.children import PortTaken
+from otel_sessions.demo.result.report import FILES, ReportFailed
+from otel_sessions.demo.result.show import OutputFailed
 from otel_sessions.demo.run import DemoFailed
-from otel_sessions.demo.show import OutputFailed
-from otel_sessions.proxy.otlp import require_exporters
 
 from .processes import clean_environ
 
@@ -379,29 +379,29 @@ def test_cleanup_that_is_switched_off_fails_the_demo_and_is_named(tmp_path: Path
 
 
 PASSES_DO_NOTHING = """
-from otel_sessions import _emergency, _sweep
+from otel_sessions._engine import eviction, sweep
 
 
 async def do_nothing(*_):
     pass
 
 
-_sweep.Sweep.end_due = _emergency.Emergency.free_places = do_nothing
+sweep.Sweep.end_due = eviction.Emergency.free_places = do_nothing
 """
 THE_WHEEL_DROPS_EVERY_12TH = """
 from itertools import count
 
-from otel_sessions import _wheel
+from otel_sessions._core import wheel
 
-file, numbers = _wheel.Wheel.file, count(1)
+file, numbers = wheel.Wheel.file, count(1)
 
 
-def drop_every_12th(wheel, entry, deadline, now):
+def drop_every_12th(self, entry, deadline, now):
     if next(numbers) % 12:
-        file(wheel, entry, deadline, now)
+        file(self, entry, deadline, now)
 
 
-_wheel.Wheel.file = drop_every_12th
+wheel.Wheel.file = drop_every_12th
 """
 
 
@@ -512,7 +512,7 @@ def test_a_demo_that_is_killed_takes_its_processes_with_it(tmp_path: Path) -> No
 @pytest.mark.processes
 def test_a_twin_that_is_killed_ends_nothing_and_is_told(tmp_path: Path) -> None:
     with demo(tmp_path, "--clients", "4", "--duration", "3") as running:
-        running.child("otel_sessions.demo.proxy", "--max-sessions=off").kill()
+        running.child("otel_sessions.demo.processes.proxy", "--max-sessions=off").kill()
         status, said, complained = running.end()
 
     assert (status, complained) == (1, "")  # it was too short
@@ -525,8 +525,8 @@ def test_a_twin_that_is_killed_ends_nothing_and_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "name"),
     [
-        (("otel_sessions.demo.proxy", "--max-sessions=2"), "the proxy"),
-        (("otel_sessions.demo.upstream",), "the upstream"),
+        (("otel_sessions.demo.processes.proxy", "--max-sessions=2"), "the proxy"),
+        (("otel_sessions.demo.processes.upstream",), "the upstream"),
     ],
     ids=["proxy", "upstream"],
 )

@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from otel_sessions.demo.course import Course
-from otel_sessions.demo.phases import Moment
-from otel_sessions.demo.show import say, showing, sum_up
-from otel_sessions.demo.sparkline import binned, meter, sparkline
-from otel_sessions.demo.state import State
-from otel_sessions.demo.verdict import judge
-from otel_sessions.demo.view import View
+from otel_sessions.demo.load.phases import Moment
+from otel_sessions.demo.result.course import Course
+from otel_sessions.demo.result.show import say, showing, sum_up
+from otel_sessions.demo.result.sparkline import binned, meter, sparkline
+from otel_sessions.demo.result.state import State
+from otel_sessions.demo.result.verdict import judge
+from otel_sessions.demo.result.view import View
 
 from .courses import ALONE, CLIENTS, GOOD, LEAKING, OVER
 

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given
 
 from otel_sessions import EndReason, SessionState
+from otel_sessions._core.words import Skipped
 from otel_sessions.cli import main
-from otel_sessions.records import MAX_LINE, Record, read_records
-from otel_sessions.show import in_order
-from otel_sessions.words import Skipped
+from otel_sessions.sinks._table import in_order
+from otel_sessions.sinks.records import MAX_LINE, Record, read_records
 
 from .processes import ROOT
 
@@ -367,7 +367,7 @@ class TestAsAProcess:
 
 
 def test_show_writes_to_what_names_no_encoding(path: Path) -> None:
-    from otel_sessions.show import show as show_to
+    from otel_sessions.sinks._table import show as show_to
 
     path.write_bytes(record(failure="größer").line())
     out = io.StringIO()

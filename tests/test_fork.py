@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 from otel_sessions import EndReason, JsonLinesSink, SessionConfig, SessionManager, SinkClosed
-from otel_sessions._forks import Forks, forks
+from otel_sessions._core.forks import Forks, forks
 
 from .test_registry import output_of
 from .test_telemetry import Signals
@@ -21,7 +21,8 @@ import threading
 import warnings
 
 import anyio
-from otel_sessions import ManagerClosed, SessionConfig, SessionManager, _registry
+from otel_sessions import ManagerClosed, SessionConfig, SessionManager
+from otel_sessions._telemetry import providers
 from tests.test_telemetry import Signals
 
 warnings.simplefilter("ignore", DeprecationWarning)  # of a fork where threads run
@@ -175,7 +176,7 @@ board = manager._telemetry._entry.board
 held, over = threading.Event(), threading.Event()
 
 def hold():
-    with _registry._registry._lock, board._equipping:
+    with providers._registry._lock, board._equipping:
         held.set()
         over.wait()
 

@@ -722,7 +722,7 @@ class TestRaces:
     @pytest.fixture(autouse=True)
     def restless(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Let passes let the loop go on every 32 sessions."""
-        monkeypatch.setattr("otel_sessions._sweep._SLICE", 0.0)
+        monkeypatch.setattr("otel_sessions._engine.sweep._SLICE", 0.0)
 
     async def test_a_session_that_is_leased_or_touched_while_a_pass_runs_is_not_evicted(self, clock: Clock) -> None:
         config = SessionConfig(max_sessions=320, emergency_idle_time=10, cleanup_interval=1000)

@@ -14,10 +14,10 @@ import httpx2
 import pytest
 
 from otel_sessions.cli import main
-from otel_sessions.demo.load import Load
-from otel_sessions.demo.mcp import CALL, OPENED, OPENING, REVISION, headers_of
-from otel_sessions.demo.phases import PHASES, STEADY, Phase, Story
-from otel_sessions.demo.upstream import Upstream as ToyUpstream
+from otel_sessions.demo.load.clients import Load
+from otel_sessions.demo.load.mcp import CALL, OPENED, OPENING, REVISION, headers_of
+from otel_sessions.demo.load.phases import PHASES, STEADY, Phase, Story
+from otel_sessions.demo.processes.upstream import Upstream as ToyUpstream
 
 from .processes import clean_environ, killed_late
 
@@ -384,7 +384,7 @@ def test_a_load_under_nohup_outlives_its_terminal(nobody: str) -> None:
 def test_a_proxy_that_cannot_start_says_why_in_a_line_and_exits_with_2(
     arguments: list[str], environ: dict[str, str], says: str
 ) -> None:
-    proxy = module("demo.proxy", "--upstream", "http://127.0.0.1:9", *arguments, **environ)
+    proxy = module("demo.processes.proxy", "--upstream", "http://127.0.0.1:9", *arguments, **environ)
     _, said = proxy.communicate(timeout=20)
 
     assert proxy.returncode == 2
@@ -396,7 +396,7 @@ def test_a_proxy_that_cannot_start_says_why_in_a_line_and_exits_with_2(
 def test_a_proxy_whose_port_is_taken_names_the_port_and_the_flag() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
-        proxy = module("demo.proxy", "--upstream", "http://127.0.0.1:9", "--listen", address)
+        proxy = module("demo.processes.proxy", "--upstream", "http://127.0.0.1:9", "--listen", address)
         _, said = proxy.communicate(timeout=20)
 
     assert proxy.returncode == 2

@@ -44,7 +44,7 @@ from otel_sessions import (
     SessionNotFound,
     TooManySessions,
 )
-from otel_sessions._tasks import Tasks
+from otel_sessions._engine.tasks import Tasks
 
 from .virtual import Clock, VirtualLoop, settle
 

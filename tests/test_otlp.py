@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from otel_sessions import ConfigError
+from otel_sessions._program.otlp import LostTelemetry, require_exporters
 from otel_sessions.cli import main
-from otel_sessions.proxy.otlp import LostTelemetry, require_exporters
 
 from .processes import clean_environ, killed_late
 

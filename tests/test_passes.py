@@ -83,7 +83,7 @@ class TestRhythm:
     async def test_a_pass_over_few_sessions_is_over_before_the_creator_goes_on_that_it_was_for(
         self, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("otel_sessions._sweep._SLICE", 0.0)
+        monkeypatch.setattr("otel_sessions._engine.sweep._SLICE", 0.0)
         config = SessionConfig(max_sessions=1, emergency_idle_time=20, cleanup_interval=1000)
         async with SessionManager(config, clock=clock) as manager:
             await manager.create_session()
@@ -140,7 +140,7 @@ class TestRhythm:
     async def test_no_interval_pass_starts_while_the_last_one_still_looks_for_what_is_due(
         self, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("otel_sessions._sweep._SLICE", 0.0)
+        monkeypatch.setattr("otel_sessions._engine.sweep._SLICE", 0.0)
         config = SessionConfig(cleanup_interval=1, max_idle_time=10)
         async with SessionManager(config, clock=clock) as manager:
             for _ in range(640):
@@ -160,7 +160,7 @@ class TestRhythm:
     async def test_a_second_pass_waits_until_the_first_one_has_marked_and_then_runs(
         self, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("otel_sessions._sweep._SLICE", 0.0)
+        monkeypatch.setattr("otel_sessions._engine.sweep._SLICE", 0.0)
         reports: list[CleanupReport] = []
 
         async def clean() -> None:
@@ -570,7 +570,7 @@ class TestReports:
     async def test_a_pass_that_is_cancelled_while_it_looks_leaves_the_rest_to_the_next(
         self, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("otel_sessions._sweep._SLICE", 0.0)
+        monkeypatch.setattr("otel_sessions._engine.sweep._SLICE", 0.0)
         config = SessionConfig(cleanup_interval=1000, max_idle_time=10)
         async with SessionManager(config, clock=clock) as manager:
             for _ in range(320):

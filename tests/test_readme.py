@@ -12,8 +12,8 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from otel_sessions import SessionManager, fingerprint
+from otel_sessions._core.config import SESSION_OPTIONS
 from otel_sessions.cli import main
-from otel_sessions.config import SESSION_OPTIONS
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)

@@ -20,7 +20,8 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.util._once import Once
 
-from otel_sessions import EndReason, Session, SessionConfig, SessionManager, _registry
+from otel_sessions import EndReason, Session, SessionConfig, SessionManager
+from otel_sessions._telemetry import providers
 
 from .test_telemetry import Export, Hook, Signals, series
 from .virtual import Clock, settle
@@ -42,9 +43,9 @@ def no_global_provider(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "_METER_PROVIDER", None)
     monkeypatch.setattr(api, "_METER_PROVIDER_SET_ONCE", Once())
     monkeypatch.setattr(api, "_PROXY_METER_PROVIDER", api._ProxyMeterProvider())
-    registry = _registry._Registry()
-    monkeypatch.setattr(_registry, "_registry", registry)
-    monkeypatch.setattr(_registry, "enter", registry.enter)
+    registry = providers._Registry()
+    monkeypatch.setattr(providers, "_registry", registry)
+    monkeypatch.setattr(providers, "enter", registry.enter)
 
 
 def output_of(program: str, timeout: float = 30) -> list[str]:

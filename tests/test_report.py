@@ -11,10 +11,10 @@ import matplotlib.image
 import pytest
 
 from otel_sessions import ConfigError
-from otel_sessions.demo.picture import INCHES, PIXELS_PER_INCH, draw
-from otel_sessions.demo.report import FILES, ReportFailed, made, write_report
-from otel_sessions.demo.state import State
-from otel_sessions.demo.verdict import MIB, judge
+from otel_sessions.demo.result.picture import INCHES, PIXELS_PER_INCH, draw
+from otel_sessions.demo.result.report import FILES, ReportFailed, made, write_report
+from otel_sessions.demo.result.state import State
+from otel_sessions.demo.result.verdict import MIB, judge
 
 from .courses import ALONE, CLIENTS, GOOD, LEAKING, OVER, reading, sample, with_samples
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from otel_sessions import ConfigError, SessionConfig
-from otel_sessions._options import Option, unknown_variables
+from otel_sessions._core.options import Option, unknown_variables
 from otel_sessions._program.flags import naming
 from otel_sessions._program.page import page
 from otel_sessions.cli import main
@@ -381,7 +381,7 @@ class TestUnknownVariables:
 
     @pytest.mark.processes
     @pytest.mark.parametrize(
-        "module", [["otel_sessions", "proxy"], ["otel_sessions.demo.proxy"]], ids=["proxy", "demo's proxy"]
+        "module", [["otel_sessions", "proxy"], ["otel_sessions.demo.processes.proxy"]], ids=["proxy", "demo's proxy"]
     )
     def test_the_programs_print_the_warning_once(self, module: list[str]) -> None:
         said = run(*module, "--upstream", URL, "--listen", "127.0.0.1:0", "--export", "/no/such/a", OTEL_SESSIONS_X="1")
@@ -399,7 +399,7 @@ class TestTheDemosProxy:
         ],
     )
     def test_it_reads_the_proxys_variables(self, environ: dict[str, str], says: str) -> None:
-        said = run("otel_sessions.demo.proxy", "--upstream", URL, **environ)
+        said = run("otel_sessions.demo.processes.proxy", "--upstream", URL, **environ)
 
         assert said.returncode == 2
         assert says in said.stderr
@@ -408,7 +408,7 @@ class TestTheDemosProxy:
         file = tmp_path / "proxy.toml"
         file.write_text(f'[proxy]\nupstream = "{URL}"\nlisten = "no.such.host.invalid:80"')
 
-        said = run("otel_sessions.demo.proxy", "--config", str(file))
+        said = run("otel_sessions.demo.processes.proxy", "--config", str(file))
 
         assert said.returncode == 2
         assert "no.such.host.invalid:80" in said.stderr

@@ -867,7 +867,7 @@ class TestTrouble:
         assert_all_settled(manager)
 
     async def test_a_running_pass_fits_into_the_shutdown(self, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("otel_sessions._sweep._SLICE", 0.0)
+        monkeypatch.setattr("otel_sessions._engine.sweep._SLICE", 0.0)
         async with SessionManager(SessionConfig(max_idle_time=10), clock=clock) as manager:
             for _ in range(320):
                 await manager.create_session()

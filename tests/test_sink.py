@@ -24,8 +24,8 @@ from otel_sessions import (
     SinkFull,
     fingerprint,
 )
-from otel_sessions import _writer as writer_module
-from otel_sessions.records import MAX_LINE
+from otel_sessions.sinks import _writer as writer_module
+from otel_sessions.sinks.records import MAX_LINE
 
 from .disks import Disk, nothing_waits, records_in, replace_disk, until
 from .virtual import Clock

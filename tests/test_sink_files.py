@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from otel_sessions import EndReason, JsonLinesSink, Session, SessionConfig, SessionManager, fingerprint, read_records
-from otel_sessions.words import Skipped
+from otel_sessions._core.words import Skipped
 
 from .disks import Disk, nothing_waits, records_in, replace_disk, rotated, until
 from .processes import ROOT, killed_late

@@ -331,5 +331,5 @@ def test_the_probe_tells_that_nobody_is_there() -> None:
 
 def probe(url: str) -> int:
     """Run the probe as the containers do."""
-    command = [sys.executable, "-I", "-S", str(ROOT / "otel_sessions/demo/probe.py"), url]
+    command = [sys.executable, "-I", "-S", str(ROOT / "otel_sessions/demo/processes/probe.py"), url]
     return subprocess.run(command, capture_output=True, check=False).returncode

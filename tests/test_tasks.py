@@ -7,7 +7,7 @@ import logging
 import anyio
 import pytest
 
-from otel_sessions._tasks import Countdown, Tasks
+from otel_sessions._engine.tasks import Countdown, Tasks
 
 from .virtual import BACKENDS, settle
 

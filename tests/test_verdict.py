@@ -4,13 +4,13 @@ from dataclasses import replace
 import pytest
 
 from otel_sessions import SessionConfig
-from otel_sessions.demo.course import Course
 from otel_sessions.demo.limits import demo_limits, flags_of, patience, usual_limits, without_cleanup
-from otel_sessions.demo.reading import Reading
-from otel_sessions.demo.side import pace
-from otel_sessions.demo.tally import Tally, percentile
-from otel_sessions.demo.verdict import MIB, Verdict, judge, unbalanced, unbounded, uncleaned
-from otel_sessions.demo.weight import Weights
+from otel_sessions.demo.load.tally import Tally, percentile
+from otel_sessions.demo.processes.reading import Reading
+from otel_sessions.demo.processes.side import pace
+from otel_sessions.demo.processes.weight import Weights
+from otel_sessions.demo.result.course import Course
+from otel_sessions.demo.result.verdict import MIB, Verdict, judge, unbalanced, unbounded, uncleaned
 
 from .courses import CLIENTS, GOOD, LEAKING, reading, sample, with_samples
 

@@ -10,7 +10,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
-from otel_sessions._wheel import Bucket, Wheel
+from otel_sessions._core.wheel import Bucket, Wheel
 
 eighths = st.integers(min_value=0, max_value=800).map(lambda n: n / 8)
 

@@ -3,7 +3,7 @@
 import re
 from typing import Final
 
-from otel_sessions.exceptions import ConfigError
+from otel_sessions._core.exceptions import ConfigError
 
 TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 """The name of a header or a cookie (RFC 9110, section 5.6.2)."""

@@ -1,4 +1,4 @@
-"""What the programs' flags take, besides the kinds of `_options`.
+"""What the programs' flags take, besides the kinds of `options`.
 
 A function that reads a text raises `argparse.ArgumentTypeError`, which says what is taken instead; argparse puts the
 flag before it.
@@ -10,7 +10,7 @@ from math import inf, nan
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
-from otel_sessions._options import Expected, Kind, NotTaken, text
+from otel_sessions._core.options import Expected, Kind, NotTaken, text
 
 _LAST_PORT: Final = 65535
 _MOST_DIGITS: Final = 4300

@@ -10,16 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar, cast
 
-from otel_sessions._options import (
-    SWITCH,
-    Option,
-    from_environ,
-    from_table,
-    require_known,
-    unknown_variables,
-)
-from otel_sessions.config import no_table, read_file, unknown
-from otel_sessions.exceptions import ConfigError
+from otel_sessions._core.config import no_table, read_file, unknown
+from otel_sessions._core.exceptions import ConfigError
+from otel_sessions._core.options import SWITCH, Option, from_environ, from_table, require_known, unknown_variables
 
 from .arguments import FILE, argument
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-from otel_sessions._options import Option
+from otel_sessions._core.options import Option
 
 from .flags import CONFIG, Tables
 

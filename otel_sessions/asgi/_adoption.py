@@ -6,9 +6,9 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup
 
-from otel_sessions.exceptions import ManagerClosed, SessionError, SessionNotFound
-from otel_sessions.manager import SessionManager
-from otel_sessions.session import Session
+from otel_sessions._core.exceptions import ManagerClosed, SessionError, SessionNotFound
+from otel_sessions._core.session import Session
+from otel_sessions._engine.manager import SessionManager
 
 
 class Holder:

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import anyio
 
+from otel_sessions._core.session import Session
+from otel_sessions._core.words import EndReason
 from otel_sessions.matchers import Headers
-from otel_sessions.session import Session
-from otel_sessions.words import EndReason
 
 from ._exchange import ASGIApp, Message, Receive, Send
 

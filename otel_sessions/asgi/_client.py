@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from otel_sessions._core.exceptions import ConfigError
 from otel_sessions._http.addresses import Network, client_behind, client_name, read_network
-from otel_sessions.exceptions import ConfigError
 from otel_sessions.matchers import Scope, headers_of
 
 

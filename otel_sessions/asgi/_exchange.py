@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import anyio
 
-from otel_sessions.exceptions import SessionError, SessionNotFound
+from otel_sessions._core.exceptions import SessionError, SessionNotFound
 from otel_sessions.matchers import MOST_LOOKED_AT, Answer, Scope
 
 from ._events import Events

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar, overload
 
 import anyio
 
-from otel_sessions.manager import SessionManager
+from otel_sessions._engine.manager import SessionManager
 
 from ._exchange import ASGIApp, Message, Receive, Send
 

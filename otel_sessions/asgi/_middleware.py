@@ -14,11 +14,12 @@ from typing import Any, Final
 
 import anyio
 
+from otel_sessions._core.config import check_seconds
+from otel_sessions._core.exceptions import ConfigError, ManagerClosed, SessionError, SessionNotFound, TooManySessions
+from otel_sessions._core.ids import fingerprint
+from otel_sessions._core.session import Session
+from otel_sessions._engine.manager import SessionManager
 from otel_sessions._http.addresses import is_address
-from otel_sessions._ids import fingerprint
-from otel_sessions.config import check_seconds
-from otel_sessions.exceptions import ConfigError, ManagerClosed, SessionError, SessionNotFound, TooManySessions
-from otel_sessions.manager import SessionManager
 from otel_sessions.matchers import (
     AdoptingMatcher,
     HeaderMatcher,
@@ -29,7 +30,6 @@ from otel_sessions.matchers import (
     SessionMatcher,
     pairs_of,
 )
-from otel_sessions.session import Session
 
 from ._adoption import Holder
 from ._client import ClientAddress

@@ -11,11 +11,11 @@ from typing import Any, Protocol
 
 import anyio
 
+from otel_sessions._core.exceptions import SessionExists
+from otel_sessions._core.session import Session
+from otel_sessions._engine.manager import SessionManager
 from otel_sessions._http.caching import unshared
-from otel_sessions.exceptions import SessionExists
-from otel_sessions.manager import SessionManager
 from otel_sessions.matchers import AdoptingMatcher, Headers, IssuingMatcher, Scope
-from otel_sessions.session import Session
 
 SESSION = "otel_sessions.session"
 """The key of the scope under which the session stands, or None."""

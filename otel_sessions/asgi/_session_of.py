@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Protocol, TypeVar, cast, overload
 
-from otel_sessions.session import Session
+from otel_sessions._core.session import Session
 
 from ._roles import SESSION
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable
 
-from otel_sessions.exceptions import ConfigError
+from otel_sessions._core.exceptions import ConfigError
 from otel_sessions.matchers import Scope
 
 Skips = Callable[[Scope], bool]

@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import Any, Final
 
 from otel_sessions import SessionConfig
-from otel_sessions._options import from_environ
-from otel_sessions.config import SESSION_OPTIONS
+from otel_sessions._core.config import SESSION_OPTIONS
+from otel_sessions._core.options import from_environ
 
 BUFFER_BYTES: Final = 256 * 1024
 """What each session of the demo holds, in place of what real ones do: buffers, a history, a connection."""

@@ -19,19 +19,19 @@ from typing import Final
 import anyio
 
 from otel_sessions import SessionConfig
-from otel_sessions.proxy.otlp import ENDPOINT
-from otel_sessions.proxy.signals import hangups
+from otel_sessions._program.otlp import ENDPOINT
+from otel_sessions._program.signals import hangups
 
-from .connections import connections
 from .limits import BUFFER_BYTES, demo_limits, flags_of, without_cleanup
-from .load import Load
-from .phases import PHASES, Moment, Story
-from .processes import HOST, Child, listen, running, url_of
-from .report import FILES, made, write_report
-from .show import WIDTH, Show, say, showing, sum_up
-from .side import Side, pace
-from .state import State
-from .verdict import judge
+from .load.clients import Load
+from .load.connections import connections
+from .load.phases import PHASES, Moment, Story
+from .processes.children import HOST, Child, listen, running, url_of
+from .processes.side import Side, pace
+from .result.report import FILES, made, write_report
+from .result.show import WIDTH, Show, say, showing, sum_up
+from .result.state import State
+from .result.verdict import judge
 
 _LOOK_SECONDS: Final = 0.25
 _START_SECONDS: Final = 30.0

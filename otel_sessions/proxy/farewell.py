@@ -7,10 +7,10 @@ from typing import Final
 import anyio
 import httpx2
 
-from otel_sessions._ids import fingerprint
+from otel_sessions._core.ids import fingerprint
+from otel_sessions._core.session import Session
+from otel_sessions._core.words import EndReason
 from otel_sessions.matchers import Headers
-from otel_sessions.session import Session
-from otel_sessions.words import EndReason
 
 from .peer import MCP_ID, Peer, credentials
 from .rules import Timeouts

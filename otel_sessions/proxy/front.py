@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
+from otel_sessions._engine.manager import SessionManager
 from otel_sessions.asgi import ASGIApp, Receive, Send, SessionLeaseMiddleware
-from otel_sessions.manager import SessionManager
 from otel_sessions.matchers import Headers, Scope, header
 
 from . import websocket

@@ -3,8 +3,8 @@
 import re
 from typing import Final
 
-from otel_sessions._http.addresses import Network, read_network
-from otel_sessions._options import (
+from otel_sessions._core.config import SESSION_OPTIONS
+from otel_sessions._core.options import (
     COUNT,
     FROM_ZERO,
     LIMIT,
@@ -19,9 +19,9 @@ from otel_sessions._options import (
     text,
     word,
 )
+from otel_sessions._http.addresses import Network, read_network
 from otel_sessions._program.arguments import ADDRESS, ADDRESS_OR_OFF, FILE, ORIGIN
 from otel_sessions._program.flags import Tables
-from otel_sessions.config import SESSION_OPTIONS
 from otel_sessions.matchers import CookieMatcher, HeaderMatcher, SessionMatcher
 
 from .peer import EndpointMatcher

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final, cast
 
+from otel_sessions._core.session import Session
 from otel_sessions.asgi import SESSION
 from otel_sessions.matchers import Headers, McpMatcher, Scope
-from otel_sessions.session import Session
 
 from .rules import target_of
 

@@ -23,24 +23,24 @@ from typing import Any, Final
 
 import uvicorn
 
-from otel_sessions._options import Option
+from otel_sessions._core.config import SessionConfig
+from otel_sessions._core.options import Option
+from otel_sessions._engine.manager import SessionManager
 from otel_sessions._program.flags import naming
+from otel_sessions._program.otlp import exporting
+from otel_sessions._program.signals import hangups
+from otel_sessions._program.sockets import listen
 from otel_sessions.asgi import ASGIApp, Receive, Send
-from otel_sessions.config import SessionConfig
-from otel_sessions.manager import SessionManager
 from otel_sessions.matchers import AdoptingMatcher, Headers, Scope
-from otel_sessions.sink import JsonLinesSink
+from otel_sessions.sinks._jsonlines import JsonLinesSink
 
 from . import options, websocket
 from .connection import Connection
 from .farewell import Farewell
 from .forward import Forwarder
 from .front import Front
-from .otlp import exporting
 from .peer import Peer
 from .settings import Settings, unread_variables
-from .signals import hangups
-from .sockets import listen
 from .unleased import Unleased
 from .upstream import Upstream
 

@@ -4,9 +4,9 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from otel_sessions._core.config import SESSION_OPTIONS, SessionConfig
+from otel_sessions._core.exceptions import ConfigError
 from otel_sessions._program.flags import Values, add_flags, merged, warnings_of
-from otel_sessions.config import SESSION_OPTIONS, SessionConfig
-from otel_sessions.exceptions import ConfigError
 from otel_sessions.matchers import SessionMatcher
 
 from . import options

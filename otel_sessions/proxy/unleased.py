@@ -4,9 +4,9 @@ from typing import Final
 
 import anyio
 
+from otel_sessions._core.exceptions import ManagerClosed
 from otel_sessions.asgi import SESSION, ASGIApp, Receive, Send
 from otel_sessions.asgi._exchange import exchange_of
-from otel_sessions.exceptions import ManagerClosed
 from otel_sessions.matchers import Scope, SessionMatcher
 
 _ENDING_SECONDS: Final = 2.0

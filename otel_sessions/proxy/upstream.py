@@ -12,10 +12,10 @@ from typing import Final, Self
 import anyio
 import httpx2
 
+from otel_sessions._program.sockets import WATCHFUL
 from otel_sessions.matchers import Headers
 
 from .rules import Timeouts
-from .sockets import WATCHFUL
 
 _LAST_STATUS: Final = 599
 _POOLS: Final = 4

@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from otel_sessions import fingerprint
+from otel_sessions._program.sockets import listen
 from otel_sessions.cli import main
-from otel_sessions.proxy.sockets import listen
 from tests.exchanges import INITIALIZE
 from tests.processes import free_port, running_module, until_answers
 from tests.waiting import until

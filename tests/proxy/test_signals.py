@@ -19,7 +19,9 @@ from .conftest import Origin, StartProxy
 pytestmark = pytest.mark.processes
 
 JSON = {"content-type": "application/json"}
-PROGRAMS = pytest.mark.parametrize("program", [("cli", "proxy"), ("demo.proxy",)], ids=["proxy", "demo's proxy"])
+PROGRAMS = pytest.mark.parametrize(
+    "program", [("cli", "proxy"), ("demo.processes.proxy",)], ids=["proxy", "demo's proxy"]
+)
 GENTLE = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 
 

@@ -224,9 +224,15 @@ def start_proxy(stack: Stack, instance: str, **environ: str) -> Iterator[Proxy]:
     behind = ("--listen", f"{HOST}:{upstream}")
     before = ("--listen", f"{HOST}:{front}", "--health", f"{HOST}:{health}", "--readings", "0.5")
     with (
-        running_module("demo.upstream", stack.folder, *behind, name=f"upstream-{instance}") as origin,
+        running_module("demo.processes.upstream", stack.folder, *behind, name=f"upstream-{instance}") as origin,
         running_module(
-            "demo.proxy", stack.folder, *before, "--upstream", f"http://{HOST}:{upstream}", name=instance, **export
+            "demo.processes.proxy",
+            stack.folder,
+            *before,
+            "--upstream",
+            f"http://{HOST}:{upstream}",
+            name=instance,
+            **export,
         ) as process,
     ):
         until_answers(f"http://{HOST}:{upstream}/healthz", origin)

@@ -11,7 +11,7 @@ import time
 import anyio
 
 from otel_sessions import EndReason, Session, SessionConfig, SessionManager, TooManySessions
-from otel_sessions.proxy.otlp import exporting
+from otel_sessions._program.otlp import exporting
 
 SECRET = "an-id-that-nobody-may-see"
 CONFIG = SessionConfig(

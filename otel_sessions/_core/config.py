@@ -1,0 +1,228 @@
+"""The settings of a manager: one frozen value, checked once when it is made.
+
+Whoever holds a `SessionConfig` holds a valid one. Each field describes itself, and `SESSION_OPTIONS` has what they say:
+files, variables, flags and documentation are made from it.
+"""
+
+import dataclasses
+import logging
+import os
+import tomllib
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal, Self, cast
+
+from .exceptions import ConfigError
+from .options import (
+    CAP,
+    COUNT,
+    FROM_ZERO,
+    LIMIT,
+    POSITIVE,
+    PREFIX,
+    SECONDS,
+    SESSION,
+    SWITCH,
+    Kind,
+    Option,
+    from_environ,
+    from_table,
+    require_known,
+    unknown_variables,
+    word,
+)
+from .words import PerClientAtCap
+
+_logger = logging.getLogger("otel_sessions")
+
+_OF_THE_PROGRAMS: Final = tuple(f"{PREFIX}{program}_" for program in ("PROXY", "ADMIN", "FLEET", "DEMO"))
+"""How the variables start that our programs read by themselves."""
+_WORD_AT_CAP: Final = word(PerClientAtCap, PerClientAtCap)
+
+_told: Final[set[str]] = set()
+"""The unknown variables that were logged."""
+
+
+def check_limit(key: str, value: object) -> float | None:
+    """Return a limit in seconds, or None (off); raise `ConfigError` if `value` is neither."""
+    return LIMIT.check(key, value)
+
+
+def check_seconds(key: str, value: object) -> float:
+    """Return a time in seconds; raise `ConfigError` if `value` is not a positive, finite number."""
+    return cast("float", POSITIVE.check(key, value))
+
+
+def check_count(key: str, value: object) -> int:
+    """Return a whole number of at least 1; raise `ConfigError` if `value` is anything else."""
+    return cast("int", COUNT.check(key, value))
+
+
+def _option(kind: Kind[Any], unit: str, help: str) -> dict[str, object]:  # noqa: A002  # argparse's own word for it
+    """Return what a field says of itself."""
+    return {"kind": kind, "unit": unit, "help": help}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SessionConfig:
+    """The settings of a `SessionManager`. Times are in seconds; None switches a limit off.
+
+    - `cleanup_interval`: from one interval pass to the next.
+    - `max_idle_time`, `max_session_age`: when an unleased session is stale, and when any session is expired.
+    - `max_sessions`: the cap on reserved, live and still closing sessions together.
+    - `cleanup_on_shutdown`: whether close hooks run at shutdown.
+    - `emergency_idle_time`, `emergency_session_age`: the limits of an emergency pass, which runs when the cap is
+      reached. One above its normal limit acts as the normal one, for every session.
+    - `max_sessions_per_client`: the same cap for the sessions of one `client`.
+    - `close_timeout`, `close_concurrency`: how long a close hook or an export may take, and how many run at once.
+    - `drain_timeout`: how long holders keep a session that has reached its age, and any session at shutdown.
+    - `shutdown_timeout`: the longest that a shutdown takes, drain and hooks included.
+    - `max_unused_time`: a further limit on idle time, for a session that nobody has used since its opening: it has had
+      neither a second lease nor a touch. It ends as `idle_timeout`. It holds for every session, whatever
+      `max_idle_time` the session has of its own.
+    - `per_client_at_cap`: what a client gets that is at its cap: `"refuse"`, or with `"evict_oldest"` the place of its
+      own unleased session that has idled longest, which ends as `evicted`.
+
+    A wrong value raises `ConfigError`, which names the setting and says what it takes. A cap without any limit that
+    could ever free a place is a `UserWarning`.
+    """
+
+    cleanup_interval: float = field(
+        default=60.0,
+        metadata=_option(POSITIVE, SECONDS, "from one cleanup pass to the next"),
+    )
+    max_idle_time: float | None = field(
+        default=3600.0,
+        metadata=_option(LIMIT, SECONDS, "an unleased session that is idle for this long is stale, and ends"),
+    )
+    max_session_age: float | None = field(
+        default=86400.0,
+        metadata=_option(LIMIT, SECONDS, "a session this old is expired, leased or not, and ends"),
+    )
+    max_sessions: int | None = field(
+        default=1000,
+        metadata=_option(CAP, "sessions", "the cap on reserved, live and still closing sessions together"),
+    )
+    cleanup_on_shutdown: bool = field(
+        default=True,
+        metadata=_option(SWITCH, "true|false", "whether close hooks run at shutdown"),
+    )
+    emergency_idle_time: float | None = field(
+        default=300.0,
+        metadata=_option(LIMIT, SECONDS, "at the cap, sessions idle for this long are evicted, longest idle first"),
+    )
+    emergency_session_age: float | None = field(
+        default=3600.0,
+        metadata=_option(LIMIT, SECONDS, "at the cap, unleased sessions this old are evicted too"),
+    )
+    max_sessions_per_client: int | None = field(
+        default=None,
+        metadata=_option(CAP, "sessions", "the cap on the sessions of one client"),
+    )
+    close_timeout: float = field(
+        default=5.0,
+        metadata=_option(
+            POSITIVE, SECONDS, "how long a close hook or an export may take, and a creator waits for a place"
+        ),
+    )
+    close_concurrency: int = field(
+        default=32,
+        metadata=_option(COUNT, "hooks", "how many close hooks run at once"),
+    )
+    drain_timeout: float = field(
+        default=10.0,
+        metadata=_option(FROM_ZERO, SECONDS, "how long holders keep an expired session, and any session at shutdown"),
+    )
+    shutdown_timeout: float = field(
+        default=30.0,
+        metadata=_option(POSITIVE, SECONDS, "the longest that a shutdown takes, drain and hooks included"),
+    )
+    max_unused_time: float | None = field(
+        default=None,
+        metadata=_option(LIMIT, SECONDS, "a session that nobody has used since its opening is stale after this long"),
+    )
+    per_client_at_cap: PerClientAtCap | Literal["refuse", "evict_oldest"] = field(
+        default=PerClientAtCap.REFUSE,
+        metadata=_option(
+            _WORD_AT_CAP,
+            "refuse|evict_oldest",
+            "whether a client at its cap is refused, or its longest idle session ends",
+        ),
+    )
+
+    def __post_init__(self) -> None:
+        for option in SESSION_OPTIONS:
+            object.__setattr__(self, option.name, option.kind.check(option.name, getattr(self, option.name)))
+        limits = (
+            *(self.max_idle_time, self.max_session_age, self.max_unused_time),
+            *(self.emergency_idle_time, self.emergency_session_age),
+        )
+        if self.max_sessions is not None and all(limit is None for limit in limits):
+            warnings.warn(
+                f"max_sessions={self.max_sessions} with every limit off: only closing a session frees its place",
+                stacklevel=3,
+            )
+
+    @classmethod
+    def from_toml(cls, path: str | os.PathLike[str]) -> Self:
+        """Return the settings in table `[session]` of a TOML file; what it leaves out keeps its default.
+
+        A key is the field's name, with `_secs` behind it where it is in seconds; the text `"off"` stands for None.
+        Other tables are ignored. Raises `ConfigError` for an unknown key, a wrong value, or a file that is not TOML,
+        and `OSError` for a file that cannot be read.
+        """
+        table = read_file(path).get(SESSION, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"{os.fspath(path)}: {no_table(SESSION, table)}")
+        require_known(SESSION, SESSION_OPTIONS, table)
+        settings: dict[str, Any] = from_table(SESSION_OPTIONS, table)
+        return cls(**settings)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ, base: Self | None = None) -> Self:
+        """Return `base` (the defaults when None) with what the environment sets.
+
+        A variable is `OTEL_SESSIONS_` and the file's key in capitals, as in `OTEL_SESSIONS_MAX_IDLE_TIME_SECS`; the
+        word `off` stands for None. An empty variable counts as unset, as OpenTelemetry's own do. A variable with that
+        prefix that no setting reads is logged once as a warning. Those of our programs (`OTEL_SESSIONS_PROXY_`,
+        `..._ADMIN_`, `..._FLEET_`, `..._DEMO_`), and those that Kubernetes sets for a service of that name, are left
+        alone. Raises `ConfigError`, which names the variable.
+        """
+        for name, similar in unknown_variables(SESSION_OPTIONS, environ).items():
+            if not name.startswith(_OF_THE_PROGRAMS):
+                _tell_once(name, similar)
+        settings: dict[str, Any] = from_environ(SESSION_OPTIONS, environ)
+        return replace(base if base is not None else cls(), **settings)
+
+
+SESSION_OPTIONS: Final = tuple(
+    Option(name=its.name, table=SESSION, default=its.default, **its.metadata)
+    for its in dataclasses.fields(SessionConfig)
+)
+"""The settings of a `SessionConfig`, as its fields describe them."""
+
+
+def read_file(path: str | os.PathLike[str]) -> dict[str, object]:
+    """Return what is in a TOML file. Raises `ConfigError` if it is not TOML, and `OSError` if it cannot be read."""
+    with open(path, "rb") as file:
+        try:
+            return tomllib.load(file)
+        except ValueError as error:
+            raise ConfigError(f"{os.fspath(path)} is not TOML: {error}") from error
+
+
+def no_table(name: str, value: object) -> str:
+    """Return what is wrong if `value` stands where a table should be."""
+    return f"{name} takes a table, [{name}], not {value!r}"
+
+
+def _tell_once(variable: str, similar: str) -> None:
+    if variable not in _told:
+        _told.add(variable)
+        _logger.warning("%s", unknown(variable, similar))
+
+
+def unknown(variable: str, similar: str) -> str:
+    """Return the warning about a variable that no setting reads."""
+    return f"no setting reads the variable {variable}; did you mean {similar}?"

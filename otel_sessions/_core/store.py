@@ -1,0 +1,148 @@
+"""Which sessions there are: the map by id, those that are closing, and the wheel of what may be due.
+
+A session enters by `add` and leaves by `hide` and `finish`, in that order and once each, or by `remove`, which is both
+in one step for all that end together; nothing else moves a session, and none that leaves has a lease any more.
+When one ends, and what happens in between, is decided elsewhere (`sweep`, `eviction`, `closing`).
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Generic
+
+from .books import Books, RecentEnds
+from .clock import latest
+from .config import SessionConfig
+from .exceptions import ManagerClosed, SessionExists, SessionNotFound
+from .loops import Home
+from .session import DataT, Fate, Session, Terms
+from .wheel import Wheel
+from .words import EndReason
+
+_SHORTEST_TICK = 0.001
+_SAME_WALL_CLOCK = 0.001
+"""Sessions whose wall clocks differ by less, in seconds, share their terms."""
+
+_ELSEWHERE = (
+    "the session manager runs on another event loop; call it on its own, from other threads"
+    " by `anyio.from_thread.run`, `asyncio.run_coroutine_threadsafe` or `trio.from_thread.run`"
+)
+
+
+def never_entered(who: str) -> ManagerClosed:
+    return ManagerClosed(
+        f"{who} was never entered; enter it, as in the app's lifespan: `async with manager`", entered=False
+    )
+
+
+class Roster(Generic[DataT]):
+    """The sessions of one run of a manager: from one entry until its end.
+
+    `accepting` says whether new sessions and leases are given; `home` is the loop of the run, None before it starts.
+    """
+
+    def __init__(self, config: SessionConfig, clock: Callable[[], float], books: Books) -> None:
+        self.clock = clock
+        self.accepting = False
+        self.home: Home | None = None
+        self.sessions: dict[str, Session[DataT]] = {}
+        self.closing: dict[str, Session[DataT]] = {}
+        self.recent = RecentEnds()
+        self.wheel: Wheel[Session[DataT]] = Wheel(min(1.0, max(config.cleanup_interval / 10, _SHORTEST_TICK)))
+        self._books = books
+        self._terms = Terms.normal(config, clock, self.wheel)
+
+    def terms_at(self, now: float) -> Terms:
+        """Return what a session that is made now has in common with others."""
+        offset = time.time() - now
+        if abs(offset - self._terms.wall_offset) > _SAME_WALL_CLOCK:
+            self._terms = replace(self._terms, wall_offset=offset)
+        return self._terms
+
+    def require_accepting(self) -> None:
+        """Raise `ManagerClosed` unless the manager runs and is not shutting down."""
+        if not self.accepting:
+            if self.home is None:
+                raise never_entered("the session manager")
+            raise ManagerClosed("the session manager is not running: it shuts down or has ended")
+
+    def require_here(self) -> None:
+        """Raise `RuntimeError` if this is not the loop of the run, and `ManagerClosed` if that is closed."""
+        if self.home is not None and not self.home.is_here():
+            self.require_open_loop()
+            raise RuntimeError(_ELSEWHERE)
+
+    def require_open_loop(self) -> None:
+        """Raise `ManagerClosed` if the loop of the run is closed, so that nothing of it can run any more."""
+        if self.home is not None and self.home.is_closed():
+            raise ManagerClosed("the session manager is not running: its event loop was closed")
+
+    def require_vacant(self, session_id: str) -> None:
+        """Raise `SessionExists` if the id is in use or its session is still closing."""
+        if session_id in self.sessions or session_id in self.closing:
+            raise SessionExists(session_id)
+
+    def add(self, session_id: str, data: DataT, client: str | None, terms: Terms, now: float) -> Session[DataT]:
+        """Make a session under an id that is vacant, visible at once."""
+        session = Session(session_id, data, client, terms, now)
+        self.sessions[session_id] = session
+        self._books.add_created()
+        self.wheel.file(session, session._deadline(now, terms), now)
+        return session
+
+    def use(self, session_id: str) -> Session[DataT]:
+        """Touch a session that may be handed out, and return it.
+
+        Raises `ManagerClosed`, and `SessionNotFound` with the reason under which the session counts.
+        """
+        self.require_accepting()
+        session = self.sessions.get(session_id)
+        if session is None:
+            raise SessionNotFound(session_id, self.reason_of(session_id))
+        now = self.clock()
+        if not session._usable(now):
+            raise SessionNotFound(session_id, session._due(now, session._terms))
+        session._begin_lease(now)
+        return session
+
+    def reason_of(self, session_id: str) -> EndReason | None:
+        closing = self.closing.get(session_id)
+        return closing.end_reason if closing is not None else self.recent.reason_of(session_id)
+
+    def hide(self, session: Session[DataT], reason: EndReason, now: float) -> None:
+        """Take a session out of sight and mark it closing, under the one reason it will be counted for."""
+        self._settle([session], reason, now, gone=False)
+        self.closing[session.id] = session
+        self._books.add_closing()
+
+    def finish(self, session: Session[DataT]) -> None:
+        """Remove a hidden session for good, and count it."""
+        del self.closing[session.id]
+        fate = session._fate
+        assert fate is not None
+        assert fate.reason is not None
+        fate.gone = True
+        self._books.add_cleaned(fate.reason)
+
+    def remove(self, sessions: list[Session[DataT]], reason: EndReason, now: float) -> None:
+        """Hide and finish sessions in one step."""
+        self._settle(sessions, reason, now, gone=True)
+        self._books.add_removed(reason, len(sessions))
+
+    def write_off(self) -> None:
+        """Forget all sessions, whose loop is gone: each has ended by `shutdown`, and is counted elsewhere."""
+        self.accepting = False
+        for session in self.closing.values():
+            assert session._fate is not None
+            session._fate.gone = True
+        self.closing.clear()
+        self._settle(list(self.sessions.values()), EndReason.SHUTDOWN, latest(self.clock), gone=True)
+
+    def _settle(self, sessions: list[Session[DataT]], reason: EndReason, now: float, gone: bool) -> None:
+        for session in sessions:
+            del self.sessions[session.id]
+            if session._bucket is not None:
+                self.wheel.remove(session)
+            failure = session._fate.failure if session._fate is not None else None
+            session._fate = Fate(failure, reason, now, session._last, session._count, gone)
+            self.recent.add(session.id, reason)

@@ -1,0 +1,125 @@
+"""How places are freed when all are taken: what is due ends, then who has idled longest, until a tenth is free.
+
+No leased session goes, and none is evicted that is within the emergency limits. It also knows when it is worth another
+try.
+"""
+
+import heapq
+from collections import defaultdict
+from math import inf
+from typing import Final, Generic
+
+from otel_sessions._core.books import Books
+from otel_sessions._core.config import SessionConfig
+from otel_sessions._core.session import DataT, Limits, Session
+from otel_sessions._core.store import Roster
+from otel_sessions._core.words import EndReason
+
+from .capacity import Capacity
+from .sweep import STRIDE, Due, LimitsOf, Sweep, limits_by, own_limits
+
+_PAUSE: Final = 1.0
+"""Seconds between the starts of two emergency passes that creators ask for."""
+
+
+class Emergency(Generic[DataT]):
+    """The emergency passes of one manager: when they may start, and what they do."""
+
+    def __init__(self, config: SessionConfig, roster: Roster[DataT], capacity: Capacity[DataT], books: Books) -> None:
+        self._max_sessions = config.max_sessions
+        self._roster = roster
+        self._capacity = capacity
+        self._books = books
+        self._max_sessionss = Limits.emergency(config)
+        self._cleanup_interval = config.cleanup_interval
+        self._started_at = -inf
+        self._next_chance_at = inf
+        """When an unleased session can go and a pass may start, infinity if that is unknown."""
+
+    def start(self, now: float) -> None:
+        """Note that a pass starts."""
+        self._started_at = now
+        self._next_chance_at = max(self._next_chance_at, now + _PAUSE)
+
+    def start_again(self, now: float) -> bool:
+        """Note that a pass starts, unless one did less than a second ago; return whether that is so."""
+        if now - self._started_at < _PAUSE:
+            return False
+        self.start(now)
+        return True
+
+    def retry_after(self) -> float | None:
+        """Return the seconds until a creator may be lucky, None if that is unknown."""
+        if self._next_chance_at == inf:
+            return None
+        wait = self._next_chance_at - self._roster.clock()
+        return self._cleanup_interval if wait > self._cleanup_interval else max(0.0, wait)
+
+    async def free_places(self, sweep: Sweep[DataT]) -> None:
+        """End what is due, then evict the longest idle until a tenth of the cap is free or closing.
+
+        Places that creators take meanwhile count as free: it is for them that they were freed.
+        """
+        taken = self._capacity.taken
+        evictable: _Evictable[DataT] = _Evictable(self._max_sessionss)
+
+        def look(stride: list[Session[DataT]], now: float) -> None:
+            past = evictable.past_limits(stride, now)
+            sweep.end_due_of(past, now, own_limits)
+            evictable.add(past)
+
+        await sweep.visit(self._roster.wheel, look)
+        while evictable and (wanted := self._wanted(taken)) > 0:
+            now = self._roster.clock()
+            sweep.end(evictable.pop(min(wanted, STRIDE), now), now)
+            if self._wanted(taken) > 0:
+                await sweep.rest_if_tired()
+        next_place_at = self._roster.clock() if evictable else evictable.next_at
+        self._next_chance_at = max(next_place_at, self._started_at + _PAUSE)
+
+    def _wanted(self, taken: int) -> int:
+        """Return how many places are still to be freed; `taken` is how many were taken when the pass began."""
+        free = self._capacity.free
+        if free is None or self._max_sessions is None:
+            return 0
+        return max(1, self._max_sessions // 10) - (free + self._capacity.taken - taken + self._books.closing)
+
+
+class _Evictable(Generic[DataT]):
+    """Unleased sessions past their limits, emergency ones included; the longest idle go first.
+
+    `next_at` is when the next of the other unleased ones will be past its own, infinity if none ever.
+    """
+
+    def __init__(self, emergency: Limits) -> None:
+        self.next_at = inf
+        self._max_sessionss_of: LimitsOf[DataT] = limits_by(lambda terms: terms.tightened(emergency))
+        self._heap: list[tuple[float, int, Session[DataT]]] = []
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def past_limits(self, stride: list[Session[DataT]], now: float) -> list[Session[DataT]]:
+        """Return those that are past their limits: what is due is among them, since no limit of its own is lower."""
+        past = []
+        for session in stride:
+            deadline = session._deadline(now, self._max_sessionss_of(session))
+            if now >= deadline or session._fate is not None:
+                past.append(session)
+            elif deadline < self.next_at and not session._pins:
+                self.next_at = deadline
+        return past
+
+    def add(self, past: list[Session[DataT]]) -> None:
+        for session in past:
+            if session.end_reason is None and not session._pins:
+                heapq.heappush(self._heap, (session._last, len(self._heap), session))
+
+    def pop(self, most: int, now: float) -> Due[DataT]:
+        """Take out the first of them, and return those that may go still."""
+        due: Due[DataT] = defaultdict(list)
+        first = dict.fromkeys(heapq.heappop(self._heap)[2] for _ in range(min(most, len(self._heap))))
+        for session in first:
+            if session.end_reason is None and not session._pins and session._due(now, self._max_sessionss_of(session)):
+                due[session._reason(now, EndReason.EVICTED)].append(session)
+        return due

@@ -1,0 +1,219 @@
+"""The embedder's code that a session's end calls: the sink's `export`, then the close hook.
+
+Each call has a task of its own and `close_timeout` seconds; `close_concurrency` sessions are served at once, in the
+order in which they ended. Whatever a call does (raise, hang, swallow its cancellation, call the manager), the session
+goes on to its removal in time. The failure is logged and counted.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any, Final, Generic, Protocol
+
+import anyio
+from opentelemetry import context as otel_context
+from opentelemetry.context import Context
+
+from otel_sessions._core.books import Books
+from otel_sessions._core.config import SessionConfig
+from otel_sessions._core.ids import fingerprint
+from otel_sessions._core.session import DataT, Session
+from otel_sessions._core.words import CleanupError, EndReason
+from otel_sessions._telemetry.telemetry import under
+
+from .tasks import Countdown, Task, Tasks
+
+CloseHook = Callable[[Session[DataT], EndReason], Awaitable[None]]
+
+_logger = logging.getLogger("otel_sessions")
+
+_PRESSING: Final = 1.0
+"""Seconds from one cancellation to the next, in a shutdown, of what ignores its cancellation."""
+
+_inside: ContextVar[tuple["Callbacks[Any]", ...]] = ContextVar("otel_sessions_inside", default=())
+"""The managers of whose calls the running task is a part."""
+
+
+class SessionSink(Protocol[DataT]):
+    """Takes the record of every session that ends, before its close hook runs."""
+
+    async def export(self, session: Session[DataT], reason: EndReason) -> None:
+        """Take one record, within the manager's `close_timeout`.
+
+        What it raises is logged and counted, and never stops the cleanup.
+        """
+
+
+class Ending(Generic[DataT]):
+    """A session between its `closing` mark and its removal, and what is to be called for it meanwhile.
+
+    `cause` is the telemetry context of the pass or the closer that ended it. `errors` counts the calls that failed.
+    """
+
+    def __init__(
+        self,
+        session: Session[DataT],
+        reason: EndReason,
+        cause: Context,
+        calls: list[tuple[CleanupError, CloseHook[DataT]]],
+    ) -> None:
+        self.session = session
+        self.reason = reason
+        self.cause = cause
+        self.calls = calls
+        self.errors = 0
+        self.inside = _inside.get()
+
+
+class _Call:
+    """One call: `over` when it has ended or its time is up."""
+
+    def __init__(self) -> None:
+        self.over = anyio.Event()
+        self.ended = False
+        self.failure: BaseException | None = None
+
+    def end(self) -> None:
+        self.ended = True
+        self.over.set()
+
+
+class Callbacks(Generic[DataT]):
+    """The sink and the close hook of one manager."""
+
+    def __init__(
+        self,
+        config: SessionConfig,
+        on_close: CloseHook[DataT] | None,
+        sink: SessionSink[DataT] | None,
+        books: Books,
+        tasks: Tasks,
+    ) -> None:
+        self.closed = False
+        self.calls: list[tuple[CleanupError, CloseHook[DataT]]] = []
+        """What is to be called for a session that ends now, in this order."""
+        if sink is not None:
+            self.calls.append((CleanupError.SINK, sink.export))
+        if on_close is not None:
+            self.calls.append((CleanupError.HOOK, on_close))
+        self._close_concurrency = config.close_concurrency
+        self._books = books
+        self._tasks = tasks
+        self._queue: deque[tuple[Ending[DataT], Callable[[Ending[DataT]], None]]] = deque()
+        self._runners = 0
+        self._calls = Tasks()
+        self._overstaying: set[Task] = set()
+        self._timeouts: Countdown[_Call] = Countdown(
+            config.close_timeout, tasks, "otel-sessions timeouts", lambda call: call.over.set()
+        )
+
+    @property
+    def calling(self) -> bool:
+        """Whether the running task is part of a call, which must wait for no other."""
+        return self in _inside.get()
+
+    def drop_hooks(self) -> None:
+        """Call no close hook for sessions that end from now on."""
+        self.calls = [call for call in self.calls if call[0] is not CleanupError.HOOK]
+
+    def submit(self, ending: Ending[DataT], on_served: Callable[[Ending[DataT]], None]) -> None:
+        """Make an ending's calls when its turn comes, then call `on_served` with it."""
+        self._queue.append((ending, on_served))
+        if self._runners < self._close_concurrency:
+            self._runners += 1
+            self._tasks.start("otel-sessions closing", self._serve)
+
+    def press(self) -> None:
+        """Cancel once more what still runs although it was cancelled at its timeout."""
+        self._overstaying = {task for task in self._overstaying if not task.done}
+        for task in self._overstaying:
+            task.cancel()
+
+    def forget(self) -> None:
+        """Call nothing any more."""
+        self.closed = True
+        self.calls = []
+        self._queue.clear()
+
+    def close(self) -> None:
+        """Call nothing any more, and cancel all that still runs."""
+        self.closed = True
+        self.calls = []
+        self._calls.cancel()
+
+    async def dismiss(self, until: float) -> None:
+        """Cancel all that still runs and wait for it, on the loop's time; who ignores that is asked every second."""
+        now = anyio.current_time()
+        pause = min(_PRESSING, (until - now) / 2)
+        while self._calls and now < until:
+            self._calls.cancel()
+            with anyio.CancelScope(deadline=min(now + pause, until)):
+                await self._calls.wait_empty()
+            now = anyio.current_time()
+        if left := len(self._calls):
+            _logger.error("%d close hooks or exports ignore their cancellation and outlive the manager", left)
+
+    async def keep_pressing(self) -> None:
+        """Press every second, until this is cancelled."""
+        while True:
+            await anyio.sleep(_PRESSING)
+            self.press()
+
+    async def _serve(self) -> None:
+        try:
+            while self._queue:
+                ending, on_served = self._queue.popleft()
+                for kind, call in ending.calls:
+                    await self._call(ending, kind, call)
+                on_served(ending)
+        finally:
+            self._runners -= 1
+
+    async def _call(self, ending: Ending[DataT], kind: CleanupError, call: CloseHook[DataT]) -> None:
+        state = _Call()
+
+        async def run() -> None:
+            otel_context.attach(ending.cause)
+            _inside.set((*ending.inside, self))
+            try:
+                await call(ending.session, ending.reason)
+            except Exception as failure:
+                state.failure = failure
+            except BaseException as failure:  # its own cancellation, or a group with one in it
+                state.failure = failure
+                raise
+            finally:
+                state.end()
+
+        task = self._calls.start(f"otel-sessions {kind}", run, on_end=state.end)
+        # No cancel scope here: should the loop die in it, anyio would keep it, and all it holds, for good.
+        self._timeouts.add(state)
+        try:
+            await state.over.wait()
+        except GeneratorExit:  # the loop has died: there is no task any more
+            raise
+        except BaseException:  # a shutdown cuts the wait short
+            self._cut(ending, kind, task)
+            raise
+        finally:
+            self._timeouts.discard(state)
+        if not state.ended:
+            self._cut(ending, kind, task)
+        elif state.failure is not None:
+            self._note_error(ending, kind, kind, state.failure)
+
+    def _cut(self, ending: Ending[DataT], kind: CleanupError, task: Task) -> None:
+        task.cancel()
+        self._overstaying.add(task)
+        self._note_error(ending, CleanupError.TIMEOUT, kind, None)
+
+    def _note_error(
+        self, ending: Ending[DataT], error: CleanupError, kind: CleanupError, failure: BaseException | None
+    ) -> None:
+        ending.errors += 1
+        self._books.add_error(error)
+        what = "was cut off" if failure is None else "failed"
+        session = fingerprint(ending.session.id)
+        with under(ending.cause):
+            _logger.error("the %s of session %s (%s) %s", kind, session, ending.reason, what, exc_info=failure)

@@ -1,0 +1,247 @@
+"""Leases: what keeps a session from being idle while a request or a stream uses it.
+
+A pin is arithmetic and may be held and left by any task in any order. A hold is a pin whose holder is told by a
+callback when the session is ended. A bound lease is a pin in a cancel scope of its own task. So a session that is ended
+by force takes its holders with it, but never the holder who ends it.
+"""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Any, Generic
+
+import anyio
+
+from otel_sessions._core.books import Books
+from otel_sessions._core.clock import latest
+from otel_sessions._core.exceptions import SessionNotFound
+from otel_sessions._core.ids import fingerprint
+from otel_sessions._core.session import DataT, Session
+from otel_sessions._core.store import Roster
+from otel_sessions._core.words import EndReason
+
+_logger = logging.getLogger("otel_sessions")
+
+_held: ContextVar[tuple["Holder[Any]", ...]] = ContextVar("otel_sessions_held", default=())
+"""The holds and bound leases of the running task and of those it was started from."""
+
+
+class Leases(Generic[DataT]):
+    """Who uses which session now."""
+
+    def __init__(self, roster: Roster[DataT], books: Books) -> None:
+        self._roster = roster
+        self._books = books
+        self._bound: dict[Session[DataT], list[Holder[DataT]]] = {}
+        self._leaving: dict[Holder[DataT], Callable[[Holder[DataT]], None]] = {}
+        """What is to be called when a holder has left, who has to since the session was ended."""
+        self._quiet: anyio.Event | None = None
+        self.new_scope: Callable[[], anyio.CancelScope] = anyio.CancelScope
+
+    def enter_loop(self) -> None:
+        """Learn what makes a cancel scope on the running loop: `anyio.CancelScope` asks for the loop every time."""
+        self.new_scope = type(anyio.CancelScope())
+
+    def acquire(self, session_id: str) -> Session[DataT]:
+        """Return a session with a lease on it. Raises `ManagerClosed` or `SessionNotFound`."""
+        session = self._roster.use(session_id)
+        if not session._pins:
+            self._books.add_leased()
+        session._pins += 1
+        return session
+
+    def require_here(self) -> None:
+        """Raise `RuntimeError` if this is not the loop of the run."""
+        self._roster.require_here()
+
+    def require_open_loop(self) -> None:
+        """Raise `ManagerClosed` if the loop of the run is closed."""
+        self._roster.require_open_loop()
+
+    def release(self, session: Session[DataT]) -> None:
+        """Give a lease back: idle time runs from here. Nothing happens if the session was ended meanwhile."""
+        fate = session._fate
+        if fate is not None and fate.reason is not None:
+            return
+        session._pins -= 1
+        if not session._pins:
+            self._books.add_released()
+            if self._quiet is not None:
+                self.note_released()
+        now = session._last = latest(self._roster.clock)
+        if not session._pins and not session._usable(now):
+            session._file_due()
+
+    def note_released(self) -> None:
+        """Wake whoever waits for quiet, if that was the last session leased."""
+        if self._quiet is not None and not self._books.leased:
+            self._quiet.set()
+
+    async def wait_quiet(self) -> None:
+        """Return when no session is leased."""
+        while self._books.leased:
+            self._quiet = anyio.Event()
+            await self._quiet.wait()
+
+    def bind(self, holder: "Holder[DataT]", session_id: str) -> Session[DataT]:
+        """Return a session with a lease on it whose holder has to leave when the session is ended."""
+        session = self.acquire(session_id)
+        holders = self._bound.get(session)
+        if holders is None:
+            self._bound[session] = [holder]
+        else:
+            holders.append(holder)
+        outer = _held.get()
+        # A holder who has left in another context still stands in this one.
+        _held.set((*[one for one in outer if one.session is not None], holder) if outer else (holder,))
+        return session
+
+    def unbind(self, holder: "Holder[DataT]", session: Session[DataT]) -> None:
+        """Give the lease of a holder back."""
+        held = _held.get()
+        if held and held[-1] is holder:
+            _held.set(held[:-1])
+        holders = self._bound[session]
+        holders.remove(holder)
+        if not holders:
+            del self._bound[session]
+        try:
+            self.release(session)
+        finally:
+            if self._leaving and (on_left := self._leaving.pop(holder, None)) is not None:
+                on_left(holder)
+
+    def take_away(self, session: Session[DataT]) -> "list[Holder[DataT]]":
+        """End all leases on a session that is about to end.
+
+        Return the holders who have to leave: all but the running task and its ancestors.
+        """
+        session._pins = 0
+        self._books.add_released()
+        self.note_released()
+        return [holder for holder in self._bound.get(session, ()) if holder not in _held.get()]
+
+    def expel(self, holder: "Holder[DataT]", reason: EndReason, on_left: "Callable[[Holder[DataT]], None]") -> None:
+        """Make a holder leave; `on_left` is called with it once its block is left, at once if that has happened."""
+        if holder.session is None:
+            on_left(holder)
+        else:
+            self._leaving[holder] = on_left
+            holder.end(reason)
+
+
+class Pin(Generic[DataT]):
+    """A lease for one `with` block; its value is the session."""
+
+    __slots__ = ("_leases", "_session", "_session_id")
+
+    def __init__(self, leases: Leases[DataT], session_id: str) -> None:
+        self._leases = leases
+        self._session_id: str | None = session_id
+        self._session: Session[DataT] | None = None
+
+    def __enter__(self) -> Session[DataT]:
+        if self._session_id is None:
+            raise RuntimeError("a pin is entered once; call pin() again")
+        self._leases.require_open_loop()
+        session = self._session = self._leases.acquire(self._session_id)
+        self._session_id = None
+        return session
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            self._leases.release(session)
+
+
+class Holder(ABC, Generic[DataT]):
+    """Whoever has to leave when the session is ended. `session` is what is held now, None before and after.
+
+    What was started in the block may keep its holder in its context for long: so the holder does not keep the session.
+    """
+
+    __slots__ = ("_leases", "_session_id", "session")
+
+    def __init__(self, leases: Leases[DataT], session_id: str) -> None:
+        self._leases = leases
+        self._session_id: str | None = session_id
+        self.session: Session[DataT] | None = None
+
+    @abstractmethod
+    def end(self, reason: EndReason) -> None:
+        """Ask the holder to leave its block."""
+
+
+class Hold(Holder[DataT]):
+    """A lease for one `with` block whose holder is told when the session is ended; its value is the session."""
+
+    __slots__ = ("_on_end",)
+
+    def __init__(self, leases: Leases[DataT], session_id: str, on_end: Callable[[EndReason], object]) -> None:
+        self._leases = leases
+        self._session_id = session_id
+        self.session = None
+        self._on_end: Callable[[EndReason], object] | None = on_end
+
+    def __enter__(self) -> Session[DataT]:
+        if self._session_id is None:
+            raise RuntimeError("a hold is entered once; call hold() again")
+        self._leases.require_open_loop()
+        session = self.session = self._leases.bind(self, self._session_id)
+        self._session_id = None
+        return session
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        session, self.session, self._on_end = self.session, None, None
+        if session is not None:
+            self._leases.unbind(self, session)
+
+    def end(self, reason: EndReason) -> None:
+        assert self._on_end is not None
+        assert self.session is not None
+        session_id = self.session.id  # the callback may leave the block
+        try:
+            self._on_end(reason)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a cancelled future's own, for one
+            session = fingerprint(session_id)
+            _logger.error("the on_end of a hold of session %s (%s) failed", session, reason, exc_info=error)
+
+
+class Lease(Holder[DataT]):
+    """A lease for one `async with` block, bound to its task; its value is the session."""
+
+    __slots__ = ("_scope",)
+
+    async def __aenter__(self) -> Session[DataT]:
+        if self._session_id is None:
+            raise RuntimeError("a lease is entered once; call lease() again")
+        self._leases.require_here()
+        scope = self._scope = self._leases.new_scope()
+        session = self.session = self._leases.bind(self, self._session_id)
+        self._session_id = None
+        scope.__enter__()
+        return session
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:  # a plain bool tells type checkers that it may swallow any error of the block
+        session, self.session = self.session, None
+        assert session is not None
+        try:
+            self._leases.unbind(self, session)
+        finally:
+            handled = bool(self._scope.__exit__(exc_type, exc, traceback))
+        if self._scope.cancelled_caught:
+            raise SessionNotFound(session.id, session.end_reason) from None
+        return handled
+
+    def end(self, reason: EndReason) -> None:  # noqa: ARG002  # the block learns it from the session
+        self._scope.cancel()

@@ -1,0 +1,398 @@
+"""The public face: a `SessionManager` gives sessions, leases and reservations, and ends what is due.
+
+One event loop owns a running manager: the loop that entered it. Outside of the `async with` block, what needs a running
+manager raises `ManagerClosed`. Each entry begins a run, which starts empty; the books go on from run to run.
+"""
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Generic, Self, overload
+
+import anyio
+from opentelemetry import context as otel_context
+from opentelemetry.metrics import MeterProvider
+from opentelemetry.trace import TracerProvider
+
+from otel_sessions._core.books import Books
+from otel_sessions._core.clock import latest, steady
+from otel_sessions._core.config import SessionConfig
+from otel_sessions._core.exceptions import ManagerClosed
+from otel_sessions._core.forks import forks
+from otel_sessions._core.session import UNSET, DataT, Limit, Session, checked
+from otel_sessions._core.stats import CleanupReport, Counts, SessionStats
+from otel_sessions._core.store import Roster, never_entered
+from otel_sessions._core.words import EndReason, Occupancy
+from otel_sessions._telemetry.telemetry import Telemetry
+
+from .capacity import Reservation
+from .closing import Batch
+from .hooks import CloseHook, SessionSink
+from .leases import Hold, Lease, Leases, Pin
+from .supervisor import Supervisor
+
+
+class SessionManager(Generic[DataT]):
+    """Keeps sessions, at most `config.max_sessions` of them, and ends those that are idle, too old, closed or failed.
+
+        async with SessionManager[Upstream](SessionConfig(max_sessions=10_000), on_close=hang_up) as manager:
+            session = await manager.create_session(data=upstream)
+            async with manager.lease(session.id) as session:
+                ...
+
+    `on_close(session, reason)` is awaited when a session ends, in a task of the manager's own, for `close_timeout`
+    seconds at most; `sink.export(session, reason)` before it. `name` tells managers apart on metrics. A provider that
+    is None is the global one, also if that is set later. `clock` returns seconds and must work on any thread; a reading
+    that is not finite or goes back counts as the last good one.
+
+    A manager may be entered again once it has ended, also on another event loop. If its loop was closed inside the
+    block, the manager has ended, and its sessions count as `shutdown`; in a forked process, its copy has ended, too.
+    """
+
+    def __init__(
+        self,
+        config: SessionConfig | None = None,
+        *,
+        name: str = "default",
+        on_close: CloseHook[DataT] | None = None,
+        sink: SessionSink[DataT] | None = None,
+        meter_provider: MeterProvider | None = None,
+        tracer_provider: TracerProvider | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.config = SessionConfig() if config is None else config
+        self.name = name
+        self._on_close = on_close
+        self._sink = sink
+        self._providers = (meter_provider, tracer_provider)
+        self._clock = clock
+        self._books = Books(self.config.max_sessions)
+        self._telemetry: Telemetry | None = None
+        self._supervisor: Supervisor[DataT] | None = None
+        self._abandoned = 0
+        """How many blocks were never left, because their loop was closed inside of them."""
+        self._take(Roster(self.config, steady(clock), self._books))
+
+    def _take(self, roster: Roster[DataT]) -> None:
+        """Go on with these sessions."""
+        self._now = roster.clock
+        self._roster = roster
+        self._leases = Leases(roster, self._books)
+        self._sessions = roster.sessions
+
+    async def __aenter__(self) -> Self:
+        """Start the background task. Raises `ManagerClosed` while the manager runs, and what its clock raises."""
+        last = None
+        if self._supervisor is not None:
+            self._notice_closed_loop(self._supervisor)
+            if not self._supervisor.over:
+                raise ManagerClosed(f"session manager {self.name!r} runs already; leave its block first")
+            clock = steady(self._clock)
+            clock()  # one that fails leaves the manager as it is
+            self._take(Roster(self.config, clock, self._books))
+            last = self._supervisor.passes.last
+        if self._telemetry is None:
+            self._telemetry = Telemetry(self._books, self._now, self.name, *self._providers)
+        supervisor = Supervisor(
+            self.config, self._roster, self._leases, self._books, self._telemetry, self._on_close, self._sink
+        )
+        supervisor.passes.last = last
+        self._supervisor = supervisor
+        supervisor.start()
+        forks.add(self)
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Shut down, in full even if the block was cancelled; takes `shutdown_timeout` seconds at most."""
+        supervisor = self._supervisor
+        assert supervisor is not None
+        self._notice_closed_loop(supervisor)
+        if self._abandoned and (exc_type is GeneratorExit or supervisor.disowned):
+            self._abandoned -= 1  # not the block of a run that goes on: it is collected now, and must not await
+            return
+        if supervisor.over:
+            return
+        self._roster.require_here()
+        supervisor.ask()
+        cancelled: BaseException | None = None
+        with anyio.CancelScope(shield=True):
+            while not supervisor.stopped.is_set():
+                try:
+                    await supervisor.stopped.wait()
+                except anyio.get_cancelled_exc_class() as error:  # asyncio's own cancellation passes the shield
+                    cancelled = error
+        if cancelled is not None:
+            raise cancelled
+
+    async def shutdown(self) -> None:
+        """Refuse new sessions, let leases drain, end every session, stop the background task, and wait for all that.
+
+        May be called again and by many at once; returns within `shutdown_timeout` seconds of the first call. Does
+        nothing before the block is entered. A close hook that calls it asks for it and goes on. Raises `RuntimeError`
+        on another event loop than the manager's.
+        """
+        supervisor = self._supervisor
+        if supervisor is None:
+            return
+        self._notice_closed_loop(supervisor)
+        if not supervisor.over:
+            self._roster.require_here()
+            supervisor.ask()
+            if not supervisor.callbacks.calling:
+                await supervisor.stopped.wait()
+
+    # Sessions
+
+    @overload
+    async def create_session(
+        self: "SessionManager[None]",
+        session_id: str | None = None,
+        *,
+        data: None = None,
+        client: str | None = None,
+        max_idle_time: Limit = UNSET,
+        max_session_age: Limit = UNSET,
+    ) -> Session[None]: ...
+    @overload
+    async def create_session(
+        self,
+        session_id: str | None = None,
+        *,
+        data: DataT,
+        client: str | None = None,
+        max_idle_time: Limit = UNSET,
+        max_session_age: Limit = UNSET,
+    ) -> Session[DataT]: ...
+    async def create_session(
+        self,
+        session_id: str | None = None,
+        *,
+        data: Any = None,
+        client: str | None = None,
+        max_idle_time: Limit = UNSET,
+        max_session_age: Limit = UNSET,
+    ) -> Session[Any]:
+        """Make a session and return it; its id is made here if none is given.
+
+        `client` is whose session it is, for `max_sessions_per_client`. `max_idle_time` and `max_session_age` replace
+        the configured limits for this session, in seconds; None switches one off. At the cap this waits up to
+        `close_timeout` seconds for a place that is about to be free. At the client's cap it does so for the place of
+        the client's longest idle session, if `per_client_at_cap` is `"evict_oldest"`. An id whose session is due, but
+        not ended yet, is waited for and reused.
+
+        Raises `TooManySessions`, `SessionExists`, `ConfigError` for a wrong limit, `ManagerClosed`, and `RuntimeError`
+        on another event loop than the manager's.
+        """
+        supervisor = self._running_here()
+        capacity = supervisor.capacity
+        idle, age = checked(max_idle_time, max_session_age)
+        if session_id is not None:
+            capacity.require_accepting()  # else it would end what is due for nothing
+            await self._vacate(supervisor, session_id)
+        if (waiter := capacity.take(client)) is not None:
+            await capacity.wait(waiter)
+        place = Reservation.taken(capacity, self._roster, self._books, client)
+        try:
+            return place.commit(session_id, data=data, max_idle_time=idle, max_session_age=age)
+        finally:
+            place.give_back()
+
+    def reserve(self, *, client: str | None = None) -> Reservation[DataT]:
+        """Return a place for one session, to be used as `async with manager.reserve() as place`.
+
+        For an id that is only known later: `place.commit(id, data=...)` makes the session; leaving the block without
+        gives the place back. Entering it waits and raises as `create_session` does.
+        """
+        return Reservation(self._running().capacity, self._roster, self._books, client)
+
+    def get(self, session_id: str) -> Session[DataT] | None:
+        """Return a session, or None if there is none or it is stale, expired, failed or ended. Never touches it."""
+        session = self._sessions.get(session_id)
+        if session is None or session._fate is not None:
+            return None
+        now, bucket = self._now(), session._bucket
+        # No call is as frequent as this one: mostly, a look at where the session is filed is enough.
+        if (bucket is not None and now < bucket.not_before) or session._due(now, session._terms) is None:
+            return session
+        return None
+
+    def touch(self, session_id: str) -> Session[DataT] | None:
+        """Note activity of a session and return it, or None where `get` returns None; that changes nothing.
+
+        The same as `get`, then `Session.touch`: in one step, with one reading of the clock.
+        """
+        session = self._sessions.get(session_id)
+        if session is None or session._fate is not None:
+            return None
+        now, bucket = self._now(), session._bucket
+        if (bucket is None or now >= bucket.not_before) and session._due(now, session._terms) is not None:
+            return None
+        session._last = now
+        session._count += 1
+        return session
+
+    def pin(self, session_id: str) -> Pin[DataT]:
+        """Return a lease for one `with` block, whose value is the session. Entering it is a touch.
+
+        Any task may leave it, in any order. Entering raises `SessionNotFound` and `ManagerClosed`.
+        """
+        return Pin(self._leases, session_id)
+
+    def hold(self, session_id: str, on_end: Callable[[EndReason], object]) -> Hold[DataT]:
+        """Return a pin for one `with` block whose holder is told when the session is ended. Entering it is a touch.
+
+        `on_end(reason)` asks the holder to leave the block soon; it may leave the block itself. It is called at most
+        once, and never after the block is left. That is when the session is ended in spite of the hold:
+        `drain_timeout` seconds after a pass has found it expired, by `close_session`, or by a shutdown. The session is
+        hidden then; its close hook starts once all holders have left, or `close_timeout` seconds later.
+
+        `on_end` is not called if the holder itself ends the session: inside the block, or in a task that was started
+        there. It is called in the task of whoever ends the session, and must neither block nor raise; an exception is
+        logged, and changes nothing else. Enter and leave it on the manager's own loop. Entering raises
+        `SessionNotFound` and `ManagerClosed`. Raises `TypeError` if `on_end` cannot be called.
+        """
+        if not callable(on_end):
+            raise TypeError(f"on_end takes a function of the end reason, not {on_end!r}")
+        return Hold(self._leases, session_id, on_end)
+
+    def lease(self, session_id: str) -> Lease[DataT]:
+        """Return a lease for one `async with` block, whose value is the session. Entering it is a touch.
+
+        It is bound to its task: when the session is ended by force, the block is cancelled and raises
+        `SessionNotFound` with the reason. Entering raises `SessionNotFound` and `ManagerClosed`.
+        """
+        return Lease(self._leases, session_id)
+
+    async def close_session(self, session_id: str) -> bool:
+        """End a session by hand; return True for the one caller that ended it, after its hook or the hook's timeout.
+
+        Hidden at once. Other tasks' bound leases are cancelled, never the caller's own. False at once if there is no
+        such session. Raises `ManagerClosed`, and `RuntimeError` on another event loop than the manager's.
+        """
+        supervisor = self._running_here()
+        session = self._sessions.get(session_id)
+        if session is None:
+            return False
+        await self._end(supervisor, session)
+        return True
+
+    # Cleanup
+
+    async def cleanup_stale_sessions(
+        self, *, max_idle_time: Limit = UNSET, max_session_age: Limit = UNSET
+    ) -> CleanupReport:
+        """Run a cleanup pass now and return its report, hooks included.
+
+        The keywords replace the configured limits, in seconds, for sessions that have none of their own; None
+        switches one off. Raises `ConfigError` for a wrong limit, `ManagerClosed`, and `RuntimeError` on another event
+        loop than the manager's.
+        """
+        idle, age = checked(max_idle_time, max_session_age)
+        return await self._running_here().passes.manual(idle, age)
+
+    async def preview_cleanup(self, *, max_idle_time: Limit = UNSET, max_session_age: Limit = UNSET) -> CleanupReport:
+        """Report what `cleanup_stale_sessions` would end now; nothing is ended, counted or traced.
+
+        Raises what `cleanup_stale_sessions` raises.
+        """
+        idle, age = checked(max_idle_time, max_session_age)
+        return await self._running_here().passes.preview(idle, age)
+
+    async def emergency_cleanup(self) -> CleanupReport:
+        """Run the pass that makes room at the cap now, and return its report, hooks included.
+
+        It ends what is due, then what is past the emergency limits, longest idle first, until a tenth of the cap is
+        free. Raises `ManagerClosed`, and `RuntimeError` on another event loop than the manager's.
+        """
+        return await self._running_here().passes.emergency()
+
+    def get_metrics(self) -> SessionStats:
+        """Return the books at this moment. Works on any thread, and before and after the manager runs, too."""
+        totals = self._books.totals()
+        if self._has_lost_its_loop():
+            totals = totals.settled()
+        passes = self._supervisor.passes if self._supervisor is not None else None
+        cleaned = sum(totals.cleaned.values())
+        return SessionStats(
+            total_created=totals.created,
+            total_cleaned=cleaned,
+            currently_active=totals.created - cleaned,
+            cleanup_runs=sum(totals.runs.values()),
+            cleanup_errors=sum(totals.errors.values()),
+            leased=totals.active[Occupancy.LEASED],
+            closing=totals.active[Occupancy.CLOSING],
+            reserved=totals.reserved,
+            waiting=totals.waiting,
+            peak_active=self._books.peak_active,
+            rejected=Counts(totals.rejected),
+            cleaned_by_reason=Counts(totals.cleaned),
+            last_cleanup=passes.last if passes else None,
+            seconds_since_cleanup=max(0.0, latest(self._now) - passes.last_at) if passes else 0.0,
+        )
+
+    def __len__(self) -> int:
+        """Return how many sessions there are, closing ones included."""
+        return 0 if self._has_lost_its_loop() else self._books.active
+
+    def __contains__(self, session_id: object) -> bool:
+        return isinstance(session_id, str) and self.get(session_id) is not None
+
+    def __repr__(self) -> str:
+        return f"<SessionManager {self.name!r} {len(self)} sessions>"
+
+    def _running(self) -> Supervisor[DataT]:
+        """Return the run that goes on. Raises `ManagerClosed` without one."""
+        supervisor = self._supervisor
+        if supervisor is None:
+            raise never_entered(f"session manager {self.name!r}")
+        self._notice_closed_loop(supervisor)
+        if supervisor.over:
+            raise ManagerClosed(f"session manager {self.name!r} is not running any more; enter it again to use it")
+        return supervisor
+
+    def _running_here(self) -> Supervisor[DataT]:
+        """Return the run that goes on. Raises `ManagerClosed` without one, `RuntimeError` on another loop."""
+        supervisor, home = self._supervisor, self._roster.home
+        if supervisor is None or supervisor.over or home is None or not home.is_here():
+            supervisor = self._running()
+            self._roster.require_here()
+        return supervisor
+
+    def _has_lost_its_loop(self) -> bool:
+        home = self._roster.home
+        return home is not None and home.is_closed() and self._supervisor is not None and not self._supervisor.over
+
+    def _notice_closed_loop(self, supervisor: Supervisor[DataT]) -> None:
+        if self._has_lost_its_loop():
+            self._abandoned += 1
+            self._give_up(supervisor, self._books.succeeded())
+
+    def _give_up(self, supervisor: Supervisor[DataT], books: Books) -> None:
+        """Count the run as over, whose loop or process is gone; other books take the place of those it writes to."""
+        assert self._telemetry is not None
+        supervisor.disown()
+        self._books = books
+        self._telemetry.go_on_in(books)
+
+    def start_anew_after_fork(self) -> None:
+        """Begin with empty books in a process that was forked: all that they count is the parent's."""
+        assert self._supervisor is not None
+        self._give_up(self._supervisor, Books(self.config.max_sessions))
+        self._supervisor.passes.start_anew()
+
+    async def _vacate(self, supervisor: Supervisor[DataT], session_id: str) -> None:
+        """End the session that stands under an id, if it is due and nobody uses it; else raise `SessionExists`."""
+        session = self._sessions.get(session_id)
+        if session is not None and not session._pins and session._due(self._now(), session._terms):
+            await self._end(supervisor, session)
+        self._roster.require_vacant(session_id)
+
+    async def _end(self, supervisor: Supervisor[DataT], session: Session[DataT]) -> None:
+        """End a session and wait for what that calls; a hook or a sink that ends one does not wait."""
+        batch, now = Batch(), self._now()
+        reason = session._reason(now, EndReason.CLOSED)
+        supervisor.closer.end({reason: [session]}, otel_context.get_current(), batch, now)
+        if not supervisor.callbacks.calling:
+            await batch.wait()

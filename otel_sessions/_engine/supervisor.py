@@ -1,0 +1,158 @@
+"""The one background task: it ticks, starts interval passes, and winds the manager down.
+
+It opens no scope in anybody's task, survives every error, and whatever ends it, a shutdown, its cancellation or the
+loop's end, leaves balanced books and no session behind.
+"""
+
+import logging
+from functools import partial
+from math import floor
+from typing import Generic
+
+import anyio
+from opentelemetry.context import Context
+
+from otel_sessions._core.books import Books
+from otel_sessions._core.clock import latest
+from otel_sessions._core.config import SessionConfig
+from otel_sessions._core.loops import Home
+from otel_sessions._core.session import DataT
+from otel_sessions._core.store import Roster
+from otel_sessions._core.words import CleanupError, EndReason
+from otel_sessions._telemetry.telemetry import Telemetry
+
+from .capacity import Capacity
+from .closing import Batch, Closer
+from .hooks import Callbacks, CloseHook, SessionSink
+from .leases import Leases
+from .passes import Passes
+from .tasks import Tasks
+
+_SHORTEST_INTERVAL = 0.001
+"""Seconds; a shorter cleanup interval would leave the loop no time for anything else."""
+
+_logger = logging.getLogger("otel_sessions")
+
+
+class Supervisor(Generic[DataT]):
+    """A running manager: what it consists of, and the task that drives it until `stopped`."""
+
+    def __init__(
+        self,
+        config: SessionConfig,
+        roster: Roster[DataT],
+        leases: Leases[DataT],
+        books: Books,
+        telemetry: Telemetry,
+        on_close: CloseHook[DataT] | None,
+        sink: SessionSink[DataT] | None,
+    ) -> None:
+        self.disowned = False
+        """Whether the run is over because its loop or its process is gone."""
+        self.over = False
+        """Whether the manager has ended; `stopped` wakes whoever waits for that, on the manager's own loop."""
+        self.stopped = anyio.Event()
+        self._ticking = Tasks()
+        self._winding_down = Tasks()
+        self.tasks = Tasks()
+        self.capacity = Capacity(config, roster, books)
+        self.callbacks = Callbacks(config, on_close, sink, books, self.tasks)
+        self.closer = Closer(config, roster, leases, self.capacity, self.callbacks, telemetry, self.tasks)
+        self.passes = Passes(config, roster, self.closer, self.capacity, self.callbacks, books, telemetry, self.tasks)
+        self._config = config
+        self._roster = roster
+        self._leases = leases
+        self._books = books
+        self._telemetry = telemetry
+        self._asked = False
+
+    def start(self) -> None:
+        self._roster.home = Home()
+        self._roster.accepting = True
+        self._leases.enter_loop()
+        self._telemetry.open(self._roster.home, self._roster.clock)
+        self._ticking.start("otel-sessions supervisor", self._tick, on_end=self._note_tick_end)
+
+    def ask(self) -> None:
+        """Ask for the shutdown; new sessions and leases are refused from here on."""
+        if not self._asked:
+            self._asked = True
+            self._refuse()
+            self._ticking.cancel()
+            wind_down = partial(self._wind_down, anyio.current_time())
+            self._winding_down.start("otel-sessions supervisor", wind_down, on_end=self._settle)
+
+    def disown(self) -> None:
+        """Count as ended where nothing of this can run any more: the loop is closed, or this is a forked process."""
+        self.disowned = self.over = self._asked = self.capacity.over = True
+        self.callbacks.forget()
+        self._roster.write_off()
+
+    def _refuse(self) -> None:
+        self._roster.accepting = False
+        self.capacity.close()
+
+    def _note_tick_end(self) -> None:
+        if not self._asked:  # cancelled from outside, or the loop is at its end
+            self._asked = True
+            self._settle()
+
+    async def _tick(self) -> None:
+        interval = max(self._config.cleanup_interval, _SHORTEST_INTERVAL)
+        next_tick = anyio.current_time() + interval
+        started = True
+        while True:
+            if started and (now := self._read_clock()) is not None:
+                self._telemetry.next_pass_at = now + next_tick - anyio.current_time()
+            # No cancel scope here: should the loop die in it, anyio would keep it, and the manager with it, for good.
+            await anyio.sleep_until(next_tick)
+            self.callbacks.press()
+            started = self.passes.start_interval()
+            missed = floor((anyio.current_time() - next_tick) / interval)
+            next_tick += (missed + 1) * interval
+
+    def _read_clock(self) -> float | None:
+        try:
+            return self._roster.clock()
+        except Exception:
+            _logger.exception("the clock of the session manager failed")
+            self._books.add_error(CleanupError.OTHER)
+            return None
+
+    async def _wind_down(self, begun: float) -> None:
+        config = self._config
+        deadline = begun + config.shutdown_timeout
+        self.tasks.start("otel-sessions pressing", self.callbacks.keep_pressing)
+        # The last tenth, at most a second, is for cancelled hooks to leave.
+        work_until = deadline - min(1.0, config.shutdown_timeout / 10)
+        # Before that hooks get their close_timeout, or half of the time where there is not enough for both.
+        hooks = min(config.close_timeout, (work_until - begun) / 2)
+        with anyio.CancelScope(deadline=min(begun + config.drain_timeout, work_until - hooks)):
+            await self._leases.wait_quiet()
+        if not config.cleanup_on_shutdown:
+            self.callbacks.drop_hooks()
+        await self._ticking.wait_empty()
+        with anyio.CancelScope(deadline=work_until):
+            await self.passes.shutdown()
+            await self.closer.wait_none_closing()
+        self.tasks.cancel()
+        with anyio.CancelScope(deadline=deadline):
+            await self.tasks.wait_empty()
+        await self.callbacks.dismiss(deadline)
+
+    def _settle(self) -> None:
+        """End at once, without hooks, whatever is left; after a proper shutdown that is nothing."""
+        try:
+            self._refuse()
+            self.callbacks.close()
+            now = self._read_clock()
+            now = latest(self._roster.clock) if now is None else now
+            for session in list(self._roster.sessions.values()):
+                self.closer.end({session._reason(now, EndReason.SHUTDOWN): [session]}, Context(), Batch(), now)
+            self.closer.abandon()
+            self.capacity.end()
+            self.tasks.cancel()
+            self._telemetry.close()
+        finally:
+            self.over = True
+            self.stopped.set()

@@ -1,0 +1,162 @@
+"""One pass on its way over the sessions: what it looks at, what it ends, and when it lets the loop go on.
+
+It goes in strides. Nothing waits between the moment a stride is taken out of the wheel and the one at which each of its
+sessions is ended or filed anew: a pass that is cancelled leaves the rest to the next one.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from itertools import islice
+from math import inf, nextafter
+from typing import Final, Generic
+
+import anyio.lowlevel
+from opentelemetry.context import Context
+
+from otel_sessions._core.session import DataT, Limits, Session, Terms
+from otel_sessions._core.store import Roster
+from otel_sessions._core.words import EndReason
+
+from .closing import Batch, Closer
+
+STRIDE: Final = 32
+"""The most sessions that are looked at and ended together: from one look at the time to the next."""
+_SLICE: Final = 0.0005
+"""Seconds of work before a pass lets the loop go on. A task whose timer is due waits for two: the loop first sees the
+timer, then wakes the task behind the pass."""
+_NONE_CLEANED: Final = dict.fromkeys(EndReason, 0)
+
+Due = defaultdict[EndReason, list[Session[DataT]]]
+"""Sessions that are to be ended, by the reason that they will be counted for."""
+Look = Callable[[list[Session[DataT]], float], None]
+LimitsOf = Callable[[Session[DataT]], Limits]
+
+
+class Sweep(Generic[DataT]):
+    """The work of one pass, and what it has done so far."""
+
+    def __init__(self, roster: Roster[DataT], closer: Closer[DataT], cause: Context) -> None:
+        self.batch = Batch()
+        self.examined = 0
+        self.cleaned = _NONE_CLEANED.copy()
+        self._roster = roster
+        self._closer = closer
+        self._cause = cause
+        self._slice_ends = time.perf_counter() + _SLICE
+
+    async def end_due(self) -> None:
+        """End what the wheel says is due; file anew what was used since it was filed."""
+        now = self._roster.clock()
+        taken = self._roster.wheel.take_due(now)
+        while stride := list(islice(taken, STRIDE)):
+            self.examined += len(stride)
+            self._end_or_file(stride, now)
+            if len(stride) == STRIDE:
+                await self.rest_if_tired()
+
+    async def end_all_due(self) -> None:
+        """Like `end_due`, but exact: also what became due within the tick that is not over."""
+        await self.end_due()
+        coming = self._roster.wheel.coming(self._roster.clock())
+        await self.visit(coming, lambda stride, now: self.end_due_of(stride, now, own_limits))
+
+    async def end_due_under(self, limits_of: LimitsOf[DataT]) -> None:
+        """End what is due under other limits, wherever it is filed."""
+        await self.visit(self._roster.wheel, lambda stride, now: self.end_due_of(stride, now, limits_of))
+
+    async def count_due_under(self, limits_of: LimitsOf[DataT]) -> None:
+        """Count as cleaned what `end_due_under` would end, and end nothing."""
+
+        def count(stride: list[Session[DataT]], now: float) -> None:
+            for reason, sessions in _due_of(stride, now, limits_of).items():
+                self.cleaned[reason] += len(sessions)
+
+        await self.visit(self._roster.wheel, count)
+
+    async def end_everyone(self) -> None:
+        """End all sessions, the leased ones too."""
+
+        def end(stride: list[Session[DataT]], now: float) -> None:
+            due: Due[DataT] = defaultdict(list)
+            for session in stride:
+                due[session._reason(now, EndReason.SHUTDOWN)].append(session)
+            self.end(due, now)
+
+        await self.visit(self._roster.wheel, end)
+        # What drains is not filed.
+        await self.visit(list(self._roster.sessions.values()), end)
+
+    async def visit(self, sessions: Iterable[Session[DataT]], look: Look[DataT]) -> None:
+        """Let `look` see those that have not ended, a stride at a time, and the time."""
+        coming = iter(sessions)
+        while seen := list(islice(coming, STRIDE)):
+            stride = dict.fromkeys(seen)  # what the wheel has moved meanwhile may come twice
+            left = [session for session in stride if session.end_reason is None]
+            self.examined += len(left)
+            look(left, self._roster.clock())
+            if len(seen) == STRIDE:
+                await self.rest_if_tired()
+
+    def end_due_of(self, stride: list[Session[DataT]], now: float, limits_of: LimitsOf[DataT]) -> None:
+        """End what is due under the given limits; a leased session starts to drain once it is as old as it may be."""
+        for session in stride:
+            if session._pins and now >= session._created + session._terms.age:
+                self._closer.drain(session, self._cause)
+        self.end(_due_of(stride, now, limits_of), now)
+
+    def end(self, due: Due[DataT], now: float) -> None:
+        self._closer.end(due, self._cause, self.batch, now)
+        for reason, sessions in due.items():
+            self.cleaned[reason] += len(sessions)
+
+    async def rest_if_tired(self) -> None:
+        """Let the loop go on if it is time to; to be called between two strides, and not after the last.
+
+        So a pass over few sessions is over in one step, before a creator who has waited for its places goes on.
+        """
+        if time.perf_counter() >= self._slice_ends:
+            await anyio.lowlevel.checkpoint()
+            self._slice_ends = time.perf_counter() + _SLICE
+
+    def _end_or_file(self, stride: list[Session[DataT]], now: float) -> None:
+        due: Due[DataT] = defaultdict(list)
+        file = self._roster.wheel.file
+        for session in stride:
+            limits = session._terms
+            if not session._pins and (reason := session._due(now, limits)) is not None:
+                due[reason].append(session)
+            elif now < session._created + limits.age:
+                # Never at this moment, where a limit is too small to be added to it: the pass would come back to it.
+                file(session, max(session._deadline(now, limits), nextafter(now, inf)), now)
+            else:  # not filed any more: its drain ends it
+                self._closer.drain(session, self._cause)
+        self.end(due, now)
+
+
+def _due_of(stride: list[Session[DataT]], now: float, limits_of: LimitsOf[DataT]) -> Due[DataT]:
+    due: Due[DataT] = defaultdict(list)
+    for session in stride:
+        reason = None if session._pins else session._due(now, limits_of(session))
+        if reason is not None:
+            due[session._reason(now, reason)].append(session)
+    return due
+
+
+def own_limits(session: Session[DataT]) -> Limits:
+    return session._terms
+
+
+def limits_by(change: Callable[[Terms], Limits]) -> LimitsOf[DataT]:
+    """Return a session's limits as `change` makes them of its terms, once for all in a row that share them."""
+    known: Terms | None = None
+    limits: Limits
+
+    def limits_of(session: Session[DataT]) -> Limits:
+        nonlocal known, limits
+        if session._terms is not known:
+            known = session._terms
+            limits = change(known)
+        return limits
+
+    return limits_of

@@ -1,0 +1,142 @@
+"""Tasks that belong to a manager, and to no caller. Only this and `loops` know the event loops by name.
+
+Each starts in an empty context and in no cancel scope, so it inherits neither the span nor the cancellation of
+whoever happened to start it. An exception is logged and ends only its task.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextvars import Context
+from typing import Generic, TypeVar
+
+import anyio
+
+_logger = logging.getLogger("otel_sessions")
+
+ItemT = TypeVar("ItemT")
+
+
+class Task:
+    """A running task. On asyncio `cancel` interrupts what it awaits, once a call; on trio everything from then on."""
+
+    def __init__(self, on_end: Callable[[], None]) -> None:
+        self.on_end = on_end
+        self.done = False
+        self.cancel: Callable[[], object] = lambda: None
+
+
+class Tasks:
+    """A set of such tasks."""
+
+    def __init__(self) -> None:
+        self._running: dict[Task, object] = {}
+        self._emptied: anyio.Event | None = None
+
+    def start(
+        self, name: str, function: Callable[[], Awaitable[None]], on_end: Callable[[], None] = lambda: None
+    ) -> Task:
+        """Start a task; `on_end` is called when it is over, even if it was cancelled before its first step."""
+        task = Task(on_end)
+        if anyio.get_cancelled_exc_class() is asyncio.CancelledError:
+            self._running[task] = self._start_on_asyncio(name, function, task)
+        else:
+            self._running[task] = self._start_on_trio(name, function, task)
+        return task
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def cancel(self) -> None:
+        for task in list(self._running):
+            task.cancel()
+
+    async def wait_empty(self) -> None:
+        while self._running:
+            self._emptied = anyio.Event()
+            await self._emptied.wait()
+
+    def _start_on_asyncio(self, name: str, function: Callable[[], Awaitable[None]], task: Task) -> object:
+        def ended(running: asyncio.Task[None]) -> None:
+            self._discard(task)
+            if not running.cancelled() and (error := running.exception()) is not None:
+                _log(name, error)
+
+        running = asyncio.get_running_loop().create_task(_run(function), name=name, context=Context())
+        # Not in a `finally` of the task: one that is cancelled before its first step never gets there.
+        running.add_done_callback(ended)
+        task.cancel = running.cancel
+        return running  # the loop itself holds its tasks only weakly
+
+    def _start_on_trio(self, name: str, function: Callable[[], Awaitable[None]], task: Task) -> object:
+        import trio
+
+        scope = trio.CancelScope()
+
+        async def run() -> None:
+            try:
+                with scope:
+                    await function()
+            except Exception as error:  # it would bring the whole run down
+                _log(name, error)
+            finally:
+                self._discard(task)
+
+        task.cancel = scope.cancel
+        return trio.lowlevel.spawn_system_task(run, name=name, context=Context())
+
+    def _discard(self, task: Task) -> None:
+        task.done = True
+        self._running.pop(task, None)
+        task.on_end()
+        if not self._running and self._emptied is not None:
+            self._emptied.set()
+
+
+class Countdown(Generic[ItemT]):
+    """Items that are due a fixed number of seconds after they were added, on the loop's own time."""
+
+    def __init__(self, delay: float, tasks: Tasks, name: str, on_due: Callable[[ItemT], None]) -> None:
+        self._delay = delay
+        self._tasks = tasks
+        self._name = name
+        self._on_due = on_due
+        self._due_at: dict[ItemT, float] = {}
+        self._counting = False
+
+    def add(self, item: ItemT) -> None:
+        """Start an item's countdown; one that is running goes on as it is."""
+        self._due_at.setdefault(item, anyio.current_time() + self._delay)
+        if not self._counting:
+            self._counting = True
+            self._tasks.start(self._name, self._count)
+
+    def discard(self, item: ItemT) -> None:
+        self._due_at.pop(item, None)
+
+    async def _count(self) -> None:
+        try:
+            while self._due_at:
+                due_at = next(iter(self._due_at.values()))
+                await anyio.sleep_until(due_at)  # no item is held here: the first one may be discarded meanwhile
+                if self._due_at and next(iter(self._due_at.values())) <= due_at:
+                    self._end_first()
+        finally:
+            self._counting = False
+
+    def _end_first(self) -> None:
+        item = next(iter(self._due_at))
+        del self._due_at[item]
+        try:
+            self._on_due(item)
+        except Exception as error:
+            _log(self._name, error)
+            self._due_at[item] = anyio.current_time() + max(self._delay, 1.0)
+
+
+async def _run(function: Callable[[], Awaitable[None]]) -> None:
+    await function()
+
+
+def _log(name: str, error: BaseException) -> None:
+    _logger.error("the task %r ended with an error", name, exc_info=error)

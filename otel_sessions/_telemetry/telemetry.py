@@ -1,0 +1,290 @@
+"""Every metric, span and line about a pass, in one place; it reads the books and never decides anything.
+
+Only the OpenTelemetry API is used: without an SDK all of this does nothing. An error of a provider is logged and
+counted, and never reaches a session.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from enum import StrEnum
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
+from opentelemetry.trace import INVALID_SPAN, Link, NoOpTracer, Span, Status, StatusCode, Tracer, TracerProvider
+
+from otel_sessions._core.books import Books
+from otel_sessions._core.loops import Home
+from otel_sessions._core.session import Session
+from otel_sessions._core.stats import CleanupReport
+from otel_sessions._core.words import CleanupError, EndReason, Outcome, Trigger
+from otel_sessions._version import __version__
+
+from . import providers
+from .providers import Board, Row
+
+SCOPE: Final = "otel_sessions"
+MANAGER_NAME: Final = "otel_sessions.manager.name"
+STATE: Final = "otel_sessions.session.state"
+REASON: Final = "otel_sessions.cleanup.reason"
+REJECTION: Final = "otel_sessions.rejection.reason"
+TRIGGER: Final = "otel_sessions.cleanup.trigger"
+OUTCOME: Final = "otel_sessions.cleanup.outcome"
+ERROR_TYPE: Final = "error.type"
+SESSION_BUCKETS: Final = (1, 5, 10, 30, 60, 300, 600, 1800, 3600, 14400, 43200, 86400)
+CLEANUP_BUCKETS: Final = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10)
+
+_TEXTS: Final = {word: word.value for word in (*EndReason, *Trigger, *Outcome)}
+"""Looked up, since `value` is slow, and every session that ends and every pass is recorded."""
+
+_logger = logging.getLogger("otel_sessions")
+
+WordT = TypeVar("WordT", bound=StrEnum)
+
+_Points = Iterable[tuple[float, dict[str, str]]]
+_Read = Callable[[Row], _Points]
+
+
+def _limit(row: Row) -> _Points:
+    return [] if row.limit is None else [(row.limit, {})]
+
+
+def _runs(row: Row) -> _Points:
+    return [(n, {TRIGGER: run[0].value, OUTCOME: run[1].value}) for run, n in row.totals.runs.items()]
+
+
+def _by(attribute: str, counts: Mapping[WordT, int]) -> _Points:
+    return [(count, {attribute: word.value}) for word, count in counts.items()]
+
+
+_COUNTERS: Final[dict[tuple[str, str, str], _Read]] = {
+    ("session.created", "{session}", "Sessions created."): lambda row: [(row.totals.created, {})],
+    ("session.cleaned", "{session}", "Sessions removed, by end reason."): lambda row: _by(REASON, row.totals.cleaned),
+    ("session.rejected", "{session}", "Sessions refused."): lambda row: _by(REJECTION, row.totals.rejected),
+    ("cleanup.runs", "{run}", "Cleanup passes that have ended."): _runs,
+    ("cleanup.errors", "{error}", "What failed during cleanup."): lambda row: _by(ERROR_TYPE, row.totals.errors),
+}
+_UP_DOWN_COUNTERS: Final[dict[tuple[str, str, str], _Read]] = {
+    ("session.active", "{session}", "Sessions that are there."): lambda row: _by(STATE, row.totals.active),
+    ("session.reserved", "{session}", "Places taken, not yet sessions."): lambda row: [(row.totals.reserved, {})],
+    ("session.limit", "{session}", "The cap on sessions."): _limit,
+}
+_GAUGES: Final[dict[tuple[str, str, str], _Read]] = {
+    ("cleanup.overdue", "s", "How late the next interval pass is."): lambda row: [(row.overdue, {})],
+}
+
+
+def _create_instruments(board: Board, provider: MeterProvider) -> None:
+    meter = provider.get_meter(SCOPE, __version__)
+    for create, instruments in (
+        (meter.create_observable_counter, _COUNTERS),
+        (meter.create_observable_up_down_counter, _UP_DOWN_COUNTERS),
+        (meter.create_observable_gauge, _GAUGES),
+    ):
+        for (name, unit, description), read in instruments.items():
+            create(f"{SCOPE}.{name}", [_observer(board, name, read)], unit, description)
+    board.session_duration = meter.create_histogram(
+        f"{SCOPE}.session.duration",
+        "s",
+        "How long sessions lived, by end reason.",
+        explicit_bucket_boundaries_advisory=SESSION_BUCKETS,
+    )
+    board.cleanup_duration = meter.create_histogram(
+        f"{SCOPE}.cleanup.duration",
+        "s",
+        "How long cleanup passes took, close hooks and exports included.",
+        explicit_bucket_boundaries_advisory=CLEANUP_BUCKETS,
+    )
+
+
+def _observer(board: Board, name: str, read: _Read) -> Callable[[CallbackOptions], list[Observation]]:
+    def callback(_: CallbackOptions) -> list[Observation]:
+        return [
+            Observation(value, {MANAGER_NAME: manager, **attributes})
+            for manager, row in board.rows(name).items()
+            for value, attributes in read(row)
+        ]
+
+    return callback
+
+
+class Telemetry:
+    """One manager's signals, from each `open` until `close`, or until nobody holds this object any more."""
+
+    def __init__(
+        self,
+        books: Books,
+        clock: Callable[[], float],
+        name: str,
+        meter_provider: MeterProvider | None,
+        tracer_provider: TracerProvider | None,
+    ) -> None:
+        self.next_pass_at: float | None = None
+        """When the next interval pass is due, by `clock`; None while none is to come."""
+        self._clock = clock
+        self.name: Final = name
+        self._home: Home | None = None
+        self._passes: set[PassSpan] = set()
+        """Those that run."""
+        self.guarded: Final = _Guard(name, books)
+        provider = providers.global_provider() if meter_provider is None else meter_provider
+        self._entry = providers.enter(self, name, books, provider)
+        self._entry.closed = True
+        self._tracer: Tracer = NoOpTracer()
+        with self.guarded:
+            self._entry.board.equip(partial(_create_instruments, provider=provider))
+        with self.guarded:
+            self._tracer = trace.get_tracer(SCOPE, __version__, tracer_provider)
+
+    def sessions_ended(self, sessions: Iterable[Session[Any]], reason: EndReason, now: float) -> None:
+        """Record how long sessions lived that end together."""
+        entry = self._entry
+        attributes = {MANAGER_NAME: entry.name, REASON: _TEXTS[reason]}
+        for session in sessions:
+            # One that was made and failed while a pass goes on ends as of the pass's beginning.
+            age = now - session._created if now > session._created else 0.0
+            try:
+                entry.board.session_duration.record(age, attributes)
+            except Exception as error:
+                self.guarded.note(error)
+
+    def overdue(self) -> float:
+        """Return by how many seconds the next interval pass is late; 0 on time and while a pass runs."""
+        next_pass_at = self.next_pass_at
+        if next_pass_at is None or self._passes:
+            return 0.0
+        try:
+            return max(0.0, self._clock() - next_pass_at)
+        except Exception:  # one manager's clock must not take all others' metrics away; the books are not this thread's
+            _logger.exception("the clock of manager %r failed during an export", self.name)
+            return 0.0
+
+    def start_pass(self, trigger: Trigger, cause: Context) -> "PassSpan":
+        """Open the span of a pass: a root, linked to the span of whoever caused it."""
+        span: Span = INVALID_SPAN
+        with self.guarded:
+            caller = trace.get_current_span(cause).get_span_context()
+            span = self._tracer.start_span(
+                f"{SCOPE}.cleanup",
+                context=Context(),
+                links=[Link(caller)] if caller.is_valid else None,
+                attributes={MANAGER_NAME: self.name, TRIGGER: _TEXTS[trigger]},
+            )
+        started = PassSpan(self, span)
+        self._passes.add(started)
+        return started
+
+    def record_pass(self, started: "PassSpan", report: CleanupReport) -> None:
+        self._passes.discard(started)
+        self._entry.board.cleanup_duration.record(
+            report.duration,
+            {MANAGER_NAME: self._entry.name, TRIGGER: _TEXTS[report.trigger], OUTCOME: _TEXTS[report.outcome]},
+            started.context,
+        )
+
+    def open(self, home: Home, clock: Callable[[], float]) -> None:
+        """Report the manager as running, on this loop and by this clock."""
+        self._home = home
+        self._clock = clock
+        self._passes.clear()
+        self._entry.closed = False
+
+    def go_on_in(self, books: Books) -> None:
+        """Report the manager as ended, and by other books from now on."""
+        self.close()
+        self._entry.books = books
+        self.guarded.count_in(books)
+
+    def has_lost_its_loop(self) -> bool:
+        """Return whether nothing of the manager can run any more."""
+        return self._home is not None and self._home.is_closed()
+
+    def close(self) -> None:
+        """Report the manager as ended: what it still holds counts as ended by `shutdown`."""
+        self.next_pass_at = None
+        self._entry.closed = True
+
+
+class _Guard:
+    """Notes an exception that leaves its block, and lets nobody else see it."""
+
+    def __init__(self, name: str, books: Books) -> None:
+        self._name = name
+        self._books = books
+
+    def count_in(self, books: Books) -> None:
+        self._books = books
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, exc_type: object, error: BaseException | None, traceback: object) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        self.note(error)
+        return True
+
+    def note(self, error: Exception) -> None:
+        _logger.error("the telemetry of manager %r failed", self._name, exc_info=error)
+        self._books.add_error(CleanupError.OTHER)
+
+
+class PassSpan:
+    """The span of one cleanup pass, open until `end`. `context` is what the pass's hooks run under."""
+
+    def __init__(self, telemetry: Telemetry, span: Span) -> None:
+        self._telemetry = telemetry
+        self._span = span
+        self.context: Final = trace.set_span_in_context(span, Context())
+
+    def end(self, report: CleanupReport, error: BaseException | None) -> None:
+        """Record the pass: its duration and a line, inside the span, and its report. `error` is what aborted it."""
+        with self._telemetry.guarded:
+            self._telemetry.record_pass(self, report)
+        with self._telemetry.guarded:
+            self._log(report, error)
+        with self._telemetry.guarded:
+            self._span.set_attributes(
+                {
+                    OUTCOME: _TEXTS[report.outcome],
+                    "otel_sessions.cleanup.examined": report.examined,
+                    "otel_sessions.cleanup.cleaned": report.total_cleaned,
+                    "otel_sessions.cleanup.hook_errors": report.hook_errors,
+                    "otel_sessions.cleanup.remaining": report.remaining,
+                }
+            )
+            if error is not None:
+                self._span.set_attribute(ERROR_TYPE, type(error).__qualname__)
+                self._span.set_status(Status(StatusCode.ERROR))
+        with self._telemetry.guarded:
+            self._span.end()
+
+    def _log(self, report: CleanupReport, error: BaseException | None) -> None:
+        """Log the pass under its span, so that where logs are kept with trace ids one is found by the other."""
+        if error is None and not _logger.isEnabledFor(logging.DEBUG):
+            return
+        about = {MANAGER_NAME: self._telemetry.name, TRIGGER: report.trigger.value, OUTCOME: report.outcome.value}
+        with under(self.context):
+            if error is not None:
+                _logger.error("a cleanup pass (%s) was aborted", report.trigger, exc_info=error, extra=about)
+                return
+            _logger.debug(
+                "cleanup pass (%s) %s: cleaned %d, examined %d, hook errors %d, remaining %d",
+                *(report.trigger, report.outcome, report.total_cleaned),
+                *(report.examined, report.hook_errors, report.remaining),
+                extra=about,
+            )
+
+
+@contextmanager
+def under(context: Context) -> Iterator[None]:
+    """Make a span's context the current one for a block: what is logged there has its trace id."""
+    token = otel_context.attach(context)
+    try:
+        yield
+    finally:
+        otel_context.detach(token)

@@ -1,0 +1,1 @@
+"""The virtual clients, and the phases that they go through."""

@@ -1,0 +1,140 @@
+"""The processes that the demo starts, and the ports they listen on.
+
+A port is bound here and handed over, so it is known to be free before anything starts, and a request that comes too
+early waits instead of failing. Whoever leaves `running`, in whatever way, leaves no process behind.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import IO, Final
+
+from otel_sessions._program import sockets
+
+HOST: Final = "127.0.0.1"
+_STOP_SECONDS: Final = 15.0
+_COMPLAINTS: Final = 20
+"""How many lines of a process's stderr are kept, the latest."""
+
+
+class PortTaken(Exception):
+    """A port cannot be listened on; the message says which one, why, and what to do."""
+
+
+def listen(address: tuple[str, int], flag: str) -> socket.socket:
+    """Return a socket that listens on an address, on any free port if that is 0. Raises `PortTaken`."""
+    try:
+        return sockets.listen(address)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+        host, port = address
+        raise PortTaken(f"cannot listen on {host}:{port}: {reason}; choose another port with {flag}") from error
+
+
+def url_of(listener: socket.socket) -> str:
+    return f"http://{HOST}:{listener.getsockname()[1]}"
+
+
+class Child:
+    """A process that serves on a socket. `said` is the latest of the `lines` that it has written to stdout, None before
+    the first; `complaints` are the latest ones on stderr, which would else land in the midst of the view."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self.said: str | None = None
+        self.lines = 0
+        self.complaints: Final[deque[str]] = deque(maxlen=_COMPLAINTS)
+        self._process = process
+        self._asked = False
+        assert process.stdout is not None
+        assert process.stderr is not None
+        self._readers = [
+            threading.Thread(target=self._keep_latest, args=[process.stdout], daemon=True),
+            threading.Thread(target=self.complaints.extend, args=[_lines(process.stderr)], daemon=True),
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    @property
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
+    @property
+    def ended_well(self) -> bool:
+        return self._process.poll() == 0
+
+    @property
+    def killed(self) -> bool:
+        """Whether somebody else has killed it, as the system does when memory runs out."""
+        return self._process.poll() == -signal.SIGKILL and not self._asked
+
+    def ask_to_stop(self) -> None:
+        """Tell the process to stop, once: a second time would mean at once."""
+        if not self._asked and not self.ended:
+            self._asked = True
+            self._process.terminate()
+
+    def stop(self) -> None:
+        """Tell the process to stop and wait until it has; kill it if it does not within `_STOP_SECONDS`."""
+        self.ask_to_stop()
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.complaints.append(f"killed: it had not stopped after {_STOP_SECONDS:g} s")
+        finally:
+            self._process.kill()  # nothing, if it has stopped
+            self._process.wait()
+        for reader in self._readers:
+            reader.join()
+
+    def _keep_latest(self, stdout: IO[str]) -> None:
+        for line in _lines(stdout):
+            self.said = line
+            self.lines += 1
+
+
+@contextmanager
+def running(
+    module: str, listener: socket.socket, *arguments: str, environ: Mapping[str, str] | None = None
+) -> Iterator[Child]:
+    """Run a module of this package, which takes over `listener`, for as long as the block lasts.
+
+    In a session of its own, so that Ctrl-C reaches the parent alone and the process is stopped in order.
+    """
+    descriptor = listener.fileno()
+    with listener:
+        process = subprocess.Popen(
+            [sys.executable, "-m", f"{__package__}.{module}", "--descriptor", str(descriptor), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            pass_fds=[descriptor],
+            start_new_session=True,
+            env={**_inherited_environ(), **(environ or {})},
+        )
+    with process:
+        child = Child(process)
+        try:
+            yield child
+        finally:
+            child.stop()
+
+
+def _inherited_environ() -> dict[str, str]:
+    """Return this process's environment without the proxy's own settings, which are for a single proxy.
+
+    Two proxies can share neither an address nor a file of records.
+    """
+    return {name: value for name, value in os.environ.items() if not name.startswith("OTEL_SESSIONS_PROXY_")}
+
+
+def _lines(stream: IO[str]) -> Iterator[str]:
+    """Return the lines as they come, without their ends; one that was cut off by the process's end is none."""
+    return (line[:-1] for line in stream if line.endswith("\n"))

@@ -1,0 +1,68 @@
+"""The demo's proxy: the reference proxy, with sessions that weigh something, and readings of its manager on stdout.
+
+Everything else, flags and environment included, is `otel-sessions proxy`.
+"""
+
+import argparse
+import asyncio
+import logging
+import os
+from contextlib import ExitStack
+
+from otel_sessions import ConfigError
+from otel_sessions._program.arguments import positive
+from otel_sessions._program.otlp import exporting, require_exporters
+from otel_sessions.proxy.server import serve
+from otel_sessions.proxy.settings import add_arguments, read, unread_variables
+
+from .children import PortTaken, listen
+from .reading import Readings
+from .serving import add_descriptor, complain, inherited, log_to_stderr
+from .weight import Weights
+
+_logger = logging.getLogger("otel_sessions.proxy")
+
+
+def main() -> None:
+    """Serve until SIGTERM; leave with status 2, and a line that says why, if that is not possible."""
+    options = _parser().parse_args()
+    try:
+        require_exporters()
+        settings = read(options, os.environ)
+        listener = inherited(options) or listen(settings.listen, "--listen")
+        health = None if settings.health is None else listen(settings.health, "--health")
+    except (ConfigError, OSError, PortTaken) as error:
+        complain(error)
+    log_to_stderr(logging.INFO if options.descriptor is None else logging.WARNING)
+    for warning in unread_variables(os.environ) if options.descriptor is None else ():  # else the parent has said it
+        _logger.warning("%s", warning)
+    weights = Weights()
+    with ExitStack() as stack:
+        readings = stack.enter_context(Readings(options.readings, weights)) if options.readings else None
+        stack.enter_context(exporting("otel-sessions-proxy"))
+        asyncio.run(
+            serve(
+                settings,
+                listener,
+                health,
+                remember=weights.remember,
+                started=readings.follow if readings else lambda _: None,
+            )
+        )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="The demo's proxy: otel-sessions proxy with sessions that weigh.")
+    add_arguments(parser)
+    add_descriptor(parser)
+    parser.add_argument(
+        "--readings",
+        type=positive,
+        metavar="SECONDS",
+        help="how often the books are written to stdout (seconds; default: off)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""How a program of the demo serves until it is told to stop.
+
+It listens on an address of its own, or on a socket that its parent has bound. It stops in order on SIGTERM, and a child
+does so when its parent is gone, however that came. What it has to say goes to stderr.
+"""
+
+import argparse
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from typing import NoReturn
+
+import uvicorn
+from starlette.applications import Starlette
+
+from .children import PortTaken, listen
+
+
+def add_descriptor(parser: argparse.ArgumentParser) -> None:
+    """Add the flag that a parent gives its child."""
+    parser.add_argument(
+        "--descriptor", type=int, metavar="N", help="the listening socket that the parent has left (default: none)"
+    )
+
+
+def inherited(options: argparse.Namespace) -> socket.socket | None:
+    """Return the socket that the parent has left, None without one; from then on the process stops with its parent."""
+    if options.descriptor is None:
+        return None
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
+    return socket.socket(fileno=options.descriptor)
+
+
+def log_to_stderr(level: int) -> None:
+    """Write records from a level on to stderr, and let those of `INFO` pass to whoever exports them."""
+    to_stderr = logging.StreamHandler()
+    to_stderr.setLevel(level)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", handlers=[to_stderr])
+
+
+def serve(app: Starlette, options: argparse.Namespace) -> None:
+    """Serve `app` where the options say, until SIGTERM; leave with status 2 where that cannot be listened on.
+
+    The process dies of that signal in the end, as is usual, once the app's lifespan is over.
+    """
+    try:
+        listener = inherited(options) or listen(options.listen, "--listen")
+    except PortTaken as error:
+        complain(error)
+    log_to_stderr(logging.INFO if options.descriptor is None else logging.WARNING)
+    config = uvicorn.Config(
+        app,
+        lifespan="on",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        timeout_keep_alive=60,  # longer than any client keeps a connection, so that only clients drop one
+        timeout_graceful_shutdown=1,
+    )
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def complain(error: Exception) -> NoReturn:
+    """Say what is wrong, in a line, and leave with status 2."""
+    sys.stderr.write(f"{error}\n")
+    raise SystemExit(2)
+
+
+def _stop_with_parent() -> None:
+    """Wait for the end of stdin: the parent never writes to it, but its end of the pipe goes when it does."""
+    while os.read(sys.stdin.fileno(), 1024):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,94 @@
+"""How one proxy has fared under its load: what was seen of it, moment by moment, and what follows from that.
+
+Pure. While a run goes on its samples grow; everything else here is computed from them.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from otel_sessions import SessionConfig
+from otel_sessions.demo.load.tally import Tally, percentile
+from otel_sessions.demo.processes.reading import Reading
+
+_RATE_SECONDS: Final = 3.0
+"""What the request rate of the moment is taken over."""
+_RECENT: Final = 500
+"""How many requests the latencies of the moment are about."""
+BY_CLEANUP: Final = ("idle_timeout", "max_age", "evicted")
+"""The end reasons that only cleanup gives, on an interval or in an emergency."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """One moment: seconds since the load began, the proxy's reading, and what its clients had done by then."""
+
+    elapsed: float
+    reading: Reading
+    requests: int
+    abandoned: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Course:
+    """One proxy's: its limits, its reading before the load, samples under it, and the last reading, from behind the
+    shutdown, None while it runs or if it gave none; what its clients have counted; and whether it was killed."""
+
+    limits: SessionConfig
+    start: Reading
+    samples: Sequence[Sample]
+    last: Reading | None
+    tally: Tally
+    killed: bool = False
+
+    @property
+    def readings(self) -> list[Reading]:
+        last = [] if self.last is None else [self.last]
+        return [self.start, *(sample.reading for sample in self.samples), *last]
+
+    @property
+    def now(self) -> Reading:
+        """The latest reading under load, the one before it if there is none."""
+        return self.samples[-1].reading if self.samples else self.start
+
+    @property
+    def end(self) -> Reading:
+        """The latest reading of all, with the proxy's books at their last."""
+        return self.last or self.now
+
+    @property
+    def most_active(self) -> int:
+        return max(reading.peak_active for reading in self.readings)
+
+    @property
+    def peak_memory(self) -> int:
+        return max(reading.memory for reading in self.readings)
+
+    @property
+    def elapsed(self) -> float:
+        return self.samples[-1].elapsed if self.samples else 0.0
+
+    @property
+    def rate(self) -> float:
+        """Requests a second: of the last seconds while it runs, of the whole run when that is over."""
+        if not self.samples:
+            return 0.0
+        if self.last is not None:
+            return self.tally.requests / self.elapsed
+        before = self.at(self.elapsed - _RATE_SECONDS)
+        seconds = self.elapsed - before.elapsed
+        return (self.samples[-1].requests - before.requests) / seconds if seconds else 0.0
+
+    def latency(self, share: float) -> float:
+        """Return a percentile of the latency, in seconds, over the same stretch as `rate`."""
+        return percentile(self.tally.recent(_RECENT) if self.last is None else self.tally.latencies, share)
+
+    def at(self, elapsed: float) -> Sample:
+        """Return the sample of a moment: the last one up to it, or the first there is."""
+        return self.samples[max(0, bisect_right(self.samples, elapsed, key=lambda sample: sample.elapsed) - 1)]
+
+
+def cleaned_by_cleanup(reading: Reading) -> int:
+    """Return how many sessions cleanup has ended by then."""
+    return sum(reading.cleaned.get(reason, 0) for reason in BY_CLEANUP)

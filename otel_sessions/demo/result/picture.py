@@ -1,0 +1,184 @@
+"""The picture of the claim: memory of both proxies against the sessions that they had created by then.
+
+Read from left to right it is the load. A line that rises with it leaks; one that stays level does not. What cleanup has
+done meanwhile stands below.
+"""
+
+from collections import Counter
+from typing import Final
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from otel_sessions.demo.limits import BUFFER_BYTES
+from otel_sessions.demo.load.phases import EXODUS, PHASES
+from otel_sessions.demo.processes.reading import Reading
+
+from .course import Course, cleaned_by_cleanup
+from .state import State
+from .verdict import MIB
+
+OURS: Final = "#0072b2"
+TWIN: Final = "#d55e00"
+_GREY: Final = "#5a5a5a"
+"""Blue and vermilion differ for every kind of colour vision, and in grey."""
+INCHES: Final = (9.0, 5.6)
+PIXELS_PER_INCH: Final = 150
+_ROOM: Final = 0.25
+"""How far apart the ends of the curves have to be, as a share of the height."""
+_ASIDE: Final = 0.03
+"""How far a note is from its moment, as a share of the width."""
+_LOW: Final = 0.08
+"""Where notes are under the curves, as a share of the height."""
+_LINES: Final = 0.12
+"""How much of the height a note takes."""
+_MARGIN: Final = 0.35
+"""How much of the width a note needs to its left."""
+_REASONS: Final = {
+    "idle_timeout": ("#0072b2", "idle"),
+    "max_age": ("#56b4e9", "too old"),
+    "evicted": ("#003a5c", "evicted at the cap"),
+}
+"""The end reasons of cleanup: their shades of blue, far apart in grey, and their words."""
+_BARS: Final = 80
+"""How many bars the lower picture has room for."""
+
+
+def draw(state: State) -> Figure:
+    """Return the figure of a run."""
+    mpl.rcParams["svg.hashsalt"] = "otel-sessions"  # the same run makes the same file
+    mpl.rcParams["svg.fonttype"] = "none"
+    figure = Figure(figsize=INCHES, dpi=PIXELS_PER_INCH, layout="constrained")
+    memory, cleanup = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    created = max(1, *(course.now.created for course in state.courses))
+    _draw_memory(memory, state)
+    _draw_cleanup(cleanup, state.ours, max(1, created / _BARS))
+    for axes in (memory, cleanup):
+        axes.set_xlim(0, created * 1.24)
+        axes.set_xticks([tick for tick in MaxNLocator(8, integer=True).tick_values(0, created) if tick <= created])
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines["bottom"].set_bounds(0, created)
+        axes.tick_params(colors=_GREY)
+        axes.set_axisbelow(True)
+        axes.grid(axis="y", alpha=0.25)
+    figure.align_ylabels()
+    return figure
+
+
+def _draw_memory(axes: Axes, state: State) -> None:
+    alone = state.twin is None
+    title = "A proxy under load" if alone else "Two proxies under the same load: with cleanup and cap, and without"
+    axes.set_title(title, loc="left", fontsize=13, fontweight="bold", pad=22)
+    about = (
+        f"{state.clients} virtual MCP clients for {state.duration:.0f} s; each session holds {BUFFER_BYTES // 1024} KiB"
+    )
+    axes.text(0, 1.03, about, transform=axes.transAxes, color=_GREY)
+    top = max(course.peak_memory for course in state.courses)
+    axes.set_ylim(0, top / MIB * 1.2)
+    _draw_curve(axes, OURS, "with cleanup\nand cap", state.ours, "center" if _apart(state, top) else "top")
+    if state.twin is not None:
+        _draw_curve(axes, TWIN, "without", state.twin, "center" if _apart(state, top) else "bottom")
+    _write_notes(axes, state)
+    axes.set_ylabel("resident memory (MiB)")
+
+
+def _apart(state: State, top: float) -> bool:
+    """Return whether the curves end so far from each other that their labels have room beside them."""
+    return state.twin is None or abs(state.twin.now.memory - state.ours.now.memory) > top * _ROOM
+
+
+def _draw_curve(axes: Axes, color: str, words: str, course: Course, side: str) -> None:
+    if not course.samples:  # it was killed at once
+        return
+    created = [sample.reading.created for sample in course.samples]
+    sizes = [sample.reading.memory / MIB for sample in course.samples]
+    axes.plot(created, sizes, color=color, linewidth=2.2, solid_joinstyle="round")
+    said = f"{words}\n{sizes[-1]:.0f} MiB,\npeak {course.peak_memory / MIB:.0f} MiB"
+    if sizes[-1] < axes.get_ylim()[1] * _LINES:
+        side = "bottom"  # else it runs into the axis
+    end = (created[-1], sizes[-1])
+    axes.annotate(said, end, (8, 0), textcoords="offset points", color=color, fontweight="bold", va=side)
+
+
+def _write_notes(axes: Axes, state: State) -> None:
+    """Write the notes where there is room: under our curve, or above it if that runs low."""
+    level, top = (size / MIB / axes.get_ylim()[1] for size in (state.ours.start.memory, state.ours.peak_memory))
+    height = _LOW if level > _LOW + 1.5 * _LINES else top + 2 * _LINES
+    created = max(1, *(course.now.created for course in state.courses))
+    before = 0
+    for words, reading in (_refusals(state.ours), _abandonment(state)):
+        if reading is not None:
+            share = reading.created / created
+            side = 1 if share < _MARGIN or (before < 0 and share < 1 - _ASIDE) else -1
+            height += _LINES if side == before else 0.0
+            place = reading.created + side * _ASIDE * created
+            _note(axes, words, reading, place, height, "left" if side > 0 else "right")
+            before = side
+
+
+def _refusals(ours: Course) -> tuple[str, Reading | None]:
+    """Return what is to be said of the first refusal at the cap, and when that was, if there was one."""
+    refused = [sample.reading for sample in ours.samples if sample.reading.rejected.get("max_sessions")]
+    if not refused:
+        return "", None
+    count = refused[-1].rejected["max_sessions"]
+    return f"cap of {ours.limits.max_sessions} reached:\nopenings refused: {count}", refused[0]
+
+
+def _abandonment(state: State) -> tuple[str, Reading | None]:
+    """Return how many sessions cleanup has ended of those whose clients all left at once, and when that was over."""
+    began = state.duration * EXODUS
+    ended = began + state.duration * next(phase.share for phase in PHASES if phase.leaves)
+    before, after = state.ours.at(began), state.ours.at(ended)
+    cleaned = cleaned_by_cleanup(after.reading) - cleaned_by_cleanup(before.reading)
+    return f"all clients leave at once:\nsessions cleaned: {cleaned}", after.reading if cleaned else None
+
+
+def _note(axes: Axes, words: str, reading: Reading, place: float, height: float, side: str) -> None:
+    """Write something at a height, as a share of the whole, with a line to the moment that it is about."""
+    axes.annotate(
+        words,
+        (reading.created, reading.memory / MIB),
+        (place, height),
+        textcoords=("data", "axes fraction"),
+        color=_GREY,
+        fontsize="small",
+        ha=side,
+        va="center",
+        arrowprops={"arrowstyle": "-", "color": _GREY, "linewidth": 0.8, "shrinkB": 3},
+    )
+
+
+def _draw_cleanup(axes: Axes, course: Course, width: float) -> None:
+    """Draw how many sessions cleanup has ended, by reason, while each stretch of sessions was created."""
+    bottom: Counter[int] = Counter()
+    for place, (reason, (color, words)) in enumerate(_REASONS.items()):
+        ended = _ended(course, reason, width)
+        stretches = sorted(ended)
+        axes.bar(
+            [stretch * width for stretch in stretches],
+            [ended[stretch] for stretch in stretches],
+            width,
+            [bottom[stretch] for stretch in stretches],
+            align="edge",
+            color=color,
+        )
+        bottom.update(ended)
+        axes.text(0.01, 0.9 - 0.17 * place, words, transform=axes.transAxes, color=color, fontweight="bold", va="top")
+    axes.set_xlabel("sessions created")
+    axes.set_ylabel("ended by\ncleanup\n(sessions)")
+    axes.set_ylim(0, max(bottom.values(), default=1) * 1.1)
+    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+
+
+def _ended(course: Course, reason: str, width: float) -> Counter[int]:
+    """Return how many sessions have ended for a reason, by the stretch of sessions created meanwhile."""
+    ended: Counter[int] = Counter()
+    before = course.start.cleaned[reason]
+    for sample in course.samples:
+        now = sample.reading.cleaned[reason]
+        ended[int(sample.reading.created / width)] += now - before
+        before = now
+    return +ended

@@ -1,0 +1,180 @@
+"""The folder that a run leaves: two pictures, the terminal's last view, and all numbers.
+
+All files are made before the first one is put in place, so there is never half a report. Others' files are left alone.
+"""
+
+import io
+import json
+import os
+import platform
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+
+from otel_sessions import ConfigError, SessionConfig, __version__
+from otel_sessions.demo.processes.reading import Reading
+
+from .course import Course
+from .show import summary
+from .state import State
+from .verdict import Verdict
+
+FILES: Final = ("memory.svg", "memory.png", "terminal.svg", "summary.json")
+FORMAT: Final = 1
+"""The version of summary.json; a change that breaks a reader raises it."""
+_COLUMNS: Final = 80
+_NO_SECONDS: Final = ("max_sessions", "max_sessions_per_client", "cleanup_on_shutdown")
+"""The limits that are no durations, and that say their unit already."""
+
+
+class ReportFailed(Exception):
+    """The report cannot be written; the message says where, and why."""
+
+
+@contextmanager
+def made(folder: Path) -> Iterator[None]:
+    """Make the folder, with those above it, and remove at the end what was made and is empty still.
+
+    Raises `ConfigError` if no report can be written there.
+    """
+    missing = [one for one in (folder, *folder.parents) if not os.path.exists(one)]  # noqa: PTH110  # it never raises
+    try:
+        _require_writable(folder)
+        yield
+    finally:
+        for one in missing:
+            with suppress(OSError):
+                one.rmdir()
+
+
+def _require_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _beside(folder):
+            pass
+    except OSError as error:
+        raise ConfigError(f"--report: nothing can be written to {folder}: {error.strerror}") from error
+    for name in FILES:
+        if (folder / name).is_dir():
+            raise ConfigError(f"--report: {folder / name} is a folder, and a file of the report would be there")
+
+
+def write_report(folder: Path, state: State, verdict: Verdict) -> None:
+    """Write all files, in place of those of an earlier run. Raises `ReportFailed`, and then has changed nothing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _beside(folder) as made:
+            _write_files(Path(made), state, verdict)
+            for name in FILES:
+                (Path(made) / name).replace(folder / name)
+    except OSError as error:
+        raise ReportFailed(f"the report cannot be written to {folder}: {error.strerror}") from error
+
+
+def _beside(folder: Path) -> tempfile.TemporaryDirectory[str]:
+    """Return a folder for what is being made, which vanishes again; in the same place, so that a move is at once."""
+    return tempfile.TemporaryDirectory(dir=folder, prefix=".report-")
+
+
+def _write_files(folder: Path, state: State, verdict: Verdict) -> None:
+    from .picture import draw  # takes half a second, which nobody should wait for before the run
+
+    figure = draw(state)
+    figure.savefig(folder / "memory.svg", metadata={"Date": None})
+    figure.savefig(folder / "memory.png")
+    (folder / "terminal.svg").write_text(terminal(state, verdict), encoding="utf-8")
+    (folder / "summary.json").write_text(json.dumps(numbers(state, verdict), indent=1) + "\n", encoding="utf-8")
+
+
+def terminal(state: State, verdict: Verdict) -> str:
+    """Return the last view as rich draws a terminal, but without the fonts that it would fetch.
+
+    Blanks are to be kept: not everything that draws an SVG keeps those that cannot be broken.
+    """
+    console = Console(
+        width=_COLUMNS, file=io.StringIO(), record=True, force_terminal=True, color_system="truecolor", highlight=False
+    )
+    console.print(summary(state, verdict))
+    drawn = re.sub(r"@font-face \{.*?\}\s*", "", console.export_svg(title="otel-sessions demo"), flags=re.DOTALL)
+    return drawn.replace("<text ", '<text xml:space="preserve" ')
+
+
+def numbers(state: State, verdict: Verdict) -> dict[str, Any]:
+    """Return what summary.json holds; a key's last word is its unit: seconds, bytes, or what is counted."""
+    return {
+        "format": FORMAT,
+        "otel_sessions": __version__,
+        "machine": {"python": platform.python_version(), "system": platform.system(), "cpus": os.cpu_count()},
+        "load": {
+            "duration_seconds": state.duration,
+            "clients": state.clients,
+            "seed": state.seed,
+            "rate_times_usual": state.rate,
+        },
+        "verdict": {"passed": verdict.passed, "lines": list(verdict.lines)},
+        "with_cleanup_and_cap": _course(state.ours),
+        "without": None if state.twin is None else _course(state.twin),
+    }
+
+
+def _course(course: Course) -> dict[str, Any]:
+    tally = course.tally
+    return {
+        "limits": _limits(course.limits),
+        "killed": course.killed,
+        "memory": {
+            "start_bytes": course.start.memory,
+            "peak_bytes": course.peak_memory,
+            "under_load_at_the_end_bytes": course.now.memory,
+        },
+        "sessions": {**_books(course.end), "most_active_sessions": course.most_active},
+        "clients_counted": {
+            "opened_sessions": tally.opened,
+            "closed_sessions": tally.closed,
+            "abandoned_sessions": tally.abandoned,
+            "refused_sessions": tally.rejected,
+            "refused_with_retry_after_sessions": tally.told_to_wait,
+            "for_ended_sessions_requests": tally.gone,
+            "unexpected_answers": tally.unexpected,
+            "all_requests": tally.requests,
+        },
+        "rate_requests_per_second": round(course.rate, 2),
+        "latency": {
+            "p50_seconds": round(course.latency(0.5), 6),
+            "p99_seconds": round(course.latency(0.99), 6),
+        },
+        "samples": [
+            {
+                "elapsed_seconds": round(sample.elapsed, 3),
+                "memory_bytes": sample.reading.memory,
+                **_books(sample.reading),
+                "all_requests": sample.requests,
+                "abandoned_sessions": sample.abandoned,
+            }
+            for sample in course.samples
+        ],
+    }
+
+
+def _limits(limits: SessionConfig) -> dict[str, Any]:
+    values = asdict(limits)
+    hooks = {"close_concurrency_hooks": values.pop("close_concurrency")}
+    return hooks | {name if name in _NO_SECONDS else f"{name}_seconds": value for name, value in values.items()}
+
+
+def _books(reading: Reading) -> dict[str, Any]:
+    return {
+        "created_sessions": reading.created,
+        "cleaned_sessions": dict(reading.cleaned),
+        "active_sessions": reading.active,
+        "overstaying_sessions": reading.overstaying,
+        "refused_sessions": dict(reading.rejected),
+        "cleanup_passes": reading.passes,
+        "cleanup_errors": reading.errors,
+    }

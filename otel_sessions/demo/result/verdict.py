@@ -1,0 +1,254 @@
+"""What a run comes to, in words: whether the books balance, whether cleanup works, whether memory is bounded.
+
+Pure, from numbers alone. The books are held against themselves in every reading, against an empty manager after the
+shutdown, and against what the clients have counted. Cleanup works if nothing is held any more of any session that
+nobody has used for longer than the limits say, while clients have walked away from some for as long. Memory is bounded
+if the sessions kept to the cap, and the process never took more than a cap full of sessions and its clients'
+connections explain. What a run was too short to show is not claimed, and has not passed.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil, inf
+from typing import Final
+
+from otel_sessions.demo.limits import BUFFER_BYTES, patience
+from otel_sessions.demo.load.phases import EXODUS
+
+from .course import Course, cleaned_by_cleanup
+
+MIB: Final = 1024 * 1024
+CLIENT_BYTES: Final = 16 * 1024
+"""What the connections and requests of one client may take."""
+SLACK_BYTES: Final = 6 * MIB
+"""What may come on top, for a process that has just started."""
+_UNEXPECTED_SHARE: Final = 0.01
+"""Which share of requests may have no answer, or one that clients cannot know; more of them would hide the rest."""
+_TOO_SHORT: Final = "The run was TOO SHORT to tell whether all is well."
+_LEAK_FACTOR: Final = 1.25
+"""How many times our peak the twin has to end at before it is said to have leaked."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """Whether all is well with our proxy, and what there is to say, a sentence or two a line."""
+
+    passed: bool
+    lines: tuple[str, ...]
+
+
+def judge(ours: Course, twin: Course | None, clients: int) -> Verdict:
+    """Return the verdict on a run of so many clients; the twin, if there was one, need only keep its books, or be
+    killed."""
+    books = [f"The books DO NOT BALANCE: {problem}." for problem in unbalanced(ours)] or unopened(ours)
+    if twin is not None and not twin.killed:
+        books += [f"The twin's books DO NOT BALANCE: {problem}." for problem in unbalanced(twin)]
+    requests = disturbed(ours)
+    cleanup = [f"Cleanup DOES NOT WORK: {problem}." for problem in uncleaned(ours)] or unseen(ours)
+    memory = [f"Memory is NOT BOUNDED: {problem}." for problem in unbounded(ours, clients)]
+    said = [
+        *(books or [_balanced(ours)]),
+        *requests,
+        *(cleanup or [_cleaned(ours)]),
+        *(memory or [_bounded(ours, clients)]),
+        *([] if twin is None else [_leaked(ours, twin)]),
+        *([_TOO_SHORT] if (unopened(ours) or unseen(ours)) and ours.elapsed < _enough(ours) else []),
+    ]
+    return Verdict(passed=not (books or requests or cleanup or memory), lines=tuple(said))
+
+
+def unbalanced(course: Course) -> list[str]:
+    """Return in words where the books do not balance."""
+    found = [
+        f"created {reading.created} is not cleaned {reading.total_cleaned} + active {reading.active}"
+        for reading in course.readings
+        if not reading.balanced
+    ][:1]
+    if course.last is None:
+        found.append("the proxy gave no last reading")
+    elif course.last.active:
+        found.append(f"{course.last.active} sessions are active after the shutdown")
+    if course.tally.opened and not course.end.created:
+        found.append("no session was created")
+    return found + list(_disagreements(course))
+
+
+def unopened(course: Course) -> list[str]:
+    """Return in a sentence that no session was opened, so that there were no books to balance, if so."""
+    if course.end.created or course.tally.opened:
+        return []
+    told = f"The books were NOT SEEN at work: in {_seconds(course.elapsed)} no session was opened; {_more(course)}."
+    return [told]
+
+
+def disturbed(course: Course) -> list[str]:
+    """Return in a sentence that too many requests came to nothing, if so."""
+    tally = course.tally
+    if tally.unexpected <= tally.requests * _UNEXPECTED_SHARE:
+        return []
+    return [f"Requests WENT WRONG: {_unexpected(course)}, more than {_UNEXPECTED_SHARE:.0%}."]
+
+
+def uncleaned(course: Course) -> list[str]:
+    """Return in words how cleanup has failed to do what the limits say."""
+    seconds = patience(course.limits)
+    if seconds == inf:
+        return ["nothing ends a session that its client has walked away from, with neither an idle nor an age limit"]
+    if staying := _staying(course):
+        told = (
+            f"{_count(staying, 'session', 'sessions')} that nobody had used for {seconds:.0f} s "
+            f"{'was' if staying == 1 else 'were'} still held at second {course.elapsed:.0f}, after "
+            f"{_count(course.now.passes, 'pass', 'passes')}"
+        )
+        return [told]
+    for sample in course.samples:
+        left = course.at(sample.elapsed - seconds).abandoned if sample.elapsed >= seconds else 0
+        cleaned = cleaned_by_cleanup(sample.reading)
+        if cleaned < left:
+            told = (
+                f"{left} sessions had been walked away from by second {sample.elapsed - seconds:.0f}, and {cleaned} "
+                f"had been cleaned by second {sample.elapsed:.0f}, after "
+                f"{_count(sample.reading.passes, 'pass', 'passes')}"
+            )
+            return [told]
+    return []
+
+
+def unseen(course: Course) -> list[str]:
+    """Return in a sentence that nobody had walked away for long enough to tell whether cleanup works, if so."""
+    if _left_for_long(course):
+        return []
+    told = (
+        f"Cleanup was NOT SEEN at work: in {_seconds(course.elapsed)} nobody had walked away for long enough; by the "
+        f"limits a session may then stay for {patience(course.limits):.0f} s; {_more(course)}."
+    )
+    return [told]
+
+
+def unbounded(course: Course, clients: int) -> list[str]:
+    """Return in words where memory is not bounded."""
+    found = []
+    cap = course.limits.max_sessions
+    if cap is not None and course.most_active > cap:
+        found.append(f"{course.most_active} sessions were active at once under a cap of {cap}")
+    allowed = _allowed_memory(course, clients)
+    if course.peak_memory > allowed:
+        found.append(f"the peak of {mib(course.peak_memory)} is above the {mib(allowed)} that can be explained")
+    return found
+
+
+def mib(size: float) -> str:
+    return f"{size / MIB:.1f} MiB"
+
+
+def _staying(course: Course) -> int:
+    """Return how many sessions are held for too long, by the last reading and by the one a cleanup interval before.
+
+    A moment alone says nothing: the proxy may have been kept from running just then.
+    """
+    if not course.samples:
+        return 0
+    before = course.at(course.elapsed - course.limits.cleanup_interval)
+    return min(course.now.overstaying, before.reading.overstaying)
+
+
+def _left_for_long(course: Course) -> int:
+    """Return how many sessions clients had walked away from for so long at the end that they must be gone."""
+    then = course.elapsed - patience(course.limits)
+    return course.at(then).abandoned if course.samples and then >= course.samples[0].elapsed else 0
+
+
+def _allowed_sessions(course: Course) -> int:
+    cap = course.limits.max_sessions
+    return course.most_active if cap is None else cap
+
+
+def _allowed_memory(course: Course, clients: int) -> int:
+    sessions = _allowed_sessions(course) * BUFFER_BYTES
+    return course.start.memory + sessions + clients * CLIENT_BYTES + SLACK_BYTES
+
+
+def _disagreements(course: Course) -> Iterator[str]:
+    """Compare the books with the clients' count; what came back unexpectedly may have been anything, and a session that
+    reaches its age while its client closes it counts as aged."""
+    end, tally = course.end, course.tally
+    pairs = {
+        "created": (end.created, tally.opened, 0),
+        "closed": (end.cleaned["closed"], tally.closed, end.cleaned["max_age"]),
+        "rejected": (end.total_rejected, tally.rejected, 0),
+    }
+    for name, (booked, counted, aged) in pairs.items():
+        if not counted - aged <= booked <= counted + tally.unexpected:
+            yield f"the proxy says {name} {booked}, its clients {counted}"
+
+
+def _unexpected(course: Course) -> str:
+    return f"{course.tally.unexpected} of {course.tally.requests} requests had an unexpected answer, or none"
+
+
+def _balanced(course: Course) -> str:
+    but = f"; {_unexpected(course)}" if course.tally.unexpected else ""
+    return (
+        f"The books balance: {course.end.created} created, {course.end.total_cleaned} cleaned, "
+        f"{course.end.active} left after the shutdown; so did all {len(course.readings)} readings, and the clients "
+        f"counted the same{but}."
+    )
+
+
+def _cleaned(course: Course) -> str:
+    seconds = patience(course.limits)
+    return (
+        f"Cleanup works: {_count(course.now.passes, 'pass', 'passes')} ended {cleaned_by_cleanup(course.now)} "
+        f"sessions; all {_left_for_long(course)} that clients had walked away from by second "
+        f"{course.elapsed - seconds:.0f} were gone {seconds:.0f} s later."
+    )
+
+
+def _bounded(course: Course, clients: int) -> str:
+    cap = course.limits.max_sessions
+    held = "there was no cap" if cap is None else f"the cap of {cap} held"
+    sessions = _allowed_sessions(course)
+    return (
+        f"Memory is bounded: {held}; the peak of {mib(course.peak_memory)} is within "
+        f"{mib(_allowed_memory(course, clients))}, which is {mib(course.start.memory)} at the start, "
+        f"{mib(sessions * BUFFER_BYTES)} for {sessions} sessions, {mib(clients * CLIENT_BYTES)} for {clients} clients, "
+        f"and {mib(SLACK_BYTES)} for the rest."
+    )
+
+
+def _leaked(ours: Course, twin: Course) -> str:
+    if twin.killed:
+        return (
+            f"The twin without cleanup and cap was killed after {twin.elapsed:.0f} s, as the system does when memory "
+            f"runs out: it had {mib(twin.now.memory)}, with {twin.now.active} sessions."
+        )
+    memory, times = twin.now.memory, twin.now.memory / ours.peak_memory
+    if times < _LEAK_FACTOR or twin.now.active <= ours.most_active:
+        return (
+            f"The twin without cleanup and cap has not leaked enough to tell them apart: {mib(memory)} at the end. "
+            f"A longer run shows it."
+        )
+    return (
+        f"The twin without cleanup and cap leaks: under the same load it ended at {mib(memory)}, {times:.1f} times our "
+        f"peak, with {twin.now.active} sessions; {twin.tally.abandoned} of them nobody will ever use or end."
+    )
+
+
+def _enough(course: Course) -> int:
+    """Return how many seconds a run needs to show everything; 0 where no run can show that cleanup works."""
+    seconds = patience(course.limits)
+    return ceil(seconds / (1 - EXODUS)) if seconds < inf else 0
+
+
+def _more(course: Course) -> str:
+    """Return which run would show more."""
+    enough = _enough(course)
+    return f"--duration {enough} shows it" if course.elapsed < enough else "a longer run, or more clients, may show it"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds >= 1 else f"{seconds:.1f} s"
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
