@@ -111,7 +111,7 @@ class AdoptingMatcher(_Matcher, Protocol):
 
     def establishes(self, status: int) -> bool:
         """Return whether an answer of this status makes a session of the id that it names, if the request may open."""
-        return 200 <= status < 300
+        return status == HTTPStatus.SWITCHING_PROTOCOLS or 200 <= status < 300
 
     def ends(self, scope: Scope, status: int) -> bool:  # noqa: ARG002  # the usual answer
         """Return whether an answer to a request ends its session, which stands in `scope`."""
@@ -315,10 +315,11 @@ def _with_only(headers: Headers, name: bytes, session_id: str | None) -> Headers
     To some apps an underscore in a header's name is a hyphen (CGI, RFC 3875, 4.1.18, and so WSGI): both spellings go.
     """
     own = None if session_id is None else session_id.encode("latin-1")
+    size = len(name)
     there = [pair for pair in headers if (key := pair[0]) == name or (b"_" in key and key.replace(b"_", b"-") == name)]
     if there == ([] if own is None else [(name, own)]):
         return headers
-    others = [pair for pair in headers if pair not in there]
+    others = [pair for pair in headers if len(pair[0]) != size or pair[0].replace(b"_", b"-") != name]
     return others if own is None else [*others, (name, own)]
 
 

@@ -751,6 +751,16 @@ async def test_a_handshake_whose_body_would_decide_may_open_and_nothing_of_it_is
     assert manager.get_metrics().reserved == 0
 
 
+async def test_an_adopting_matcher_of_ones_own_may_open_on_a_websocket(manager: SessionManager[Any]) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.accept", "headers": [(b"x-mine", b"s")]})
+
+    client = await Client({**http(), "type": "websocket"}).go(SessionLeaseMiddleware(app, manager, Adopting()))
+
+    assert client.headers(b"x-mine") == [b"s"]
+    assert "s" in manager
+
+
 def test_what_is_no_matcher_is_refused() -> None:
     with pytest.raises(ConfigError, match="matcher takes an IssuingMatcher or an AdoptingMatcher"):
         SessionLeaseMiddleware(App(), SessionManager(), object())  # type: ignore[arg-type]

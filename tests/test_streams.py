@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 
 from otel_sessions import ConfigError, Session, SessionConfig, SessionManager
-from otel_sessions.asgi import Message, Receive, Scope, Send, SessionLeaseMiddleware
+from otel_sessions.asgi import Message, Receive, Scope, Send, SessionLeaseMiddleware, session_of
 from otel_sessions.asgi._events import Events
 from otel_sessions.matchers import CookieMatcher, McpMatcher
 
@@ -303,6 +303,41 @@ async def test_a_websocket_whose_client_has_left_may_be_tidied_up(
     assert done == ["tidy"]
 
 
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+async def test_a_silent_stream_ends_though_its_client_has_stopped_reading(
+    manager: SessionManager[None], session: Session[None], kind: str
+) -> None:
+    class Deaf(Client):
+        async def send(self, message: Message) -> None:
+            await super().send(message)
+            if len(self.sent) > 1:
+                await anyio.sleep_forever()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        start = {"type": "http.response.start", "status": 200, "headers": [EVENTS]}
+        await send(start if kind == "http" else {"type": "websocket.accept"})
+        await anyio.sleep_forever()
+
+    with anyio.fail_after(60):
+        await Deaf({**http(x_session_id="s"), "type": kind}).go(
+            SessionLeaseMiddleware(app, manager, stream_idle_timeout=35)
+        )
+
+    assert manager.get_metrics().leased == 0
+
+
+@pytest.mark.parametrize("part", [memoryview(b"data: 1\n\n"), bytearray(b"data: 1\n\n")])
+async def test_a_part_may_be_any_kind_of_bytes(
+    manager: SessionManager[None], session: Session[None], part: Any
+) -> None:
+    client = asking()
+
+    await client.go(SessionLeaseMiddleware(Saying(part), manager))
+
+    assert client.sent[1]["body"] is part
+    assert session.metadata.message_count == 2
+
+
 async def test_an_answer_that_tells_its_length_is_no_stream(
     manager: SessionManager[None], session: Session[None]
 ) -> None:
@@ -345,6 +380,27 @@ async def test_an_answer_that_sends_a_cookie_again_is_kept_out_of_shared_caches(
 
     said = [client.headers(b"cache-control") for client in (first, used, again)]
     assert said == [[b"private"], [b"public"], [b"private"]]
+
+
+@pytest.mark.parametrize("opens", [False, True])
+async def test_a_session_that_the_app_has_ended_is_announced_to_nobody(
+    manager: SessionManager[None], opens: bool
+) -> None:
+    await manager.create_session("s")
+
+    async def logout(scope: Scope, receive: Receive, send: Send) -> None:
+        session = session_of(scope)
+        assert session is not None
+        await manager.close_session(session.id)
+        deleted = (b"set-cookie", b"otel-session=; Max-Age=0")
+        await send({"type": "http.response.start", "status": 200, "headers": [deleted]})
+
+    await anyio.sleep(60)
+    client = await Client(http() if opens else http(cookie="otel-session=s")).go(
+        SessionLeaseMiddleware(logout, manager, CookieMatcher(max_age=100))
+    )
+
+    assert cookie(client) == [b"otel-session=; Max-Age=0"]
 
 
 async def test_an_answer_that_refuses_sends_no_cookie_again(manager: SessionManager[None]) -> None:

@@ -4,6 +4,7 @@
 might read under this name goes, whatever surrounds or encodes the name. So no value passes that was not looked at here.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Final
@@ -12,6 +13,7 @@ from urllib.parse import unquote_to_bytes
 Headers = Sequence[tuple[bytes, bytes]]
 
 _SPACE: Final = b" \t"
+_BORDERS: Final = re.compile(rb"[,\s]+")
 _TOKEN: Final = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _NO_TOKEN: Final = bytes(set(range(256)) - set(_TOKEN))
 """What is in no token (RFC 9110, section 5.6.2). Servers may strip it from names, as Python strips a no-break space."""
@@ -67,8 +69,12 @@ def _others(line: bytes, bare: bytes) -> Iterator[bytes]:
 
 
 def _may_name(pair: bytes, bare: bytes) -> bool:
-    """Return whether a server may find this name in a pair: alone, or behind a comma, as RFC 2965 parts pairs."""
-    return any(_bare(part.partition(b"=")[0]) == bare for part in pair.split(b","))
+    """Return whether a server may find this name in a pair: alone, or behind a comma or white space.
+
+    RFC 2965 parts pairs with a comma; Python's own parser, and aiohttp's, begin a new pair behind white space.
+    """
+    parts = [pair, *_BORDERS.split(pair)]
+    return any(_bare(part.partition(b"=")[0]) == bare for part in parts)
 
 
 @lru_cache(maxsize=64)

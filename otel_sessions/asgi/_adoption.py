@@ -58,5 +58,5 @@ class Holder:
 
     def _lose(self, error: SessionError) -> None:
         assert self._tasks is not None
-        self.lost = error
+        self.lost = error.with_traceback(None)  # its frames hold this holder, and the session with it
         self._tasks.cancel_scope.cancel()

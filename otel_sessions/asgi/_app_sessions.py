@@ -15,6 +15,7 @@ from otel_sessions._core.words import EndReason
 from otel_sessions.matchers import Headers
 
 from ._exchange import ASGIApp, Message, Receive, Send
+from ._roles import SESSION
 
 _ADDRESS: Final = (
     *("asgi", "http_version", "scheme", "server", "client", "path", "raw_path", "query_string", "root_path"),
@@ -139,7 +140,7 @@ class EndInApp:
         address = {key: scope[key] for key in _ADDRESS if key in scope}
         ours = {name for name, _ in self._headers}
         host = [(name, value) for name, value in scope["headers"] if name == b"host" and name not in ours]
-        return {**address, "headers": [*host, *self._headers]}
+        return {**address, SESSION: None, "headers": [*host, *self._headers]}
 
     def _ids(self, headers: Headers) -> list[str]:
         return [value.decode("latin-1") for name, value in headers if name.lower() == self._header and value]

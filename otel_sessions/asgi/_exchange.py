@@ -73,7 +73,8 @@ class Exchange:
         with anyio.CancelScope() as self._silence:
             await app(scope, self.receive, self.send)
         if self._silence.cancelled_caught:
-            await self._hang_up()
+            with anyio.move_on_after(_LAST_WORD_SECONDS):  # the client may have stopped reading
+                await self._hang_up()
 
     async def body_opens(self, opens: BodyOpens) -> bool:
         """Return whether the request's body says that it may open a session; what was read, the app gets all the same.
@@ -106,7 +107,7 @@ class Exchange:
         kind = message["type"]
         if kind == "http.response.body":
             self._over = not message.get("more_body", False)
-            self._note_part(message.get("body", b""))
+            self._note_part(bytes(message.get("body") or b""))
             if self._over:
                 self._expect_more()
         elif kind == self.starts:

@@ -65,7 +65,7 @@ class Opening:
         self._scope = scope
 
     def answer_starts(self, status: int, headers: Headers) -> Headers:
-        if status >= 400:
+        if status >= 400 or self.session.end_reason is not None:
             return headers
         self.closes = False
         return _announced(self._matcher, self.session, self._scope, headers)
@@ -99,7 +99,9 @@ class Using:
 
     def answer_starts(self, status: int, headers: Headers) -> Headers:
         session, renew_after = self.session, self._matcher.renew_after
-        if renew_after is None or status >= 400 or not self._renewals.due(session, renew_after):
+        if renew_after is None or status >= 400 or session.end_reason is not None:
+            return headers
+        if not self._renewals.due(session, renew_after):
             return headers
         return _announced(self._matcher, session, self._scope, headers)
 
