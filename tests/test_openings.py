@@ -545,6 +545,22 @@ async def test_a_session_that_is_named_where_none_may_open_is_ended(manager: Ses
     assert strays.seen == [("of-the-app", "/mcp")]
 
 
+@pytest.mark.parametrize("settings", [{"skip": "/mcp"}, {"matcher": McpMatcher(sse_path="/mcp")}])
+async def test_a_session_that_is_named_where_nobody_looks_for_one_is_ended(
+    manager: SessionManager[Any], settings: dict[str, Any]
+) -> None:
+    strays = Strays()
+    matcher = settings.pop("matcher", McpMatcher())
+
+    client = await Client(http("GET")).go(
+        SessionLeaseMiddleware(App(headers=MADE), manager, matcher, on_stray=strays, **settings)
+    )
+
+    assert client.headers(b"mcp-session-id") == []
+    assert strays.seen == [("of-the-app", "/mcp")]
+    assert len(manager) == 0
+
+
 async def test_a_second_session_that_is_named_in_a_session_is_ended(manager: SessionManager[Any]) -> None:
     await manager.create_session("s", data=None)
     strays = Strays()

@@ -116,7 +116,7 @@ class SessionLeaseMiddleware:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
         elif self._skips(scope):
-            await self._app(self._inner(scope, None), receive, send)
+            await self._pass(scope, exchange_of(scope, receive, send))
         else:
             exchange = exchange_of(scope, receive, send, self._stream_idle_timeout)
             match = self._matcher.match(scope)
@@ -179,9 +179,10 @@ class SessionLeaseMiddleware:
 
     def _role_for(self, session: Session[Any], match: Match, inner: Scope) -> Role:
         """Return the role of the exchange that has opened a session."""
-        if self._issuing is None or match.opens is Opens.FOR_EXCHANGE:
-            return Only(session)
-        return Opening(self._issuing, session, inner)
+        if self._adopting is not None:
+            return Asking(self._adopting, session, inner, once=True)
+        assert self._issuing is not None
+        return Only(session) if match.opens is Opens.FOR_EXCHANGE else Opening(self._issuing, session, inner)
 
     def _inner(self, scope: Scope, session: Session[Any] | None) -> Scope:
         """Return a scope for the app. A copy: servers keep theirs while a connection idles, and the session with it."""

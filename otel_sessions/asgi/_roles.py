@@ -107,19 +107,24 @@ class Using:
 
 
 class Asking:
-    """An exchange with an app that makes ids, in a session or in none. The app's answer may end the session."""
+    """An exchange with an app that makes ids, in a session or in none. The app's answer may end the session.
 
-    __slots__ = ("_matcher", "_scope", "closes", "session", "stray")
+    With `once` the session is for this exchange alone.
+    """
 
-    def __init__(self, matcher: AdoptingMatcher, session: Session[Any] | None, scope: Scope) -> None:
+    __slots__ = ("_matcher", "_once", "_scope", "closes", "session", "stray")
+
+    def __init__(
+        self, matcher: AdoptingMatcher, session: Session[Any] | None, scope: Scope, *, once: bool = False
+    ) -> None:
         self.session = session
-        self.closes = False
+        self.closes = self._once = once
         self.stray: str | None = None
         self._matcher = matcher
         self._scope = scope
 
     def answer_starts(self, status: int, headers: Headers) -> Headers:
-        self.closes = self.session is not None and self._matcher.ends(self._scope, status)
+        self.closes = self._once or (self.session is not None and self._matcher.ends(self._scope, status))
         named = self._matcher.id_in_answer(headers)
         if named is None:
             return headers
