@@ -24,7 +24,7 @@ class Waiter:
 
 
 class Clients(Generic[DataT]):
-    """The places of the clients of one manager, `limit` for each; without a limit nothing is counted."""
+    """The places of the clients of one manager, `max_sessions_per_client` for each; without it nothing is counted."""
 
     def __init__(self, config: SessionConfig) -> None:
         self.max_sessions_per_client = config.max_sessions_per_client

@@ -30,7 +30,7 @@ class Emergency(Generic[DataT]):
         self._roster = roster
         self._capacity = capacity
         self._books = books
-        self._max_sessionss = Limits.emergency(config)
+        self._limits = Limits.emergency(config)
         self._cleanup_interval = config.cleanup_interval
         self._started_at = -inf
         self._next_chance_at = inf
@@ -61,7 +61,7 @@ class Emergency(Generic[DataT]):
         Places that creators take meanwhile count as free: it is for them that they were freed.
         """
         taken = self._capacity.taken
-        evictable: _Evictable[DataT] = _Evictable(self._max_sessionss)
+        evictable: _Evictable[DataT] = _Evictable(self._limits)
 
         def look(stride: list[Session[DataT]], now: float) -> None:
             past = evictable.past_limits(stride, now)
@@ -93,7 +93,7 @@ class _Evictable(Generic[DataT]):
 
     def __init__(self, emergency: Limits) -> None:
         self.next_at = inf
-        self._max_sessionss_of: LimitsOf[DataT] = limits_by(lambda terms: terms.tightened(emergency))
+        self._limits_of: LimitsOf[DataT] = limits_by(lambda terms: terms.tightened(emergency))
         self._heap: list[tuple[float, int, Session[DataT]]] = []
 
     def __len__(self) -> int:
@@ -103,7 +103,7 @@ class _Evictable(Generic[DataT]):
         """Return those that are past their limits: what is due is among them, since no limit of its own is lower."""
         past = []
         for session in stride:
-            deadline = session._deadline(now, self._max_sessionss_of(session))
+            deadline = session._deadline(now, self._limits_of(session))
             if now >= deadline or session._fate is not None:
                 past.append(session)
             elif deadline < self.next_at and not session._pins:
@@ -120,6 +120,6 @@ class _Evictable(Generic[DataT]):
         due: Due[DataT] = defaultdict(list)
         first = dict.fromkeys(heapq.heappop(self._heap)[2] for _ in range(min(most, len(self._heap))))
         for session in first:
-            if session.end_reason is None and not session._pins and session._due(now, self._max_sessionss_of(session)):
+            if session.end_reason is None and not session._pins and session._due(now, self._limits_of(session)):
                 due[session._reason(now, EndReason.EVICTED)].append(session)
         return due
