@@ -31,9 +31,15 @@ _TOLD: Final = (
     HTTPStatus.GONE,
     HTTPStatus.NOT_IMPLEMENTED,
 )
-"""Besides 2xx, the answers after which nothing is left to be done: the session is gone, or the app ends none."""
+"""Besides 2xx, the answers after which nothing is left to be done: the session is gone, or the app ends none on request
+(MCP 2025-11-25, Transports, Session Management; RFC 9110, section 15)."""
 
 _logger = logging.getLogger("otel_sessions")
+
+
+def is_told(status: int) -> bool:
+    """Return whether an answer of this status to the end of a session leaves nothing to be done."""
+    return HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES or status in _TOLD
 
 
 class EndInApp:
@@ -132,7 +138,7 @@ class EndInApp:
         status = await asking.go(self._app if self._inside is None else self._inside)
         if status is None:
             raise RuntimeError("the app did not answer to the end of a session")
-        if not (HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES or status in _TOLD):
+        if not is_told(status):
             raise RuntimeError(f"the app answered {status} to the end of a session")
 
     def _address(self, scope: Any) -> dict[str, Any]:

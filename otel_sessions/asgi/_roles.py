@@ -20,7 +20,7 @@ from otel_sessions.matchers import AdoptingMatcher, Headers, IssuingMatcher, Sco
 SESSION = "otel_sessions.session"
 """The key of the scope under which the session stands, or None."""
 OPENING = "otel_sessions.opening"
-"""The key of the scope that is there while the answer may still open a session."""
+"""The key that the scope of a request has whose answer may open a session."""
 
 
 class Role(Protocol):

@@ -1,7 +1,6 @@
 """How the upstream is told that a session is over: by a DELETE with what the session's client last showed."""
 
 import logging
-from http import HTTPStatus
 from typing import Final
 
 import anyio
@@ -10,6 +9,7 @@ import httpx2
 from otel_sessions._core.ids import fingerprint
 from otel_sessions._core.session import Session
 from otel_sessions._core.words import EndReason
+from otel_sessions.asgi._app_sessions import is_told
 from otel_sessions.matchers import Headers
 
 from .peer import MCP_ID, Peer, credentials
@@ -18,17 +18,6 @@ from .upstream import Upstream
 
 _logger = logging.getLogger("otel_sessions.proxy")
 
-_TOLD: Final = frozenset(
-    {
-        HTTPStatus.BAD_REQUEST,
-        HTTPStatus.NOT_FOUND,
-        HTTPStatus.METHOD_NOT_ALLOWED,
-        HTTPStatus.GONE,
-        HTTPStatus.NOT_IMPLEMENTED,
-    }
-)
-"""Besides every success, the answers of an upstream that has no such session (any more), or that ends none on request
-(MCP 2025-11-25, Transports, Session Management; RFC 9110, section 15)."""
 _BROKEN: Final = (httpx2.NetworkError, httpx2.RemoteProtocolError)
 """What a connection that breaks raises, before its answer is there."""
 
@@ -36,8 +25,8 @@ _BROKEN: Final = (httpx2.NetworkError, httpx2.RemoteProtocolError)
 class Farewell:
     """Ends sessions of the upstream's.
 
-    Each gets one DELETE, and a second one on a new connection if the first connection breaks; no answer but a success
-    or one of `_TOLD` passes in silence.
+    Each gets one DELETE, and a second one on a new connection if the first connection breaks. An answer for which
+    `is_told` is false raises, and so does no answer.
     """
 
     def __init__(self, upstream: Upstream, close_timeout: float) -> None:
@@ -82,7 +71,7 @@ class Farewell:
         except httpx2.TransportError as error:
             kind = type(error).__name__
             raise ConnectionError(f"the DELETE of a session did not reach the upstream ({kind})") from None
-        if not HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES and status not in _TOLD:
+        if not is_told(status):
             raise ConnectionError(f"the upstream answered {status} to the DELETE of a session")
 
     async def _ask(self, target: bytes, headers: Headers, *, fresh: bool = False) -> int:
