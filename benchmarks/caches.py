@@ -1,7 +1,8 @@
 """Caches that can forget what is idle, each used as its own documentation says.
 
-What one gets wrong, or cannot do, is in its `caveat` and stands beside its row; `tests/test_benchmarks.py` holds it to
-that. They have twice the places that they need, so that none drops what is in use.
+What a cache gets wrong, or cannot do, is in its `caveat` and stands beside its row;
+`tests/benchmarks/test_benchmarks.py` holds it to that. Each has twice the places that it needs, so that it drops
+nothing that is in use.
 """
 
 import time

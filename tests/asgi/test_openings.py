@@ -1,0 +1,819 @@
+"""Which requests open a session, and which are served without one: DESIGN, sections 7.1, 7.2 and 7.5."""
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given, settings
+
+from otel_sessions import (
+    ConfigError,
+    EndReason,
+    ManagerClosed,
+    RejectionReason,
+    Session,
+    SessionConfig,
+    SessionManager,
+)
+from otel_sessions.asgi import (
+    SESSION,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    SessionLeaseMiddleware,
+    client_address,
+    session_of,
+)
+from otel_sessions.matchers import (
+    AdoptingMatcher,
+    CookieMatcher,
+    HeaderMatcher,
+    Headers,
+    IssuingMatcher,
+    Match,
+    McpMatcher,
+    Opens,
+    SessionMatcher,
+)
+from tests.exchanges import INITIALIZE, Client, http, http_body, initializing, posting
+from tests.virtual import Clock, settle
+
+pytestmark = pytest.mark.anyio
+
+MATCHERS: tuple[SessionMatcher, ...] = (HeaderMatcher(), CookieMatcher(), McpMatcher())
+CONFIG = SessionConfig(max_sessions=2, cleanup_interval=5, max_idle_time=20, max_session_age=60, drain_timeout=1)
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+async def manager(clock: Clock) -> AsyncIterator[SessionManager[Any]]:
+    async with SessionManager[Any](CONFIG, clock=clock) as manager:
+        yield manager
+
+
+@dataclass
+class App:
+    """An app that reads what it is sent, answers the same to everybody, and keeps what it was asked."""
+
+    status: int = 200
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    scopes: list[Scope] = field(default_factory=list)
+    sessions: list[Session[Any] | None] = field(default_factory=list)
+    received: list[Message] = field(default_factory=list)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scopes.append(scope)
+        self.sessions.append(session_of(scope))
+        if scope["type"] == "http":
+            self.received.append(message := await receive())
+            while message.get("more_body"):
+                self.received.append(message := await receive())
+            await send({"type": "http.response.start", "status": self.status, "headers": list(self.headers)})
+            await send({"type": "http.response.body", "body": b"done"})
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(message.get("body", b"") for message in self.received)
+
+    def named(self, header: bytes) -> list[bytes]:
+        return [value for name, value in self.scopes[-1]["headers"] if name == header]
+
+
+MADE = ((b"mcp-session-id", b"of-the-app"),)
+
+
+async def fill(manager: SessionManager[Any]) -> None:
+    for name in ("a", "b"):
+        await manager.create_session(name, data=None)
+
+
+# Nothing to do with sessions
+
+
+@pytest.mark.parametrize("matcher", [CookieMatcher(), HeaderMatcher()])
+async def test_a_preflight_opens_nothing_and_is_served_at_the_cap(
+    manager: SessionManager[Any], matcher: IssuingMatcher
+) -> None:
+    await fill(manager)
+    app = App()
+
+    client = await Client(http("OPTIONS", origin="https://elsewhere")).go(SessionLeaseMiddleware(app, manager, matcher))
+
+    assert client.status == 200
+    assert app.sessions == [None]
+    assert client.headers(b"set-cookie") + client.headers(b"x-session-id") == []
+    assert manager.get_metrics().total_created == 2
+
+
+async def test_a_preflight_with_an_unknown_id_is_served_all_the_same(manager: SessionManager[Any]) -> None:
+    app = App()
+
+    client = await Client(http("OPTIONS", x_session_id="nobody")).go(SessionLeaseMiddleware(app, manager))
+
+    assert client.status == 200
+    assert app.named(b"x-session-id") == []
+
+
+@pytest.mark.parametrize(
+    ("skip", "path", "skipped"),
+    [
+        (["/healthz"], "/healthz", True),
+        ("/healthz", "/healthz", True),
+        (["/healthz"], "/healthz/", False),
+        (["/healthz"], "/a/healthz", False),
+        (["/static/*"], "/static/css/a.css", True),
+        (["/static/*"], "/static", False),
+        (["*.ico"], "/a/favicon.ico", True),
+        (["/a.c"], "/abc", False),
+        (["/x", "/metrics*"], "/metrics?", True),
+        (["/a\n*"], "/a\nb", True),
+        (lambda scope: scope["method"] == "GET", "/anything", True),
+        ((), "/healthz", False),
+    ],
+)
+async def test_what_skip_names_is_in_no_session_and_served_at_the_cap(
+    manager: SessionManager[Any], skip: Any, path: str, skipped: bool
+) -> None:
+    await fill(manager)
+    app = App()
+
+    client = await Client({**http(), "path": path}).go(SessionLeaseMiddleware(app, manager, CookieMatcher(), skip=skip))
+
+    assert client.status == (200 if skipped else 503)
+    assert app.sessions == ([None] if skipped else [])
+
+
+async def test_a_skipped_request_with_a_live_id_neither_touches_nor_shows_it(manager: SessionManager[Any]) -> None:
+    await fill(manager)
+    app = App()
+
+    await Client(http(cookie="otel-session=a; b=1")).go(
+        SessionLeaseMiddleware(app, manager, CookieMatcher(), skip="/mcp")
+    )
+
+    session = manager.get("a")
+    assert session is not None
+    assert session.metadata.message_count == 0
+    assert app.named(b"cookie") == [b"b=1"]
+
+
+@pytest.mark.parametrize("skip", ["healthz", ["/a", "b"], [""], [1], b"/x"])
+def test_a_path_that_can_match_nothing_is_refused(skip: Any) -> None:
+    with pytest.raises(ConfigError, match="skip takes paths that begin with"):
+        SessionLeaseMiddleware(App(), SessionManager(), skip=skip)
+
+
+async def test_a_skipped_websocket_passes_with_no_session(manager: SessionManager[Any]) -> None:
+    app = App()
+
+    await Client({**http(), "type": "websocket"}).go(SessionLeaseMiddleware(app, manager, skip="/m*"))
+
+    assert app.sessions == [None]
+
+
+# MCP: only an initialize opens
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"client_name":"x"}',
+        b'{"jsonrpc":"2.0","id":1,"method":"tools/list"}',
+        b'{"params":{"method":"initialize"}}',
+        b"",
+        b"no JSON",
+    ],
+)
+async def test_a_post_that_is_no_initialize_is_served_at_the_cap_and_takes_no_place(
+    manager: SessionManager[Any], body: bytes
+) -> None:
+    await fill(manager)
+    app = App()
+
+    client = await Client(posting(), [http_body(body)]).go(SessionLeaseMiddleware(app, manager, McpMatcher()))
+
+    assert client.status == 200
+    assert app.sessions == [None]
+    assert app.body == body
+    assert manager.get_metrics().rejected[RejectionReason.MAX_SESSIONS] == 0
+
+
+async def test_an_initialize_in_many_parts_opens_and_all_parts_reach_the_app_unchanged(
+    manager: SessionManager[Any],
+) -> None:
+    app = App(headers=MADE)
+    parts = [http_body(INITIALIZE[i : i + 1], more=i + 1 < len(INITIALIZE)) for i in range(len(INITIALIZE))]
+
+    await Client(posting(), [*parts]).go(SessionLeaseMiddleware(app, manager, McpMatcher()))
+
+    assert app.received == parts
+    assert "of-the-app" in manager
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "Identity"])
+async def test_a_coded_body_may_open_since_nothing_tells_that_it_does_not(
+    manager: SessionManager[Any], encoding: str
+) -> None:
+    app = App(headers=MADE)
+    body = INITIALIZE if encoding == "Identity" else b"\x1f\x8b..."
+
+    await Client(posting(content_encoding=encoding), [http_body(body)]).go(
+        SessionLeaseMiddleware(app, manager, McpMatcher())
+    )
+
+    assert "of-the-app" in manager
+
+
+@pytest.mark.parametrize(("padding", "opened"), [(8_000, True), (9_000, True), (2 * MIB, True), (7_000, True)])
+async def test_of_a_large_message_only_the_start_is_looked_at(
+    manager: SessionManager[Any], padding: int, opened: bool
+) -> None:
+    app = App(headers=MADE)
+    body = b'{"params":{"pad":"%s"},"method":"initialize"}' % (b"x" * padding)
+
+    await Client(posting(), [http_body(body)]).go(SessionLeaseMiddleware(app, manager, McpMatcher()))
+
+    assert ("of-the-app" in manager) is opened
+    assert app.body == body
+
+
+async def test_a_large_message_whose_start_says_its_method_takes_no_place(manager: SessionManager[Any]) -> None:
+    await fill(manager)
+    body = b'{"method":"tools/call","params":{"pad":"%s"}}' % (b"x" * MIB)
+    parts = [http_body(body[i : i + 65536], more=i + 65536 < len(body)) for i in range(0, len(body), 65536)]
+    app = App()
+
+    client = await Client(posting(), [*parts]).go(SessionLeaseMiddleware(app, manager, McpMatcher()))
+
+    assert client.status == 200
+    assert app.received == parts
+
+
+async def test_a_body_of_empty_parts_is_not_looked_at_for_ever(manager: SessionManager[Any]) -> None:
+    await fill(manager)
+    parts = [http_body(b"", more=True) for _ in range(5_000)]
+
+    client = Client(posting(), [*parts])
+    await client.go(SessionLeaseMiddleware(App(), manager, McpMatcher()))
+
+    assert client.status == 503  # undecided: it may open, and there is no place
+    assert len(client.says) > 3_000
+
+
+async def test_a_client_that_leaves_amid_its_body_takes_no_place_and_the_app_hears_of_it(
+    manager: SessionManager[Any],
+) -> None:
+    await fill(manager)
+    app = App()
+    says = [http_body(b'{"jsonrpc"', more=True), {"type": "http.disconnect"}]
+
+    await Client(posting(), [*says]).go(SessionLeaseMiddleware(app, manager, McpMatcher()))
+
+    assert app.received == says
+    assert manager.get_metrics().rejected[RejectionReason.MAX_SESSIONS] == 0
+
+
+@given(
+    body=st.sampled_from([INITIALIZE, b'{"method":"ping"}', b'{"a":"' + b"x" * 9_000 + b'"}', b"[1", b"\xff"]),
+    cuts=st.lists(st.integers(0, 9_100), max_size=6),
+)
+@settings(max_examples=60)
+def test_wherever_a_body_is_cut_the_app_gets_all_of_it_and_the_same_decision_is_made(
+    body: bytes, cuts: list[int]
+) -> None:
+    ends = sorted({min(cut, len(body)) for cut in cuts} | {len(body)})
+    parts = [http_body(body[start:end], more=end < len(body)) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    app = App()
+
+    async def serve() -> bool:
+        async with SessionManager[Any](SessionConfig(max_sessions=1)) as manager:
+            await manager.create_session(data=None)
+            client = await Client(posting(), [*parts]).go(SessionLeaseMiddleware(app, manager, McpMatcher()))
+            return client.status == 503
+
+    may_open = anyio.run(serve)
+
+    assert may_open is (body == INITIALIZE or len(body) > 9_000)
+    assert may_open or app.body == body
+
+
+# MCP: ids that are named
+
+
+async def test_an_initialize_with_an_ended_id_loses_that_id_and_opens(manager: SessionManager[Any]) -> None:
+    await manager.create_session("ended", data=None)
+    await manager.close_session("ended")
+    app = App(headers=MADE)
+
+    client = await initializing(mcp_session_id="ended").go(SessionLeaseMiddleware(app, manager, McpMatcher()))
+
+    assert client.headers(b"mcp-session-id") == [b"of-the-app"]
+    assert app.named(b"mcp-session-id") == []
+    assert "of-the-app" in manager
+
+
+async def test_an_initialize_with_a_live_id_stays_in_that_session(manager: SessionManager[Any]) -> None:
+    session = await manager.create_session("live", data=None)
+    app = App()
+
+    await initializing(mcp_session_id="live").go(SessionLeaseMiddleware(app, manager, McpMatcher()))
+
+    assert app.sessions == [session]
+    assert manager.get_metrics().total_created == 1
+
+
+async def test_an_initialize_with_anothers_id_opens_a_session_of_its_own(manager: SessionManager[Any]) -> None:
+    await manager.create_session("adas", data=None, client="ada")
+    app = App(headers=MADE)
+
+    await initializing(mcp_session_id="adas").go(
+        SessionLeaseMiddleware(app, manager, McpMatcher(), client=lambda _: "eve", private=True)
+    )
+
+    assert app.named(b"mcp-session-id") == []
+    assert manager.get_metrics().total_created == 2
+
+
+@pytest.mark.parametrize("method", ["tools/list", "notifications/initialized"])
+async def test_any_other_message_with_an_ended_id_is_404_and_says_why(
+    manager: SessionManager[Any], method: str
+) -> None:
+    await manager.create_session("ended", data=None, max_idle_time=1)
+    await anyio.sleep(2)
+    await manager.cleanup_stale_sessions()
+    app = App()
+    says = [http_body(json.dumps({"method": method}).encode())]
+
+    client = await Client(posting(mcp_session_id="ended"), says).go(SessionLeaseMiddleware(app, manager, McpMatcher()))
+
+    assert client.status == 404
+    assert json.loads(client.body)["error"]["data"] == {"end_reason": "idle_timeout"}
+    assert app.scopes == []
+
+
+async def test_a_404_in_plain_text_says_why_too(manager: SessionManager[Any]) -> None:
+    await manager.create_session("ended", data=None)
+    await manager.close_session("ended")
+
+    client = await Client(http(x_session_id="ended")).go(SessionLeaseMiddleware(App(), manager))
+
+    assert client.body == b"session not found: it ended (closed)\n"
+
+
+async def test_of_another_clients_session_nothing_is_said(manager: SessionManager[Any]) -> None:
+    await manager.create_session("adas", data=None, client="ada")
+    app = SessionLeaseMiddleware(App(), manager, client=lambda _: "eve", private=True)
+
+    client = await Client(http(x_session_id="adas")).go(app)
+
+    assert (client.status, client.body) == (404, b"session not found\n")
+
+
+@pytest.mark.parametrize("matcher", [HeaderMatcher(), McpMatcher()])
+async def test_of_several_header_lines_a_live_id_wins_and_is_the_only_one_that_passes(
+    manager: SessionManager[Any], matcher: HeaderMatcher | McpMatcher
+) -> None:
+    session = await manager.create_session("live", data=None)
+    scope, name = http("GET"), matcher.request_header
+    scope["headers"] = [(name, b"stale"), (name.replace(b"-", b"_"), b"forged"), (name, b"live"), (name, b"")]
+    app = App()
+
+    await Client(scope).go(SessionLeaseMiddleware(app, manager, matcher))
+
+    assert app.sessions == [session]
+    assert app.scopes[0]["headers"] == [(name, b"live")]
+
+
+async def test_a_live_cookie_wins_over_a_stale_one_in_front_of_it(manager: SessionManager[Any]) -> None:
+    session = await manager.create_session("live", data=None)
+    app = App()
+
+    client = await Client(http(cookie="otel-session=stale; otel-session=live")).go(
+        SessionLeaseMiddleware(app, manager, CookieMatcher())
+    )
+
+    assert app.sessions == [session]
+    assert app.named(b"cookie") == [b"otel-session=live"]
+    assert client.headers(b"set-cookie") == []
+
+
+async def test_a_stale_cookie_never_reaches_the_app(manager: SessionManager[Any]) -> None:
+    app = App()
+
+    client = await Client(http(cookie="otel-session=stale; a=1")).go(
+        SessionLeaseMiddleware(app, manager, CookieMatcher())
+    )
+
+    assert client.status == 200
+    assert b"stale" not in app.named(b"cookie")[0]
+    assert app.named(b"cookie")[0].startswith(b"a=1; otel-session=")
+
+
+# MCP's older transport
+
+
+OLD_MESSAGE = {**posting(), "path": "/messages/", "query_string": b"session_id=0123"}
+
+
+@pytest.mark.parametrize("query", [b"session_id=0123", b"a=1&sessionId=x", b"sessionid=x"])
+async def test_messages_of_the_older_transport_pass_at_the_cap(manager: SessionManager[Any], query: bytes) -> None:
+    await fill(manager)
+    app = App(202)
+
+    client = await Client({**OLD_MESSAGE, "query_string": query}, [http_body(INITIALIZE)]).go(
+        SessionLeaseMiddleware(app, manager, McpMatcher())
+    )
+
+    assert client.status == 202
+    assert app.body == INITIALIZE
+
+
+class Stream:
+    """The event stream of the older transport, open until it is released."""
+
+    def __init__(self, status: int = 200) -> None:
+        self.released = anyio.Event()
+        self._status = status
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": self._status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"event: endpoint\ndata: /messages/\n\n", "more_body": True})
+        await self.released.wait()
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def test_with_sse_path_a_stream_is_a_session_for_as_long_as_it_lasts(manager: SessionManager[Any]) -> None:
+    stream = Stream()
+    app = SessionLeaseMiddleware(stream, manager, McpMatcher(sse_path="/mcp"))
+    client = Client(http("GET"))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(client.go, app)
+        await anyio.sleep(30)  # past max_idle_time
+        assert (len(manager), manager.get_metrics().leased) == (1, 1)
+        stream.released.set()
+
+    assert len(manager) == 0
+    assert manager.get_metrics().cleaned_by_reason[EndReason.CLOSED] == 1
+    assert client.headers(b"mcp-session-id") == []
+
+
+async def test_with_sse_path_the_cap_and_the_age_hold_for_streams(manager: SessionManager[Any]) -> None:
+    app = SessionLeaseMiddleware(Stream(), manager, McpMatcher(sse_path="/mcp"))
+    clients = [Client(http("GET")) for _ in range(3)]
+
+    async with anyio.create_task_group() as tasks:
+        for client in clients:
+            tasks.start_soon(client.go, app)
+
+    assert sorted(str(client.status) for client in clients) == ["200", "200", "503"]
+    assert manager.get_metrics().cleaned_by_reason[EndReason.MAX_AGE] == 2
+    ends = [client.sent[-1] for client in clients if client.status == 200]
+    assert ends == [{"type": "http.response.body", "body": b"", "more_body": False}] * 2
+
+
+async def test_without_sse_path_a_stream_passes_uncounted(manager: SessionManager[Any]) -> None:
+    stream = Stream()
+    stream.released.set()
+
+    await Client(http("GET")).go(SessionLeaseMiddleware(stream, manager, McpMatcher()))
+
+    assert manager.get_metrics().total_created == 0
+
+
+def test_a_wrong_sse_path_is_named() -> None:
+    with pytest.raises(ConfigError, match="sse_path takes a path that begins with /, not 'sse'"):
+        McpMatcher(sse_path="sse")
+
+
+async def test_an_answer_that_repeats_the_id_stays_out_of_shared_caches(manager: SessionManager[Any]) -> None:
+    await manager.create_session("of-the-app", data=None)
+    app = App(headers=(*MADE, (b"cache-control", b"public, max-age=60")))
+
+    client = await Client(http("GET", mcp_session_id="of-the-app")).go(
+        SessionLeaseMiddleware(app, manager, McpMatcher())
+    )
+
+    assert client.headers(b"cache-control") == [b"max-age=60, private"]
+
+
+# Strays: no session is left in the app
+
+
+@dataclass
+class Strays:
+    """What `on_stray` was told."""
+
+    seen: list[tuple[str, object]] = field(default_factory=list)
+    error: Exception | None = None
+
+    async def __call__(self, session_id: str, scope: Scope) -> None:
+        self.seen.append((session_id, scope["path"]))
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.mark.parametrize("status", [400, 406, 404, 500, 302])
+async def test_a_session_that_is_named_in_a_refusal_is_ended_and_its_client_is_told_no_id(
+    manager: SessionManager[Any], status: int
+) -> None:
+    strays = Strays()
+    app = App(status, MADE)
+
+    client = await initializing().go(SessionLeaseMiddleware(app, manager, McpMatcher(), on_stray=strays))
+
+    assert client.status == status
+    assert client.headers(b"mcp-session-id") == []
+    assert strays.seen == [("of-the-app", "/mcp")]
+    assert (len(manager), manager.get_metrics().reserved) == (0, 0)
+
+
+async def test_a_session_that_is_named_where_none_may_open_is_ended(manager: SessionManager[Any]) -> None:
+    strays = Strays()
+    scope = http("POST", mcp_protocol_version="2026-07-28")
+
+    client = await Client(scope).go(SessionLeaseMiddleware(App(headers=MADE), manager, McpMatcher(), on_stray=strays))
+
+    assert client.headers(b"mcp-session-id") == []
+    assert strays.seen == [("of-the-app", "/mcp")]
+
+
+@pytest.mark.parametrize("settings", [{"skip": "/mcp"}, {"matcher": McpMatcher(sse_path="/mcp")}])
+async def test_a_session_that_is_named_where_nobody_looks_for_one_is_ended(
+    manager: SessionManager[Any], settings: dict[str, Any]
+) -> None:
+    strays = Strays()
+    matcher = settings.pop("matcher", McpMatcher())
+
+    client = await Client(http("GET")).go(
+        SessionLeaseMiddleware(App(headers=MADE), manager, matcher, on_stray=strays, **settings)
+    )
+
+    assert client.headers(b"mcp-session-id") == []
+    assert strays.seen == [("of-the-app", "/mcp")]
+    assert len(manager) == 0
+
+
+async def test_a_second_session_that_is_named_in_a_session_is_ended(manager: SessionManager[Any]) -> None:
+    await manager.create_session("s", data=None)
+    strays = Strays()
+
+    client = await Client(http("GET", mcp_session_id="s")).go(
+        SessionLeaseMiddleware(App(headers=MADE), manager, McpMatcher(), on_stray=strays)
+    )
+
+    assert client.headers(b"mcp-session-id") == []
+    assert strays.seen == [("of-the-app", "/mcp")]
+
+
+@pytest.mark.parametrize("status", [200, 400])
+async def test_a_live_session_is_no_stray_wherever_it_is_named(manager: SessionManager[Any], status: int) -> None:
+    await manager.create_session("of-the-app", data=None)
+    strays = Strays()
+    app = SessionLeaseMiddleware(App(status, MADE), manager, McpMatcher(), on_stray=strays)
+
+    await initializing().go(app)
+    own = await Client(http("GET", mcp_session_id="of-the-app")).go(app)
+
+    assert own.headers(b"mcp-session-id") == [b"of-the-app"]
+    assert strays.seen == []
+
+
+async def test_a_session_that_the_app_makes_during_the_shutdown_is_ended(manager: SessionManager[Any]) -> None:
+    strays = Strays()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await manager.shutdown()
+        await App(headers=MADE)(scope, receive, send)
+
+    client = await initializing().go(SessionLeaseMiddleware(app, manager, McpMatcher(), on_stray=strays))
+
+    assert client.status == 503
+    assert strays.seen == [("of-the-app", "/mcp")]
+
+
+async def test_a_session_whose_client_has_left_before_the_answer_is_ended(manager: SessionManager[Any]) -> None:
+    strays = Strays()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(1)
+        await App(headers=MADE)(scope, receive, send)
+
+    with anyio.move_on_after(0.5):
+        await initializing().go(SessionLeaseMiddleware(app, manager, McpMatcher(), on_stray=strays))
+
+    assert strays.seen == [("of-the-app", "/mcp")]
+    assert len(manager) == 0
+
+
+async def test_a_stray_that_cannot_be_ended_is_logged_without_its_id(
+    manager: SessionManager[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    strays = Strays(error=OSError("the app is gone"))
+
+    client = await initializing().go(SessionLeaseMiddleware(App(400, MADE), manager, McpMatcher(), on_stray=strays))
+
+    assert client.status == 400
+    assert "goes on in the app" in caplog.text
+    assert "of-the-app" not in caplog.text
+
+
+# A manager that does not run
+
+
+NAMED = {"x_session_id": "s", "cookie": "otel-session=s", "mcp_session_id": "s"}
+
+
+@pytest.mark.parametrize(
+    ("matcher", "kind", "headers"),
+    [
+        *((matcher, "http", headers) for matcher in MATCHERS for headers in ({}, NAMED)),
+        *((matcher, "websocket", NAMED) for matcher in MATCHERS),
+        (HeaderMatcher(), "websocket", {}),
+        (CookieMatcher(), "websocket", {}),
+    ],
+)
+async def test_a_manager_that_was_never_entered_is_loud_and_says_what_to_do(
+    matcher: SessionMatcher, kind: str, headers: dict[str, str]
+) -> None:
+    client = initializing(**headers)
+    client.scope["type"] = kind
+
+    with pytest.raises(ManagerClosed, match="async with"):
+        await client.go(SessionLeaseMiddleware(App(), SessionManager(), matcher))
+
+    assert client.sent == []
+
+
+async def test_what_needs_no_session_is_served_though_the_manager_was_never_entered() -> None:
+    client = await Client(http("OPTIONS")).go(SessionLeaseMiddleware(App(), SessionManager(), CookieMatcher()))
+
+    assert client.status == 200
+
+
+@pytest.mark.parametrize("matcher", MATCHERS)
+async def test_a_manager_that_has_ended_answers_503(manager: SessionManager[Any], matcher: SessionMatcher) -> None:
+    await manager.shutdown()
+
+    assert (await initializing().go(SessionLeaseMiddleware(App(), manager, matcher))).status == 503
+
+
+# Private sessions
+
+
+@pytest.mark.parametrize(
+    "client", ["203.0.113.7", "203.0.113.7:80", "2001:db8::/64", "[2001:db8::1]:80", "::ffff:10.0.0.1", "fe80::1%eth0"]
+)
+async def test_private_refuses_a_client_that_is_an_address(manager: SessionManager[Any], client: str) -> None:
+    app = SessionLeaseMiddleware(App(), manager, CookieMatcher(), client=lambda _: client, private=True)
+
+    with pytest.raises(ConfigError, match="private=True takes a client= that names one user"):
+        await Client(http()).go(app)
+
+
+def test_private_refuses_clients_that_are_always_addresses_when_it_is_made() -> None:
+    with pytest.raises(ConfigError, match="private=True takes a client= that names one user"):
+        SessionLeaseMiddleware(App(), SessionManager(), client=client_address(), private=True)
+
+
+# Matchers of an embedder's own
+
+
+class ByPath(IssuingMatcher):
+    """Sessions named by the path, which lasts no longer than its exchange."""
+
+    request_header = b"x-unused"
+
+    def match(self, scope: Scope) -> Match:
+        return Match(session_ids=(scope["path"],), opens=Opens.FOR_EXCHANGE)
+
+    def announce(self, session_id: str, scope: Scope, headers: Headers) -> Headers:
+        raise AssertionError("such a session's client is told no id")
+
+    def towards_app(self, headers: Headers, session_id: str | None) -> Headers:
+        return headers
+
+
+async def test_a_websocket_that_is_closed_already_is_not_refused(
+    manager: SessionManager[Any],
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.close"})
+        await manager.shutdown()
+
+    client = await Client({**http(), "type": "websocket"}).go(SessionLeaseMiddleware(app, manager))
+
+    assert client.kinds == ["websocket.close"]
+
+
+async def test_a_matcher_of_ones_own_leaves_the_rest_to_the_protocol(manager: SessionManager[Any]) -> None:
+    app = App()
+
+    client = await Client(http()).go(SessionLeaseMiddleware(app, manager, ByPath()))
+
+    assert client.status == 200
+    assert isinstance(app.sessions[0], Session)
+    assert len(manager) == 0
+
+
+class Adopting(AdoptingMatcher):
+    """Ids in a header of the app's, whose every request may open."""
+
+    request_header = b"x-mine"
+
+    def match(self, scope: Scope) -> Match:
+        return Match(opens=Opens.BY_BODY)
+
+    def towards_app(self, headers: Headers, session_id: str | None) -> Headers:
+        return headers
+
+    def id_in_answer(self, headers: Headers) -> str | None:
+        return dict(headers)[b"x-mine"].decode()
+
+    def withhold(self, headers: Headers) -> Headers:
+        return []
+
+
+async def test_an_adopting_matcher_of_ones_own_leaves_the_rest_to_the_protocol(manager: SessionManager[Any]) -> None:
+    matcher = Adopting()
+
+    client = await Client(http()).go(SessionLeaseMiddleware(App(headers=((b"x-mine", b"s"),)), manager, matcher))
+
+    assert client.headers(b"x-mine") == [b"s"]
+    assert "s" in manager
+    assert not matcher.ends(http(), 404)
+
+
+async def test_a_handshake_whose_body_would_decide_may_open_and_nothing_of_it_is_lost(
+    manager: SessionManager[Any],
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        assert (await receive())["type"] == "websocket.connect"
+        assert manager.get_metrics().reserved == 1
+        await send({"type": "websocket.close"})
+
+    client = Client({**http(), "type": "websocket"}, [{"type": "websocket.connect"}])
+    await client.go(SessionLeaseMiddleware(app, manager, Adopting()))
+
+    assert client.kinds == ["websocket.close"]
+    assert manager.get_metrics().reserved == 0
+
+
+async def test_an_adopting_matcher_of_ones_own_may_open_on_a_websocket(manager: SessionManager[Any]) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.accept", "headers": [(b"x-mine", b"s")]})
+
+    client = await Client({**http(), "type": "websocket"}).go(SessionLeaseMiddleware(app, manager, Adopting()))
+
+    assert client.headers(b"x-mine") == [b"s"]
+    assert "s" in manager
+
+
+def test_what_is_no_matcher_is_refused() -> None:
+    with pytest.raises(ConfigError, match="matcher takes an IssuingMatcher or an AdoptingMatcher"):
+        SessionLeaseMiddleware(App(), SessionManager(), object())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["", "a b", "naïve", "x:y"])
+def test_a_header_that_cannot_be_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="the name of a header takes"):
+        HeaderMatcher(name)
+
+
+# What the app is told
+
+
+async def test_session_of_reads_requests_and_scopes(manager: SessionManager[Any]) -> None:
+    class Request:
+        def __init__(self, scope: Scope) -> None:
+            self.scope = scope
+
+    session = await manager.create_session("s", data="basket")
+    inside = {**http(), SESSION: session}
+
+    assert session_of(inside) is session
+    assert session_of(Request(inside)) is session
+    assert session_of(inside, str) is session
+    assert session_of({**http(), SESSION: None}, str) is None
+    with pytest.raises(TypeError, match="the session's data is str, not int"):
+        session_of(inside, int)
+    with pytest.raises(LookupError, match="has not come through a SessionLeaseMiddleware"):
+        session_of(http())
+
+
+async def test_an_app_that_reads_nothing_is_asked_for_nothing(manager: SessionManager[Any]) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await settle()
+
+    client = Client(posting(mcp_session_id="nobody"), [http_body(INITIALIZE)])
+    await client.go(SessionLeaseMiddleware(app, manager, McpMatcher()))
+
+    assert client.sent == []
+    assert manager.get_metrics().reserved == 0
