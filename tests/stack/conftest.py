@@ -84,6 +84,11 @@ def story(stack: Stack) -> Story:
         books = proxy.reading()
     cleaned = 'sum(otel_sessions_session_cleaned_total{instance="story"})'  # all of them in the very last export only
     until(lambda: stack.value(cleaned), lambda value: value == books["created"])
+    passes = 'otel_sessions_cleanup_duration_seconds_bucket{instance="story"}'
+    until(  # spans take a way of their own, which may be the slower one
+        lambda: [stack.trace(trace_id) for trace_id in stack.exemplars(passes, start, time.time())],
+        lambda traces: bool(traces) and all(traces),
+    )
     return Story(books=books, start=start, end=time.time())
 
 
