@@ -67,6 +67,17 @@ async def test_while_a_clock_gives_bad_readings_time_stands_still(clock: Wayward
         assert (report.outcome, report.total_cleaned) == (Outcome.SUCCESS, 0)
 
 
+@pytest.mark.parametrize("first", [math.nan, math.inf, -math.inf, 1.7e308, -1.7e308])
+async def test_a_clock_whose_first_reading_is_bad_starts_no_manager(first: float) -> None:
+    readings = [first, 5.0, 7.0]
+    manager = SessionManager(CONFIG, clock=lambda: readings.pop(0) if len(readings) > 1 else readings[0])
+    with pytest.raises(ValueError, match="no finite number"):
+        await manager.__aenter__()
+    async with manager:
+        session = await manager.create_session()
+        assert 0 <= session.age <= 7
+
+
 @pytest.mark.parametrize("reading", READINGS)
 async def test_once_a_clock_is_well_again_every_session_is_found(clock: WaywardClock, ends: Ends, reading: str) -> None:
     async with SessionManager(CONFIG, clock=clock, on_close=ends) as manager:
