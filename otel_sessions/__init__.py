@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from ._core.stats import CleanupReport, SessionStats
     from ._core.words import EndReason, Outcome, PerClientAtCap, RejectionReason, SessionState, Skipped, Trigger
     from ._engine.capacity import Reservation
-    from ._engine.hooks import CloseHook, SessionSink
+    from ._engine.ending import CloseHook
+    from ._engine.hooks import SessionSink
     from ._engine.leases import Hold, Lease, Pin
     from ._engine.manager import SessionManager
     from .sinks._jsonlines import JsonLinesSink
@@ -70,7 +71,8 @@ __all__ = [
 ]
 
 _NAMES: Final = {
-    "_engine.hooks": ("CloseHook", "SessionSink"),
+    "_engine.ending": ("CloseHook",),
+    "_engine.hooks": ("SessionSink",),
     "_engine.capacity": ("Reservation",),
     "_core.ids": ("fingerprint",),
     "_engine.leases": (

@@ -16,7 +16,7 @@ import anyio
 from otel_sessions._core.books import Books
 from otel_sessions._core.config import SessionConfig
 from otel_sessions._core.exceptions import TooManySessions
-from otel_sessions._core.ids import new_id
+from otel_sessions._core.ids import new_id, require_text
 from otel_sessions._core.session import UNSET, DataT, Limit, Session, Unset, checked
 from otel_sessions._core.store import Roster
 from otel_sessions._core.words import RejectionReason
@@ -319,14 +319,18 @@ class Reservation(Generic[DataT]):
 
         Works once, inside the block. `client` replaces the one that the place was reserved for; the other keywords are
         those of `SessionManager.create_session`. Raises `SessionExists`, `ConfigError` (a wrong limit),
-        `TooManySessions` (the cap of another `client`; nobody is evicted for it, since this cannot wait) and
-        `ManagerClosed` (during a shutdown); the place is kept then, for another try.
+        `TooManySessions` (the cap of another `client`; nobody is evicted for it, since this cannot wait),
+        `ManagerClosed` (during a shutdown) and `TypeError` (an id that is no text); the place is kept then, for
+        another try.
         """
         if not self._reserved:
             raise RuntimeError("a place is committed once, inside its `async with` block, and not after give_back")
         self._capacity.require_accepting()
         idle, age = checked(max_idle_time, max_session_age)
-        session_id = new_id() if session_id is None else session_id
+        if session_id is None:
+            session_id = new_id()
+        else:
+            require_text(session_id)
         self._roster.require_vacant(session_id)
         now = self._roster.clock()
         terms = self._roster.terms_at(now).owned(idle, age)

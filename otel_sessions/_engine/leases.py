@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Any, Generic
+from typing import Any, Final, Generic
 
 import anyio
 
@@ -23,6 +23,9 @@ from otel_sessions._core.store import Roster
 from otel_sessions._core.words import EndReason
 
 _logger = logging.getLogger("otel_sessions")
+
+_ENTERED: Final[Any] = object()
+"""Stands in the place of an id once it has been used, which happens once."""
 
 _held: ContextVar[tuple["Holder[Any]", ...]] = ContextVar("otel_sessions_held", default=())
 """The holds and bound leases of the running task and of those it was started from."""
@@ -139,15 +142,15 @@ class Pin(Generic[DataT]):
 
     def __init__(self, leases: Leases[DataT], session_id: str) -> None:
         self._leases = leases
-        self._session_id: str | None = session_id
+        self._session_id = session_id
         self._session: Session[DataT] | None = None
 
     def __enter__(self) -> Session[DataT]:
-        if self._session_id is None:
+        if self._session_id is _ENTERED:
             raise RuntimeError("a pin is entered once; call pin() again")
         self._leases.require_open_loop()
         session = self._session = self._leases.acquire(self._session_id)
-        self._session_id = None
+        self._session_id = _ENTERED
         return session
 
     def __exit__(
@@ -168,7 +171,7 @@ class Holder(ABC, Generic[DataT]):
 
     def __init__(self, leases: Leases[DataT], session_id: str) -> None:
         self._leases = leases
-        self._session_id: str | None = session_id
+        self._session_id = session_id
         self.session: Session[DataT] | None = None
 
     @abstractmethod
@@ -188,11 +191,11 @@ class Hold(Holder[DataT]):
         self._on_end: Callable[[EndReason], object] | None = on_end
 
     def __enter__(self) -> Session[DataT]:
-        if self._session_id is None:
+        if self._session_id is _ENTERED:
             raise RuntimeError("a hold is entered once; call hold() again")
         self._leases.require_open_loop()
         session = self.session = self._leases.bind(self, self._session_id)
-        self._session_id = None
+        self._session_id = _ENTERED
         return session
 
     def __exit__(
@@ -221,12 +224,12 @@ class Lease(Holder[DataT]):
     __slots__ = ("_scope",)
 
     async def __aenter__(self) -> Session[DataT]:
-        if self._session_id is None:
+        if self._session_id is _ENTERED:
             raise RuntimeError("a lease is entered once; call lease() again")
         self._leases.require_here()
         scope = self._scope = self._leases.new_scope()
         session = self.session = self._leases.bind(self, self._session_id)
-        self._session_id = None
+        self._session_id = _ENTERED
         scope.__enter__()
         return session
 

@@ -19,6 +19,7 @@ from otel_sessions._core.clock import latest, steady
 from otel_sessions._core.config import SessionConfig
 from otel_sessions._core.exceptions import ManagerClosed
 from otel_sessions._core.forks import forks
+from otel_sessions._core.loops import is_collected
 from otel_sessions._core.session import UNSET, DataT, Limit, Session, checked
 from otel_sessions._core.stats import CleanupReport, Counts, SessionStats
 from otel_sessions._core.store import Roster, never_entered
@@ -26,8 +27,8 @@ from otel_sessions._core.words import EndReason, Occupancy
 from otel_sessions._telemetry.telemetry import Telemetry
 
 from .capacity import Reservation
-from .closing import Batch
-from .hooks import CloseHook, SessionSink
+from .ending import Batch, CloseHook
+from .hooks import SessionSink
 from .leases import Hold, Lease, Leases, Pin
 from .supervisor import Supervisor
 
@@ -109,7 +110,7 @@ class SessionManager(Generic[DataT]):
         supervisor = self._supervisor
         assert supervisor is not None
         self._notice_closed_loop(supervisor)
-        if self._abandoned and (exc_type is GeneratorExit or supervisor.disowned):
+        if self._abandoned and (supervisor.disowned or is_collected(exc)):
             self._abandoned -= 1  # not the block of a run that goes on: it is collected now, and must not await
             return
         if supervisor.over:
@@ -182,8 +183,8 @@ class SessionManager(Generic[DataT]):
         the client's longest idle session, if `per_client_at_cap` is `"evict_oldest"`. An id whose session is due, but
         not ended yet, is waited for and reused.
 
-        Raises `TooManySessions`, `SessionExists`, `ConfigError` for a wrong limit, `ManagerClosed`, and `RuntimeError`
-        on another event loop than the manager's.
+        Raises `TooManySessions`, `SessionExists`, `ConfigError` for a wrong limit, `TypeError` for an id that is no
+        text, `ManagerClosed`, and `RuntimeError` on another event loop than the manager's.
         """
         supervisor = self._running_here()
         capacity = supervisor.capacity

@@ -23,7 +23,8 @@ from otel_sessions._core.words import CleanupError, EndReason, Outcome, Trigger
 from otel_sessions._telemetry.telemetry import Telemetry
 
 from .capacity import Capacity
-from .closing import Batch, Closer
+from .closing import Closer
+from .ending import Batch
 from .eviction import Emergency
 from .hooks import Callbacks
 from .sweep import Sweep, limits_by

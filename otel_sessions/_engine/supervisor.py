@@ -5,6 +5,8 @@ loop's end, leaves balanced books and no session behind.
 """
 
 import logging
+from collections import defaultdict
+from contextlib import ExitStack
 from functools import partial
 from math import floor
 from typing import Generic
@@ -16,14 +18,15 @@ from otel_sessions._core.books import Books
 from otel_sessions._core.clock import latest
 from otel_sessions._core.config import SessionConfig
 from otel_sessions._core.loops import Home
-from otel_sessions._core.session import DataT
+from otel_sessions._core.session import DataT, Session
 from otel_sessions._core.store import Roster
 from otel_sessions._core.words import CleanupError, EndReason
 from otel_sessions._telemetry.telemetry import Telemetry
 
 from .capacity import Capacity
-from .closing import Batch, Closer
-from .hooks import Callbacks, CloseHook, SessionSink
+from .closing import Closer
+from .ending import Batch, CloseHook
+from .hooks import Callbacks, SessionSink
 from .leases import Leases
 from .passes import Passes
 from .tasks import Tasks
@@ -86,6 +89,7 @@ class Supervisor(Generic[DataT]):
         """Count as ended where nothing of this can run any more: the loop is closed, or this is a forked process."""
         self.disowned = self.over = self._asked = self.capacity.over = True
         self.callbacks.forget()
+        self.closer.forget()
         self._roster.write_off()
 
     def _refuse(self) -> None:
@@ -142,17 +146,24 @@ class Supervisor(Generic[DataT]):
 
     def _settle(self) -> None:
         """End at once, without hooks, whatever is left; after a proper shutdown that is nothing."""
-        try:
+        with ExitStack() as rest:  # all of it is done, whatever a holder or a log handler raises meanwhile
+            rest.callback(self._stop)
+            rest.callback(self._telemetry.close)
+            rest.callback(self.tasks.cancel)
+            rest.callback(self.capacity.end)
+            rest.callback(self.closer.abandon)
+            rest.callback(self._end_everyone)
             self._refuse()
             self.callbacks.close()
-            now = self._read_clock()
-            now = latest(self._roster.clock) if now is None else now
-            for session in list(self._roster.sessions.values()):
-                self.closer.end({session._reason(now, EndReason.SHUTDOWN): [session]}, Context(), Batch(), now)
-            self.closer.abandon()
-            self.capacity.end()
-            self.tasks.cancel()
-            self._telemetry.close()
-        finally:
-            self.over = True
-            self.stopped.set()
+
+    def _end_everyone(self) -> None:
+        now = self._read_clock()
+        now = latest(self._roster.clock) if now is None else now
+        due: dict[EndReason, list[Session[DataT]]] = defaultdict(list)
+        for session in self._roster.sessions.values():
+            due[session._reason(now, EndReason.SHUTDOWN)].append(session)
+        self.closer.end(due, Context(), Batch(), now)
+
+    def _stop(self) -> None:
+        self.over = True
+        self.stopped.set()

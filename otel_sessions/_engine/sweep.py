@@ -18,7 +18,8 @@ from otel_sessions._core.session import DataT, Limits, Session, Terms
 from otel_sessions._core.store import Roster
 from otel_sessions._core.words import EndReason
 
-from .closing import Batch, Closer
+from .closing import Closer
+from .ending import Batch
 
 STRIDE: Final = 32
 """The most sessions that are looked at and ended together: from one look at the time to the next."""

@@ -355,6 +355,34 @@ def test_a_block_that_its_loop_left_open_does_not_end_the_next_run_when_it_is_co
     assert manager.get_metrics().total_created == 2
 
 
+def test_a_collected_block_that_raises_something_else_does_not_end_the_next_run() -> None:
+    manager = SessionManager(CONFIG)
+    blocks: list[Coroutine[Any, Any, None]] = []
+
+    async def block() -> None:
+        async with manager:
+            try:
+                await asyncio.sleep(3600)
+            except GeneratorExit:
+                raise OSError("cannot say goodbye") from None
+
+    async def first() -> None:
+        blocks.append(block())
+        blocks[0].send(None)
+
+    async def second() -> None:
+        async with manager:
+            with pytest.raises(OSError, match="goodbye"):
+                blocks.pop().close()
+            await asyncio.sleep(0)
+            await manager.create_session()
+
+    run_on_a_loop_that_dies(first)
+    asyncio.run(second())
+
+    assert manager.get_metrics().total_created == 1
+
+
 @pytest.mark.anyio
 async def test_a_block_that_is_left_by_an_async_generators_end_shuts_the_manager_down() -> None:
     manager = SessionManager(CONFIG)

@@ -422,6 +422,23 @@ class TestCallbacksThatMisbehave:
             await anyio.sleep(3.1)
             assert ends.seen == [(session.id, EndReason.CLOSED)]
 
+    async def test_what_ends_the_program_in_one_callback_keeps_no_other_from_being_told(self, ends: Ends) -> None:
+        told: list[int] = []
+
+        def exit_program(reason: EndReason) -> None:
+            raise SystemExit(3)
+
+        async with SessionManager(CONFIG, on_close=ends) as manager:
+            session = await manager.create_session()
+            holds = [manager.hold(session.id, exit_program), manager.hold(session.id, lambda _: told.append(1))]
+            for hold in (*holds, manager.hold(session.id, lambda _: told.append(2))):
+                Context().run(hold.__enter__)
+            with pytest.raises(SystemExit):
+                await manager.close_session(session.id)
+            assert told == [1, 2]
+            await anyio.sleep(3.1)
+            assert ends.seen == [(session.id, EndReason.CLOSED)]
+
     @pytest.mark.parametrize("act", [SessionManager.touch, SessionManager.get], ids=["touch", "get"])
     async def test_a_callback_may_use_the_manager_and_sees_no_ended_session(
         self, act: Callable[[SessionManager, str], Session | None]

@@ -1,7 +1,9 @@
 """What once went wrong and must not again: faults from outside, each with the state it left behind."""
 
 import asyncio
+import logging
 import sys
+from contextvars import Context
 from typing import Any
 
 import anyio
@@ -154,3 +156,76 @@ async def test_two_middlewares_around_each_other_each_keep_to_their_own_session(
         assert seen == [inner.get(headers[b"x-inner"].decode())]
         assert outer.get(headers[b"x-outer"].decode()) is not None
         assert SESSION not in scope
+
+
+@pytest.mark.parametrize("wrong", [5, b"id", ("a", "b"), 1.5], ids=repr)
+async def test_an_id_that_is_no_text_is_refused_and_takes_no_place(wrong: Any) -> None:
+    async with SessionManager(SessionConfig(max_sessions=1)) as manager:
+        with pytest.raises(TypeError, match=f"a session id is a str, not {type(wrong).__name__}"):
+            await manager.create_session(wrong)
+        async with manager.reserve() as place:
+            with pytest.raises(TypeError, match="a session id is a str"):
+                place.commit(wrong)
+            place.commit("right")
+        assert manager.get_metrics().total_created == 1
+
+
+@pytest.mark.parametrize("wrong", [None, 5], ids=repr)
+async def test_a_lease_on_an_id_that_is_no_text_says_so(wrong: Any) -> None:
+    async with SessionManager() as manager:
+        with pytest.raises(TypeError, match="a session id is a str"), manager.pin(wrong):
+            pass
+        with pytest.raises(TypeError, match="a session id is a str"), manager.hold(wrong, print):
+            pass
+        with pytest.raises(TypeError, match="a session id is a str"):
+            async with manager.lease(wrong):
+                pass
+        assert wrong not in manager
+        assert not await manager.close_session(wrong)
+
+
+class BrokenHandler(logging.Handler):
+    """A log handler that raises."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise OSError("no log today")
+
+
+async def test_a_log_handler_that_raises_keeps_no_session_closing() -> None:
+    async def fail(session: Session, reason: EndReason) -> None:
+        raise ValueError("no goodbye")
+
+    logger, handler = logging.getLogger("otel_sessions"), BrokenHandler()
+    logger.addHandler(handler)
+    try:
+        async with SessionManager(SessionConfig(close_concurrency=1), on_close=fail) as manager:
+            sessions = [await manager.create_session() for _ in range(3)]
+            for session in sessions:
+                assert await manager.close_session(session.id)
+            stats = manager.get_metrics()
+            assert (stats.currently_active, stats.closing, stats.total_cleaned) == (0, 0, 3)
+            assert stats.cleanup_errors >= 3
+    finally:
+        logger.removeHandler(handler)
+
+
+def test_holders_that_end_the_program_leave_no_session_when_the_supervisor_is_cancelled() -> None:
+    def exit_program(reason: EndReason) -> None:
+        raise SystemExit(3)
+
+    async def main() -> None:
+        await manager.__aenter__()
+        for number in range(3):
+            session = await manager.create_session(str(number))
+            Context().run(manager.hold(session.id, exit_program).__enter__)
+        (supervisor,) = (task for task in asyncio.all_tasks() if task.get_name() == "otel-sessions supervisor")
+        supervisor.cancel()
+        await asyncio.sleep(2)
+
+    manager = SessionManager()
+    with pytest.raises(SystemExit):
+        asyncio.run(main())
+    assert len(manager) == 0
+    assert repr(manager) == "<SessionManager 'default' 0 sessions>"
+    assert manager.get_metrics().cleaned_by_reason[EndReason.SHUTDOWN] == 3
+    assert manager.get_metrics().closing == 0
