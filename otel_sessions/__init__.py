@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ._core.session import UNSET, Limit, Session, SessionMetadata, Unset
     from ._core.stats import CleanupReport, SessionStats
     from ._core.words import EndReason, Outcome, PerClientAtCap, RejectionReason, SessionState, Skipped, Trigger
-    from ._engine.capacity import Reservation
+    from ._engine.admission import Reservation
     from ._engine.ending import CloseHook
     from ._engine.hooks import SessionSink
     from ._engine.leases import Hold, Lease, Pin
@@ -73,7 +73,7 @@ __all__ = [
 _NAMES: Final = {
     "_engine.ending": ("CloseHook",),
     "_engine.hooks": ("SessionSink",),
-    "_engine.capacity": ("Reservation",),
+    "_engine.admission": ("Reservation",),
     "_core.ids": ("fingerprint",),
     "_engine.leases": (
         "Hold",

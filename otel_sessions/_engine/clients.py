@@ -1,7 +1,8 @@
 """The places of each client: how many it has, and with `evict_oldest`, whose place a new session of it may take.
 
 A client is known for as long as it has a place. The sessions of each client are kept for `evict_oldest` only, and
-finding one looks at the sessions of that client alone. Who waits, and which session ends, is decided in `capacity`.
+finding one looks at the sessions of that client alone. Who waits, and which session ends, is decided in
+`admission`.
 """
 
 from typing import Generic

@@ -20,10 +20,10 @@ from otel_sessions._core.store import Roster
 from otel_sessions._core.words import EndReason
 from otel_sessions._telemetry.telemetry import Telemetry
 
-from .capacity import Capacity
 from .ending import Batch, Ending, EndingState
 from .hooks import Callbacks
 from .leases import Holder, Leases
+from .places import Places
 from .tasks import Countdown, Tasks
 
 _logger = logging.getLogger("otel_sessions")
@@ -37,14 +37,14 @@ class Closer(Generic[DataT]):
         config: SessionConfig,
         roster: Roster[DataT],
         leases: Leases[DataT],
-        capacity: Capacity[DataT],
+        places: Places[DataT],
         callbacks: Callbacks[DataT],
         telemetry: Telemetry,
         tasks: Tasks,
     ) -> None:
         self._roster = roster
         self._leases = leases
-        self._capacity = capacity
+        self._places = places
         self._callbacks = callbacks
         self._telemetry = telemetry
         self._pending: set[Ending[DataT]] = set()
@@ -117,7 +117,7 @@ class Closer(Generic[DataT]):
     def _remove(self, sessions: list[Session[DataT]], reason: EndReason, now: float) -> None:
         self._roster.remove(sessions, reason, now)
         self._note_ended(sessions, reason, now)
-        self._capacity.freed(sessions)
+        self._places.freed(sessions)
 
     def _note_ended(self, sessions: list[Session[DataT]], reason: EndReason, now: float) -> None:
         if self._draining:
@@ -143,8 +143,6 @@ class Closer(Generic[DataT]):
 
     def _call(self, ending: Ending[DataT]) -> None:
         """Go on to the calls, whether the holders have left or their time is up."""
-        if ending.state is not EndingState.LEAVING:
-            return
         ending.state = EndingState.CALLING
         self._leaving.discard(ending)
         if ending.calls:
@@ -159,7 +157,7 @@ class Closer(Generic[DataT]):
         self._leaving.discard(ending)
         self._pending.discard(ending)
         self._roster.finish(ending.session)
-        self._capacity.freed([ending.session])
+        self._places.freed([ending.session])
         ending.batch.note_end(ending.errors)
         if not self._pending and self._none_closing is not None:
             self._none_closing.set()

@@ -15,7 +15,7 @@ from otel_sessions._core.session import DataT, Limits, Session
 from otel_sessions._core.store import Roster
 from otel_sessions._core.words import EndReason
 
-from .capacity import Capacity
+from .places import Places
 from .sweep import STRIDE, Due, LimitsOf, Sweep, limits_by, own_limits
 
 _PAUSE: Final = 1.0
@@ -25,10 +25,9 @@ _PAUSE: Final = 1.0
 class Emergency(Generic[DataT]):
     """The emergency passes of one manager: when they may start, and what they do."""
 
-    def __init__(self, config: SessionConfig, roster: Roster[DataT], capacity: Capacity[DataT], books: Books) -> None:
-        self._max_sessions = config.max_sessions
+    def __init__(self, config: SessionConfig, roster: Roster[DataT], places: Places[DataT], books: Books) -> None:
         self._roster = roster
-        self._capacity = capacity
+        self._places = places
         self._books = books
         self._limits = Limits.emergency(config)
         self._cleanup_interval = config.cleanup_interval
@@ -60,7 +59,7 @@ class Emergency(Generic[DataT]):
 
         Places that creators take meanwhile count as free: it is for them that they were freed.
         """
-        taken = self._capacity.taken
+        taken = self._places.taken
         evictable: _Evictable[DataT] = _Evictable(self._limits)
 
         def look(stride: list[Session[DataT]], now: float) -> None:
@@ -79,10 +78,10 @@ class Emergency(Generic[DataT]):
 
     def _wanted(self, taken: int) -> int:
         """Return how many places are still to be freed; `taken` is how many were taken when the pass began."""
-        free = self._capacity.free
-        if free is None or self._max_sessions is None:
+        free, limit = self._places.free, self._books.limit
+        if free is None or limit is None:
             return 0
-        return max(1, self._max_sessions // 10) - (free + self._capacity.taken - taken + self._books.closing)
+        return max(1, limit // 10) - (free + self._places.taken - taken + self._books.closing)
 
 
 class _Evictable(Generic[DataT]):

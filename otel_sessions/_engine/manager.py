@@ -20,13 +20,14 @@ from otel_sessions._core.config import SessionConfig
 from otel_sessions._core.exceptions import ManagerClosed
 from otel_sessions._core.forks import forks
 from otel_sessions._core.loops import is_collected
+from otel_sessions._core.options import CAP
 from otel_sessions._core.session import UNSET, DataT, Limit, Session, checked
-from otel_sessions._core.stats import CleanupReport, Counts, SessionStats
+from otel_sessions._core.stats import CleanupReport, SessionStats, statistics
 from otel_sessions._core.store import Roster, never_entered
-from otel_sessions._core.words import EndReason, Occupancy
+from otel_sessions._core.words import EndReason
 from otel_sessions._telemetry.telemetry import Telemetry
 
-from .capacity import Reservation
+from .admission import Reservation
 from .ending import Batch, CloseHook
 from .hooks import SessionSink
 from .leases import Hold, Lease, Leases, Pin
@@ -187,18 +188,18 @@ class SessionManager(Generic[DataT]):
         text, `ManagerClosed`, and `RuntimeError` on another event loop than the manager's.
         """
         supervisor = self._running_here()
-        capacity = supervisor.capacity
+        admission = supervisor.admission
         idle, age = checked(max_idle_time, max_session_age)
         if session_id is not None:
-            capacity.require_accepting()  # else it would end what is due for nothing
+            admission.require_accepting()  # else it would end what is due for nothing
             await self._vacate(supervisor, session_id)
-        if (waiter := capacity.take(client)) is not None:
-            await capacity.wait(waiter)
-        place = Reservation.taken(capacity, self._roster, self._books, client)
+        if (waiter := admission.take(client)) is not None:
+            await admission.wait(waiter)
         try:
-            return place.commit(session_id, data=data, max_idle_time=idle, max_session_age=age)
-        finally:
-            place.give_back()
+            return admission.commit(session_id, data, client, idle, age, reserved_for=client)
+        except BaseException:
+            admission.give_back(client)
+            raise
 
     def reserve(self, *, client: str | None = None) -> Reservation[DataT]:
         """Return a place for one session, to be used as `async with manager.reserve() as place`.
@@ -206,7 +207,7 @@ class SessionManager(Generic[DataT]):
         For an id that is only known later: `place.commit(id, data=...)` makes the session; leaving the block without
         gives the place back. Entering it waits and raises as `create_session` does.
         """
-        return Reservation(self._running().capacity, self._roster, self._books, client)
+        return Reservation(self._running().admission, client)
 
     def get(self, session_id: str) -> Session[DataT] | None:
         """Return a session, or None if there is none or it is stale, expired, failed or ended. Never touches it."""
@@ -279,6 +280,15 @@ class SessionManager(Generic[DataT]):
         await self._end(supervisor, session)
         return True
 
+    def set_max_sessions(self, max_sessions: int | None) -> None:
+        """Set the cap while the manager runs; None switches it off. It holds for later runs of this manager, too.
+
+        Creators who wait get the places that a higher cap adds. A cap below the number of sessions evicts none; nobody
+        gets in until there are fewer. Raises `ConfigError` for a wrong cap, `ManagerClosed`, and `RuntimeError` on
+        another event loop than the manager's.
+        """
+        self._running_here().places.set_max_sessions(CAP.check("max_sessions", max_sessions))
+
     # Cleanup
 
     async def cleanup_stale_sessions(
@@ -315,20 +325,9 @@ class SessionManager(Generic[DataT]):
         if self._has_lost_its_loop():
             totals = totals.settled()
         passes = self._supervisor.passes if self._supervisor is not None else None
-        cleaned = sum(totals.cleaned.values())
-        return SessionStats(
-            total_created=totals.created,
-            total_cleaned=cleaned,
-            currently_active=totals.created - cleaned,
-            cleanup_runs=sum(totals.runs.values()),
-            cleanup_errors=sum(totals.errors.values()),
-            leased=totals.active[Occupancy.LEASED],
-            closing=totals.active[Occupancy.CLOSING],
-            reserved=totals.reserved,
-            waiting=totals.waiting,
+        return statistics(
+            totals,
             peak_active=self._books.peak_active,
-            rejected=Counts(totals.rejected),
-            cleaned_by_reason=Counts(totals.cleaned),
             last_cleanup=passes.last if passes else None,
             seconds_since_cleanup=max(0.0, latest(self._now) - passes.last_at) if passes else 0.0,
         )
@@ -380,7 +379,7 @@ class SessionManager(Generic[DataT]):
     def start_anew_after_fork(self) -> None:
         """Begin with empty books in a process that was forked: all that they count is the parent's."""
         assert self._supervisor is not None
-        self._give_up(self._supervisor, Books(self.config.max_sessions))
+        self._give_up(self._supervisor, Books(self._books.limit))
         self._supervisor.passes.start_anew()
 
     async def _vacate(self, supervisor: Supervisor[DataT], session_id: str) -> None:

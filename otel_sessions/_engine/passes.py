@@ -16,30 +16,29 @@ from opentelemetry.context import Context
 from otel_sessions._core.books import Books
 from otel_sessions._core.clock import latest
 from otel_sessions._core.config import SessionConfig
-from otel_sessions._core.session import UNSET, DataT, Limit, Session
+from otel_sessions._core.session import UNSET, DataT, Limit
 from otel_sessions._core.stats import CleanupReport, Counts
 from otel_sessions._core.store import Roster
-from otel_sessions._core.words import CleanupError, EndReason, Outcome, Trigger
+from otel_sessions._core.words import CleanupError, Outcome, Trigger
 from otel_sessions._telemetry.telemetry import Telemetry
 
-from .capacity import Capacity
 from .closing import Closer
-from .ending import Batch
 from .eviction import Emergency
 from .hooks import Callbacks
+from .places import Places
 from .sweep import Sweep, limits_by
 from .tasks import Tasks
 
 
 class Passes(Generic[DataT]):
-    """The cleanup passes of one manager; also frees places for `capacity` when all are taken."""
+    """The cleanup passes of one manager."""
 
     def __init__(
         self,
         config: SessionConfig,
         roster: Roster[DataT],
         closer: Closer[DataT],
-        capacity: Capacity[DataT],
+        places: Places[DataT],
         callbacks: Callbacks[DataT],
         books: Books,
         telemetry: Telemetry,
@@ -50,14 +49,13 @@ class Passes(Generic[DataT]):
         """When the last pass had found what was to go, by the manager's clock; the start before there was one."""
         self._roster = roster
         self._closer = closer
-        self._capacity = capacity
-        capacity.relief = self
+        self._places = places
         self._callbacks = callbacks
         self._books = books
         self._telemetry = telemetry
         self._tasks = tasks
         self._finding = anyio.Lock(fast_acquire=True)
-        self._emergency = Emergency(config, roster, capacity, books)
+        self._emergency = Emergency(config, roster, places, books)
         self._interval_finding: object = None
         self._emergency_finding: object = None
         """The pass that looks for what to end, until it has done so or is over, however it ends."""
@@ -117,16 +115,9 @@ class Passes(Generic[DataT]):
             relieve = partial(self._relieve, otel_context.get_current(), found)
             self._tasks.start("otel-sessions emergency pass", relieve, on_end=found)
 
-    def may_wait(self) -> bool:
-        return not self._callbacks.calling
-
     def retry_after(self) -> float | None:
+        """Return the seconds until a creator may be lucky, None if that is unknown."""
         return self._emergency.retry_after()
-
-    def evict(self, session: Session[DataT], now: float) -> None:
-        """End a session for another one of the same client."""
-        reason = session._reason(now, EndReason.EVICTED)
-        self._closer.end({reason: [session]}, otel_context.get_current(), Batch(), now)
 
     async def _interval(self, found: Callable[[], None]) -> None:
         async def end_due(sweep: Sweep[DataT]) -> None:
@@ -149,7 +140,7 @@ class Passes(Generic[DataT]):
     def _note_emergency_found(self, finding: object) -> None:
         if self._emergency_finding is finding:
             self._emergency_finding = None
-            self._capacity.dismiss_uncovered()
+            self._places.dismiss_uncovered()
 
     async def _run(
         self, trigger: Trigger, find: Callable[[Sweep[DataT]], Awaitable[None]], caller: Context

@@ -23,12 +23,13 @@ from otel_sessions._core.store import Roster
 from otel_sessions._core.words import CleanupError, EndReason
 from otel_sessions._telemetry.telemetry import Telemetry
 
-from .capacity import Capacity
+from .admission import Admission
 from .closing import Closer
 from .ending import Batch, CloseHook
 from .hooks import Callbacks, SessionSink
 from .leases import Leases
 from .passes import Passes
+from .places import Places
 from .tasks import Tasks
 
 _SHORTEST_INTERVAL = 0.001
@@ -58,10 +59,11 @@ class Supervisor(Generic[DataT]):
         self._ticking = Tasks()
         self._winding_down = Tasks()
         self.tasks = Tasks()
-        self.capacity = Capacity(config, roster, books)
+        self.places: Places[DataT] = Places(config, books)
         self.callbacks = Callbacks(config, on_close, sink, books, self.tasks)
-        self.closer = Closer(config, roster, leases, self.capacity, self.callbacks, telemetry, self.tasks)
-        self.passes = Passes(config, roster, self.closer, self.capacity, self.callbacks, books, telemetry, self.tasks)
+        self.closer = Closer(config, roster, leases, self.places, self.callbacks, telemetry, self.tasks)
+        self.passes = Passes(config, roster, self.closer, self.places, self.callbacks, books, telemetry, self.tasks)
+        self.admission = Admission(config, roster, books, self.places, self.passes, self.closer, self.callbacks)
         self._config = config
         self._roster = roster
         self._leases = leases
@@ -87,14 +89,14 @@ class Supervisor(Generic[DataT]):
 
     def disown(self) -> None:
         """Count as ended where nothing of this can run any more: the loop is closed, or this is a forked process."""
-        self.disowned = self.over = self._asked = self.capacity.over = True
+        self.disowned = self.over = self._asked = self.places.over = True
         self.callbacks.forget()
         self.closer.forget()
         self._roster.write_off()
 
     def _refuse(self) -> None:
         self._roster.accepting = False
-        self.capacity.close()
+        self.places.dismiss_all()
 
     def _note_tick_end(self) -> None:
         if not self._asked:  # cancelled from outside, or the loop is at its end
@@ -150,7 +152,7 @@ class Supervisor(Generic[DataT]):
             rest.callback(self._stop)
             rest.callback(self._telemetry.close)
             rest.callback(self.tasks.cancel)
-            rest.callback(self.capacity.end)
+            rest.callback(self.places.end)
             rest.callback(self.closer.abandon)
             rest.callback(self._end_everyone)
             self._refuse()
