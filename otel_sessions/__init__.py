@@ -21,7 +21,8 @@ if TYPE_CHECKING:
         TooManySessions,
     )
     from ._core.ids import fingerprint
-    from ._core.session import UNSET, Limit, Session, SessionMetadata, Unset
+    from ._core.limits import UNSET, Limit, Unset
+    from ._core.session import Session, SessionMetadata
     from ._core.stats import CleanupReport, SessionStats
     from ._core.words import EndReason, Outcome, PerClientAtCap, RejectionReason, SessionState, Skipped, Trigger
     from ._engine.admission import Reservation
@@ -96,13 +97,8 @@ _NAMES: Final = {
         "Record",
         "read_records",
     ),
-    "_core.session": (
-        "UNSET",
-        "Limit",
-        "Session",
-        "SessionMetadata",
-        "Unset",
-    ),
+    "_core.limits": ("UNSET", "Limit", "Unset"),
+    "_core.session": ("Session", "SessionMetadata"),
     "sinks._jsonlines": ("JsonLinesSink",),
     "_core.stats": (
         "CleanupReport",

@@ -14,14 +14,15 @@ from otel_sessions._core.books import Books
 from otel_sessions._core.config import SessionConfig
 from otel_sessions._core.exceptions import TooManySessions
 from otel_sessions._core.ids import new_id, require_text
-from otel_sessions._core.session import UNSET, DataT, Limit, Session, Unset, checked
-from otel_sessions._core.store import Roster
+from otel_sessions._core.limits import UNSET, Limit, Unset, checked
+from otel_sessions._core.session import DataT, Session
+from otel_sessions._core.store import Store
 from otel_sessions._core.words import EndReason, RejectionReason
 
 from .clients import Waiter
 from .closing import Closer
 from .ending import Batch
-from .hooks import Callbacks
+from .hooks import Hooks
 from .passes import Passes
 from .places import Places
 
@@ -35,30 +36,30 @@ class Admission(Generic[DataT]):
     def __init__(
         self,
         config: SessionConfig,
-        roster: Roster[DataT],
+        store: Store[DataT],
         books: Books,
         places: Places[DataT],
         passes: Passes[DataT],
         closer: Closer[DataT],
-        callbacks: Callbacks[DataT],
+        hooks: Hooks[DataT],
     ) -> None:
         self._close_timeout = config.close_timeout
-        self._roster = roster
+        self._store = store
         self._books = books
         self._places = places
         self._passes = passes
         self._closer = closer
-        self._callbacks = callbacks
+        self._hooks = hooks
 
     def require_here(self) -> None:
         """Raise `RuntimeError` if this is not the loop of the run."""
-        self._roster.require_here()
+        self._store.require_here()
 
     def require_accepting(self) -> None:
         """Raise `ManagerClosed` unless new sessions are accepted; one that is refused by a shutdown is counted."""
-        if not self._roster.accepting:
+        if not self._store.accepting:
             self._books.add_rejected(RejectionReason.SHUTDOWN)
-            self._roster.require_accepting()
+            self._store.require_accepting()
 
     def take(self, client: str | None) -> Waiter | None:
         """Reserve a place. If one is to be waited for, return who waits: for `wait`, before anything else happens.
@@ -114,23 +115,23 @@ class Admission(Generic[DataT]):
             session_id = new_id()
         else:
             require_text(session_id)
-        self._roster.require_vacant(session_id)
-        now = self._roster.clock()
-        terms = self._roster.terms_at(now).owned(max_idle_time, max_session_age)
+        self._store.require_vacant(session_id)
+        now = self._store.clock()
+        shared = self._store.shared_at(now).owned(max_idle_time, max_session_age)
         if client != reserved_for:
             if self._places.clients.is_full(client):
                 raise self._client_refusal()
             self._places.move(reserved_for, client)
         self._books.add_unreserved()  # first, so that no other thread sees more than the cap
-        session = self._roster.add(session_id, data, client, terms, now)
+        session = self._store.add(session_id, data, client, shared, now)
         self._places.settle(session)
         return session
 
     def _take_from(self, client: str) -> Waiter | None:
         """Take the place of one of the client's own sessions; return who waits for it, None if it is free already."""
         clients = self._places.clients
-        if clients.evicts and not self._callbacks.calling and not self._places.is_overfull:
-            now = self._roster.clock()
+        if clients.evicts and not self._hooks.calling and not self._places.is_overfull:
+            now = self._store.clock()
             coming = clients.has_place_coming(client)
             session = None if coming else clients.first_to_go(client, now)
             if coming or session is not None:
@@ -153,7 +154,7 @@ class Admission(Generic[DataT]):
         """Return whether one more creator may wait: for a place that closes, or for what a pass is looking for."""
         places, limit = self._places, self._books.limit
         covered = places.waiting < places.coming or self._passes.finding
-        return covered and (limit is None or places.waiting < limit) and not self._callbacks.calling
+        return covered and (limit is None or places.waiting < limit) and not self._hooks.calling
 
     def _refusal(self) -> TooManySessions:
         retry_after = self._passes.retry_after()

@@ -77,7 +77,7 @@ class Clients(Generic[DataT]):
     def first_to_go(self, client: str, now: float) -> Session[DataT] | None:
         """Return a client's unleased session that is due, else the one that has idled longest; None without one."""
         unleased = (s for s in self._sessions.get(client, ()) if s.end_reason is None and not s._pins)
-        return min(unleased, key=lambda s: (s._due(now, s._terms) is None, s._last), default=None)
+        return min(unleased, key=lambda s: (s._due(now, s._shared) is None, s._last), default=None)
 
     def queue(self, waiter: Waiter) -> None:
         """Let a creator wait for a place of its client's, behind those who wait already."""

@@ -16,12 +16,12 @@ from opentelemetry.context import Context
 
 from otel_sessions._core.config import SessionConfig
 from otel_sessions._core.session import DataT, Session
-from otel_sessions._core.store import Roster
+from otel_sessions._core.store import Store
 from otel_sessions._core.words import EndReason
 from otel_sessions._telemetry.telemetry import Telemetry
 
 from .ending import Batch, Ending, EndingState
-from .hooks import Callbacks
+from .hooks import Hooks
 from .leases import Holder, Leases
 from .places import Places
 from .tasks import Countdown, Tasks
@@ -35,17 +35,17 @@ class Closer(Generic[DataT]):
     def __init__(
         self,
         config: SessionConfig,
-        roster: Roster[DataT],
+        store: Store[DataT],
         leases: Leases[DataT],
         places: Places[DataT],
-        callbacks: Callbacks[DataT],
+        hooks: Hooks[DataT],
         telemetry: Telemetry,
         tasks: Tasks,
     ) -> None:
-        self._roster = roster
+        self._store = store
         self._leases = leases
         self._places = places
-        self._callbacks = callbacks
+        self._hooks = hooks
         self._telemetry = telemetry
         self._pending: set[Ending[DataT]] = set()
         self._leaving: Countdown[Ending[DataT]] = Countdown(config.close_timeout, tasks, "otel-sessions leaving")
@@ -58,12 +58,12 @@ class Closer(Generic[DataT]):
         Their holders have to leave, all but the running task. `batch` can be waited for. All of them are hidden before
         anything is called for one: with eager tasks a close hook runs in here, and may end sessions itself.
         """
-        calls = self._callbacks.calls
+        calls = self._hooks.calls
         closing: list[Ending[DataT]] = []
         for reason, sessions in due.items():
             free: list[Session[DataT]] = []
             for session in sessions:
-                holders = self._leases.take_away(session) if session._pins else []
+                holders = self._leases.release_all(session) if session._pins else []
                 if holders or calls:
                     ending = Ending(
                         session=session, reason=reason, cause=cause, batch=batch, holders=holders, calls=calls
@@ -105,7 +105,7 @@ class Closer(Generic[DataT]):
         for ending in closing:
             ending.batch.pending += 1
             self._pending.add(ending)
-            self._roster.hide(ending.session, ending.reason, now)
+            self._store.hide(ending.session, ending.reason, now)
             self._note_ended([ending.session], ending.reason, now)
         held = [ending for ending in closing if ending.holders]
         for ending in closing:
@@ -115,7 +115,7 @@ class Closer(Generic[DataT]):
             self._expel(held)
 
     def _remove(self, sessions: list[Session[DataT]], reason: EndReason, now: float) -> None:
-        self._roster.remove(sessions, reason, now)
+        self._store.remove(sessions, reason, now)
         self._note_ended(sessions, reason, now)
         self._places.freed(sessions)
 
@@ -129,7 +129,7 @@ class Closer(Generic[DataT]):
         """Ask all holders to leave: each of them, even if another one ends the program in answer."""
         with ExitStack() as asking:
             for ending in reversed(endings):
-                if not self._callbacks.closed:  # else whatever is pending is about to be abandoned
+                if not self._hooks.closed:  # else whatever is pending is about to be abandoned
                     self._leaving.add(ending, partial(self._call, ending))
                 on_left = partial(self._note_left, ending)
                 for holder in reversed(ending.holders):
@@ -146,7 +146,7 @@ class Closer(Generic[DataT]):
         ending.state = EndingState.CALLING
         self._leaving.discard(ending)
         if ending.calls:
-            self._callbacks.submit(ending, self._finish)
+            self._hooks.submit(ending, self._finish)
         else:
             self._finish(ending)
 
@@ -156,12 +156,12 @@ class Closer(Generic[DataT]):
         ending.state = EndingState.GONE
         self._leaving.discard(ending)
         self._pending.discard(ending)
-        self._roster.finish(ending.session)
+        self._store.finish(ending.session)
         self._places.freed([ending.session])
         ending.batch.note_end(ending.errors)
         if not self._pending and self._none_closing is not None:
             self._none_closing.set()
 
     def _end_drained(self, session: Session[DataT], cause: Context) -> None:
-        now = self._roster.clock()
+        now = self._store.clock()
         self.end({session._reason(now, EndReason.MAX_AGE): [session]}, cause, Batch(), now)

@@ -20,7 +20,7 @@ from .leases import Holder
 CloseHook = Callable[[Session[DataT], EndReason], Awaitable[None]]
 
 inside: ContextVar[tuple[Any, ...]] = ContextVar("otel_sessions_inside", default=())
-"""The `Callbacks` of whose calls the running task is a part."""
+"""The `Hooks` of whose calls the running task is a part."""
 
 
 class Batch:

@@ -52,7 +52,7 @@ class _Call:
         self.over.set()
 
 
-class Callbacks(Generic[DataT]):
+class Hooks(Generic[DataT]):
     """The sink and the close hook of one manager."""
 
     def __init__(
@@ -95,7 +95,7 @@ class Callbacks(Generic[DataT]):
             self._runners += 1
             self._tasks.start("otel-sessions closing", self._serve)
 
-    def press(self) -> None:
+    def cancel_again(self) -> None:
         """Cancel once more what still runs although it was cancelled at its timeout."""
         self._overstaying = {task for task in self._overstaying if not task.done}
         for task in self._overstaying:
@@ -113,7 +113,7 @@ class Callbacks(Generic[DataT]):
         self.calls = []
         self._calls.cancel()
 
-    async def dismiss(self, until: float) -> None:
+    async def cancel_all(self, until: float) -> None:
         """Cancel all that still runs and wait for it, on the loop's time; who ignores that is asked every second."""
         now = anyio.current_time()
         pause = min(_PRESSING, (until - now) / 2)
@@ -125,11 +125,11 @@ class Callbacks(Generic[DataT]):
         if left := len(self._calls):
             _logger.error("%d close hooks or exports ignore their cancellation and outlive the manager", left)
 
-    async def keep_pressing(self) -> None:
+    async def keep_cancelling(self) -> None:
         """Press every second, until this is cancelled."""
         while True:
             await anyio.sleep(_PRESSING)
-            self.press()
+            self.cancel_again()
 
     async def _serve(self) -> None:
         try:

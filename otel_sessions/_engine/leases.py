@@ -19,7 +19,7 @@ from otel_sessions._core.clock import latest
 from otel_sessions._core.exceptions import SessionNotFound
 from otel_sessions._core.ids import fingerprint
 from otel_sessions._core.session import DataT, Session
-from otel_sessions._core.store import Roster
+from otel_sessions._core.store import Store
 from otel_sessions._core.words import EndReason
 
 _logger = logging.getLogger("otel_sessions")
@@ -34,8 +34,8 @@ _held: ContextVar[tuple["Holder[Any]", ...]] = ContextVar("otel_sessions_held", 
 class Leases(Generic[DataT]):
     """Who uses which session now."""
 
-    def __init__(self, roster: Roster[DataT], books: Books) -> None:
-        self._roster = roster
+    def __init__(self, store: Store[DataT], books: Books) -> None:
+        self._store = store
         self._books = books
         self._bound: dict[Session[DataT], list[Holder[DataT]]] = {}
         self._leaving: dict[Holder[DataT], Callable[[Holder[DataT]], None]] = {}
@@ -49,7 +49,7 @@ class Leases(Generic[DataT]):
 
     def acquire(self, session_id: str) -> Session[DataT]:
         """Return a session with a lease on it. Raises `ManagerClosed` or `SessionNotFound`."""
-        session = self._roster.use(session_id)
+        session = self._store.use(session_id)
         if not session._pins:
             self._books.add_leased()
         session._pins += 1
@@ -57,23 +57,23 @@ class Leases(Generic[DataT]):
 
     def require_here(self) -> None:
         """Raise `RuntimeError` if this is not the loop of the run."""
-        self._roster.require_here()
+        self._store.require_here()
 
     def require_open_loop(self) -> None:
         """Raise `ManagerClosed` if the loop of the run is closed."""
-        self._roster.require_open_loop()
+        self._store.require_open_loop()
 
     def release(self, session: Session[DataT]) -> None:
         """Give a lease back: idle time runs from here. Nothing happens if the session was ended meanwhile."""
-        fate = session._fate
-        if fate is not None and fate.reason is not None:
+        end = session._end
+        if end is not None and end.reason is not None:
             return
         session._pins -= 1
         if not session._pins:
             self._books.add_released()
             if self._quiet is not None:
                 self.note_released()
-        now = session._last = latest(self._roster.clock)
+        now = session._last = latest(self._store.clock)
         if not session._pins and not session._usable(now):
             session._file_due()
 
@@ -116,7 +116,7 @@ class Leases(Generic[DataT]):
             if self._leaving and (on_left := self._leaving.pop(holder, None)) is not None:
                 on_left(holder)
 
-    def take_away(self, session: Session[DataT]) -> "list[Holder[DataT]]":
+    def release_all(self, session: Session[DataT]) -> "list[Holder[DataT]]":
         """End all leases on a session that is about to end.
 
         Return the holders who have to leave: all but the running task and its ancestors.

@@ -19,11 +19,12 @@ from otel_sessions._core.clock import latest, steady
 from otel_sessions._core.config import SessionConfig
 from otel_sessions._core.exceptions import ManagerClosed
 from otel_sessions._core.forks import forks
+from otel_sessions._core.limits import UNSET, Limit, checked
 from otel_sessions._core.loops import is_collected
 from otel_sessions._core.options import CAP
-from otel_sessions._core.session import UNSET, DataT, Limit, Session, checked
+from otel_sessions._core.session import DataT, Session
 from otel_sessions._core.stats import CleanupReport, SessionStats, statistics
-from otel_sessions._core.store import Roster, never_entered
+from otel_sessions._core.store import Store, never_entered
 from otel_sessions._core.words import EndReason
 from otel_sessions._telemetry.telemetry import Telemetry
 
@@ -73,14 +74,14 @@ class SessionManager(Generic[DataT]):
         self._supervisor: Supervisor[DataT] | None = None
         self._abandoned = 0
         """How many blocks were never left, because their loop was closed inside of them."""
-        self._take(Roster(self.config, steady(clock), self._books))
+        self._take(Store(self.config, steady(clock), self._books))
 
-    def _take(self, roster: Roster[DataT]) -> None:
+    def _take(self, store: Store[DataT]) -> None:
         """Go on with these sessions."""
-        self._now = roster.clock
-        self._roster = roster
-        self._leases = Leases(roster, self._books)
-        self._sessions = roster.sessions
+        self._now = store.clock
+        self._store = store
+        self._leases = Leases(store, self._books)
+        self._sessions = store.sessions
 
     async def __aenter__(self) -> Self:
         """Start the background task. Raises `ManagerClosed` while the manager runs, and what its clock raises."""
@@ -91,12 +92,12 @@ class SessionManager(Generic[DataT]):
                 raise ManagerClosed(f"session manager {self.name!r} runs already; leave its block first")
             clock = steady(self._clock)
             clock()  # one that fails leaves the manager as it is
-            self._take(Roster(self.config, clock, self._books))
+            self._take(Store(self.config, clock, self._books))
             last = self._supervisor.passes.last
         if self._telemetry is None:
             self._telemetry = Telemetry(self._books, self._now, self.name, *self._providers)
         supervisor = Supervisor(
-            self.config, self._roster, self._leases, self._books, self._telemetry, self._on_close, self._sink
+            self.config, self._store, self._leases, self._books, self._telemetry, self._on_close, self._sink
         )
         supervisor.passes.last = last
         self._supervisor = supervisor
@@ -116,7 +117,7 @@ class SessionManager(Generic[DataT]):
             return
         if supervisor.over:
             return
-        self._roster.require_here()
+        self._store.require_here()
         supervisor.ask()
         cancelled: BaseException | None = None
         with anyio.CancelScope(shield=True):
@@ -140,9 +141,9 @@ class SessionManager(Generic[DataT]):
             return
         self._notice_closed_loop(supervisor)
         if not supervisor.over:
-            self._roster.require_here()
+            self._store.require_here()
             supervisor.ask()
-            if not supervisor.callbacks.calling:
+            if not supervisor.hooks.calling:
                 await supervisor.stopped.wait()
 
     # Sessions
@@ -212,11 +213,11 @@ class SessionManager(Generic[DataT]):
     def get(self, session_id: str) -> Session[DataT] | None:
         """Return a session, or None if there is none or it is stale, expired, failed or ended. Never touches it."""
         session = self._sessions.get(session_id)
-        if session is None or session._fate is not None:
+        if session is None or session._end is not None:
             return None
         now, bucket = self._now(), session._bucket
         # No call is as frequent as this one: mostly, a look at where the session is filed is enough.
-        if (bucket is not None and now < bucket.not_before) or session._due(now, session._terms) is None:
+        if (bucket is not None and now < bucket.not_before) or session._due(now, session._shared) is None:
             return session
         return None
 
@@ -226,10 +227,10 @@ class SessionManager(Generic[DataT]):
         The same as `get`, then `Session.touch`: in one step, with one reading of the clock.
         """
         session = self._sessions.get(session_id)
-        if session is None or session._fate is not None:
+        if session is None or session._end is not None:
             return None
         now, bucket = self._now(), session._bucket
-        if (bucket is None or now >= bucket.not_before) and session._due(now, session._terms) is not None:
+        if (bucket is None or now >= bucket.not_before) and session._due(now, session._shared) is not None:
             return None
         session._last = now
         session._count += 1
@@ -354,14 +355,14 @@ class SessionManager(Generic[DataT]):
 
     def _running_here(self) -> Supervisor[DataT]:
         """Return the run that goes on. Raises `ManagerClosed` without one, `RuntimeError` on another loop."""
-        supervisor, home = self._supervisor, self._roster.home
+        supervisor, home = self._supervisor, self._store.home
         if supervisor is None or supervisor.over or home is None or not home.is_here():
             supervisor = self._running()
-            self._roster.require_here()
+            self._store.require_here()
         return supervisor
 
     def _has_lost_its_loop(self) -> bool:
-        home = self._roster.home
+        home = self._store.home
         return home is not None and home.is_closed() and self._supervisor is not None and not self._supervisor.over
 
     def _notice_closed_loop(self, supervisor: Supervisor[DataT]) -> None:
@@ -385,14 +386,14 @@ class SessionManager(Generic[DataT]):
     async def _vacate(self, supervisor: Supervisor[DataT], session_id: str) -> None:
         """End the session that stands under an id, if it is due and nobody uses it; else raise `SessionExists`."""
         session = self._sessions.get(session_id)
-        if session is not None and not session._pins and session._due(self._now(), session._terms):
+        if session is not None and not session._pins and session._due(self._now(), session._shared):
             await self._end(supervisor, session)
-        self._roster.require_vacant(session_id)
+        self._store.require_vacant(session_id)
 
     async def _end(self, supervisor: Supervisor[DataT], session: Session[DataT]) -> None:
         """End a session and wait for what that calls; a hook or a sink that ends one does not wait."""
         batch, now = Batch(), self._now()
         reason = session._reason(now, EndReason.CLOSED)
         supervisor.closer.end({reason: [session]}, otel_context.get_current(), batch, now)
-        if not supervisor.callbacks.calling:
+        if not supervisor.hooks.calling:
             await batch.wait()

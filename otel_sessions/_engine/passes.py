@@ -16,15 +16,16 @@ from opentelemetry.context import Context
 from otel_sessions._core.books import Books
 from otel_sessions._core.clock import latest
 from otel_sessions._core.config import SessionConfig
-from otel_sessions._core.session import UNSET, DataT, Limit
+from otel_sessions._core.limits import UNSET, Limit
+from otel_sessions._core.session import DataT
 from otel_sessions._core.stats import CleanupReport, Counts
-from otel_sessions._core.store import Roster
+from otel_sessions._core.store import Store
 from otel_sessions._core.words import CleanupError, Outcome, Trigger
 from otel_sessions._telemetry.telemetry import Telemetry
 
 from .closing import Closer
-from .eviction import Emergency
-from .hooks import Callbacks
+from .eviction import Eviction
+from .hooks import Hooks
 from .places import Places
 from .sweep import Sweep, limits_by
 from .tasks import Tasks
@@ -36,33 +37,33 @@ class Passes(Generic[DataT]):
     def __init__(
         self,
         config: SessionConfig,
-        roster: Roster[DataT],
+        store: Store[DataT],
         closer: Closer[DataT],
         places: Places[DataT],
-        callbacks: Callbacks[DataT],
+        hooks: Hooks[DataT],
         books: Books,
         telemetry: Telemetry,
         tasks: Tasks,
     ) -> None:
         self.last: CleanupReport | None = None
-        self.last_at = roster.clock()
+        self.last_at = store.clock()
         """When the last pass had found what was to go, by the manager's clock; the start before there was one."""
-        self._roster = roster
+        self._store = store
         self._closer = closer
         self._places = places
-        self._callbacks = callbacks
+        self._hooks = hooks
         self._books = books
         self._telemetry = telemetry
         self._tasks = tasks
         self._finding = anyio.Lock(fast_acquire=True)
-        self._emergency = Emergency(config, roster, places, books)
+        self._emergency = Eviction(config, store, places, books)
         self._interval_finding: object = None
         self._emergency_finding: object = None
         """The pass that looks for what to end, until it has done so or is over, however it ends."""
 
     def start_anew(self) -> None:
         """Forget the passes of another process."""
-        self.last, self.last_at = None, latest(self._roster.clock)
+        self.last, self.last_at = None, latest(self._store.clock)
 
     async def manual(self, idle: Limit, age: Limit) -> CleanupReport:
         """End what is due, or what is under other limits, in the caller's own task."""
@@ -71,13 +72,13 @@ class Passes(Generic[DataT]):
             if idle is UNSET and age is UNSET:
                 await sweep.end_all_due()
             else:
-                await sweep.end_due_under(limits_by(lambda terms: terms.replaced(idle, age)))
+                await sweep.end_due_under(limits_by(lambda shared: shared.replaced(idle, age)))
 
         return await self._run(Trigger.MANUAL, end_due, otel_context.get_current())
 
     async def emergency(self) -> CleanupReport:
         """Free places, in the caller's own task."""
-        self._emergency.start(self._roster.clock())
+        self._emergency.start(self._store.clock())
         return await self._run(Trigger.EMERGENCY, self._emergency.free_places, otel_context.get_current())
 
     async def shutdown(self) -> CleanupReport:
@@ -87,9 +88,9 @@ class Passes(Generic[DataT]):
     async def preview(self, idle: Limit, age: Limit) -> CleanupReport:
         """Report what `manual` would do, and do nothing."""
         started = time.perf_counter()
-        sweep = Sweep(self._roster, self._closer, Context())
+        sweep = Sweep(self._store, self._closer, Context())
         async with self._finding:  # what a pass files anew meanwhile would come twice
-            await sweep.count_due_under(limits_by(lambda terms: terms.replaced(idle, age)))
+            await sweep.count_due_under(limits_by(lambda shared: shared.replaced(idle, age)))
         remaining = self._books.active - sum(sweep.cleaned.values())
         return _report(Trigger.MANUAL, Outcome.SUCCESS, sweep, remaining, time.perf_counter() - started)
 
@@ -109,7 +110,7 @@ class Passes(Generic[DataT]):
 
     def request(self) -> None:
         """Start an emergency pass in a task of its own, unless one started less than a second ago."""
-        if self._emergency_finding is None and self._emergency.start_again(self._roster.clock()):
+        if self._emergency_finding is None and self._emergency.start_again(self._store.clock()):
             self._emergency_finding = finding = object()
             found = partial(self._note_emergency_found, finding)
             relieve = partial(self._relieve, otel_context.get_current(), found)
@@ -147,13 +148,13 @@ class Passes(Generic[DataT]):
     ) -> CleanupReport:
         started = time.perf_counter()
         span = self._telemetry.start_pass(trigger, caller)
-        sweep = Sweep(self._roster, self._closer, span.context)
+        sweep = Sweep(self._store, self._closer, span.context)
         outcome, error = Outcome.CANCELLED, None
         try:
             async with self._finding:
                 await find(sweep)
-                self.last_at = self._roster.clock()
-            if not self._callbacks.calling:
+                self.last_at = self._store.clock()
+            if not self._hooks.calling:
                 await sweep.batch.wait()
             if not sweep.batch.cut:
                 outcome = Outcome.PARTIAL if sweep.batch.errors else Outcome.SUCCESS

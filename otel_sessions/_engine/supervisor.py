@@ -19,14 +19,14 @@ from otel_sessions._core.clock import latest
 from otel_sessions._core.config import SessionConfig
 from otel_sessions._core.loops import Home
 from otel_sessions._core.session import DataT, Session
-from otel_sessions._core.store import Roster
+from otel_sessions._core.store import Store
 from otel_sessions._core.words import CleanupError, EndReason
 from otel_sessions._telemetry.telemetry import Telemetry
 
 from .admission import Admission
 from .closing import Closer
 from .ending import Batch, CloseHook
-from .hooks import Callbacks, SessionSink
+from .hooks import Hooks, SessionSink
 from .leases import Leases
 from .passes import Passes
 from .places import Places
@@ -44,7 +44,7 @@ class Supervisor(Generic[DataT]):
     def __init__(
         self,
         config: SessionConfig,
-        roster: Roster[DataT],
+        store: Store[DataT],
         leases: Leases[DataT],
         books: Books,
         telemetry: Telemetry,
@@ -60,22 +60,22 @@ class Supervisor(Generic[DataT]):
         self._winding_down = Tasks()
         self.tasks = Tasks()
         self.places: Places[DataT] = Places(config, books)
-        self.callbacks = Callbacks(config, on_close, sink, books, self.tasks)
-        self.closer = Closer(config, roster, leases, self.places, self.callbacks, telemetry, self.tasks)
-        self.passes = Passes(config, roster, self.closer, self.places, self.callbacks, books, telemetry, self.tasks)
-        self.admission = Admission(config, roster, books, self.places, self.passes, self.closer, self.callbacks)
+        self.hooks = Hooks(config, on_close, sink, books, self.tasks)
+        self.closer = Closer(config, store, leases, self.places, self.hooks, telemetry, self.tasks)
+        self.passes = Passes(config, store, self.closer, self.places, self.hooks, books, telemetry, self.tasks)
+        self.admission = Admission(config, store, books, self.places, self.passes, self.closer, self.hooks)
         self._config = config
-        self._roster = roster
+        self._store = store
         self._leases = leases
         self._books = books
         self._telemetry = telemetry
         self._asked = False
 
     def start(self) -> None:
-        self._roster.home = Home()
-        self._roster.accepting = True
+        self._store.home = Home()
+        self._store.accepting = True
         self._leases.enter_loop()
-        self._telemetry.open(self._roster.home, self._roster.clock)
+        self._telemetry.open(self._store.home, self._store.clock)
         self._ticking.start("otel-sessions supervisor", self._tick, on_end=self._note_tick_end)
 
     def ask(self) -> None:
@@ -90,12 +90,12 @@ class Supervisor(Generic[DataT]):
     def disown(self) -> None:
         """Count as ended where nothing of this can run any more: the loop is closed, or this is a forked process."""
         self.disowned = self.over = self._asked = self.places.over = True
-        self.callbacks.forget()
+        self.hooks.forget()
         self.closer.forget()
-        self._roster.write_off()
+        self._store.write_off()
 
     def _refuse(self) -> None:
-        self._roster.accepting = False
+        self._store.accepting = False
         self.places.dismiss_all()
 
     def _note_tick_end(self) -> None:
@@ -112,14 +112,14 @@ class Supervisor(Generic[DataT]):
                 self._telemetry.next_pass_at = now + next_tick - anyio.current_time()
             # No cancel scope here: should the loop die in it, anyio would keep it, and the manager with it, for good.
             await anyio.sleep_until(next_tick)
-            self.callbacks.press()
+            self.hooks.cancel_again()
             started = self.passes.start_interval()
             missed = floor((anyio.current_time() - next_tick) / interval)
             next_tick += (missed + 1) * interval
 
     def _read_clock(self) -> float | None:
         try:
-            return self._roster.clock()
+            return self._store.clock()
         except Exception:
             _logger.exception("the clock of the session manager failed")
             self._books.add_error(CleanupError.OTHER)
@@ -128,7 +128,7 @@ class Supervisor(Generic[DataT]):
     async def _wind_down(self, begun: float) -> None:
         config = self._config
         deadline = begun + config.shutdown_timeout
-        self.tasks.start("otel-sessions pressing", self.callbacks.keep_pressing)
+        self.tasks.start("otel-sessions pressing", self.hooks.keep_cancelling)
         # The last tenth, at most a second, is for cancelled hooks to leave.
         work_until = deadline - min(1.0, config.shutdown_timeout / 10)
         # Before that hooks get their close_timeout, or half of the time where there is not enough for both.
@@ -136,7 +136,7 @@ class Supervisor(Generic[DataT]):
         with anyio.CancelScope(deadline=min(begun + config.drain_timeout, work_until - hooks)):
             await self._leases.wait_quiet()
         if not config.cleanup_on_shutdown:
-            self.callbacks.drop_hooks()
+            self.hooks.drop_hooks()
         await self._ticking.wait_empty()
         with anyio.CancelScope(deadline=work_until):
             await self.passes.shutdown()
@@ -144,7 +144,7 @@ class Supervisor(Generic[DataT]):
         self.tasks.cancel()
         with anyio.CancelScope(deadline=deadline):
             await self.tasks.wait_empty()
-        await self.callbacks.dismiss(deadline)
+        await self.hooks.cancel_all(deadline)
 
     def _settle(self) -> None:
         """End at once, without hooks, whatever is left; after a proper shutdown that is nothing."""
@@ -156,13 +156,13 @@ class Supervisor(Generic[DataT]):
             rest.callback(self.closer.abandon)
             rest.callback(self._end_everyone)
             self._refuse()
-            self.callbacks.close()
+            self.hooks.close()
 
     def _end_everyone(self) -> None:
         now = self._read_clock()
-        now = latest(self._roster.clock) if now is None else now
+        now = latest(self._store.clock) if now is None else now
         due: dict[EndReason, list[Session[DataT]]] = defaultdict(list)
-        for session in self._roster.sessions.values():
+        for session in self._store.sessions.values():
             due[session._reason(now, EndReason.SHUTDOWN)].append(session)
         self.closer.end(due, Context(), Batch(), now)
 

@@ -385,7 +385,7 @@ async def do_nothing(*_):
     pass
 
 
-sweep.Sweep.end_due = eviction.Emergency.free_places = do_nothing
+sweep.Sweep.end_due = eviction.Eviction.free_places = do_nothing
 """
 THE_WHEEL_DROPS_EVERY_12TH = """
 from itertools import count
