@@ -49,8 +49,17 @@ class Store(Generic[DataT]):
         self.closing: dict[str, Session[DataT]] = {}
         self.recent = RecentEnds()
         self.wheel: Wheel[Session[DataT]] = Wheel(min(1.0, max(config.cleanup_interval / 10, _SHORTEST_TICK)))
-        self._books = books
+        self.books = books
         self._shared = Shared.normal(config, clock, self.wheel)
+
+    def open(self, home: Home) -> None:
+        """Begin the run, on this loop."""
+        self.home = home
+        self.accepting = True
+
+    def refuse(self) -> None:
+        """Give no new session and no new lease any more."""
+        self.accepting = False
 
     def shared_at(self, now: float) -> Shared:
         """Return what a session that is made now has in common with others."""
@@ -86,7 +95,7 @@ class Store(Generic[DataT]):
         """Make a session under an id that is vacant, visible at once."""
         session = Session(session_id, data, client, shared, now)
         self.sessions[session_id] = session
-        self._books.add_created()
+        self.books.add_created()
         self.wheel.file(session, session._deadline(now, shared), now)
         return session
 
@@ -113,7 +122,7 @@ class Store(Generic[DataT]):
         """Take a session out of sight and mark it closing, under the one reason it will be counted for."""
         self._settle([session], reason, now, gone=False)
         self.closing[session.id] = session
-        self._books.add_closing()
+        self.books.add_closing()
 
     def finish(self, session: Session[DataT]) -> None:
         """Remove a hidden session for good, and count it."""
@@ -122,16 +131,16 @@ class Store(Generic[DataT]):
         assert end is not None
         assert end.reason is not None
         end.gone = True
-        self._books.add_cleaned(end.reason)
+        self.books.add_cleaned(end.reason)
 
     def remove(self, sessions: list[Session[DataT]], reason: EndReason, now: float) -> None:
         """Hide and finish sessions in one step."""
         self._settle(sessions, reason, now, gone=True)
-        self._books.add_removed(reason, len(sessions))
+        self.books.add_removed(reason, len(sessions))
 
     def write_off(self) -> None:
         """Forget all sessions, whose loop is gone: each has ended by `shutdown`, and is counted elsewhere."""
-        self.accepting = False
+        self.refuse()
         for session in self.closing.values():
             assert session._end is not None
             session._end.gone = True

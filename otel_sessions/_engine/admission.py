@@ -10,7 +10,6 @@ from typing import Any, Final, Generic, Self, overload
 import anyio
 from opentelemetry import context as otel_context
 
-from otel_sessions._core.books import Books
 from otel_sessions._core.config import SessionConfig
 from otel_sessions._core.exceptions import TooManySessions
 from otel_sessions._core.ids import new_id, require_text
@@ -37,7 +36,6 @@ class Admission(Generic[DataT]):
         self,
         config: SessionConfig,
         store: Store[DataT],
-        books: Books,
         places: Places[DataT],
         passes: Passes[DataT],
         closer: Closer[DataT],
@@ -45,7 +43,7 @@ class Admission(Generic[DataT]):
     ) -> None:
         self._close_timeout = config.close_timeout
         self._store = store
-        self._books = books
+        self._books = store.books
         self._places = places
         self._passes = passes
         self._closer = closer

@@ -9,7 +9,6 @@ from collections import defaultdict
 from math import inf
 from typing import Final, Generic
 
-from otel_sessions._core.books import Books
 from otel_sessions._core.config import SessionConfig
 from otel_sessions._core.limits import Limits
 from otel_sessions._core.session import DataT, Session
@@ -26,10 +25,10 @@ _PAUSE: Final = 1.0
 class Eviction(Generic[DataT]):
     """The emergency passes of one manager: when they may start, and what they do."""
 
-    def __init__(self, config: SessionConfig, store: Store[DataT], places: Places[DataT], books: Books) -> None:
+    def __init__(self, config: SessionConfig, store: Store[DataT], places: Places[DataT]) -> None:
         self._store = store
         self._places = places
-        self._books = books
+        self._books = store.books
         self._limits = Limits.emergency(config)
         self._cleanup_interval = config.cleanup_interval
         self._started_at = -inf

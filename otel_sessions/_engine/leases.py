@@ -14,7 +14,6 @@ from typing import Any, Final, Generic
 
 import anyio
 
-from otel_sessions._core.books import Books
 from otel_sessions._core.clock import latest
 from otel_sessions._core.exceptions import SessionNotFound
 from otel_sessions._core.ids import fingerprint
@@ -34,9 +33,9 @@ _held: ContextVar[tuple["Holder[Any]", ...]] = ContextVar("otel_sessions_held", 
 class Leases(Generic[DataT]):
     """Who uses which session now."""
 
-    def __init__(self, store: Store[DataT], books: Books) -> None:
+    def __init__(self, store: Store[DataT]) -> None:
         self._store = store
-        self._books = books
+        self._books = store.books
         self._bound: dict[Session[DataT], list[Holder[DataT]]] = {}
         self._leaving: dict[Holder[DataT], Callable[[Holder[DataT]], None]] = {}
         """What is to be called when a holder has left, who has to since the session was ended."""

@@ -80,7 +80,7 @@ class SessionManager(Generic[DataT]):
         """Go on with these sessions."""
         self._now = store.clock
         self._store = store
-        self._leases = Leases(store, self._books)
+        self._leases = Leases(store)
         self._sessions = store.sessions
 
     async def __aenter__(self) -> Self:
@@ -96,9 +96,7 @@ class SessionManager(Generic[DataT]):
             last = self._supervisor.passes.last
         if self._telemetry is None:
             self._telemetry = Telemetry(self._books, self._now, self.name, *self._providers)
-        supervisor = Supervisor(
-            self.config, self._store, self._leases, self._books, self._telemetry, self._on_close, self._sink
-        )
+        supervisor = Supervisor(self.config, self._store, self._leases, self._telemetry, self._on_close, self._sink)
         supervisor.passes.last = last
         self._supervisor = supervisor
         supervisor.start()

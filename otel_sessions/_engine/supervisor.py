@@ -14,7 +14,6 @@ from typing import Generic
 import anyio
 from opentelemetry.context import Context
 
-from otel_sessions._core.books import Books
 from otel_sessions._core.clock import latest
 from otel_sessions._core.config import SessionConfig
 from otel_sessions._core.loops import Home
@@ -46,7 +45,6 @@ class Supervisor(Generic[DataT]):
         config: SessionConfig,
         store: Store[DataT],
         leases: Leases[DataT],
-        books: Books,
         telemetry: Telemetry,
         on_close: CloseHook[DataT] | None,
         sink: SessionSink[DataT] | None,
@@ -59,23 +57,22 @@ class Supervisor(Generic[DataT]):
         self._ticking = Tasks()
         self._winding_down = Tasks()
         self.tasks = Tasks()
-        self.places: Places[DataT] = Places(config, books)
-        self.hooks = Hooks(config, on_close, sink, books, self.tasks)
+        self.places: Places[DataT] = Places(config, store.books)
+        self.hooks = Hooks(config, on_close, sink, store.books, self.tasks)
         self.closer = Closer(config, store, leases, self.places, self.hooks, telemetry, self.tasks)
-        self.passes = Passes(config, store, self.closer, self.places, self.hooks, books, telemetry, self.tasks)
-        self.admission = Admission(config, store, books, self.places, self.passes, self.closer, self.hooks)
+        self.passes = Passes(config, store, self.closer, self.places, self.hooks, telemetry, self.tasks)
+        self.admission = Admission(config, store, self.places, self.passes, self.closer, self.hooks)
         self._config = config
         self._store = store
         self._leases = leases
-        self._books = books
         self._telemetry = telemetry
         self._asked = False
 
     def start(self) -> None:
-        self._store.home = Home()
-        self._store.accepting = True
+        home = Home()
+        self._store.open(home)
         self._leases.enter_loop()
-        self._telemetry.open(self._store.home, self._store.clock)
+        self._telemetry.open(home, self._store.clock)
         self._ticking.start("otel-sessions supervisor", self._tick, on_end=self._note_tick_end)
 
     def ask(self) -> None:
@@ -95,7 +92,7 @@ class Supervisor(Generic[DataT]):
         self._store.write_off()
 
     def _refuse(self) -> None:
-        self._store.accepting = False
+        self._store.refuse()
         self.places.dismiss_all()
 
     def _note_tick_end(self) -> None:
@@ -109,7 +106,7 @@ class Supervisor(Generic[DataT]):
         started = True
         while True:
             if started and (now := self._read_clock()) is not None:
-                self._telemetry.next_pass_at = now + next_tick - anyio.current_time()
+                self._telemetry.expect_pass(now + next_tick - anyio.current_time())
             # No cancel scope here: should the loop die in it, anyio would keep it, and the manager with it, for good.
             await anyio.sleep_until(next_tick)
             self.hooks.cancel_again()
@@ -122,7 +119,7 @@ class Supervisor(Generic[DataT]):
             return self._store.clock()
         except Exception:
             _logger.exception("the clock of the session manager failed")
-            self._books.add_error(CleanupError.OTHER)
+            self._store.books.add_error(CleanupError.OTHER)
             return None
 
     async def _wind_down(self, begun: float) -> None:

@@ -60,7 +60,19 @@ class Entry:
     books: Books
     board: "Board"
     owner: "weakref.ref[Owner]"
-    closed: bool = False
+    closed: bool = True
+
+    def open(self) -> None:
+        """Note that the manager runs."""
+        self.closed = False
+
+    def close(self) -> None:
+        """Note that the manager has ended."""
+        self.closed = True
+
+    def go_on_in(self, books: Books) -> None:
+        """Read other books from now on."""
+        self.books = books
 
     def row(self) -> Row:
         owner = self.owner()
@@ -98,7 +110,8 @@ class Board:
         self._collection = _Collection()
         self.left.clear()
         for entry in self.live:
-            entry.books, entry.closed = Books(entry.books.limit), True
+            entry.go_on_in(Books(entry.books.limit))
+            entry.close()
 
     def equip(self, create: "Callable[[Board], None]") -> None:
         """Create the instruments, once.

@@ -123,7 +123,7 @@ class Telemetry:
         meter_provider: MeterProvider | None,
         tracer_provider: TracerProvider | None,
     ) -> None:
-        self.next_pass_at: float | None = None
+        self._next_pass_at: float | None = None
         """When the next interval pass is due, by `clock`; None while none is to come."""
         self._clock = clock
         self.name: Final = name
@@ -133,7 +133,6 @@ class Telemetry:
         self.guarded: Final = _Guard(name, books)
         provider = providers.global_provider() if meter_provider is None else meter_provider
         self._entry = providers.enter(self, name, books, provider)
-        self._entry.closed = True
         self._tracer: Tracer = NoOpTracer()
         with self.guarded:
             self._entry.board.equip(partial(_create_instruments, provider=provider))
@@ -152,9 +151,13 @@ class Telemetry:
             except Exception as error:
                 self.guarded.note(error)
 
+    def expect_pass(self, at: float) -> None:
+        """Note when the next interval pass is due, by the manager's clock."""
+        self._next_pass_at = at
+
     def overdue(self) -> float:
         """Return by how many seconds the next interval pass is late; 0 on time and while a pass runs."""
-        next_pass_at = self.next_pass_at
+        next_pass_at = self._next_pass_at
         if next_pass_at is None or self._passes:
             return 0.0
         try:
@@ -191,12 +194,12 @@ class Telemetry:
         self._home = home
         self._clock = clock
         self._passes.clear()
-        self._entry.closed = False
+        self._entry.open()
 
     def go_on_in(self, books: Books) -> None:
         """Report the manager as ended, and by other books from now on."""
         self.close()
-        self._entry.books = books
+        self._entry.go_on_in(books)
         self.guarded.count_in(books)
 
     def has_lost_its_loop(self) -> bool:
@@ -205,8 +208,8 @@ class Telemetry:
 
     def close(self) -> None:
         """Report the manager as ended: what it still holds counts as ended by `shutdown`."""
-        self.next_pass_at = None
-        self._entry.closed = True
+        self._next_pass_at = None
+        self._entry.close()
 
 
 class _Guard:
