@@ -23,20 +23,10 @@ from otel_sessions import (
     TooManySessions,
     Trigger,
 )
-from tests.conftest import Ends
+from tests.doubles import Ends, SlowHook
 from tests.virtual import BACKENDS, Clock, settle
 
 pytestmark = pytest.mark.anyio
-
-
-class SlowHook:
-    """A close hook that takes its time."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-
-    async def __call__(self, session: Session[Any], reason: EndReason) -> None:
-        await anyio.sleep(self._seconds)
 
 
 class Creator:
@@ -529,10 +519,8 @@ class TestEmergencies:
             refused = [creator.answered_at for creator in creators if creator.error]
             assert refused == pytest.approx([begun, begun], abs=0.01)
 
-    async def test_the_pass_is_the_managers_own_and_goes_on_without_the_creator(
-        self, clock: Clock, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("otel_sessions._engine.sweep._SLICE", 0.0)
+    @pytest.mark.usefixtures("restless")
+    async def test_the_pass_is_the_managers_own_and_goes_on_without_the_creator(self, clock: Clock) -> None:
         async with SessionManager(config(max_sessions=320, emergency_idle_time=100), clock=clock) as manager:
             await fill(manager, 320)
             await anyio.sleep(100)
@@ -1006,10 +994,7 @@ class TestIds:
     async def test_creating_over_a_session_that_is_due_ends_it_first_and_waits_for_its_hook(
         self, clock: Clock, ends: Ends
     ) -> None:
-        async def hook(session: Session, reason: EndReason) -> None:
-            await anyio.sleep(2)
-            await ends(session, reason)
-
+        hook = SlowHook(2, ends)
         settings = config(max_sessions=1, max_idle_time=5, max_sessions_per_client=1)
         async with SessionManager(settings, clock=clock, on_close=hook) as manager:
             old = await manager.create_session("mine", client="ada")

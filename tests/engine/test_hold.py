@@ -19,7 +19,7 @@ from otel_sessions import (
     SessionManager,
     SessionNotFound,
 )
-from tests.conftest import Ends
+from tests.doubles import Ends
 from tests.virtual import Clock, settle
 
 pytestmark = pytest.mark.anyio

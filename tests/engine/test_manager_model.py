@@ -45,7 +45,8 @@ from otel_sessions import (
     TooManySessions,
 )
 from otel_sessions._engine.tasks import Tasks
-from tests.virtual import Clock, VirtualLoop, settle
+from tests.doubles import FaultyClock, refuse
+from tests.virtual import VirtualLoop, settle
 
 T = TypeVar("T")
 
@@ -71,24 +72,6 @@ class Driver(Protocol):
     def advance(self, seconds: float) -> None: ...
     def shut_down(self, manager: SessionManager[Any]) -> None: ...
     def close(self) -> None: ...
-
-
-class WaywardClock(Clock):
-    """A clock that gives a wrong reading, or raises, while it is told to."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.wrong: Callable[[float], float] | None = None
-
-    def __call__(self) -> float:
-        return self.true() if self.wrong is None else self.wrong(self.true())
-
-    def true(self) -> float:
-        return super().__call__()
-
-
-def fail_to_tell(now: float) -> float:
-    raise OSError(f"no time at {now}")
 
 
 WRONG: list[Callable[[float], float]] = [
@@ -241,7 +224,7 @@ class ManagerMachine(RuleBasedStateMachine):
         self.with_hook = with_hook
         self.evicts_oldest = at_cap is PerClientAtCap.EVICT_OLDEST
         self.driver = self.driver_type()
-        self.clock = WaywardClock()
+        self.clock = FaultyClock()
         self.cap: float = CONFIG.max_sessions or math.inf
         self.there = 0
         self.stopped_at = 0.0
@@ -584,7 +567,7 @@ class ManagerMachine(RuleBasedStateMachine):
         before = self.clock.wrong
         if before is None:
             self.stopped_at = self.clock()
-        self.clock.wrong = fail_to_tell
+        self.clock.wrong = refuse
         self.driver.advance(seconds)
         self.clock.wrong = before
         self.well_since = self.clock.true()

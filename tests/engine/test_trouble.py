@@ -13,27 +13,10 @@ import pytest
 from otel_sessions import EndReason, Session, SessionConfig, SessionManager, SessionNotFound
 from otel_sessions.asgi import SESSION, SessionLeaseMiddleware
 from otel_sessions.matchers import HeaderMatcher
+from tests.doubles import FaultyClock
 from tests.virtual import BACKENDS, Clock, settle
 
 pytestmark = pytest.mark.anyio
-
-
-class FailingClock(Clock):
-    """A clock that raises while `broken`."""
-
-    broken = False
-
-    def __call__(self) -> float:
-        if self.broken:
-            raise OSError("no time today")
-        return super().__call__()
-
-
-@pytest.fixture
-async def failing_clock() -> FailingClock:
-    clock = FailingClock()
-    clock.follow_running_loop()
-    return clock
 
 
 @pytest.mark.parametrize("anyio_backend", [("asyncio", BACKENDS["asyncio"]())])
@@ -95,24 +78,24 @@ async def test_hooks_get_their_close_timeout_although_the_drain_takes_all_it_may
     assert manager.get_metrics().cleanup_errors == 0
 
 
-async def test_a_lease_is_given_back_although_the_clock_fails_then(failing_clock: FailingClock) -> None:
-    async with SessionManager(clock=failing_clock) as manager:
+async def test_a_lease_is_given_back_although_the_clock_fails_then(faulty_clock: FaultyClock) -> None:
+    async with SessionManager(clock=faulty_clock) as manager:
         session = await manager.create_session()
         async with manager.lease(session.id):
-            failing_clock.broken = True
-        failing_clock.broken = False
+            faulty_clock.break_down()
+        faulty_clock.mend()
         assert manager.get_metrics().leased == 0
         with anyio.CancelScope():  # the lease's own scope has been left
             await anyio.lowlevel.checkpoint()
 
 
-async def test_a_lease_that_the_clock_refuses_is_not_held(failing_clock: FailingClock) -> None:
-    async with SessionManager(clock=failing_clock) as manager:
+async def test_a_lease_that_the_clock_refuses_is_not_held(faulty_clock: FaultyClock) -> None:
+    async with SessionManager(clock=faulty_clock) as manager:
         session = await manager.create_session()
-        failing_clock.broken = True
+        faulty_clock.break_down()
         with pytest.raises(OSError, match="no time"), manager.pin(session.id):
             pass
-        failing_clock.broken = False
+        faulty_clock.mend()
         assert manager.get_metrics().leased == 0
 
 
