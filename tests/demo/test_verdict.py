@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 
 from otel_sessions import SessionConfig
+from otel_sessions._core.config import SESSION_OPTIONS
 from otel_sessions.demo.limits import demo_limits, flags_of, patience, usual_limits, without_cleanup
 from otel_sessions.demo.load.tally import Tally, percentile
 from otel_sessions.demo.processes.reading import Reading
@@ -335,6 +336,19 @@ def test_the_twin_has_no_limit_at_all() -> None:
     assert (twin.max_sessions, twin.max_idle_time, twin.max_session_age) == (None, None, None)
     assert "--max-sessions=off" in flags_of(twin)
     assert "--cleanup-on-shutdown=false" in flags_of(twin)
+
+
+def test_the_twin_keeps_no_limit_that_the_environment_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = [option for option in SESSION_OPTIONS if option.kind.may_be_off]
+    for option in limits:
+        monkeypatch.setenv(option.variable, "2")
+
+    twin = without_cleanup(demo_limits(10))
+
+    assert {option.name: getattr(twin, option.name) for option in limits} == dict.fromkeys(
+        ("max_idle_time", "max_session_age", "max_sessions", "max_sessions_per_client", "max_unused_time")
+        + ("emergency_idle_time", "emergency_session_age")
+    )
 
 
 def test_there_is_a_flag_for_every_limit() -> None:
