@@ -346,8 +346,10 @@ def test_the_twin_keeps_no_limit_that_the_environment_sets(monkeypatch: pytest.M
     twin = without_cleanup(demo_limits(10))
 
     assert {option.name: getattr(twin, option.name) for option in limits} == dict.fromkeys(
-        ("max_idle_time", "max_session_age", "max_sessions", "max_sessions_per_client", "max_unused_time")
-        + ("emergency_idle_time", "emergency_session_age")
+        [
+            *("max_idle_time", "max_session_age", "max_unused_time", "emergency_idle_time", "emergency_session_age"),
+            *("max_sessions", "max_sessions_per_client"),
+        ]
     )
 
 
