@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from otel_sessions.demo.limits import usual_limits, without_cleanup
-from otel_sessions.demo.load.tally import Tally
+from otel_sessions.demo.load.tally import Counts, Tally
 from otel_sessions.demo.processes.reading import Reading
 from otel_sessions.demo.result.course import Course, Sample
 from otel_sessions.demo.result.state import State
@@ -28,8 +28,9 @@ def reading(created: int, active: int, memory: int = 50 * MIB, **cleaned: int) -
     )
 
 
-def sample(elapsed: float, reading: Reading, abandoned: int = 0) -> Sample:
-    return Sample(elapsed=elapsed, reading=reading, requests=round(elapsed * 10), abandoned=abandoned)
+def sample(elapsed: float, reading: Reading, abandoned: int = 0, **counts: int) -> Sample:
+    counted = {"requests": round(elapsed * 10), "rejected": 3, "told_to_wait": 3, **counts}
+    return Sample(elapsed=elapsed, reading=reading, counts=Counts(abandoned=abandoned, **counted))
 
 
 GOOD = Course(

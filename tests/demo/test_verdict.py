@@ -1,3 +1,4 @@
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -290,6 +291,22 @@ def test_percentiles_are_values_that_were_measured(values: Sequence[float], shar
     assert percentile(values, share) == expected
 
 
+def test_the_counts_of_a_moment_stay_as_they_were() -> None:
+    tally = Tally(opened=3, requests=9, latencies=deque([1.0, 2.0]))
+    counts = tally.counts()
+    tally.opened += 1
+    tally.latencies.append(9.0)
+
+    assert (counts.opened, counts.requests, counts.p50, counts.p99) == (3, 9, 1.0, 2.0)
+    assert (tally.counts().opened, tally.counts().p99) == (4, 9.0)
+
+
+def test_the_latency_of_a_moment_is_of_its_latest_requests() -> None:
+    tally = Tally(latencies=deque([*[9.0] * 500, *[0.1] * 500]))
+
+    assert (tally.counts().p50, tally.counts().p99) == (0.1, 0.1)
+
+
 def test_a_run_has_four_readings_a_second_and_four_thousand_at_most() -> None:
     assert pace(45.0) == 0.25
     assert 86400.0 / pace(86400.0) == pytest.approx(4000)
@@ -313,7 +330,7 @@ def test_a_reading_survives_its_way_to_the_parent() -> None:
 
 
 def test_the_rate_is_of_the_last_seconds_while_a_run_goes_on_and_of_all_of_it_afterwards() -> None:
-    fast = [sample(0.0, reading(0, 0)), sample(10.0, reading(0, 0)), replace(sample(13.0, reading(0, 0)), requests=190)]
+    fast = [sample(0.0, reading(0, 0)), sample(10.0, reading(0, 0)), sample(13.0, reading(0, 0), requests=190)]
     run = with_samples(GOOD, *fast)
 
     assert replace(run, last=None).rate == pytest.approx((190 - 100) / 3)

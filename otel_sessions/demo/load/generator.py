@@ -18,12 +18,10 @@ from otel_sessions._program.signals import ending
 from .clients import Load
 from .connections import connections
 from .phases import PHASES, STEADY, Story
-from .tally import Tally, percentile
+from .tally import Tally
 
 _LOOK_SECONDS: Final = 1.0
 _LINE_SECONDS: Final = 10.0
-_RECENT: Final = 1000
-"""How many requests the latency in a line is about."""
 
 _logger = logging.getLogger("otel_sessions.load")
 
@@ -131,9 +129,8 @@ async def _report(load: Load, silence: _Silence) -> None:
 
 
 def _sums(tally: Tally) -> str:
-    p99 = percentile(tally.recent(_RECENT), 0.99) * 1000
     return (
         f"opened {tally.opened}, closed {tally.closed}, abandoned {tally.abandoned}, "
         f"rejected {tally.rejected}, gone {tally.gone}; requests {tally.requests}, "
-        f"unexpected {tally.unexpected}, p99 {p99:.0f} ms"
+        f"unexpected {tally.unexpected}, p99 {tally.p99 * 1000:.0f} ms"
     )

@@ -1,13 +1,34 @@
-"""The clients' own count of what they did and got, to be held against the proxy's books."""
+"""The clients' own count of what they did and got, to be held against the proxy's books.
+
+A `Tally` grows while the load goes on. `Counts` are a copy of one moment, because a view shows figures of one moment.
+"""
 
 import math
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Final
 
 _LATENCIES: Final = 100_000
 """How many latencies are kept, the latest, so that a load may run for days."""
+_RECENT: Final = 500
+"""How many requests the latencies of a moment are about."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Counts:
+    """A tally at one moment; `p50` and `p99` are percentiles of the latest latencies, in seconds."""
+
+    opened: int = 0
+    closed: int = 0
+    abandoned: int = 0
+    gone: int = 0
+    rejected: int = 0
+    told_to_wait: int = 0
+    unexpected: int = 0
+    requests: int = 0
+    p50: float = 0.0
+    p99: float = 0.0
 
 
 @dataclass(slots=True)
@@ -33,9 +54,23 @@ class Tally:
     silence: str = ""
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=_LATENCIES))
 
-    def recent(self, most: int) -> list[float]:
-        """Return the latest latencies, at most so many."""
-        return [self.latencies[place] for place in range(max(-most, -len(self.latencies)), 0)]
+    @property
+    def p50(self) -> float:
+        """The median of the latest latencies."""
+        return percentile(self._recent, 0.5)
+
+    @property
+    def p99(self) -> float:
+        """The 99th percentile of the latest latencies."""
+        return percentile(self._recent, 0.99)
+
+    def counts(self) -> Counts:
+        """Return what there is at this moment."""
+        return Counts(**{field.name: getattr(self, field.name) for field in fields(Counts)})
+
+    @property
+    def _recent(self) -> list[float]:
+        return [self.latencies[place] for place in range(max(-_RECENT, -len(self.latencies)), 0)]
 
 
 def percentile(values: Iterable[float], share: float) -> float:

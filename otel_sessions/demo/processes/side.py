@@ -58,18 +58,11 @@ class Side:
 
     def look(self, elapsed: float) -> None:
         """Take a sample, if the proxy has written a new reading."""
-        said, tally = self.proxy.said, self.load.tally
+        said = self.proxy.said
         if said is None or said is self._said:
             return
         self._said = said
-        self._samples.append(
-            Sample(
-                elapsed=elapsed,
-                reading=Reading.from_json(said),
-                requests=tally.requests,
-                abandoned=tally.abandoned,
-            )
-        )
+        self._samples.append(Sample(elapsed=elapsed, reading=Reading.from_json(said), counts=self.load.tally.counts()))
 
     def close(self) -> None:
         """Wait for the proxy's orderly end, and keep its last reading if it came to that."""

@@ -125,6 +125,7 @@ def numbers(state: State, verdict: Verdict) -> dict[str, Any]:
 
 def _course(course: Course) -> dict[str, Any]:
     tally = course.tally
+    p50, p99 = course.latency
     return {
         "limits": _limits(course.limits),
         "killed": course.killed,
@@ -145,17 +146,14 @@ def _course(course: Course) -> dict[str, Any]:
             "all_requests": tally.requests,
         },
         "rate_requests_per_second": round(course.rate, 2),
-        "latency": {
-            "p50_seconds": round(course.latency(0.5), 6),
-            "p99_seconds": round(course.latency(0.99), 6),
-        },
+        "latency": {"p50_seconds": round(p50, 6), "p99_seconds": round(p99, 6)},
         "samples": [
             {
                 "elapsed_seconds": round(sample.elapsed, 3),
                 "memory_bytes": sample.reading.memory,
                 **_books(sample.reading),
-                "all_requests": sample.requests,
-                "abandoned_sessions": sample.abandoned,
+                "all_requests": sample.counts.requests,
+                "abandoned_sessions": sample.counts.abandoned,
             }
             for sample in course.samples
         ],

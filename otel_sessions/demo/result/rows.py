@@ -1,7 +1,8 @@
 """The numbers of a run, a kind a row, as words: for the view, for plain text, and the same in both.
 
-All numbers of a proxy's books are of one moment: of its latest reading under load, also when the run is over. So
-created is cleaned plus active in each column. The verdict says what the shutdown has done after this moment.
+All numbers of a column are of one moment: of the proxy's latest reading under load, also when the run is over, and of
+its clients' counts then. So created is cleaned plus active in each column. Only latency and rate are of the whole run
+when the run is over. The verdict says what the shutdown has done after this moment.
 """
 
 from collections.abc import Callable, Iterator
@@ -42,8 +43,8 @@ def _kinds(ours: Course, twin: Course | None) -> Iterator[tuple[str, Callable[[C
     yield "refused", _refused
     yield "cleanup passes", _passes
     yield "requests", lambda course: f"{course.rate:.0f} a second"
-    if any(course.tally.unexpected for course in (ours, twin) if course is not None):
-        yield "unexpected", lambda course: f"{course.tally.unexpected} answers, or none"
+    if any(course.counted.unexpected for course in (ours, twin) if course is not None):
+        yield "unexpected", lambda course: f"{course.counted.unexpected} answers, or none"
     yield "clients' latency", _latency
 
 
@@ -58,8 +59,8 @@ def _cleaned(reason: str, course: Course) -> str:
 
 
 def _refused(course: Course) -> str:
-    refused = course.tally.rejected  # as the clients count, from whom the rest of the words is
-    return f"{refused}, {course.tally.told_to_wait} with Retry-After" if refused else "0"
+    refused = course.counted.rejected  # as the clients count, from whom the rest of the words is
+    return f"{refused}, {course.counted.told_to_wait} with Retry-After" if refused else "0"
 
 
 def _passes(course: Course) -> str:
@@ -72,5 +73,5 @@ def _passes(course: Course) -> str:
 
 
 def _latency(course: Course) -> str:
-    p50, p99 = (course.latency(share) * 1000 for share in (0.5, 0.99))
-    return f"p50 {p50:.0f} ms, p99 {p99:.0f} ms"
+    p50, p99 = course.latency
+    return f"p50 {p50 * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms"

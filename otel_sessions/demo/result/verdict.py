@@ -102,7 +102,7 @@ def uncleaned(course: Course) -> list[str]:
         )
         return [told]
     for sample in course.samples:
-        left = course.at(sample.elapsed - seconds).abandoned if sample.elapsed >= seconds else 0
+        left = course.at(sample.elapsed - seconds).counts.abandoned if sample.elapsed >= seconds else 0
         cleaned = cleaned_by_cleanup(sample.reading)
         if cleaned < left:
             told = (
@@ -155,7 +155,7 @@ def _staying(course: Course) -> int:
 def _left_for_long(course: Course) -> int:
     """Return how many sessions clients had walked away from for so long at the end that they must be gone."""
     then = course.elapsed - patience(course.limits)
-    return course.at(then).abandoned if course.samples and then >= course.samples[0].elapsed else 0
+    return course.at(then).counts.abandoned if course.samples and then >= course.samples[0].elapsed else 0
 
 
 def _allowed_sessions(course: Course) -> int:
