@@ -16,6 +16,7 @@ from pathlib import Path
 from . import ConfigError, EndReason, __version__
 from ._core.options import text
 from ._program.arguments import FILE, ORIGIN, argument, count, port, positive, whole
+from ._program.logs import complain
 from .proxy.settings import add_arguments
 
 _NEEDS = {
@@ -47,9 +48,9 @@ def _start(options: argparse.Namespace) -> int:
         if options.needs is not None:
             _require(options.needs)
     except ImportError as error:
-        return _complain(f"this command needs {error.name or error}; pip install 'otel-sessions[{options.extra}]'", 2)
+        return _fail(f"this command needs {error.name or error}; pip install 'otel-sessions[{options.extra}]'", 2)
     except ConfigError as error:
-        return _complain(str(error), 2)
+        return _fail(error, 2)
     command: Callable[[argparse.Namespace], int] = options.command
     return command(options)
 
@@ -61,7 +62,7 @@ def _proxy(options: argparse.Namespace) -> int:
     try:
         return run(read(options, os.environ))
     except (ConfigError, OSError) as error:
-        return _complain(str(error), 2)
+        return _fail(error, 2)
 
 
 def _load(options: argparse.Namespace) -> int:
@@ -88,7 +89,7 @@ def _demo(options: argparse.Namespace) -> int:
     from .proxy.settings import unread_variables
 
     for warning in unread_variables(os.environ):
-        _say(warning)
+        complain(warning)
     try:
         if options.otlp is not None:
             require_exporters({**os.environ, ENDPOINT: options.otlp})
@@ -107,9 +108,9 @@ def _demo(options: argparse.Namespace) -> int:
             )
         )
     except (ConfigError, OutputFailed, PortTaken, ReportFailed) as error:
-        return _complain(str(error), 2)
+        return _fail(error, 2)
     except DemoFailed as error:
-        return _complain(str(error), 1)
+        return _fail(error, 1)
     except OutputClosed:
         return _CLOSED_PIPE
 
@@ -122,9 +123,9 @@ def _export_show(options: argparse.Namespace) -> int:
         sys.stdout.flush()
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else it is flushed, and fails, again at exit
-        return 0 if isinstance(error, BrokenPipeError) else _complain(f"the table cannot be written: {error}", 1)
+        return 0 if isinstance(error, BrokenPipeError) else _fail(f"the table cannot be written: {error}", 1)
     for failure in unreadable:
-        _complain(str(failure), 2)
+        complain(failure)
     return 2 if unreadable else 0
 
 
@@ -138,13 +139,9 @@ def _require(needs: str) -> None:
     require_exporters()
 
 
-def _complain(text: str, status: int) -> int:
-    _say(text)
+def _fail(error: object, status: int) -> int:
+    complain(error)
     return status
-
-
-def _say(text: str) -> None:
-    print(f"otel-sessions: {text}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -12,6 +12,7 @@ from typing import Final
 import anyio
 from anyio.abc import TaskStatus
 
+from otel_sessions._program.logs import log_to_stderr
 from otel_sessions._program.otlp import exporting
 from otel_sessions._program.signals import ending
 
@@ -41,10 +42,7 @@ class LoadOptions:
 
 def generate(options: LoadOptions) -> int:
     """Drive the target until the time is over, or until a signal; return 0, or 1 if it has never answered."""
-    to_stderr = logging.StreamHandler()
-    to_stderr.setLevel(logging.INFO)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[to_stderr])
-    _logger.setLevel(logging.INFO)
+    log_to_stderr("message")
     with exporting("otel-sessions-load"):
         tally = anyio.run(_generate, options)
     return 0 if tally.answered else 1
