@@ -83,8 +83,8 @@ def _load(options: argparse.Namespace) -> int:
 def _demo(options: argparse.Namespace) -> int:
     from ._program.otlp import ENDPOINT, require_exporters
     from .demo.processes.children import PortTaken
+    from .demo.result.live import OutputClosed, OutputFailed
     from .demo.result.report import ReportFailed
-    from .demo.result.show import OutputClosed, OutputFailed
     from .demo.run import DemoFailed, Options, run
     from .proxy.settings import unread_variables
 

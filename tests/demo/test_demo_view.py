@@ -9,16 +9,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from otel_sessions.demo.load.phases import Moment
-from otel_sessions.demo.load.tally import Tally
-from otel_sessions.demo.result.course import Course
-from otel_sessions.demo.result.show import say, showing, sum_up
-from otel_sessions.demo.result.sparkline import binned, meter, sparkline
-from otel_sessions.demo.result.state import State
+from otel_sessions.demo.load.counts import ClientCounts
+from otel_sessions.demo.load.scenario import Stage
+from otel_sessions.demo.result.history import History, State
+from otel_sessions.demo.result.live import say, showing, sum_up
 from otel_sessions.demo.result.verdict import judge
-from otel_sessions.demo.result.view import View
+from otel_sessions.demo.result.view import View, binned, meter, sparkline
 
-from .courses import ALONE, CLIENTS, GOOD, LEAKING, OVER
+from .histories import ALONE, CLIENTS, GOOD, LEAKING, OVER
 
 pytestmark = pytest.mark.no_cover
 
@@ -27,7 +25,7 @@ RUNNING = replace(
     ours=replace(GOOD, last=None),
     twin=replace(LEAKING, last=None),
     elapsed=5.0,
-    moment=Moment(phase="burst", present=0.5, leaves=False),
+    stage=Stage(phase="burst", present=0.5, leaves=False),
 )
 JUST_BEGUN = replace(
     RUNNING, ours=replace(RUNNING.ours, samples=[]), twin=replace(LEAKING, samples=[], last=None), elapsed=0.0
@@ -143,9 +141,9 @@ def counted(state: State, **counts: Any) -> State:
 
 def test_what_clients_count_after_the_latest_reading_is_not_shown_yet() -> None:
     before = drawn(RUNNING)
-    later = Tally(opened=99, rejected=99, told_to_wait=99, unexpected=99, requests=999, latencies=deque([9.0]))
+    later = ClientCounts(opened=99, rejected=99, told_to_wait=99, unexpected=99, requests=999, latencies=deque([9.0]))
 
-    assert drawn(replace(RUNNING, ours=replace(RUNNING.ours, tally=later))) == before
+    assert drawn(replace(RUNNING, ours=replace(RUNNING.ours, counts=later))) == before
 
 
 def test_the_latency_of_a_run_that_goes_on_is_of_its_latest_sample() -> None:
@@ -153,9 +151,9 @@ def test_the_latency_of_a_run_that_goes_on_is_of_its_latest_sample() -> None:
 
 
 def test_the_latency_of_a_run_that_is_over_is_of_the_whole_run() -> None:
-    slow = replace(GOOD.tally, latencies=deque([0.02, 0.02, 0.5]))
+    slow = replace(GOOD.counts, latencies=deque([0.02, 0.02, 0.5]))
 
-    assert "clients' latency p50 20 ms, p99 500 ms" in drawn(replace(OVER, ours=replace(GOOD, tally=slow)))
+    assert "clients' latency p50 20 ms, p99 500 ms" in drawn(replace(OVER, ours=replace(GOOD, counts=slow)))
 
 
 def test_both_curves_have_the_same_scale() -> None:
@@ -188,8 +186,8 @@ def test_cleanup_that_failed_is_told_with_the_passes() -> None:
     assert "cleanup passes   4, 2 errors  " in drawn(replace(failed, ours=with_errors(2)))
 
 
-def with_errors(number: int) -> Course:
-    """Return the good course with so many errors at its end."""
+def with_errors(number: int) -> History:
+    """Return the good history with so many errors at its end."""
     *earlier, end = GOOD.samples
     failed = replace(end, reading=replace(end.reading, errors=number))
     return replace(GOOD, samples=[*earlier, failed], last=replace(GOOD.end, errors=number))

@@ -11,12 +11,12 @@ import matplotlib.image
 import pytest
 
 from otel_sessions import ConfigError
+from otel_sessions.demo.result.history import State
 from otel_sessions.demo.result.picture import INCHES, PIXELS_PER_INCH, draw
 from otel_sessions.demo.result.report import FILES, ReportFailed, made, write_report
-from otel_sessions.demo.result.state import State
 from otel_sessions.demo.result.verdict import MIB, judge
 
-from .courses import ALONE, CLIENTS, GOOD, LEAKING, OVER, reading, sample, with_samples
+from .histories import ALONE, CLIENTS, GOOD, LEAKING, OVER, reading, sample, with_samples
 
 pytestmark = pytest.mark.no_cover
 

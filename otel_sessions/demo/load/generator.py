@@ -17,9 +17,9 @@ from otel_sessions._program.otlp import exporting
 from otel_sessions._program.signals import ending
 
 from .clients import Load
-from .connections import connections
-from .phases import PHASES, STEADY, Story
-from .tally import Tally
+from .counts import ClientCounts
+from .mcp import connections
+from .scenario import PHASES, STEADY, Scenario
 
 _LOOK_SECONDS: Final = 1.0
 _LINE_SECONDS: Final = 10.0
@@ -44,11 +44,11 @@ def generate(options: LoadOptions) -> int:
     """Drive the target until the time is over, or until a signal; return 0, or 1 if it has never answered."""
     log_to_stderr("message")
     with exporting("otel-sessions-load"):
-        tally = anyio.run(_generate, options)
-    return 0 if tally.answered else 1
+        counts = anyio.run(_generate, options)
+    return 0 if counts.answered else 1
 
 
-async def _generate(options: LoadOptions) -> Tally:
+async def _generate(options: LoadOptions) -> ClientCounts:
     phases, seconds = (STEADY, 1.0) if options.cycle is None else (PHASES, options.cycle)
     load = Load(
         partial(connections, options.target),
@@ -56,9 +56,9 @@ async def _generate(options: LoadOptions) -> Tally:
         seconds=options.duration,
         seed=options.seed,
         rate=options.rate,
-        story=Story(phases=phases, seconds=seconds),
+        scenario=Scenario(phases=phases, seconds=seconds),
     )
-    silence = _Silence(options.target, load.tally)
+    silence = _Silence(options.target, load.counts)
     async with anyio.create_task_group() as tasks:
         await tasks.start(_stop_on_signal, load)
         _logger.info("%d virtual clients, for %s", options.clients, options.target)
@@ -66,10 +66,10 @@ async def _generate(options: LoadOptions) -> Tally:
         await load.run()
         tasks.cancel_scope.cancel()
     silence.look()
-    if not load.tally.requests:
+    if not load.counts.requests:
         _logger.warning("no request was made, so nothing is known of %s", options.target)
-    _logger.info("the end: %s", _sums(load.tally))
-    return load.tally
+    _logger.info("the end: %s", _sums(load.counts))
+    return load.counts
 
 
 async def _stop_on_signal(load: Load, *, task_status: TaskStatus[None]) -> None:
@@ -92,22 +92,22 @@ async def _stop_on_signal(load: Load, *, task_status: TaskStatus[None]) -> None:
 class _Silence:
     """Says in a line that the target does not answer, once for each time that it falls silent."""
 
-    def __init__(self, target: str, tally: Tally) -> None:
+    def __init__(self, target: str, counts: ClientCounts) -> None:
         self._target = target
-        self._tally = tally
+        self._counts = counts
         self._answered = self._unanswered = 0
         self._silent = False
 
     def look(self) -> None:
         """Compare the counts with those of the last look."""
-        tally = self._tally
-        answered, unanswered = tally.answered - self._answered, tally.unanswered - self._unanswered
-        self._answered, self._unanswered = tally.answered, tally.unanswered
+        counts = self._counts
+        answered, unanswered = counts.answered - self._answered, counts.unanswered - self._unanswered
+        self._answered, self._unanswered = counts.answered, counts.unanswered
         if answered:
             self._silent = False
         elif unanswered and not self._silent:
             self._silent = True
-            _logger.warning("%s does not answer (%s)", self._target, tally.silence)
+            _logger.warning("%s does not answer (%s)", self._target, counts.silence)
 
 
 async def _report(load: Load, silence: _Silence) -> None:
@@ -115,20 +115,20 @@ async def _report(load: Load, silence: _Silence) -> None:
     began = said = anyio.current_time()
     phase = ""
     while True:
-        now, moment = anyio.current_time(), load.moment
-        if moment.phase != phase:
-            _logger.info("phase %s", moment.phase)
-            phase = moment.phase
+        now, stage = anyio.current_time(), load.stage
+        if stage.phase != phase:
+            _logger.info("phase %s", stage.phase)
+            phase = stage.phase
         silence.look()
         if now - said >= _LINE_SECONDS:
-            _logger.info("%.0f s: %s", now - began, _sums(load.tally))
+            _logger.info("%.0f s: %s", now - began, _sums(load.counts))
             said = now
         await anyio.sleep(_LOOK_SECONDS)
 
 
-def _sums(tally: Tally) -> str:
+def _sums(counts: ClientCounts) -> str:
     return (
-        f"opened {tally.opened}, closed {tally.closed}, abandoned {tally.abandoned}, "
-        f"rejected {tally.rejected}, gone {tally.gone}; requests {tally.requests}, "
-        f"unexpected {tally.unexpected}, p99 {tally.p99 * 1000:.0f} ms"
+        f"opened {counts.opened}, closed {counts.closed}, abandoned {counts.abandoned}, "
+        f"rejected {counts.rejected}, gone {counts.gone}; requests {counts.requests}, "
+        f"unexpected {counts.unexpected}, p99 {counts.p99 * 1000:.0f} ms"
     )

@@ -18,9 +18,8 @@ from otel_sessions.proxy._uvicorn import quieten
 from otel_sessions.proxy.settings import add_arguments, read, unread_variables
 
 from .children import PortTaken, listen
-from .reading import Readings
+from .readings import Readings, Weights
 from .serving import add_descriptor, give_up, inherited, log
-from .weight import Weights
 
 _logger = logging.getLogger("otel_sessions.proxy")
 

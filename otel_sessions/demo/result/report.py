@@ -18,11 +18,10 @@ from typing import Any, Final
 from rich.console import Console
 
 from otel_sessions import ConfigError, SessionConfig, __version__
-from otel_sessions.demo.processes.reading import Reading
+from otel_sessions.demo.processes.readings import Reading
 
-from .course import Course
-from .show import summary
-from .state import State
+from .history import History, State
+from .live import summary
 from .verdict import Verdict
 
 FILES: Final = ("memory.svg", "memory.png", "terminal.svg", "summary.json")
@@ -118,34 +117,34 @@ def numbers(state: State, verdict: Verdict) -> dict[str, Any]:
             "rate_times_usual": state.rate,
         },
         "verdict": {"passed": verdict.passed, "lines": list(verdict.lines)},
-        "with_cleanup_and_cap": _course(state.ours),
-        "without": None if state.twin is None else _course(state.twin),
+        "with_cleanup_and_cap": _history(state.ours),
+        "without": None if state.twin is None else _history(state.twin),
     }
 
 
-def _course(course: Course) -> dict[str, Any]:
-    tally = course.tally
-    p50, p99 = course.latency
+def _history(history: History) -> dict[str, Any]:
+    counts = history.counts
+    p50, p99 = history.latency
     return {
-        "limits": _limits(course.limits),
-        "killed": course.killed,
+        "limits": _limits(history.limits),
+        "killed": history.killed,
         "memory": {
-            "start_bytes": course.start.memory,
-            "peak_bytes": course.peak_memory,
-            "under_load_at_the_end_bytes": course.now.memory,
+            "start_bytes": history.start.memory,
+            "peak_bytes": history.peak_memory,
+            "under_load_at_the_end_bytes": history.now.memory,
         },
-        "sessions": {**_books(course.end), "most_active_sessions": course.most_active},
+        "sessions": {**_books(history.end), "most_active_sessions": history.most_active},
         "clients_counted": {
-            "opened_sessions": tally.opened,
-            "closed_sessions": tally.closed,
-            "abandoned_sessions": tally.abandoned,
-            "refused_sessions": tally.rejected,
-            "refused_with_retry_after_sessions": tally.told_to_wait,
-            "for_ended_sessions_requests": tally.gone,
-            "unexpected_answers": tally.unexpected,
-            "all_requests": tally.requests,
+            "opened_sessions": counts.opened,
+            "closed_sessions": counts.closed,
+            "abandoned_sessions": counts.abandoned,
+            "refused_sessions": counts.rejected,
+            "refused_with_retry_after_sessions": counts.told_to_wait,
+            "for_ended_sessions_requests": counts.gone,
+            "unexpected_answers": counts.unexpected,
+            "all_requests": counts.requests,
         },
-        "rate_requests_per_second": round(course.rate, 2),
+        "rate_requests_per_second": round(history.rate, 2),
         "latency": {"p50_seconds": round(p50, 6), "p99_seconds": round(p99, 6)},
         "samples": [
             {
@@ -155,7 +154,7 @@ def _course(course: Course) -> dict[str, Any]:
                 "all_requests": sample.counts.requests,
                 "abandoned_sessions": sample.counts.abandoned,
             }
-            for sample in course.samples
+            for sample in history.samples
         ],
     }
 

@@ -1,6 +1,7 @@
 """The clients' own count of what they did and got, to be held against the proxy's books.
 
-A `Tally` grows while the load goes on. `Counts` are a copy of one moment, because a view shows figures of one moment.
+`ClientCounts` grow while the load goes on. A `Snapshot` is what they were at one moment, because a view shows figures
+of one moment.
 """
 
 import math
@@ -16,8 +17,8 @@ _RECENT: Final = 500
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Counts:
-    """A tally at one moment; `p50` and `p99` are percentiles of the latest latencies, in seconds."""
+class Snapshot:
+    """The counts at one moment; `p50` and `p99` are percentiles of the latest latencies, in seconds."""
 
     opened: int = 0
     closed: int = 0
@@ -32,7 +33,7 @@ class Counts:
 
 
 @dataclass(slots=True)
-class Tally:
+class ClientCounts:
     """Sums over all clients. `latencies` are in seconds, of the latest requests that were answered as they should be.
 
     `answered` counts requests with an answer of any kind and `unanswered` those without an answer; `silence` says why
@@ -64,9 +65,9 @@ class Tally:
         """The 99th percentile of the latest latencies."""
         return percentile(self._recent, 0.99)
 
-    def counts(self) -> Counts:
+    def snapshot(self) -> Snapshot:
         """Return what there is at this moment."""
-        return Counts(**{field.name: getattr(self, field.name) for field in fields(Counts)})
+        return Snapshot(**{field.name: getattr(self, field.name) for field in fields(Snapshot)})
 
     @property
     def _recent(self) -> list[float]:

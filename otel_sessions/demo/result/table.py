@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from .course import Course
+from .history import History
 
 _ALWAYS: Final = ("closed", "idle_timeout", "max_age", "evicted")
 """The end reasons that are shown also while there is none of them."""
@@ -25,7 +25,7 @@ class Row:
     twin: str | None
 
 
-def rows(ours: Course, twin: Course | None) -> list[Row]:
+def rows(ours: History, twin: History | None) -> list[Row]:
     """Return the rows that there are at this moment."""
     return [
         Row(name=name, ours=words(ours), twin=None if twin is None else words(twin))
@@ -33,45 +33,45 @@ def rows(ours: Course, twin: Course | None) -> list[Row]:
     ]
 
 
-def _kinds(ours: Course, twin: Course | None) -> Iterator[tuple[str, Callable[[Course], str]]]:
+def _kinds(ours: History, twin: History | None) -> Iterator[tuple[str, Callable[[History], str]]]:
     yield "sessions active", _active
-    yield "created", lambda course: str(course.now.created)
-    yield "cleaned", lambda course: str(course.now.total_cleaned)
+    yield "created", lambda history: str(history.now.created)
+    yield "cleaned", lambda history: str(history.now.total_cleaned)
     for reason in ours.end.cleaned:
-        if reason in _ALWAYS or any(course.end.cleaned[reason] for course in (ours, twin) if course is not None):
+        if reason in _ALWAYS or any(history.end.cleaned[reason] for history in (ours, twin) if history is not None):
             yield f"  {reason}", partial(_cleaned, reason)
     yield "refused", _refused
     yield "cleanup passes", _passes
-    yield "requests", lambda course: f"{course.rate:.0f} a second"
-    if any(course.counted.unexpected for course in (ours, twin) if course is not None):
-        yield "unexpected", lambda course: f"{course.counted.unexpected} answers, or none"
+    yield "requests", lambda history: f"{history.rate:.0f} a second"
+    if any(history.counted.unexpected for history in (ours, twin) if history is not None):
+        yield "unexpected", lambda history: f"{history.counted.unexpected} answers, or none"
     yield "clients' latency", _latency
 
 
-def _active(course: Course) -> str:
-    cap = course.limits.max_sessions
-    reading = course.now
+def _active(history: History) -> str:
+    cap = history.limits.max_sessions
+    reading = history.now
     return f"{reading.active} of {cap}" if cap is not None else f"{reading.active}, no cap"
 
 
-def _cleaned(reason: str, course: Course) -> str:
-    return str(course.now.cleaned[reason])
+def _cleaned(reason: str, history: History) -> str:
+    return str(history.now.cleaned[reason])
 
 
-def _refused(course: Course) -> str:
-    refused = course.counted.rejected  # as the clients count, from whom the rest of the words is
-    return f"{refused}, {course.counted.told_to_wait} with Retry-After" if refused else "0"
+def _refused(history: History) -> str:
+    refused = history.counted.rejected  # as the clients count, from whom the rest of the words is
+    return f"{refused}, {history.counted.told_to_wait} with Retry-After" if refused else "0"
 
 
-def _passes(course: Course) -> str:
-    under_load = course.now.errors
-    later = course.end.errors - under_load
-    words = [f"{course.now.passes}"]
+def _passes(history: History) -> str:
+    under_load = history.now.errors
+    later = history.end.errors - under_load
+    words = [f"{history.now.passes}"]
     words += [f"{under_load} errors"] if under_load else []
     words += [f"{later} errors in the shutdown"] if later else []
     return ", ".join(words)
 
 
-def _latency(course: Course) -> str:
-    p50, p99 = course.latency
+def _latency(history: History) -> str:
+    p50, p99 = history.latency
     return f"p50 {p50 * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms"
