@@ -10,14 +10,21 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from . import ConfigError, EndReason, __version__
 from ._core.options import text
-from ._program.arguments import FILE, ORIGIN, argument, count, port, positive, whole
+from ._program.arguments import ORIGIN, argument, count, port, positive, whole
 from ._program.logs import complain
 from .proxy.settings import add_arguments
+
+if TYPE_CHECKING:
+    from .demo.load.clients import LoadOptions
+
+V = TypeVar("V", bound="LoadOptions")
 
 _NEEDS = {
     "proxy": ("httpx2", "uvicorn", "websockets"),
@@ -66,18 +73,9 @@ def _proxy(options: argparse.Namespace) -> int:
 
 
 def _load(options: argparse.Namespace) -> int:
-    from .demo.load.generator import LoadOptions, generate
+    from .demo.load.generator import Options, generate
 
-    return generate(
-        LoadOptions(
-            target=options.target,
-            duration=options.duration,
-            clients=options.clients,
-            rate=options.rate,
-            seed=options.seed,
-            cycle=None if options.steady else options.cycle,
-        )
-    )
+    return generate(_made(Options, options))
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -93,20 +91,7 @@ def _demo(options: argparse.Namespace) -> int:
     try:
         if options.otlp is not None:
             require_exporters({**os.environ, ENDPOINT: options.otlp})
-        return run(
-            Options(
-                duration=options.duration,
-                clients=options.clients,
-                rate=options.rate,
-                seed=options.seed,
-                twin=not options.no_twin,
-                report=Path(options.report),
-                otlp=options.otlp,
-                port=options.port,
-                twin_port=options.twin_port,
-                upstream_port=options.upstream_port,
-            )
-        )
+        return run(_made(Options, options))
     except (ConfigError, OutputFailed, PortTaken, ReportFailed) as error:
         return _fail(error, 2)
     except DemoFailed as error:
@@ -137,6 +122,11 @@ def _require(needs: str) -> None:
     from ._program.otlp import require_exporters
 
     require_exporters()
+
+
+def _made(kind: type[V], options: argparse.Namespace) -> V:
+    """Return what a command is told, from the flags of the same names."""
+    return kind(**{field.name: getattr(options, field.name) for field in fields(kind)})
 
 
 def _fail(error: object, status: int) -> int:
@@ -209,8 +199,14 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--duration", type=positive, default=45.0, metavar="SECONDS", help=f"how long the load lasts {_SECONDS}")
     _add_clients(parser, 200)
-    add("--no-twin", action="store_true", help="only the proxy with cleanup and cap (default: both)")
-    add("--report", type=argument(FILE), default="otel-sessions-demo", metavar="DIR", help=f"the report's folder {_SO}")
+    add("--no-twin", action="store_false", dest="twin", help="only the proxy with cleanup and cap (default: both)")
+    add(
+        "--report",
+        type=argument(text("the path of a folder", Path)),
+        default="otel-sessions-demo",
+        metavar="DIR",
+        help=f"the report's folder {_SO}",
+    )
     add("--otlp", type=argument(ORIGIN), metavar="URL", help="the collector that both proxies export to (default: off)")
     add("--port", type=port, default=8080, metavar="PORT", help=f"where the proxy listens, 0 for any free port {_SO}")
     add("--twin-port", type=port, default=0, metavar="PORT", help=f"where the twin listens {_SO}")

@@ -23,7 +23,7 @@ from otel_sessions._program.otlp import ENDPOINT
 from otel_sessions._program.signals import hangups
 
 from .limits import BUFFER_BYTES, demo_limits, flags_of, without_cleanup
-from .load.clients import Load
+from .load.clients import Load, LoadOptions
 from .load.mcp import connections
 from .load.scenario import PHASES, Scenario, Stage
 from .processes.children import HOST, Child, listen, running, url_of
@@ -61,13 +61,10 @@ _TWIN: Final = _Part(name="the twin", instance="demo-without-cleanup", module="p
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
+class Options(LoadOptions):
     """What the command line asks for; `duration` in seconds, a port of 0 is any free one."""
 
     duration: float
-    clients: int
-    rate: float
-    seed: int
     twin: bool
     report: Path
     otlp: str | None
@@ -206,21 +203,13 @@ def _state(options: Options, contenders: list[Contender], elapsed: float, stage:
         duration=options.duration,
         elapsed=elapsed,
         stage=stage,
-        clients=options.clients,
-        rate=options.rate,
-        seed=options.seed,
+        load=options,
     )
 
 
 def _load(options: Options, url: str) -> Load:
-    return Load(
-        partial(connections, url),
-        clients=options.clients,
-        seconds=options.duration,
-        seed=options.seed,
-        rate=options.rate,
-        scenario=Scenario(phases=PHASES, seconds=options.duration),
-    )
+    scenario = Scenario(phases=PHASES, seconds=options.duration)
+    return Load(partial(connections, url), options, seconds=options.duration, scenario=scenario)
 
 
 def _greeting(options: Options, limits: SessionConfig, urls: Mapping[_Part, str]) -> Iterator[str]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from otel_sessions.demo.limits import usual_limits, without_cleanup
+from otel_sessions.demo.load.clients import LoadOptions
 from otel_sessions.demo.load.counts import ClientCounts, Snapshot
 from otel_sessions.demo.processes.readings import Reading
 from otel_sessions.demo.result.history import History, Sample, State
@@ -53,7 +54,14 @@ LEAKING = History(
     last=reading(60, 0, 60 * MIB, closed=20, shutdown=40),
     counts=ClientCounts(opened=60, closed=20, abandoned=30, rejected=3, requests=300),
 )
-OVER = State(ours=GOOD, twin=LEAKING, duration=20.0, elapsed=20.0, stage=None, clients=CLIENTS, rate=1.0, seed=1)
+OVER = State(
+    ours=GOOD,
+    twin=LEAKING,
+    duration=20.0,
+    elapsed=20.0,
+    stage=None,
+    load=LoadOptions(clients=CLIENTS, rate=1.0, seed=1),
+)
 ALONE = replace(OVER, twin=None)
 
 

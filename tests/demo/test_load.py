@@ -14,7 +14,7 @@ import httpx2
 import pytest
 
 from otel_sessions.cli import main
-from otel_sessions.demo.load.clients import Load
+from otel_sessions.demo.load.clients import Load, LoadOptions
 from otel_sessions.demo.load.mcp import CALL, OPENED, OPENING, REVISION, headers_of
 from otel_sessions.demo.load.scenario import PHASES, STEADY, Phase, Scenario
 from otel_sessions.demo.processes.upstream import Upstream as ToyUpstream
@@ -72,10 +72,8 @@ def test_shares_that_fall_short_of_the_whole_leave_no_gap() -> None:
 def load_on(app: Callable[..., Any], *, clients: int = 1, seconds: float = 100.0) -> Load:
     return Load(
         lambda: httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://proxy"),
-        clients=clients,
+        LoadOptions(clients=clients, rate=1.0, seed=1),
         seconds=seconds,
-        seed=1,
-        rate=1.0,
         scenario=Scenario(phases=STEADY, seconds=1.0),
     )
 

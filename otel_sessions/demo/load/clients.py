@@ -7,6 +7,7 @@ request is cut short at the end of the run, so that what the clients have counte
 import random
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import anyio
@@ -33,22 +34,31 @@ _ABANDON: Final = 0.6
 Connect = Callable[[], httpx2.AsyncClient]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadOptions:
+    """How many clients there are, how many times faster than usual they are, and what their random numbers start from.
+
+    `rate` divides every pause and every rest of the clients' own; a `Retry-After` is kept.
+    """
+
+    clients: int
+    rate: float
+    seed: int
+
+
 class Load:
     """Clients of a proxy, for some seconds, or until `stop` if that is None.
 
-    `rate` divides every pause and every rest of the clients' own; a `Retry-After` is kept. `connect` opens a pool of
-    connections to the proxy.
+    `connect` opens a pool of connections to the proxy.
     """
 
-    def __init__(
-        self, connect: Connect, *, clients: int, seconds: float | None, seed: int, rate: float, scenario: Scenario
-    ) -> None:
+    def __init__(self, connect: Connect, options: LoadOptions, *, seconds: float | None, scenario: Scenario) -> None:
         self.counts: Final = ClientCounts()
+        self.rate: Final = options.rate
         self._connect = connect
-        self._clients = clients
+        self._clients = options.clients
+        self._seed = options.seed
         self._seconds = seconds
-        self._seed = seed
-        self.rate: Final = rate
         self._scenario = scenario
         self._began: float | None = None
         self._over = anyio.Event()

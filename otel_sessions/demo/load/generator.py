@@ -16,7 +16,7 @@ from otel_sessions._program.logs import log_to_stderr
 from otel_sessions._program.otlp import exporting
 from otel_sessions._program.signals import ending
 
-from .clients import Load
+from .clients import Load, LoadOptions
 from .counts import ClientCounts
 from .mcp import connections
 from .scenario import PHASES, STEADY, Scenario
@@ -28,19 +28,17 @@ _logger = logging.getLogger("otel_sessions.load")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LoadOptions:
-    """What the command line asks for. `duration` and `cycle` are in seconds; without a duration only a signal ends it,
-    without a cycle all clients are there all the time."""
+class Options(LoadOptions):
+    """What the command line asks for. `duration` and `cycle` are in seconds; without a duration only a signal ends it.
+    If the load is steady, all clients are there all the time."""
 
     target: str
     duration: float | None
-    clients: int
-    rate: float
-    seed: int
-    cycle: float | None
+    cycle: float
+    steady: bool
 
 
-def generate(options: LoadOptions) -> int:
+def generate(options: Options) -> int:
     """Drive the target until the time is over, or until a signal; return 0, or 1 if it has never answered."""
     log_to_stderr("message")
     with exporting("otel-sessions-load"):
@@ -48,16 +46,9 @@ def generate(options: LoadOptions) -> int:
     return 0 if counts.answered else 1
 
 
-async def _generate(options: LoadOptions) -> ClientCounts:
-    phases, seconds = (STEADY, 1.0) if options.cycle is None else (PHASES, options.cycle)
-    load = Load(
-        partial(connections, options.target),
-        clients=options.clients,
-        seconds=options.duration,
-        seed=options.seed,
-        rate=options.rate,
-        scenario=Scenario(phases=phases, seconds=seconds),
-    )
+async def _generate(options: Options) -> ClientCounts:
+    scenario = Scenario(phases=STEADY if options.steady else PHASES, seconds=options.cycle)
+    load = Load(partial(connections, options.target), options, seconds=options.duration, scenario=scenario)
     silence = _Silence(options.target, load.counts)
     async with anyio.create_task_group() as tasks:
         await tasks.start(_stop_on_signal, load)

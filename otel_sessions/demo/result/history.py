@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from otel_sessions import SessionConfig
+from otel_sessions.demo.load.clients import LoadOptions
 from otel_sessions.demo.load.counts import ClientCounts, Snapshot, percentile
 from otel_sessions.demo.load.scenario import Stage
 from otel_sessions.demo.processes.readings import Reading
@@ -111,9 +112,7 @@ class State:
     duration: float
     elapsed: float
     stage: Stage | None
-    clients: int
-    rate: float
-    seed: int
+    load: LoadOptions
 
     @property
     def histories(self) -> list[History]:

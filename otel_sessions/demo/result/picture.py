@@ -70,9 +70,8 @@ def _draw_memory(axes: Axes, state: State) -> None:
     alone = state.twin is None
     title = "A proxy under load" if alone else "Two proxies under the same load: with cleanup and cap, and without"
     axes.set_title(title, loc="left", fontsize=13, fontweight="bold", pad=22)
-    about = (
-        f"{state.clients} virtual MCP clients for {state.duration:.0f} s; each session holds {BUFFER_BYTES // 1024} KiB"
-    )
+    load = f"{state.load.clients} virtual MCP clients for {state.duration:.0f} s"
+    about = f"{load}; each session holds {BUFFER_BYTES // 1024} KiB"
     axes.text(0, 1.03, about, transform=axes.transAxes, color=_GREY)
     top = max(history.peak_memory for history in state.histories)
     axes.set_ylim(0, top / MIB * 1.2)

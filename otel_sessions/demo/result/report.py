@@ -112,9 +112,9 @@ def numbers(state: State, verdict: Verdict) -> dict[str, Any]:
         "machine": {"python": platform.python_version(), "system": platform.system(), "cpus": os.cpu_count()},
         "load": {
             "duration_seconds": state.duration,
-            "clients": state.clients,
-            "seed": state.seed,
-            "rate_times_usual": state.rate,
+            "clients": state.load.clients,
+            "seed": state.load.seed,
+            "rate_times_usual": state.load.rate,
         },
         "verdict": {"passed": verdict.passed, "lines": list(verdict.lines)},
         "with_cleanup_and_cap": _history(state.ours),

@@ -66,9 +66,11 @@ class View:
         greeting = _GREETING_ALONE if state.twin is None else _GREETING
         yield _ends(Text.assemble(("otel-sessions ", _BOLD), (greeting, _DIM)), Text(), width)
         if state.stage is None:
-            said, right = f"{state.clients} clients for {state.duration:.0f} s", "done"
+            said, right = f"{state.load.clients} clients for {state.duration:.0f} s", "done"
         else:
-            said = f"{state.stage.phase}: {state.stage.present * state.clients:.0f} of {state.clients} clients"
+            said = (
+                f"{state.stage.phase}: {state.stage.present * state.load.clients:.0f} of {state.load.clients} clients"
+            )
             right = f"{max(0.0, state.duration - state.elapsed):.0f} s left"
         bar = width - _SAID - _LEFT
         full, rest = meter(state.elapsed, state.duration, bar)
