@@ -30,7 +30,7 @@ from .processes.children import HOST, Child, listen, running, url_of
 from .processes.contender import Contender, pace
 from .result.history import State
 from .result.live import WIDTH, Show, say, showing, sum_up
-from .result.report import FILES, made, write_report
+from .result.report import FILES, require_writable, write_report
 from .result.verdict import judge
 
 _LOOK_SECONDS: Final = 0.25
@@ -80,7 +80,8 @@ def run(options: Options) -> int:
     `KeyboardInterrupt` on SIGTERM and SIGHUP as on SIGINT.
     """
     limits = demo_limits(options.clients)
-    with made(options.report), _others_as_sigint():
+    require_writable(options.report)
+    with _others_as_sigint():
         state = anyio.run(_run, options, limits)
         verdict = judge(state.ours, state.twin, options.clients)
         sum_up(state, verdict)

@@ -7,10 +7,7 @@ import io
 import json
 import os
 import platform
-import re
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +25,25 @@ FILES: Final = ("memory.svg", "memory.png", "terminal.svg", "summary.json")
 FORMAT: Final = 1
 """The version of summary.json; a change that breaks a reader raises it."""
 _COLUMNS: Final = 80
+_TERMINAL: Final = """\
+<svg viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg" xml:space="preserve">
+<style>
+.{unique_id}-matrix {{ font: {char_height}px/{line_height}px monospace }}
+.{unique_id}-title {{ font: bold 18px sans-serif }}
+{styles}
+</style>
+<defs>
+<clipPath id="{unique_id}-clip-terminal"><rect width="{terminal_width}" height="{terminal_height}"/></clipPath>
+{lines}
+</defs>
+{chrome}
+<g transform="translate({terminal_x}, {terminal_y})" clip-path="url(#{unique_id}-clip-terminal)">
+{backgrounds}
+<g class="{unique_id}-matrix">{matrix}</g>
+</g>
+</svg>
+"""
+"""What rich fills in. Blanks are to be kept: not everything that draws an SVG keeps those that cannot be broken."""
 _NO_SECONDS: Final = ("max_sessions", "max_sessions_per_client", "cleanup_on_shutdown")
 """The limits that are no durations, and that say their unit already."""
 
@@ -36,49 +52,39 @@ class ReportFailed(Exception):
     """The report cannot be written; the message says where, and why."""
 
 
-@contextmanager
-def made(folder: Path) -> Iterator[None]:
-    """Make the folder, with those above it, and remove at the end what was made and is empty still.
-
-    Raises `ConfigError` if no report can be written there.
-    """
-    missing = [one for one in (folder, *folder.parents) if not os.path.exists(one)]  # noqa: PTH110  # it never raises
+def require_writable(folder: Path) -> None:
+    """Raise `ConfigError` if no report can be written to the folder, which need not be there yet. Makes nothing."""
     try:
-        _require_writable(folder)
-        yield
-    finally:
-        for one in missing:
-            with suppress(OSError):
-                one.rmdir()
-
-
-def _require_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _beside(folder):
-            pass
+        there = next(one for one in (folder, *folder.parents) if _is_there(one))
     except OSError as error:
         raise ConfigError(f"--report: nothing can be written to {folder}: {error.strerror}") from error
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        reason = "no folder" if not there.is_dir() else "not writable"
+        raise ConfigError(f"--report: nothing can be written to {folder}: {there} is {reason}")
     for name in FILES:
         if (folder / name).is_dir():
             raise ConfigError(f"--report: {folder / name} is a folder, and a file of the report would be there")
+
+
+def _is_there(path: Path) -> bool:
+    """Return whether a path leads to something. Raises `OSError` if no path like it can."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def write_report(folder: Path, state: State, verdict: Verdict) -> None:
     """Write all files, in place of those of an earlier run. Raises `ReportFailed`, and then has changed nothing."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _beside(folder) as made:
-            _write_files(Path(made), state, verdict)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".report-") as beside:  # so that a move is at once
+            _write_files(Path(beside), state, verdict)
             for name in FILES:
-                (Path(made) / name).replace(folder / name)
+                (Path(beside) / name).replace(folder / name)
     except OSError as error:
         raise ReportFailed(f"the report cannot be written to {folder}: {error.strerror}") from error
-
-
-def _beside(folder: Path) -> tempfile.TemporaryDirectory[str]:
-    """Return a folder for what is being made, which vanishes again; in the same place, so that a move is at once."""
-    return tempfile.TemporaryDirectory(dir=folder, prefix=".report-")
 
 
 def _write_files(folder: Path, state: State, verdict: Verdict) -> None:
@@ -92,16 +98,12 @@ def _write_files(folder: Path, state: State, verdict: Verdict) -> None:
 
 
 def terminal(state: State, verdict: Verdict) -> str:
-    """Return the last view as rich draws a terminal, but without the fonts that it would fetch.
-
-    Blanks are to be kept: not everything that draws an SVG keeps those that cannot be broken.
-    """
+    """Return the last view as rich draws a terminal, without the fonts that rich would fetch."""
     console = Console(
         width=_COLUMNS, file=io.StringIO(), record=True, force_terminal=True, color_system="truecolor", highlight=False
     )
     console.print(summary(state, verdict))
-    drawn = re.sub(r"@font-face \{.*?\}\s*", "", console.export_svg(title="otel-sessions demo"), flags=re.DOTALL)
-    return drawn.replace("<text ", '<text xml:space="preserve" ')
+    return console.export_svg(title="otel-sessions demo", code_format=_TERMINAL)
 
 
 def numbers(state: State, verdict: Verdict) -> dict[str, Any]:
