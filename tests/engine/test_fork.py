@@ -171,11 +171,11 @@ asyncio.run(main())
 def test_locks_that_are_held_during_the_fork_do_not_hold_the_child() -> None:
     program = """
 asyncio.run(use())
-board = manager._telemetry._entry.board
+metrics = manager._telemetry._registration.metrics
 held, over = threading.Event(), threading.Event()
 
 def hold():
-    with providers._registry._lock, board._equipping:
+    with providers._registry._lock, metrics._creating:
         held.set()
         over.wait()
 
