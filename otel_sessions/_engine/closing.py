@@ -11,7 +11,6 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Generic
 
-import anyio
 from opentelemetry.context import Context
 
 from otel_sessions._core.config import SessionConfig
@@ -24,6 +23,7 @@ from .ending import Batch, Ending, EndingState
 from .hooks import Hooks
 from .leases import Holder, Leases
 from .places import Places
+from .quiet import Quiet
 from .tasks import Countdown, Tasks
 
 _logger = logging.getLogger("otel_sessions")
@@ -50,7 +50,7 @@ class Closer(Generic[DataT]):
         self._pending: set[Ending[DataT]] = set()
         self._leaving: Countdown[Ending[DataT]] = Countdown(config.close_timeout, tasks, "otel-sessions leaving")
         self._draining: Countdown[Session[DataT]] = Countdown(config.drain_timeout, tasks, "otel-sessions draining")
-        self._none_closing: anyio.Event | None = None
+        self._quiet = Quiet()
 
     def end(self, due: Mapping[EndReason, list[Session[DataT]]], cause: Context, batch: Batch, now: float) -> None:
         """End sessions that are in the map, by the reason that each of them counts as (`Session._reason`).
@@ -96,9 +96,7 @@ class Closer(Generic[DataT]):
 
     async def wait_none_closing(self) -> None:
         """Return when no session is closing."""
-        while self._pending:
-            self._none_closing = anyio.Event()
-            await self._none_closing.wait()
+        await self._quiet.wait(lambda: not self._pending)
 
     def _hide(self, closing: list[Ending[DataT]], now: float) -> None:
         """Hide all of them before anything is called that might ask for one."""
@@ -159,8 +157,8 @@ class Closer(Generic[DataT]):
         self._store.finish(ending.session)
         self._places.freed([ending.session])
         ending.batch.note_end(ending.errors)
-        if not self._pending and self._none_closing is not None:
-            self._none_closing.set()
+        if not self._pending:
+            self._quiet.note()
 
     def _end_drained(self, session: Session[DataT], cause: Context) -> None:
         now = self._store.clock()

@@ -9,13 +9,13 @@ from contextvars import ContextVar
 from enum import Enum
 from typing import Any, Generic
 
-import anyio
 from opentelemetry.context import Context
 
 from otel_sessions._core.session import DataT, Session
 from otel_sessions._core.words import CleanupError, EndReason
 
 from .leases import Holder
+from .quiet import Quiet
 
 CloseHook = Callable[[Session[DataT], EndReason], Awaitable[None]]
 
@@ -33,18 +33,17 @@ class Batch:
         self.pending = 0
         self.errors = 0
         self.cut = False
-        self._ended: anyio.Event | None = None
+        self._quiet = Quiet()
 
     async def wait(self) -> None:
-        while self.pending:
-            self._ended = anyio.Event()
-            await self._ended.wait()
+        """Return when all of them are gone."""
+        await self._quiet.wait(lambda: not self.pending)
 
     def note_end(self, errors: int) -> None:
         self.pending -= 1
         self.errors += errors
-        if not self.pending and self._ended is not None:
-            self._ended.set()
+        if not self.pending:
+            self._quiet.note()
 
 
 class EndingState(Enum):

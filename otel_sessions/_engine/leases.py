@@ -21,6 +21,8 @@ from otel_sessions._core.session import DataT, Session
 from otel_sessions._core.store import Store
 from otel_sessions._core.words import EndReason
 
+from .quiet import Quiet
+
 _logger = logging.getLogger("otel_sessions")
 
 _ENTERED: Final[Any] = object()
@@ -39,7 +41,7 @@ class Leases(Generic[DataT]):
         self._bound: dict[Session[DataT], list[Holder[DataT]]] = {}
         self._leaving: dict[Holder[DataT], Callable[[Holder[DataT]], None]] = {}
         """What is to be called when a holder has left, who has to since the session was ended."""
-        self._quiet: anyio.Event | None = None
+        self._quiet = Quiet()
         self.new_scope: Callable[[], anyio.CancelScope] = anyio.CancelScope
 
     def enter_loop(self) -> None:
@@ -70,22 +72,15 @@ class Leases(Generic[DataT]):
         session._pins -= 1
         if not session._pins:
             self._books.add_released()
-            if self._quiet is not None:
-                self.note_released()
+            if self._quiet.awaited is not None:
+                self._quiet.note()
         now = session._last = latest(self._store.clock)
         if not session._pins and not session._usable(now):
             session._file_due()
 
-    def note_released(self) -> None:
-        """Wake whoever waits for quiet, if that was the last session leased."""
-        if self._quiet is not None and not self._books.leased:
-            self._quiet.set()
-
     async def wait_quiet(self) -> None:
         """Return when no session is leased."""
-        while self._books.leased:
-            self._quiet = anyio.Event()
-            await self._quiet.wait()
+        await self._quiet.wait(lambda: not self._books.leased)
 
     def bind(self, holder: "Holder[DataT]", session_id: str) -> Session[DataT]:
         """Return a session with a lease on it whose holder has to leave when the session is ended."""
@@ -122,7 +117,7 @@ class Leases(Generic[DataT]):
         """
         session._pins = 0
         self._books.add_released()
-        self.note_released()
+        self._quiet.note()
         return [holder for holder in self._bound.get(session, ()) if holder not in _held.get()]
 
     def expel(self, holder: "Holder[DataT]", reason: EndReason, on_left: "Callable[[Holder[DataT]], None]") -> None:

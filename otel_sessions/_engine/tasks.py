@@ -12,6 +12,8 @@ from typing import Generic, TypeVar
 
 import anyio
 
+from .quiet import Quiet
+
 _logger = logging.getLogger("otel_sessions")
 
 ItemT = TypeVar("ItemT")
@@ -31,7 +33,7 @@ class Tasks:
 
     def __init__(self) -> None:
         self._running: dict[Task, object] = {}
-        self._emptied: anyio.Event | None = None
+        self._quiet = Quiet()
 
     def start(
         self, name: str, function: Callable[[], Awaitable[None]], on_end: Callable[[], None] = lambda: None
@@ -52,9 +54,7 @@ class Tasks:
             task.cancel()
 
     async def wait_empty(self) -> None:
-        while self._running:
-            self._emptied = anyio.Event()
-            await self._emptied.wait()
+        await self._quiet.wait(lambda: not self._running)
 
     def _start_on_asyncio(self, name: str, function: Callable[[], Awaitable[None]], task: Task) -> object:
         def ended(running: asyncio.Task[None]) -> None:
@@ -89,8 +89,8 @@ class Tasks:
         task.done = True
         self._running.pop(task, None)
         task.on_end()
-        if not self._running and self._emptied is not None:
-            self._emptied.set()
+        if not self._running:
+            self._quiet.note()
 
 
 class Countdown(Generic[ItemT]):
