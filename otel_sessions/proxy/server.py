@@ -32,8 +32,8 @@ from .farewell import Farewell
 from .forward import Forwarder
 from .front import Front
 from .peer import Peer
+from .sessionless import Sessionless
 from .settings import Settings, unread_variables
-from .unleased import Unleased
 from .upstream import Upstream
 
 _logger = logging.getLogger("otel_sessions.proxy")
@@ -80,8 +80,8 @@ class Proxy:
             settings.sessions, name="proxy", on_close=None if farewell is None else farewell.to, sink=self._sink
         )
         self._forwarder = _forwarder(settings, self._upstream)
-        self._unleased = Unleased(self._pass_on, settings.matcher)
-        front = Front(settings, self._upstream, self.manager, self._unleased, session_data, farewell)
+        self._sessionless = Sessionless(self._pass_on, settings.matcher)
+        front = Front(settings, self._upstream, self.manager, self._sessionless, session_data, farewell)
         self._server = Server(front, settings.rules.max_header, self._drain)
         self._health = Server(self._say_health, settings.rules.max_header, _drain_nothing)
         self._address: tuple[str, int] | None = None
@@ -168,7 +168,7 @@ class Proxy:
         limits = self.settings.sessions
         drained = time.monotonic() + min(limits.drain_timeout, limits.shutdown_timeout)
         await self.manager.shutdown()
-        await self._unleased.end(max(0.0, drained - time.monotonic()))
+        await self._sessionless.end(max(0.0, drained - time.monotonic()))
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The app behind the middleware."""

@@ -13,7 +13,7 @@ _ENDING_SECONDS: Final = 2.0
 """How long those may take that are told to end: more than an exchange waits for its client."""
 
 
-class Unleased:
+class Sessionless:
     """An app around another, behind the middleware, that can end what the middleware does not."""
 
     def __init__(self, app: ASGIApp, matcher: SessionMatcher) -> None:
