@@ -54,6 +54,6 @@ class Sessionless:
             await exchange.refuse(error, self._matcher.refusal(error))
 
     async def _wait(self, seconds: float) -> None:
-        if self._quiet is not None:
-            with anyio.move_on_after(seconds):
+        with anyio.move_on_after(seconds):
+            while self._quiet is not None and not self._quiet.is_set():
                 await self._quiet.wait()
