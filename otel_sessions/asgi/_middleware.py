@@ -31,7 +31,7 @@ from otel_sessions.matchers import (
     pairs_of,
 )
 
-from ._adoption import Holder
+from ._adoption import Adoption
 from ._client import ClientAddress
 from ._exchange import ASGIApp, Exchange, Receive, Send, exchange_of
 from ._roles import OPENING, SESSION, Adopting, Asking, Only, Opening, Outside, Renewals, Role, Using
@@ -234,24 +234,24 @@ class SessionLeaseMiddleware:
 
     async def _adopt(self, matcher: AdoptingMatcher, scope: Scope, exchange: Exchange) -> None:
         """Run the app with a place for a session, which becomes one if the app's answer names its id."""
-        holder, inner = Holder(self._manager), self._inner(scope, None)
+        adoption, inner = Adoption(), self._inner(scope, None)
         inner[OPENING] = True
         try:
             async with self._manager.reserve(client=self._owner(scope)) as place:
 
                 def commit(session_id: str) -> Session[Any]:
-                    return holder.commit(lambda: place.commit(session_id, data=self._make(inner)))
+                    return adoption.commit(lambda: place.commit(session_id, data=self._make(inner)), self._manager)
 
                 exchange.role = Adopting(matcher, inner, commit, place.give_back)
-                await holder.run(partial(exchange.run, self._app, inner))
+                await adoption.run(partial(exchange.run, self._app, inner))
         except (ManagerClosed, TooManySessions) as error:
-            if holder.ran:
+            if adoption.ran:
                 raise  # the app's own
             await self._refuse(exchange, error)
         finally:
             await self._end_stray(exchange.role, inner)
-        if holder.lost is not None:
-            await self._refuse(exchange, holder.lost)
+        if adoption.lost is not None:
+            await self._refuse(exchange, adoption.lost)
 
     # Ending
 
