@@ -102,7 +102,8 @@ class AdoptingMatcher(_Matcher, Protocol):
         """Return whether a request with such a body may open a session, None if `start` does not tell yet.
 
         Asked for `Opens.BY_BODY` alone. `start` has at most `MOST_LOOKED_AT` bytes; `complete` says that they are the
-        whole body. A request that stays undecided may open: then the answer decides.
+        whole body. A request that stays undecided may open if it names no id: then the answer decides. With an id that
+        is unknown, it is refused, so that its client learns that its session has ended.
         """
         return True
 
@@ -203,7 +204,8 @@ class McpMatcher(AdoptingMatcher):
     """The Streamable HTTP of MCP, in the revisions that have sessions.
 
     The app makes the id and names it in `Mcp-Session-Id` of its answer to `initialize`. Nothing but an `initialize`
-    opens a session. A DELETE that the app accepts ends the session, and so does the app's own 404. Requests of revision
+    opens a session. If nothing tells whether a message is an `initialize`, the app's answer decides; but such a message
+    with an unknown id is 404. A DELETE that the app accepts ends the session, and so does the app's own 404. Requests of revision
     2026-07-28, which has no sessions, pass without any id.
 
     Requests of MCP's older HTTP+SSE transport pass as well. With `sse_path` a GET of that path is a session for as long
@@ -225,7 +227,8 @@ class McpMatcher(AdoptingMatcher):
             return Match()
         named = _ids_in(asked, _MCP_ID)
         if scope.get("method") == "POST":
-            return Match(session_ids=named, opens=_opening_of_post(scope, said))
+            opens = _opening_of_post(scope, said)
+            return Match(session_ids=named, opens=Opens.NO if named and opens is Opens.YES else opens)
         if not named and scope.get("method") == "GET" and scope.get("path") == self.sse_path:
             return Match(opens=Opens.FOR_EXCHANGE)
         return Match(session_ids=named)

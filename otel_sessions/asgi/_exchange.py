@@ -76,10 +76,10 @@ class Exchange:
             with anyio.move_on_after(_LAST_WORD_SECONDS):  # the client may have stopped reading
                 await self._hang_up()
 
-    async def body_opens(self, opens: BodyOpens) -> bool:
+    async def body_opens(self, opens: BodyOpens) -> bool | None:
         """Return whether the request's body says that it may open a session; what was read, the app gets all the same.
 
-        A body that has not told by its first 8 KiB may open. A client that has left opens nothing.
+        None if the first 8 KiB of the body do not tell. A client that has left opens nothing.
         """
         start, complete, next_look = b"", False, _FIRST_LOOK
         looked_at = self._looked_at = []
@@ -95,7 +95,7 @@ class Exchange:
                 decided = opens(start[:MOST_LOOKED_AT], complete)
                 if decided is not None:
                     return decided
-        return True
+        return None
 
     async def receive(self) -> Message:
         message: Message = self._looked_at.pop(0) if self._looked_at else await self._receive()

@@ -156,9 +156,11 @@ class SessionLeaseMiddleware:
     async def _may_open(self, match: Match, scope: Scope, exchange: Exchange) -> bool:
         if match.opens is Opens.NO or scope.get("method") == "OPTIONS":
             return False
-        if match.opens is Opens.BY_BODY and self._adopting is not None and scope["type"] == "http":
-            return await exchange.body_opens(self._adopting.body_opens)
-        return True  # a WebSocket's handshake has no body
+        if match.opens is not Opens.BY_BODY or self._adopting is None:
+            return True
+        is_http = scope["type"] == "http"  # a WebSocket's handshake has no body
+        decided = await exchange.body_opens(self._adopting.body_opens) if is_http else None
+        return not match.session_ids if decided is None else decided
 
     def _why_unknown(self, session_id: str) -> SessionError:
         """Return why a client gets no session under an id: there is none, or it is another client's."""

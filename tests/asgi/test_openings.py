@@ -356,6 +356,62 @@ async def test_any_other_message_with_an_ended_id_is_404_and_says_why(
     assert app.scopes == []
 
 
+LATE_METHOD = b'{"jsonrpc":"2.0","id":1,"params":{"pad":"%s"},"method":"tools/call"}' % (b"x" * 9_000)
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        ({}, LATE_METHOD),
+        ({}, LATE_METHOD.replace(b"tools/call", b"initialize")),
+        ({}, b'{"params":' + b"[" * 9_000),
+        ({"content_encoding": "gzip"}, b"\x1f\x8b"),
+        ({"content_encoding": "br"}, INITIALIZE),
+    ],
+)
+async def test_an_undecided_message_with_an_unknown_id_is_404_and_takes_no_place(
+    manager: SessionManager[Any], headers: dict[str, str], body: bytes, full: bool
+) -> None:
+    if full:
+        await fill(manager)
+    app = App(400)
+
+    client = await Client(posting(mcp_session_id="unknown", **headers), [http_body(body)]).go(
+        SessionLeaseMiddleware(app, manager, McpMatcher())
+    )
+
+    assert client.status == 404
+    assert app.scopes == []
+    assert manager.get_metrics().rejected[RejectionReason.MAX_SESSIONS] == 0
+
+
+@pytest.mark.parametrize("headers", [{}, {"content_encoding": "gzip"}])
+async def test_an_undecided_message_with_a_live_id_is_in_that_session(
+    manager: SessionManager[Any], headers: dict[str, str]
+) -> None:
+    session = await manager.create_session("live", data=None)
+    app = App()
+
+    await Client(posting(mcp_session_id="live", **headers), [http_body(LATE_METHOD)]).go(
+        SessionLeaseMiddleware(app, manager, McpMatcher())
+    )
+
+    assert app.sessions == [session]
+
+
+async def test_a_handshake_whose_body_would_decide_is_refused_with_an_unknown_id(manager: SessionManager[Any]) -> None:
+    class ByBody(McpMatcher):
+        def match(self, scope: Scope) -> Match:
+            return Match(session_ids=("unknown",), opens=Opens.BY_BODY)
+
+    scope = {**http(), "type": "websocket", "extensions": {"websocket.http.response": {}}}
+
+    client = await Client(scope).go(SessionLeaseMiddleware(App(), manager, ByBody()))
+
+    assert client.status == 404
+
+
 async def test_a_404_in_plain_text_says_why_too(manager: SessionManager[Any]) -> None:
     await manager.create_session("ended", data=None)
     await manager.close_session("ended")
