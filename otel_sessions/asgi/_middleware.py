@@ -19,7 +19,7 @@ from otel_sessions._core.exceptions import ConfigError, ManagerClosed, SessionEr
 from otel_sessions._core.ids import fingerprint
 from otel_sessions._core.session import Session
 from otel_sessions._engine.manager import SessionManager
-from otel_sessions._http.addresses import is_address
+from otel_sessions._http.addresses import names_address
 from otel_sessions.matchers import (
     AdoptingMatcher,
     HeaderMatcher,
@@ -59,7 +59,8 @@ class SessionLeaseMiddleware:
 
     - `data` makes what a new session carries, from the scope; None without it.
     - `client` says whose a session is, from the scope, for `max_sessions_per_client`. With `private`, a session is
-      unknown to every client but its own; `client` must then name one user, so an address is a `ConfigError`.
+      unknown to every client but its own; `client` must then name one user, so a text with an address in it is a
+      `ConfigError`.
     - `skip` names requests that are in no session: paths in which `*` stands for any text, or a function of the scope.
     - `stream_idle_timeout` ends a stream or WebSocket on which nothing but comments has passed either way for so many
       seconds; None for never.
@@ -149,7 +150,7 @@ class SessionLeaseMiddleware:
 
     def _owner(self, scope: Scope) -> str | None:
         client = self._client(scope)
-        if self._private and client is not None and is_address(client):
+        if self._private and client is not None and names_address(client):
             raise ConfigError(_NO_USER)
         return client
 

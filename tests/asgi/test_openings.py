@@ -725,13 +725,28 @@ async def test_a_manager_that_has_ended_answers_503(manager: SessionManager[Any]
 
 
 @pytest.mark.parametrize(
-    "client", ["203.0.113.7", "203.0.113.7:80", "2001:db8::/64", "[2001:db8::1]:80", "::ffff:10.0.0.1", "fe80::1%eth0"]
+    "client",
+    [
+        *("203.0.113.7", "203.0.113.7:80", "2001:db8::/64", "[2001:db8::1]:80", "::ffff:10.0.0.1", "fe80::1%eth0"),
+        *("::ffff:10.0.0.1:80", "203.0.113.7, 10.0.0.1", "203.0.113.7,10.0.0.1", "unknown, 10.0.0.1"),
+        *("for=192.0.2.43", 'For="[2001:db8:cafe::17]:4711"', "for=192.0.2.43;proto=http;by=203.0.113.43"),
+        *("for=unknown", "proto=https; for=_hidden", '"203.0.113.7"'),
+    ],
 )
 async def test_private_refuses_a_client_that_is_an_address(manager: SessionManager[Any], client: str) -> None:
     app = SessionLeaseMiddleware(App(), manager, CookieMatcher(), client=lambda _: client, private=True)
 
     with pytest.raises(ConfigError, match="private=True takes a client= that names one user"):
         await Client(http()).go(app)
+
+
+@pytest.mark.parametrize("client", ["ada", "ada@10.0.0.1", "cn=Ada Lovelace,ou=10", "1.2.3", "forward", "12:30"])
+async def test_private_takes_any_text_that_names_no_address(manager: SessionManager[Any], client: str) -> None:
+    app = SessionLeaseMiddleware(App(), manager, CookieMatcher(), client=lambda _: client, private=True)
+
+    await Client(http()).go(app)
+
+    assert len(manager) == 1
 
 
 def test_private_refuses_clients_that_are_always_addresses_when_it_is_made() -> None:
