@@ -231,9 +231,7 @@ class SessionLeaseMiddleware:
                 raise  # the app's own
             await self._refuse(exchange, error)
         finally:
-            if role.closes:
-                await self._close(session.id)
-            await self._end_stray(role, inner)
+            await self._settle(role, inner)
 
     async def _adopt(self, matcher: AdoptingMatcher, scope: Scope, exchange: Exchange) -> None:
         """Run the app with a place for a session, which becomes one if the app's answer names its id."""
@@ -252,7 +250,7 @@ class SessionLeaseMiddleware:
                 raise  # the app's own
             await self._refuse(exchange, error)
         finally:
-            await self._end_stray(exchange.role, inner)
+            await self._settle(exchange.role, inner)
         if adoption.lost is not None:
             await self._refuse(exchange, adoption.lost)
 
@@ -264,9 +262,12 @@ class SessionLeaseMiddleware:
             raise error
         await exchange.refuse(error, self._matcher.refusal(error))
 
-    async def _close(self, session_id: str) -> None:
-        with anyio.CancelScope(shield=True), suppress(ManagerClosed):
-            await self._manager.close_session(session_id)
+    async def _settle(self, role: Role, scope: Scope) -> None:
+        """Close the session of an exchange that is over, if its role says so, and end what the app has made besides."""
+        if role.closes and role.session is not None:
+            with anyio.CancelScope(shield=True), suppress(ManagerClosed):
+                await self._manager.close_session(role.session.id)
+        await self._end_stray(role, scope)
 
     async def _end_stray(self, role: Role, scope: Scope) -> None:
         """End a session of the app's that is no session here, within `close_timeout`."""
