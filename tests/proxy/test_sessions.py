@@ -596,6 +596,7 @@ def test_lines_can_be_json(start: StartProxy) -> None:
         (["--upstream", "http://"], "--upstream: takes a URL of scheme, host, port and path"),
         (["--matcher", "header:a b"], "takes the name of a header"),
         (["--trusted-proxy", "127.0.0.1", "--owner-header", "€"], "takes the name of a header"),
+        (["--trusted-proxy", "127.0.0.1", "--owner-header", "x_user"], "letters, digits and hyphens"),
         (["--max-body", "-1"], "takes a whole number of bytes"),
         (["--max-header", "0"], "takes 1024 bytes or more"),
         (["--conf", "/no/such/file"], "unrecognized arguments"),
