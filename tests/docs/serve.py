@@ -1,8 +1,8 @@
-"""Serves one snippet of docs/embedding.md, asks it twice, and prints what came of it.
+"""Serves one app of the documentation, asks it what its page is about, and prints what came of it.
 
-Use: `python -m tests.project.embedded NAME FILE`.
+Use: `python -m tests.docs.serve NAME FILE`.
 
-Each snippet gets a process of its own, because Django can be configured only once in each.
+Each app gets a process of its own, because Django can be configured only once in each.
 """
 
 import asyncio
@@ -42,9 +42,18 @@ async def serving(app: ASGIApp) -> AsyncIterator[None]:
     await asyncio.wait_for(task, WAIT_SECONDS)
 
 
+def client_of(app: ASGIApp, **headers: str) -> httpx2.AsyncClient:
+    return httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url=BASE, headers=headers)
+
+
+async def two_visits(module: ModuleType) -> list[Any]:
+    """Ask for the root twice; any answer that is no error will do."""
+    async with serving(module.app), client_of(module.app) as client:
+        return [(await client.get("/")).raise_for_status().text for _ in range(2)]
+
+
 async def two_requests(module: ModuleType) -> list[Any]:
-    transport = httpx2.ASGITransport(module.app)
-    async with serving(module.app), httpx2.AsyncClient(transport=transport, base_url=BASE) as client:
+    async with serving(module.app), client_of(module.app) as client:
         answers = [await client.get("/", params={"item": item}) for item in ("apple", "pear")]
     return [answer.raise_for_status().json() for answer in answers]
 
@@ -83,26 +92,60 @@ async def two_websockets(module: ModuleType) -> list[Any]:
     return [json.loads(answer["text"]) for answer in (first, second)]
 
 
+class McpClient:
+    """Speaks MCP's Streamable HTTP as far as two calls need it."""
+
+    def __init__(self, app: ASGIApp, prefix: str = "", token: str | None = None) -> None:
+        own = {} if token is None else {"authorization": f"Bearer {token}"}
+        self.http = client_of(app, accept="application/json, text/event-stream", **own)
+        self._path = f"{prefix}/mcp"
+
+    async def post(self, method: str, params: dict[str, Any], **number: int) -> httpx2.Response:
+        message = {"jsonrpc": "2.0", "method": method, "params": params, **number}
+        return await self.http.post(self._path, json=message)
+
+    async def begin(self) -> str:
+        about = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
+        began = (await self.post("initialize", about, id=0)).raise_for_status()
+        session_id = began.headers["mcp-session-id"]
+        self.http.headers |= {"mcp-session-id": session_id, "mcp-protocol-version": "2025-06-18"}
+        (await self.post("notifications/initialized", {})).raise_for_status()
+        return session_id
+
+    async def add(self, a: int, b: int) -> str:
+        answer = (
+            await self.post("tools/call", {"name": "add", "arguments": {"a": a, "b": b}}, id=a)
+        ).raise_for_status()
+        (line,) = [line for line in answer.text.splitlines() if line.startswith("data: {")]
+        text: str = json.loads(line[6:])["result"]["content"][0]["text"]
+        return text
+
+
 async def two_calls(module: ModuleType, prefix: str = "") -> list[Any]:
-    about = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
-    headers = {"accept": "application/json, text/event-stream"}
-    transport = httpx2.ASGITransport(module.app)
-    async with serving(module.app), httpx2.AsyncClient(transport=transport, base_url=BASE, headers=headers) as client:
-
-        async def call(method: str, params: dict[str, Any], **number: int) -> httpx2.Response:
-            message = {"jsonrpc": "2.0", "method": method, "params": params, **number}
-            return (await client.post(f"{prefix}/mcp", json=message)).raise_for_status()
-
-        began = await call("initialize", about, id=0)
-        client.headers |= {"mcp-session-id": began.headers["mcp-session-id"], "mcp-protocol-version": "2025-06-18"}
-        await call("notifications/initialized", {})
-        answers = [await call("tools/call", {"name": "add", "arguments": {"a": a, "b": 1}}, id=a) for a in (1, 2)]
-    lines = [line for answer in answers for line in answer.text.splitlines() if line.startswith("data: {")]
-    return [json.loads(line[6:])["result"]["content"][0]["text"] for line in lines]
+    async with serving(module.app):
+        client = McpClient(module.app, prefix)
+        await client.begin()
+        return [await client.add(a, 1) for a in (1, 2)]
 
 
 async def two_calls_below_tools(module: ModuleType) -> list[Any]:
     return await two_calls(module, "/tools")
+
+
+async def two_calls_among_users(module: ModuleType) -> list[Any]:
+    """Call as the owner of a session, and ask for it without a token and as somebody else; end it in the app, too."""
+    async with serving(module.app):
+        ada, eve, nobody = (McpClient(module.app, token=token) for token in ("token-of-ada", "token-of-eve", None))
+        session_id = await ada.begin()
+        refused = []
+        for other in (nobody, eve):
+            other.http.headers["mcp-session-id"] = session_id
+            refused.append((await other.post("tools/list", {}, id=9)).status_code)
+        answers: list[Any] = [await ada.add(a, 1) for a in (1, 2)]
+        theirs = module.ending._app.session_manager._server_instances
+        held = len(theirs)
+        await module.manager.close_session(session_id)
+        return [*answers, *refused, held, len(theirs)]
 
 
 async def two_requests_by_aiohttp(module: ModuleType) -> list[Any]:
@@ -112,34 +155,20 @@ async def two_requests_by_aiohttp(module: ModuleType) -> list[Any]:
         return [await (await client.get("/", params={"item": item})).json() for item in ("apple", "pear")]
 
 
-async def two_lines(module: ModuleType) -> list[Any]:
-    with aiohttp.test_utils.get_unused_port_socket("127.0.0.1") as socket:
-        port = socket.getsockname()[1]
-    serving = asyncio.ensure_future(module.serve(port=port))
-    while True:
-        try:
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            break
-        except ConnectionRefusedError:
-            await asyncio.sleep(0.01)
-    answers = []
-    for item in (b"apple\n", b"pear\n"):
-        writer.write(item)
-        answers.append((await asyncio.wait_for(reader.readline(), WAIT_SECONDS)).decode())
-    serving.cancel()
-    await asyncio.wait([serving], timeout=WAIT_SECONDS)
-    assert await asyncio.wait_for(reader.read(), WAIT_SECONDS) == b""  # it has hung up
-    writer.close()
-    return answers
-
-
 WAYS: dict[str, Callable[[ModuleType], Coroutine[Any, Any, list[Any]]]] = {
-    "Channels": two_websockets,
-    "MCP SDK": two_calls,
-    "FastMCP": two_calls_below_tools,
-    "aiohttp, by hand": two_requests_by_aiohttp,
-    "asyncio, by hand": two_lines,
+    "how-to/starlette:1": two_requests,
+    "how-to/fastapi:1": two_requests,
+    "how-to/litestar:1": two_requests,
+    "how-to/quart:1": two_requests,
+    "how-to/django:1": two_requests,
+    "how-to/django:2": two_websockets,
+    "how-to/mcp:1": two_calls,
+    "how-to/mcp:2": two_calls_below_tools,
+    "how-to/mcp:3": two_calls_among_users,
+    "how-to/mcp:4": two_calls_among_users,
+    "how-to/aiohttp:1": two_requests_by_aiohttp,
 }
+"""How an app is asked that has more to show than two visits."""
 
 
 async def main(name: str, path: Path) -> None:
@@ -149,7 +178,7 @@ async def main(name: str, path: Path) -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
     spec.loader.exec_module(module)
-    answers = await WAYS.get(name, two_requests)(module)
+    answers = await WAYS.get(name, two_visits)(module)
     try:
         await module.manager.cleanup_stale_sessions()
         runs = True
