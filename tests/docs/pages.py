@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,14 @@ _FENCE: Final = re.compile(
     r"^[ >\t]*(?:`{3,}|~{3,}|:{3,})[ \t]*(?P<info>[^\n`]*py[^\n`]*)$", re.MULTILINE | re.IGNORECASE
 )
 _FRAGMENT: Final = re.compile(r"^(?:`{3,}|:{3,})\{code-block\} python\n:class: fragment$", re.MULTILINE)
+
+
+class Kind(Enum):
+    """How a program is run."""
+
+    APP = "served"
+    TESTS = "by pytest"
+    PROGRAM = "by itself"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,8 +44,12 @@ class Snippet:
         return f"snippet_{re.sub('[^a-z0-9]+', '_', self.name.lower())}.py"
 
     @property
-    def makes_an_app(self) -> bool:
-        return self.output is None and re.search(r"^app\b.*=", self.code, re.MULTILINE) is not None
+    def kind(self) -> Kind:
+        if self.output is None and re.search(r"^(async )?def test_", self.code, re.MULTILINE):
+            return Kind.TESTS
+        if self.output is None and re.search(r"^app\b.*=", self.code, re.MULTILINE):
+            return Kind.APP
+        return Kind.PROGRAM
 
     def write_to(self, folder: Path) -> Path:
         path = folder / self.file_name

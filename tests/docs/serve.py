@@ -1,8 +1,6 @@
-"""Serves one app of the documentation, asks it what its page is about, and prints what came of it.
+"""Serves apps of the documentation, asks each what its page is about, and prints what came of it, a line each.
 
-Use: `python -m tests.docs.serve NAME FILE`.
-
-Each app gets a process of its own, because Django can be configured only once in each.
+Use: `python -m tests.docs.serve NAME FILE [NAME FILE ...]`.
 """
 
 import asyncio
@@ -166,18 +164,24 @@ WAYS: dict[str, Callable[[ModuleType], Coroutine[Any, Any, list[Any]]]] = {
     "how-to/mcp:2": two_calls_below_tools,
     "how-to/mcp:3": two_calls_among_users,
     "how-to/mcp:4": two_calls_among_users,
+    "how-to/migrate-from-the-mcp-sdk:1": two_calls,
     "how-to/aiohttp:1": two_requests_by_aiohttp,
 }
 """How an app is asked that has more to show than two visits."""
 
 
-async def main(name: str, path: Path) -> None:
+def load(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
     spec.loader.exec_module(module)
+    return module
+
+
+async def serve(name: str, module: ModuleType) -> dict[str, Any]:
+    """Return the app's answers, and what is true of its manager then."""
     answers = await WAYS.get(name, two_visits)(module)
     try:
         await module.manager.cleanup_stale_sessions()
@@ -185,9 +189,10 @@ async def main(name: str, path: Path) -> None:
     except ManagerClosed:
         runs = False
     stats = module.manager.get_metrics()
-    said = {"answers": answers, "runs": runs, "created": stats.total_created, "active": stats.currently_active}
-    sys.stdout.write(json.dumps(said | {"errors": stats.cleanup_errors}))
+    said = {"answers": answers, "runs": runs, "created": stats.total_created}
+    return said | {"active": stats.currently_active, "errors": stats.cleanup_errors}
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], Path(sys.argv[2])))
+    for name, file in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
+        print(json.dumps(asyncio.run(serve(name, load(Path(file))))))  # noqa: T201  # its one use

@@ -4,12 +4,15 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .pages import ROOT, SNIPPETS, Snippet, blocks_that_escape, snippets_in, texts
+from .pages import ROOT, SNIPPETS, Kind, Snippet, blocks_that_escape, snippets_in, texts
 from .serve import WAYS
 
 FRUIT = [["apple"], ["apple", "pear"]]
@@ -24,28 +27,45 @@ ANSWERS: dict[str, list[Any]] = {
     "how-to/mcp:2": ["2", "3"],
     "how-to/mcp:3": ["2", "3", 401, 404, 1, 0],
     "how-to/mcp:4": ["2", "3", 401, 404, 1, 0],
+    "how-to/migrate-from-the-mcp-sdk:1": ["2", "3"],
     "how-to/aiohttp:1": FRUIT,
 }
 """What the apps answer, for those that take the questions of their page."""
 
-PROGRAMS = [name for name, snippet in SNIPPETS.items() if not snippet.makes_an_app and name not in WAYS]
-APPS = [name for name in SNIPPETS if name not in PROGRAMS]
+CONFIGURED_ONCE = ("how-to/django",)
+"""Pages whose programs need a process each."""
+
+EXPORTS = "how-to/opentelemetry:1"
+"""The program that wants a collector."""
 
 
-def run(folder: Path, *command: str) -> tuple[str, str]:
+def names(kind: Kind) -> list[str]:
+    return [name for name, snippet in SNIPPETS.items() if snippet.kind is kind and name != EXPORTS]
+
+
+def apps_by_process() -> dict[str, list[str]]:
+    """Return the apps that may share a process: those of a page, since its imports take most of the time."""
+    groups: dict[str, list[str]] = {}
+    for name in names(Kind.APP):
+        page = SNIPPETS[name].page
+        groups.setdefault(name if page in CONFIGURED_ONCE else page, []).append(name)
+    return groups
+
+
+def run(folder: Path, *command: str, **variables: str) -> tuple[str, str]:
     """Run Python in an empty folder, which must end well; return what it says on stdout and on stderr."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "COV_"))}
-    environ = own | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "COV_", "PYTEST_"))}
+    environ = own | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"} | variables
     done = subprocess.run(
         [sys.executable, *command], cwd=folder, env=environ, capture_output=True, text=True, timeout=120, check=False
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout, done.stderr
 
 
 @pytest.mark.processes
 @pytest.mark.no_cover
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", names(Kind.PROGRAM))
 def test_a_program_prints_what_its_page_shows(name: str, tmp_path: Path) -> None:
     snippet = SNIPPETS[name]
     assert run(tmp_path, str(snippet.write_to(tmp_path))) == (snippet.output or "", "")
@@ -53,14 +73,52 @@ def test_a_program_prints_what_its_page_shows(name: str, tmp_path: Path) -> None
 
 @pytest.mark.processes
 @pytest.mark.no_cover
-@pytest.mark.parametrize("name", APPS)
-def test_an_app_is_served_and_its_manager_shuts_down(name: str, tmp_path: Path) -> None:
-    printed, _ = run(tmp_path, "-m", "tests.docs.serve", name, str(SNIPPETS[name].write_to(tmp_path)))
-    said = json.loads(printed.splitlines()[-1])
-    answers = said.pop("answers")
-    assert said == {"runs": False, "active": 0, "errors": 0, "created": said["created"]}
-    if name in ANSWERS:
-        assert (answers, said["created"]) == (ANSWERS[name], 1)
+@pytest.mark.parametrize("group", list(apps_by_process()))
+def test_the_apps_of_a_page_are_served_and_their_managers_shut_down(group: str, tmp_path: Path) -> None:
+    pairs = [(name, str(SNIPPETS[name].write_to(tmp_path))) for name in apps_by_process()[group]]
+    printed, _ = run(tmp_path, "-m", "tests.docs.serve", *chain(*pairs))
+    for (name, _), line in zip(pairs, printed.splitlines(), strict=True):
+        said = json.loads(line)
+        answers, created = said.pop("answers"), said.pop("created")
+        assert said == {"runs": False, "active": 0, "errors": 0}
+        if name in ANSWERS:
+            assert (answers, created) == (ANSWERS[name], 1)
+
+
+@pytest.mark.processes
+@pytest.mark.no_cover
+def test_the_tests_that_pages_show_pass(tmp_path: Path) -> None:
+    files = [str(SNIPPETS[name].write_to(tmp_path)) for name in names(Kind.TESTS)]
+    said, _ = run(tmp_path, "-m", "pytest", "-p", "no:cacheprovider", *files, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
+    assert len(files) == said.count(".py .") > 0  # none is without tests
+
+
+class Collector(BaseHTTPRequestHandler):
+    """Takes what is exported over OTLP, and keeps where it was sent."""
+
+    asked: set[str]
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.asked.add(self.path)
+        self.send_response(200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_request(self, code: object = "-", size: object = "-") -> None:
+        """Say nothing."""
+
+
+@pytest.mark.processes
+@pytest.mark.no_cover
+def test_the_lines_that_set_opentelemetry_up_export_metrics_and_spans(tmp_path: Path) -> None:
+    Collector.asked = set()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        endpoint = f"http://127.0.0.1:{server.server_port}"
+        said = run(tmp_path, str(SNIPPETS[EXPORTS].write_to(tmp_path)), OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
+        server.shutdown()
+    assert (said, Collector.asked) == (("", ""), {"/v1/metrics", "/v1/traces"})
 
 
 def test_every_way_to_serve_an_app_is_for_a_program_that_is_there() -> None:
