@@ -35,6 +35,9 @@ ANSWERS: dict[str, list[Any]] = {
 CONFIGURED_ONCE = ("how-to/django",)
 """Pages whose programs need a process each."""
 
+LEFT_OUT = ("OTEL_", "COV_", "COVERAGE_", "PYTEST_")
+"""How the names of variables begin that no program inherits."""
+
 EXPORTS = "how-to/opentelemetry:1"
 """The program that wants a collector."""
 
@@ -54,10 +57,10 @@ def apps_by_process() -> dict[str, list[str]]:
 
 def run(folder: Path, *command: str, **variables: str) -> tuple[str, str]:
     """Run Python in an empty folder, which must end well; return what it says on stdout and on stderr."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "COV_", "PYTEST_"))}
+    own = {name: value for name, value in os.environ.items() if not name.startswith(LEFT_OUT)}
     environ = own | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"} | variables
     done = subprocess.run(
-        [sys.executable, *command], cwd=folder, env=environ, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, *command], cwd=folder, env=environ, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout, done.stderr
