@@ -40,7 +40,7 @@ check: $(VENV)/.dev ## Lint, check the format, the types and the layers.
 	$(BIN)/lint-imports --no-cache
 
 docs: $(VENV)/.docs ## Build the documentation site into build/docs; a warning or a broken link fails.
-	$(BIN)/sphinx-build -W --keep-going -n -q docs build/docs
+	$(BIN)/sphinx-build -E -a -W --keep-going -n -q docs build/docs
 	@echo "The site is at build/docs/index.html."
 
 stack-tools: ## Build the stack's programs from source; needs Go 1.26, takes a quarter of an hour once.
@@ -56,8 +56,8 @@ stack-picture: $(VENV)/.dev ## Draw docs/memory.svg anew, from a run against the
 dashboards: $(VENV)/.dev ## Write the dashboards' JSON from their description.
 	$(BIN)/python -m grafana.describe
 
-settings: $(VENV)/.dev ## Write docs/reference/settings.md from the options in the code.
-	$(BIN)/python docs/settings.py
+settings: $(VENV)/.dev ## Write the docs' tables of settings, signals and speed from the code and the results.
+	$(BIN)/python -m docs
 
 bench: $(VENV)/.dev ## Measure the core against peers, a quarter of an hour; QUICK=1 takes under a minute.
 	$(BIN)/python -m benchmarks.core $(if $(QUICK),--quick)

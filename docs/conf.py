@@ -1,25 +1,87 @@
-"""The documentation site: `make docs` builds it from these pages and from the docstrings."""
+"""The documentation site: `make docs` builds it from these pages and from the docstrings.
+
+A public class is documented under the name that users import. Docstrings are plain text with names in single backticks:
+a name that the reference has becomes a link, and any other name is shown as code.
+"""
+
+import re
+from importlib import import_module
+from typing import Final
+
+from docutils.nodes import Element, TextElement
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
 
 from otel_sessions._version import __version__
 
 project = "otel-sessions"
-author = "The otel-sessions contributors"
-project_copyright = "The otel-sessions contributors"
+author = project_copyright = "The otel-sessions contributors"
 release = version = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
-exclude_patterns = ["embedding.md"]  # its sections become pages of how-to
+exclude_patterns = ["embedding.md"]  # its sections become pages of how-to/
 myst_heading_anchors = 3
-myst_enable_extensions = ["colon_fence", "deflist"]
-default_role = "code"
+myst_enable_extensions = ["attrs_block", "deflist"]
 
 nitpicky = True
-nitpick_ignore_regex: list[tuple[str, str]] = []
+nitpick_ignore_regex = [
+    (r"py:.*", r"(opentelemetry|pathlib|collections|contextlib|datetime|os|enum|types)\..*"),  # other manuals
+    (r"py:.*", r"Any|Mapping|Callable|Awaitable|MutableMapping|Sequence|[a-z]+"),  # Python's own
+    (r"py:.*", r".*(DataT|_LifespanT|HasScope)"),  # type variables, and a protocol that requests fit anyway
+]
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 100
 
 html_theme = "furo"
 html_title = "otel-sessions"
 html_copy_source = False
+html_show_sphinx = False
+
+_PUBLIC: Final = ("otel_sessions.matchers", "otel_sessions.asgi", "otel_sessions")
+_HOMES: Final = {
+    name: home
+    for home in _PUBLIC
+    for name, value in ((name, getattr(import_module(home), name)) for name in dir(import_module(home)))
+    if isinstance(value, type) and value.__module__.startswith("otel_sessions")
+}
+"""Where users import each public class from."""
+_QUOTED: Final = re.compile(r"(?<![`:])`([^`]+)`(?!`)")
+
+
+def _write_as_rest(_app: Sphinx, _what: str, _name: str, _value: object, _options: object, lines: list[str]) -> None:
+    """Make reStructuredText of a docstring: backticks become links or code, and indented text becomes a program."""
+    written: list[str] = []
+    in_program = False
+    for before, line in zip(["", *lines], lines, strict=False):
+        indented = line.startswith("    ")
+        if indented and not before.strip() and not in_program:
+            written += [".. code-block:: python", ""]
+            in_program = True
+        in_program = in_program and (indented or not line.strip())
+        written.append(line if in_program else _QUOTED.sub(_linked, line))
+    lines[:] = written
+
+
+def _linked(found: re.Match[str]) -> str:
+    name = found[1]
+    return f":py:class:`~{_HOMES[name]}.{name}`" if name in _HOMES else f"``{name}``"
+
+
+def _find_public(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: TextElement) -> Element | None:
+    """Return the reference to a class that a signature names by the private module that has it."""
+    name = str(node["reftarget"]).rpartition(".")[2]
+    if node.get("refdomain") != "py" or name not in _HOMES:
+        return None
+    target = f"{_HOMES[name]}.{name}"
+    return env.domains["py"].resolve_xref(env, node["refdoc"], app.builder, "class", target, node, content)
+
+
+def setup(app: Sphinx) -> None:
+    """Register what reads docstrings and signatures."""
+    app.connect("autodoc-process-docstring", _write_as_rest)
+    app.connect("missing-reference", _find_public)
