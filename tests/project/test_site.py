@@ -1,6 +1,8 @@
 """What the documentation site says is what the code says, and in plain words."""
 
+import asyncio
 import re
+import shlex
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -9,6 +11,7 @@ from types import ModuleType
 import pytest
 
 from docs import settings, signals, speed
+from otel_sessions import JsonLinesSink, SessionManager, fingerprint
 from otel_sessions._core import exceptions
 from otel_sessions.cli import main
 from tests.processes import ROOT
@@ -60,6 +63,30 @@ def test_the_page_of_the_command_line_names_every_flag(
     flags = set(re.findall(r"^  (--[a-z-]+)", capsys.readouterr().out, re.MULTILINE))
     assert flags
     assert set(re.findall(r"^\| `(--[a-z-]+)", chapter.partition("\n## ")[0], re.MULTILINE)) == flags
+
+
+def test_the_commands_that_show_records_work_as_they_stand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asyncio.run(leave_a_record())
+    Path("sessions.jsonl.1").touch()
+    page = (DOCS / "reference" / "command-line.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^otel-sessions (export show .*)$", page, re.MULTILINE)
+    assert len(commands) == 3
+    for command in commands:
+        own = command.replace("$(printf %s 10.0.0.7 | b2sum -l 64 | cut -c -16)", fingerprint("10.0.0.7"))
+        assert main(shlex.split(own)) == 0
+        title, row, failure, summary = capsys.readouterr().out.splitlines()
+        assert (title.split()[-1], row.split()[-1], summary.split(";")[0]) == ("REASON", "failed", "records: 1")
+        assert failure == "    failure: upstream hung up"
+
+
+async def leave_a_record() -> None:
+    """Leave the record of a failed session of a client."""
+    async with JsonLinesSink[None]("sessions.jsonl") as sink, SessionManager(sink=sink) as manager:
+        session = await manager.create_session(client="10.0.0.7")
+        session.fail("upstream hung up")
 
 
 @pytest.mark.parametrize("page", PROSE, ids=lambda page: str(page.relative_to(ROOT)))
