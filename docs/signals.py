@@ -8,7 +8,7 @@ import ast
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import (
@@ -64,9 +64,11 @@ def page() -> str:
     metrics, spans = seen()
     tables = {
         "the metrics": table(
-            ("metric", "instrument", "unit", "attributes", "what it says"),
+            ("metric", "instrument", "unit", "what it says"),
             [_metric(metric) for metric in sorted(metrics, key=_order)],
         ),
+        "the attributes": table(("attribute", "values", "on which metrics"), _attributes_of(metrics)),
+        "the buckets": table(("histogram", "upper bounds of its buckets"), _buckets(metrics)),
         "the span": table(("attribute", "type"), _attributes(spans)),
         "the lines": table(("level", "message"), sorted(set(_lines()))),
     }
@@ -79,32 +81,35 @@ def _order(metric: Metric) -> tuple[bool, bool]:
 
 
 def _metric(metric: Metric) -> tuple[str, ...]:
-    points = metric.data.data_points
+    return f"`{metric.name}`", _instrument(metric), f"`{metric.unit}`", metric.description or ""
+
+
+def _attributes_of(metrics: Sequence[Metric]) -> list[tuple[str, ...]]:
+    """Return each attribute with its values, which the counters have from the start, and its metrics."""
     values: dict[str, dict[str, None]] = {}
-    for point in points:
-        for key, value in (point.attributes or {}).items():
-            if key != _NAME:
-                values.setdefault(key, {})[str(value)] = None
-    closed = not isinstance(metric.data, Histogram)  # a histogram has only what was recorded
-    attributes = [
-        f"`{key}`" + (f" = {', '.join(f'`{value}`' for value in words)}" if closed else "")
-        for key, words in values.items()
+    owners: dict[str, dict[str, None]] = {}
+    for metric in metrics:
+        for point in metric.data.data_points:
+            for key, value in (point.attributes or {}).items():
+                if key != _NAME:
+                    values.setdefault(key, {})[f"`{value}`"] = None
+                    owners.setdefault(key, {})[f"`{metric.name.removeprefix('otel_sessions.')}`"] = None
+    return [(f"`{key}`", ", ".join(sorted(words)), ", ".join(sorted(owners[key]))) for key, words in values.items()]
+
+
+def _buckets(metrics: Sequence[Metric]) -> list[tuple[str, ...]]:
+    return [
+        (f"`{metric.name}`", ", ".join(f"{bound:g}" for bound in point.explicit_bounds))
+        for metric in metrics
+        for point in metric.data.data_points[:1]
+        if isinstance(point, HistogramDataPoint)
     ]
-    return f"`{metric.name}`", _instrument(metric), f"`{metric.unit}`", "; ".join(attributes), _says(metric, points)
 
 
 def _instrument(metric: Metric) -> str:
     if isinstance(metric.data, Sum):
         return "counter" if metric.data.is_monotonic else "up-down counter"
     return "gauge" if isinstance(metric.data, Gauge) else "histogram"
-
-
-def _says(metric: Metric, points: Sequence[Any]) -> str:
-    said = metric.description or ""
-    for point in points[:1]:
-        if isinstance(point, HistogramDataPoint):
-            said += f" Buckets: {' '.join(f'{bound:g}' for bound in point.explicit_bounds)}."
-    return said
 
 
 def _attributes(spans: Sequence[ReadableSpan]) -> list[tuple[str, ...]]:
