@@ -10,7 +10,7 @@ RUN uv sync --quiet --frozen --no-cache --no-dev --no-editable --compile-bytecod
 FROM python:3.13-slim-bookworm
 RUN pip uninstall --yes pip && useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin otel-sessions
 COPY --from=build /opt/otel-sessions /opt/otel-sessions
-COPY otel_sessions/demo/processes/probe.py /opt/probe.py
+COPY docker/probe.py /opt/probe.py
 ENV PATH=/opt/otel-sessions/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 USER 10001
 EXPOSE 8080

@@ -21,11 +21,13 @@ if TYPE_CHECKING:
         TooManySessions,
     )
     from ._core.ids import fingerprint
-    from ._core.session import UNSET, Limit, Session, SessionMetadata, Unset
+    from ._core.limits import UNSET, Limit, Unset
+    from ._core.session import Session, SessionMetadata
     from ._core.stats import CleanupReport, SessionStats
     from ._core.words import EndReason, Outcome, PerClientAtCap, RejectionReason, SessionState, Skipped, Trigger
-    from ._engine.capacity import Reservation
-    from ._engine.hooks import CloseHook, SessionSink
+    from ._engine.admission import Reservation
+    from ._engine.ending import CloseHook
+    from ._engine.hooks import SessionSink
     from ._engine.leases import Hold, Lease, Pin
     from ._engine.manager import SessionManager
     from .sinks._jsonlines import JsonLinesSink
@@ -70,8 +72,9 @@ __all__ = [
 ]
 
 _NAMES: Final = {
-    "_engine.hooks": ("CloseHook", "SessionSink"),
-    "_engine.capacity": ("Reservation",),
+    "_engine.ending": ("CloseHook",),
+    "_engine.hooks": ("SessionSink",),
+    "_engine.admission": ("Reservation",),
     "_core.ids": ("fingerprint",),
     "_engine.leases": (
         "Hold",
@@ -94,13 +97,8 @@ _NAMES: Final = {
         "Record",
         "read_records",
     ),
-    "_core.session": (
-        "UNSET",
-        "Limit",
-        "Session",
-        "SessionMetadata",
-        "Unset",
-    ),
+    "_core.limits": ("UNSET", "Limit", "Unset"),
+    "_core.session": ("Session", "SessionMetadata"),
     "sinks._jsonlines": ("JsonLinesSink",),
     "_core.stats": (
         "CleanupReport",

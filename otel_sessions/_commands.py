@@ -10,13 +10,21 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from . import ConfigError, EndReason, __version__
 from ._core.options import text
-from ._program.arguments import FILE, ORIGIN, argument, count, port, positive, whole
+from ._program.arguments import ORIGIN, argument, count, port, positive, whole
+from ._program.logs import complain
 from .proxy.settings import add_arguments
+
+if TYPE_CHECKING:
+    from .demo.load.clients import LoadOptions
+
+V = TypeVar("V", bound="LoadOptions")
 
 _NEEDS = {
     "proxy": ("httpx2", "uvicorn", "websockets"),
@@ -47,9 +55,9 @@ def _start(options: argparse.Namespace) -> int:
         if options.needs is not None:
             _require(options.needs)
     except ImportError as error:
-        return _complain(f"this command needs {error.name or error}; pip install 'otel-sessions[{options.extra}]'", 2)
+        return _fail(f"this command needs {error.name or error}; pip install 'otel-sessions[{options.extra}]'", 2)
     except ConfigError as error:
-        return _complain(str(error), 2)
+        return _fail(error, 2)
     command: Callable[[argparse.Namespace], int] = options.command
     return command(options)
 
@@ -61,55 +69,33 @@ def _proxy(options: argparse.Namespace) -> int:
     try:
         return run(read(options, os.environ))
     except (ConfigError, OSError) as error:
-        return _complain(str(error), 2)
+        return _fail(error, 2)
 
 
 def _load(options: argparse.Namespace) -> int:
-    from .demo.load.generator import LoadOptions, generate
+    from .demo.load.generator import Options, generate
 
-    return generate(
-        LoadOptions(
-            target=options.target,
-            duration=options.duration,
-            clients=options.clients,
-            rate=options.rate,
-            seed=options.seed,
-            cycle=None if options.steady else options.cycle,
-        )
-    )
+    return generate(_made(Options, options))
 
 
 def _demo(options: argparse.Namespace) -> int:
     from ._program.otlp import ENDPOINT, require_exporters
     from .demo.processes.children import PortTaken
+    from .demo.result.live import OutputClosed, OutputFailed
     from .demo.result.report import ReportFailed
-    from .demo.result.show import OutputClosed, OutputFailed
     from .demo.run import DemoFailed, Options, run
     from .proxy.settings import unread_variables
 
     for warning in unread_variables(os.environ):
-        _say(warning)
+        complain(warning)
     try:
         if options.otlp is not None:
             require_exporters({**os.environ, ENDPOINT: options.otlp})
-        return run(
-            Options(
-                duration=options.duration,
-                clients=options.clients,
-                rate=options.rate,
-                seed=options.seed,
-                twin=not options.no_twin,
-                report=Path(options.report),
-                otlp=options.otlp,
-                port=options.port,
-                twin_port=options.twin_port,
-                upstream_port=options.upstream_port,
-            )
-        )
+        return run(_made(Options, options))
     except (ConfigError, OutputFailed, PortTaken, ReportFailed) as error:
-        return _complain(str(error), 2)
+        return _fail(error, 2)
     except DemoFailed as error:
-        return _complain(str(error), 1)
+        return _fail(error, 1)
     except OutputClosed:
         return _CLOSED_PIPE
 
@@ -122,9 +108,9 @@ def _export_show(options: argparse.Namespace) -> int:
         sys.stdout.flush()
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else it is flushed, and fails, again at exit
-        return 0 if isinstance(error, BrokenPipeError) else _complain(f"the table cannot be written: {error}", 1)
+        return 0 if isinstance(error, BrokenPipeError) else _fail(f"the table cannot be written: {error}", 1)
     for failure in unreadable:
-        _complain(str(failure), 2)
+        complain(failure)
     return 2 if unreadable else 0
 
 
@@ -138,13 +124,14 @@ def _require(needs: str) -> None:
     require_exporters()
 
 
-def _complain(text: str, status: int) -> int:
-    _say(text)
+def _made(kind: type[V], options: argparse.Namespace) -> V:
+    """Return what a command is told, from the flags of the same names."""
+    return kind(**{field.name: getattr(options, field.name) for field in fields(kind)})
+
+
+def _fail(error: object, status: int) -> int:
+    complain(error)
     return status
-
-
-def _say(text: str) -> None:
-    print(f"otel-sessions: {text}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -212,8 +199,14 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--duration", type=positive, default=45.0, metavar="SECONDS", help=f"how long the load lasts {_SECONDS}")
     _add_clients(parser, 200)
-    add("--no-twin", action="store_true", help="only the proxy with cleanup and cap (default: both)")
-    add("--report", type=argument(FILE), default="otel-sessions-demo", metavar="DIR", help=f"the report's folder {_SO}")
+    add("--no-twin", action="store_false", dest="twin", help="only the proxy with cleanup and cap (default: both)")
+    add(
+        "--report",
+        type=argument(text("the path of a folder", Path)),
+        default="otel-sessions-demo",
+        metavar="DIR",
+        help=f"the report's folder {_SO}",
+    )
     add("--otlp", type=argument(ORIGIN), metavar="URL", help="the collector that both proxies export to (default: off)")
     add("--port", type=port, default=8080, metavar="PORT", help=f"where the proxy listens, 0 for any free port {_SO}")
     add("--twin-port", type=port, default=0, metavar="PORT", help=f"where the twin listens {_SO}")

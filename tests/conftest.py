@@ -1,13 +1,16 @@
 import os
+import sys
+from collections.abc import Iterator
 from typing import Any
 
-import anyio
 import hypothesis
 import pytest
 from hypothesis import is_hypothesis_test
 
-from otel_sessions import EndReason, Session
+from otel_sessions._engine import sweep
 
+from .doubles import Ends, FaultyClock
+from .signals import Signals
 from .virtual import BACKENDS, Clock
 
 hypothesis.settings.register_profile("dev", deadline=None)
@@ -35,32 +38,33 @@ async def clock() -> Clock:
     return clock
 
 
-class Ends:
-    """A close hook that keeps what it was told: (session id, reason), in order."""
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[str, EndReason]] = []
-
-    async def __call__(self, session: Session[Any], reason: EndReason) -> None:
-        self.seen.append((session.id, reason))
-
-
-class Stubborn:
-    """A close hook that swallows every cancellation until it is released."""
-
-    def __init__(self) -> None:
-        self.released = anyio.Event()
-        self.cancellations = 0
-
-    async def __call__(self, session: Session[Any], reason: EndReason) -> None:
-        while not self.released.is_set():
-            try:
-                with anyio.CancelScope(shield=True):
-                    await self.released.wait()
-            except anyio.get_cancelled_exc_class():
-                self.cancellations += 1
+@pytest.fixture
+async def faulty_clock() -> FaultyClock:
+    clock = FaultyClock()
+    clock.follow_running_loop()
+    return clock
 
 
 @pytest.fixture
 def ends() -> Ends:
     return Ends()
+
+
+@pytest.fixture
+def signals() -> Signals:
+    return Signals()
+
+
+@pytest.fixture
+def restless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a pass give way to the loop after every step, as if each took more than a pass may at a stretch."""
+    monkeypatch.setattr(sweep, "_SLICE", 0.0)
+
+
+@pytest.fixture
+def impatient_threads() -> Iterator[None]:
+    """Switch threads a thousand times as often as usual, so that they meet within each other's work."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(5e-6)
+    yield
+    sys.setswitchinterval(interval)

@@ -6,13 +6,13 @@ a clock misbehaves, and never goes back. What a clock raises is passed on: whoev
 
 import time
 from collections.abc import Callable
-from math import inf
 from typing import Final
 
 _GOOD_BY_THEMSELVES: Final = (time.monotonic, time.perf_counter)
 """Clocks that need no care, so that the hottest paths pay for none."""
 _LATEST: Final = 1e300
 """Seconds; a finite reading beyond it may be infinite once it is divided by a tick."""
+_NEVER: Final = -_LATEST
 
 
 class SteadyClock:
@@ -20,7 +20,7 @@ class SteadyClock:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._last = -inf
+        self._last = _NEVER
 
     def __call__(self) -> float:
         """Return seconds. Raises what the clock raises, and `ValueError` before it has given one good reading."""
@@ -33,7 +33,7 @@ class SteadyClock:
     @property
     def last(self) -> float:
         """The last good reading. Raises `ValueError` if there was none."""
-        if self._last == -inf:
+        if self._last == _NEVER:
             raise ValueError("the clock of the session manager has given no finite number of seconds yet")
         return self._last
 

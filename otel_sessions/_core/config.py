@@ -163,6 +163,8 @@ class SessionConfig:
                 f"max_sessions={self.max_sessions} with every limit off: only closing a session frees its place",
                 stacklevel=3,
             )
+        if self.per_client_at_cap == PerClientAtCap.EVICT_OLDEST and self.max_sessions_per_client is None:
+            warnings.warn("per_client_at_cap does nothing without max_sessions_per_client; set both", stacklevel=3)
 
     @classmethod
     def from_toml(cls, path: str | os.PathLike[str]) -> Self:

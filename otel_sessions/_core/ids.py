@@ -12,6 +12,16 @@ def new_id() -> str:
     return secrets.token_urlsafe(32)
 
 
+def require_text(session_id: object) -> None:
+    """Raise `TypeError` if an id is not a text: nothing else can be hashed, compared and printed as one."""
+    if not isinstance(session_id, str):
+        raise TypeError(f"a session id is a str, not {type(session_id).__name__}")
+
+
 def fingerprint(session_id: str) -> str:
-    """Return 16 hex digits that stand for an id: its BLAKE2b digest of 64 bits, as `b2sum -l 64` prints it."""
+    """Return 16 hex digits that stand for an id: its BLAKE2b digest of 64 bits, as `b2sum -l 64` prints it.
+
+    Raises `TypeError` if the id is not a text.
+    """
+    require_text(session_id)
     return blake2b(session_id.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()

@@ -1,4 +1,4 @@
-"""Which event loop this is: asyncio's by itself, trio's by the token of its run."""
+"""Which event loop this is, asyncio's by itself, trio's by the token of its run; and what a dead one leaves behind."""
 
 import asyncio
 
@@ -31,6 +31,13 @@ class Home:
         False for trio's, which ends its system tasks, and so whatever belongs to them, before it closes.
         """
         return self._asyncio is not None and self._asyncio.is_closed()
+
+
+def is_collected(error: BaseException | None) -> bool:
+    """Return whether a block ends because its coroutine is closed, whatever its own code raised in answer."""
+    while error is not None and not isinstance(error, GeneratorExit):
+        error = error.__context__
+    return error is not None
 
 
 def _trio_run() -> object:

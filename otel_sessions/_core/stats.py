@@ -8,7 +8,8 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any, NoReturn, TypeVar
 
-from .words import EndReason, Outcome, RejectionReason, Trigger
+from .books import Totals
+from .words import EndReason, Occupancy, Outcome, RejectionReason, Trigger
 
 WordT = TypeVar("WordT", bound=StrEnum)
 
@@ -79,6 +80,33 @@ class SessionStats:
         """Return the statistics ready for JSON; words are plain strings, and `last_cleanup` is a dict or None."""
         last = self.last_cleanup
         return {**_plain(self), "last_cleanup": None if last is None else last.as_dict()}
+
+
+def statistics(
+    totals: Totals,
+    *,
+    peak_active: int,
+    last_cleanup: CleanupReport | None,
+    seconds_since_cleanup: float,
+) -> SessionStats:
+    """Return what the books and the last pass say."""
+    cleaned = sum(totals.cleaned.values())
+    return SessionStats(
+        total_created=totals.created,
+        total_cleaned=cleaned,
+        currently_active=totals.created - cleaned,
+        cleanup_runs=sum(totals.runs.values()),
+        cleanup_errors=sum(totals.errors.values()),
+        leased=totals.active[Occupancy.LEASED],
+        closing=totals.active[Occupancy.CLOSING],
+        reserved=totals.reserved,
+        waiting=totals.waiting,
+        peak_active=peak_active,
+        rejected=Counts(totals.rejected),
+        cleaned_by_reason=Counts(totals.cleaned),
+        last_cleanup=last_cleanup,
+        seconds_since_cleanup=seconds_since_cleanup,
+    )
 
 
 def _plain(value: CleanupReport | SessionStats) -> dict[str, object]:

@@ -15,13 +15,13 @@ from .clock import latest
 from .config import SessionConfig
 from .exceptions import ManagerClosed, SessionExists, SessionNotFound
 from .loops import Home
-from .session import DataT, Fate, Session, Terms
+from .session import DataT, End, Session, Shared
 from .wheel import Wheel
 from .words import EndReason
 
 _SHORTEST_TICK = 0.001
 _SAME_WALL_CLOCK = 0.001
-"""Sessions whose wall clocks differ by less, in seconds, share their terms."""
+"""Sessions whose wall clocks differ by less, in seconds, share the rest."""
 
 _ELSEWHERE = (
     "the session manager runs on another event loop; call it on its own, from other threads"
@@ -35,7 +35,7 @@ def never_entered(who: str) -> ManagerClosed:
     )
 
 
-class Roster(Generic[DataT]):
+class Store(Generic[DataT]):
     """The sessions of one run of a manager: from one entry until its end.
 
     `accepting` says whether new sessions and leases are given; `home` is the loop of the run, None before it starts.
@@ -49,15 +49,24 @@ class Roster(Generic[DataT]):
         self.closing: dict[str, Session[DataT]] = {}
         self.recent = RecentEnds()
         self.wheel: Wheel[Session[DataT]] = Wheel(min(1.0, max(config.cleanup_interval / 10, _SHORTEST_TICK)))
-        self._books = books
-        self._terms = Terms.normal(config, clock, self.wheel)
+        self.books = books
+        self._shared = Shared.normal(config, clock, self.wheel)
 
-    def terms_at(self, now: float) -> Terms:
+    def open(self, home: Home) -> None:
+        """Begin the run, on this loop."""
+        self.home = home
+        self.accepting = True
+
+    def refuse(self) -> None:
+        """Give no new session and no new lease any more."""
+        self.accepting = False
+
+    def shared_at(self, now: float) -> Shared:
         """Return what a session that is made now has in common with others."""
         offset = time.time() - now
-        if abs(offset - self._terms.wall_offset) > _SAME_WALL_CLOCK:
-            self._terms = replace(self._terms, wall_offset=offset)
-        return self._terms
+        if abs(offset - self._shared.wall_offset) > _SAME_WALL_CLOCK:
+            self._shared = replace(self._shared, wall_offset=offset)
+        return self._shared
 
     def require_accepting(self) -> None:
         """Raise `ManagerClosed` unless the manager runs and is not shutting down."""
@@ -82,12 +91,12 @@ class Roster(Generic[DataT]):
         if session_id in self.sessions or session_id in self.closing:
             raise SessionExists(session_id)
 
-    def add(self, session_id: str, data: DataT, client: str | None, terms: Terms, now: float) -> Session[DataT]:
+    def add(self, session_id: str, data: DataT, client: str | None, shared: Shared, now: float) -> Session[DataT]:
         """Make a session under an id that is vacant, visible at once."""
-        session = Session(session_id, data, client, terms, now)
+        session = Session(session_id, data, client, shared, now)
         self.sessions[session_id] = session
-        self._books.add_created()
-        self.wheel.file(session, session._deadline(now, terms), now)
+        self.books.add_created()
+        self.wheel.file(session, session._deadline(now, shared), now)
         return session
 
     def use(self, session_id: str) -> Session[DataT]:
@@ -101,7 +110,7 @@ class Roster(Generic[DataT]):
             raise SessionNotFound(session_id, self.reason_of(session_id))
         now = self.clock()
         if not session._usable(now):
-            raise SessionNotFound(session_id, session._due(now, session._terms))
+            raise SessionNotFound(session_id, session._due(now, session._shared))
         session._begin_lease(now)
         return session
 
@@ -113,28 +122,28 @@ class Roster(Generic[DataT]):
         """Take a session out of sight and mark it closing, under the one reason it will be counted for."""
         self._settle([session], reason, now, gone=False)
         self.closing[session.id] = session
-        self._books.add_closing()
+        self.books.add_closing()
 
     def finish(self, session: Session[DataT]) -> None:
         """Remove a hidden session for good, and count it."""
         del self.closing[session.id]
-        fate = session._fate
-        assert fate is not None
-        assert fate.reason is not None
-        fate.gone = True
-        self._books.add_cleaned(fate.reason)
+        end = session._end
+        assert end is not None
+        assert end.reason is not None
+        end.gone = True
+        self.books.add_cleaned(end.reason)
 
     def remove(self, sessions: list[Session[DataT]], reason: EndReason, now: float) -> None:
         """Hide and finish sessions in one step."""
         self._settle(sessions, reason, now, gone=True)
-        self._books.add_removed(reason, len(sessions))
+        self.books.add_removed(reason, len(sessions))
 
     def write_off(self) -> None:
         """Forget all sessions, whose loop is gone: each has ended by `shutdown`, and is counted elsewhere."""
-        self.accepting = False
+        self.refuse()
         for session in self.closing.values():
-            assert session._fate is not None
-            session._fate.gone = True
+            assert session._end is not None
+            session._end.gone = True
         self.closing.clear()
         self._settle(list(self.sessions.values()), EndReason.SHUTDOWN, latest(self.clock), gone=True)
 
@@ -143,6 +152,6 @@ class Roster(Generic[DataT]):
             del self.sessions[session.id]
             if session._bucket is not None:
                 self.wheel.remove(session)
-            failure = session._fate.failure if session._fate is not None else None
-            session._fate = Fate(failure, reason, now, session._last, session._count, gone)
+            failure = session._end.failure if session._end is not None else None
+            session._end = End(failure, reason, now, session._last, session._count, gone)
             self.recent.add(session.id, reason)

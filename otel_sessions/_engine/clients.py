@@ -1,7 +1,8 @@
 """The places of each client: how many it has, and with `evict_oldest`, whose place a new session of it may take.
 
 A client is known for as long as it has a place. The sessions of each client are kept for `evict_oldest` only, and
-finding one looks at the sessions of that client alone. Who waits, and which session ends, is decided in `capacity`.
+finding one looks at the sessions of that client alone. Who waits, and which session ends, is decided in
+`admission`.
 """
 
 from typing import Generic
@@ -76,7 +77,7 @@ class Clients(Generic[DataT]):
     def first_to_go(self, client: str, now: float) -> Session[DataT] | None:
         """Return a client's unleased session that is due, else the one that has idled longest; None without one."""
         unleased = (s for s in self._sessions.get(client, ()) if s.end_reason is None and not s._pins)
-        return min(unleased, key=lambda s: (s._due(now, s._terms) is None, s._last), default=None)
+        return min(unleased, key=lambda s: (s._due(now, s._shared) is None, s._last), default=None)
 
     def queue(self, waiter: Waiter) -> None:
         """Let a creator wait for a place of its client's, behind those who wait already."""

@@ -7,48 +7,26 @@ called, and then they are gone. So every session is counted once, for the reason
 
 import logging
 from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import partial
 from typing import Generic
 
-import anyio
 from opentelemetry.context import Context
 
 from otel_sessions._core.config import SessionConfig
 from otel_sessions._core.session import DataT, Session
-from otel_sessions._core.store import Roster
+from otel_sessions._core.store import Store
 from otel_sessions._core.words import EndReason
 from otel_sessions._telemetry.telemetry import Telemetry
 
-from .capacity import Capacity
-from .hooks import Callbacks, Ending
+from .ending import Batch, Ending, EndingState
+from .hooks import Hooks
 from .leases import Holder, Leases
+from .places import Places
+from .quiet import Quiet
 from .tasks import Countdown, Tasks
 
 _logger = logging.getLogger("otel_sessions")
-
-
-class Batch:
-    """The endings that one caller waits for together.
-
-    `errors` counts the hooks and exports that failed; `cut` says that a shutdown gave some of them up.
-    """
-
-    def __init__(self) -> None:
-        self.pending = 0
-        self.errors = 0
-        self.cut = False
-        self._ended: anyio.Event | None = None
-
-    async def wait(self) -> None:
-        while self.pending:
-            self._ended = anyio.Event()
-            await self._ended.wait()
-
-    def note_end(self, errors: int) -> None:
-        self.pending -= 1
-        self.errors += errors
-        if not self.pending and self._ended is not None:
-            self._ended.set()
 
 
 class Closer(Generic[DataT]):
@@ -57,24 +35,22 @@ class Closer(Generic[DataT]):
     def __init__(
         self,
         config: SessionConfig,
-        roster: Roster[DataT],
+        store: Store[DataT],
         leases: Leases[DataT],
-        capacity: Capacity[DataT],
-        callbacks: Callbacks[DataT],
+        places: Places[DataT],
+        hooks: Hooks[DataT],
         telemetry: Telemetry,
         tasks: Tasks,
     ) -> None:
-        self._roster = roster
+        self._store = store
         self._leases = leases
-        self._capacity = capacity
-        self._callbacks = callbacks
+        self._places = places
+        self._hooks = hooks
         self._telemetry = telemetry
-        self._pending: dict[Ending[DataT], Batch] = {}
-        self._holders: dict[Ending[DataT], set[Holder[DataT]]] = {}
-        self._drains: dict[Session[DataT], Context] = {}
-        self._leaving = Countdown(config.close_timeout, tasks, "otel-sessions leaving", self._submit)
-        self._draining = Countdown(config.drain_timeout, tasks, "otel-sessions draining", self._end_drained)
-        self._none_closing: anyio.Event | None = None
+        self._pending: set[Ending[DataT]] = set()
+        self._leaving: Countdown[Ending[DataT]] = Countdown(config.close_timeout, tasks, "otel-sessions leaving")
+        self._draining: Countdown[Session[DataT]] = Countdown(config.drain_timeout, tasks, "otel-sessions draining")
+        self._quiet = Quiet()
 
     def end(self, due: Mapping[EndReason, list[Session[DataT]]], cause: Context, batch: Batch, now: float) -> None:
         """End sessions that are in the map, by the reason that each of them counts as (`Session._reason`).
@@ -82,100 +58,108 @@ class Closer(Generic[DataT]):
         Their holders have to leave, all but the running task. `batch` can be waited for. All of them are hidden before
         anything is called for one: with eager tasks a close hook runs in here, and may end sessions itself.
         """
-        calls = self._callbacks.calls
-        closing: dict[Ending[DataT], list[Holder[DataT]]] = {}
+        calls = self._hooks.calls
+        closing: list[Ending[DataT]] = []
         for reason, sessions in due.items():
             free: list[Session[DataT]] = []
             for session in sessions:
-                holders = self._leases.take_away(session) if session._pins else []
+                holders = self._leases.release_all(session) if session._pins else []
                 if holders or calls:
-                    closing[Ending(session, reason, cause, calls)] = holders
+                    ending = Ending(
+                        session=session, reason=reason, cause=cause, batch=batch, holders=holders, calls=calls
+                    )
+                    closing.append(ending)
                 else:
                     free.append(session)
             if free:
                 self._remove(free, reason, now)
         if closing:
-            self._hide(closing, batch, now)
+            self._hide(closing, now)
 
     def drain(self, session: Session[DataT], cause: Context) -> None:
         """Let the holders of an expired session keep it for `drain_timeout` seconds from the first such call."""
-        self._drains.setdefault(session, cause)
-        self._draining.add(session)
+        self._draining.add(session, partial(self._end_drained, session, cause))
 
     def abandon(self) -> None:
         """Remove at once whatever is still closing, its calls made or not."""
         if self._pending:
             _logger.warning("%d sessions are removed before their close hooks have ended", len(self._pending))
-        for ending, batch in list(self._pending.items()):
-            batch.cut = True
+        for ending in list(self._pending):
+            ending.batch.cut = True
             self._finish(ending)
+
+    def forget(self) -> None:
+        """Let nothing come of what is still closing: the loop of the run is gone."""
+        for ending in self._pending:
+            ending.state = EndingState.GONE
+        self._pending.clear()
 
     async def wait_none_closing(self) -> None:
         """Return when no session is closing."""
-        while self._pending:
-            self._none_closing = anyio.Event()
-            await self._none_closing.wait()
+        await self._quiet.wait(lambda: not self._pending)
 
-    def _hide(self, closing: dict[Ending[DataT], list[Holder[DataT]]], batch: Batch, now: float) -> None:
+    def _hide(self, closing: list[Ending[DataT]], now: float) -> None:
         """Hide all of them before anything is called that might ask for one."""
         for ending in closing:
-            batch.pending += 1
-            self._pending[ending] = batch
-            self._roster.hide(ending.session, ending.reason, now)
+            ending.batch.pending += 1
+            self._pending.add(ending)
+            self._store.hide(ending.session, ending.reason, now)
             self._note_ended([ending.session], ending.reason, now)
-        for ending, holders in closing.items():
-            if not holders:
-                self._submit(ending)
-        for ending, holders in closing.items():  # last, since a holder that is told may end the program
-            if holders:
-                self._revoke(ending, holders)
+        held = [ending for ending in closing if ending.holders]
+        for ending in closing:
+            if not ending.holders:
+                self._call(ending)
+        if held:
+            self._expel(held)
 
     def _remove(self, sessions: list[Session[DataT]], reason: EndReason, now: float) -> None:
-        self._roster.remove(sessions, reason, now)
+        self._store.remove(sessions, reason, now)
         self._note_ended(sessions, reason, now)
-        self._capacity.freed(sessions)
+        self._places.freed(sessions)
 
     def _note_ended(self, sessions: list[Session[DataT]], reason: EndReason, now: float) -> None:
-        if self._drains:
+        if self._draining:
             for session in sessions:
-                self._drains.pop(session, None)
                 self._draining.discard(session)
         self._telemetry.sessions_ended(sessions, reason, now)
 
-    def _revoke(self, ending: Ending[DataT], holders: list[Holder[DataT]]) -> None:
-        self._holders[ending] = set(holders)
-        if not self._callbacks.closed:  # else whatever is pending is about to be abandoned
-            self._leaving.add(ending)
-        for holder in holders:
-            self._leases.expel(holder, ending.reason, partial(self._note_left, ending))
+    def _expel(self, endings: list[Ending[DataT]]) -> None:
+        """Ask all holders to leave: each of them, even if another one ends the program in answer."""
+        with ExitStack() as asking:
+            for ending in reversed(endings):
+                if not self._hooks.closed:  # else whatever is pending is about to be abandoned
+                    self._leaving.add(ending, partial(self._call, ending))
+                on_left = partial(self._note_left, ending)
+                for holder in reversed(ending.holders):
+                    asking.callback(self._leases.expel, holder, ending.reason, on_left)
 
     def _note_left(self, ending: Ending[DataT], holder: Holder[DataT]) -> None:
-        holders = self._holders.get(ending)
-        if holders is None:
-            return
-        holders.discard(holder)
-        if not holders:
-            self._leaving.discard(ending)
-            self._submit(ending)
+        if ending.state is EndingState.LEAVING:
+            ending.holders.pop(holder, None)
+            if not ending.holders:
+                self._call(ending)
 
-    def _submit(self, ending: Ending[DataT]) -> None:
-        self._holders.pop(ending, None)
+    def _call(self, ending: Ending[DataT]) -> None:
+        """Go on to the calls, whether the holders have left or their time is up."""
+        ending.state = EndingState.CALLING
+        self._leaving.discard(ending)
         if ending.calls:
-            self._callbacks.submit(ending, self._finish)
+            self._hooks.submit(ending, self._finish)
         else:
             self._finish(ending)
 
     def _finish(self, ending: Ending[DataT]) -> None:
-        batch = self._pending.pop(ending, None)
-        if batch is None:
+        if ending.state is EndingState.GONE:
             return
-        self._holders.pop(ending, None)
-        self._roster.finish(ending.session)
-        self._capacity.freed([ending.session])
-        batch.note_end(ending.errors)
-        if not self._pending and self._none_closing is not None:
-            self._none_closing.set()
+        ending.state = EndingState.GONE
+        self._leaving.discard(ending)
+        self._pending.discard(ending)
+        self._store.finish(ending.session)
+        self._places.freed([ending.session])
+        ending.batch.note_end(ending.errors)
+        if not self._pending:
+            self._quiet.note()
 
-    def _end_drained(self, session: Session[DataT]) -> None:
-        now = self._roster.clock()
-        self.end({session._reason(now, EndReason.MAX_AGE): [session]}, self._drains[session], Batch(), now)
+    def _end_drained(self, session: Session[DataT], cause: Context) -> None:
+        now = self._store.clock()
+        self.end({session._reason(now, EndReason.MAX_AGE): [session]}, cause, Batch(), now)

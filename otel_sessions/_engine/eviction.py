@@ -9,27 +9,26 @@ from collections import defaultdict
 from math import inf
 from typing import Final, Generic
 
-from otel_sessions._core.books import Books
 from otel_sessions._core.config import SessionConfig
-from otel_sessions._core.session import DataT, Limits, Session
-from otel_sessions._core.store import Roster
+from otel_sessions._core.limits import Limits
+from otel_sessions._core.session import DataT, Session
+from otel_sessions._core.store import Store
 from otel_sessions._core.words import EndReason
 
-from .capacity import Capacity
+from .places import Places
 from .sweep import STRIDE, Due, LimitsOf, Sweep, limits_by, own_limits
 
 _PAUSE: Final = 1.0
 """Seconds between the starts of two emergency passes that creators ask for."""
 
 
-class Emergency(Generic[DataT]):
+class Eviction(Generic[DataT]):
     """The emergency passes of one manager: when they may start, and what they do."""
 
-    def __init__(self, config: SessionConfig, roster: Roster[DataT], capacity: Capacity[DataT], books: Books) -> None:
-        self._max_sessions = config.max_sessions
-        self._roster = roster
-        self._capacity = capacity
-        self._books = books
+    def __init__(self, config: SessionConfig, store: Store[DataT], places: Places[DataT]) -> None:
+        self._store = store
+        self._places = places
+        self._books = store.books
         self._limits = Limits.emergency(config)
         self._cleanup_interval = config.cleanup_interval
         self._started_at = -inf
@@ -52,7 +51,7 @@ class Emergency(Generic[DataT]):
         """Return the seconds until a creator may be lucky, None if that is unknown."""
         if self._next_chance_at == inf:
             return None
-        wait = self._next_chance_at - self._roster.clock()
+        wait = self._next_chance_at - self._store.clock()
         return self._cleanup_interval if wait > self._cleanup_interval else max(0.0, wait)
 
     async def free_places(self, sweep: Sweep[DataT]) -> None:
@@ -60,7 +59,7 @@ class Emergency(Generic[DataT]):
 
         Places that creators take meanwhile count as free: it is for them that they were freed.
         """
-        taken = self._capacity.taken
+        taken = self._places.taken
         evictable: _Evictable[DataT] = _Evictable(self._limits)
 
         def look(stride: list[Session[DataT]], now: float) -> None:
@@ -68,21 +67,21 @@ class Emergency(Generic[DataT]):
             sweep.end_due_of(past, now, own_limits)
             evictable.add(past)
 
-        await sweep.visit(self._roster.wheel, look)
+        await sweep.visit(self._store.wheel, look)
         while evictable and (wanted := self._wanted(taken)) > 0:
-            now = self._roster.clock()
+            now = self._store.clock()
             sweep.end(evictable.pop(min(wanted, STRIDE), now), now)
             if self._wanted(taken) > 0:
-                await sweep.rest_if_tired()
-        next_place_at = self._roster.clock() if evictable else evictable.next_at
+                await sweep.yield_if_slice_used()
+        next_place_at = self._store.clock() if evictable else evictable.next_at
         self._next_chance_at = max(next_place_at, self._started_at + _PAUSE)
 
     def _wanted(self, taken: int) -> int:
         """Return how many places are still to be freed; `taken` is how many were taken when the pass began."""
-        free = self._capacity.free
-        if free is None or self._max_sessions is None:
+        free, limit = self._places.free, self._books.limit
+        if free is None or limit is None:
             return 0
-        return max(1, self._max_sessions // 10) - (free + self._capacity.taken - taken + self._books.closing)
+        return max(1, limit // 10) - (free + self._places.taken - taken + self._books.closing)
 
 
 class _Evictable(Generic[DataT]):
@@ -93,7 +92,7 @@ class _Evictable(Generic[DataT]):
 
     def __init__(self, emergency: Limits) -> None:
         self.next_at = inf
-        self._limits_of: LimitsOf[DataT] = limits_by(lambda terms: terms.tightened(emergency))
+        self._limits_of: LimitsOf[DataT] = limits_by(lambda shared: shared.tightened(emergency))
         self._heap: list[tuple[float, int, Session[DataT]]] = []
 
     def __len__(self) -> int:
@@ -104,7 +103,7 @@ class _Evictable(Generic[DataT]):
         past = []
         for session in stride:
             deadline = session._deadline(now, self._limits_of(session))
-            if now >= deadline or session._fate is not None:
+            if now >= deadline or session._end is not None:
                 past.append(session)
             elif deadline < self.next_at and not session._pins:
                 self.next_at = deadline

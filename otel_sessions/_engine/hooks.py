@@ -7,13 +7,11 @@ goes on to its removal in time. The failure is logged and counted.
 
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
-from typing import Any, Final, Generic, Protocol
+from collections.abc import Callable
+from typing import Final, Generic, Protocol
 
 import anyio
 from opentelemetry import context as otel_context
-from opentelemetry.context import Context
 
 from otel_sessions._core.books import Books
 from otel_sessions._core.config import SessionConfig
@@ -22,17 +20,13 @@ from otel_sessions._core.session import DataT, Session
 from otel_sessions._core.words import CleanupError, EndReason
 from otel_sessions._telemetry.telemetry import under
 
+from .ending import CloseHook, Ending, inside
 from .tasks import Countdown, Task, Tasks
-
-CloseHook = Callable[[Session[DataT], EndReason], Awaitable[None]]
 
 _logger = logging.getLogger("otel_sessions")
 
 _PRESSING: Final = 1.0
 """Seconds from one cancellation to the next, in a shutdown, of what ignores its cancellation."""
-
-_inside: ContextVar[tuple["Callbacks[Any]", ...]] = ContextVar("otel_sessions_inside", default=())
-"""The managers of whose calls the running task is a part."""
 
 
 class SessionSink(Protocol[DataT]):
@@ -43,27 +37,6 @@ class SessionSink(Protocol[DataT]):
 
         What it raises is logged and counted, and never stops the cleanup.
         """
-
-
-class Ending(Generic[DataT]):
-    """A session between its `closing` mark and its removal, and what is to be called for it meanwhile.
-
-    `cause` is the telemetry context of the pass or the closer that ended it. `errors` counts the calls that failed.
-    """
-
-    def __init__(
-        self,
-        session: Session[DataT],
-        reason: EndReason,
-        cause: Context,
-        calls: list[tuple[CleanupError, CloseHook[DataT]]],
-    ) -> None:
-        self.session = session
-        self.reason = reason
-        self.cause = cause
-        self.calls = calls
-        self.errors = 0
-        self.inside = _inside.get()
 
 
 class _Call:
@@ -79,7 +52,7 @@ class _Call:
         self.over.set()
 
 
-class Callbacks(Generic[DataT]):
+class Hooks(Generic[DataT]):
     """The sink and the close hook of one manager."""
 
     def __init__(
@@ -104,14 +77,12 @@ class Callbacks(Generic[DataT]):
         self._runners = 0
         self._calls = Tasks()
         self._overstaying: set[Task] = set()
-        self._timeouts: Countdown[_Call] = Countdown(
-            config.close_timeout, tasks, "otel-sessions timeouts", lambda call: call.over.set()
-        )
+        self._timeouts: Countdown[_Call] = Countdown(config.close_timeout, tasks, "otel-sessions timeouts")
 
     @property
     def calling(self) -> bool:
         """Whether the running task is part of a call, which must wait for no other."""
-        return self in _inside.get()
+        return self in inside.get()
 
     def drop_hooks(self) -> None:
         """Call no close hook for sessions that end from now on."""
@@ -124,7 +95,7 @@ class Callbacks(Generic[DataT]):
             self._runners += 1
             self._tasks.start("otel-sessions closing", self._serve)
 
-    def press(self) -> None:
+    def cancel_again(self) -> None:
         """Cancel once more what still runs although it was cancelled at its timeout."""
         self._overstaying = {task for task in self._overstaying if not task.done}
         for task in self._overstaying:
@@ -142,7 +113,7 @@ class Callbacks(Generic[DataT]):
         self.calls = []
         self._calls.cancel()
 
-    async def dismiss(self, until: float) -> None:
+    async def cancel_all(self, until: float) -> None:
         """Cancel all that still runs and wait for it, on the loop's time; who ignores that is asked every second."""
         now = anyio.current_time()
         pause = min(_PRESSING, (until - now) / 2)
@@ -154,18 +125,21 @@ class Callbacks(Generic[DataT]):
         if left := len(self._calls):
             _logger.error("%d close hooks or exports ignore their cancellation and outlive the manager", left)
 
-    async def keep_pressing(self) -> None:
+    async def keep_cancelling(self) -> None:
         """Press every second, until this is cancelled."""
         while True:
             await anyio.sleep(_PRESSING)
-            self.press()
+            self.cancel_again()
 
     async def _serve(self) -> None:
         try:
             while self._queue:
                 ending, on_served = self._queue.popleft()
-                for kind, call in ending.calls:
-                    await self._call(ending, kind, call)
+                try:
+                    for kind, call in ending.calls:
+                        await self._call(ending, kind, call)
+                except Exception:  # a log handler's own, for one: nothing can be said of it, but counted
+                    self._books.add_error(CleanupError.OTHER)
                 on_served(ending)
         finally:
             self._runners -= 1
@@ -175,7 +149,7 @@ class Callbacks(Generic[DataT]):
 
         async def run() -> None:
             otel_context.attach(ending.cause)
-            _inside.set((*ending.inside, self))
+            inside.set((*ending.inside, self))
             try:
                 await call(ending.session, ending.reason)
             except Exception as failure:
@@ -188,7 +162,7 @@ class Callbacks(Generic[DataT]):
 
         task = self._calls.start(f"otel-sessions {kind}", run, on_end=state.end)
         # No cancel scope here: should the loop die in it, anyio would keep it, and all it holds, for good.
-        self._timeouts.add(state)
+        self._timeouts.add(state, state.over.set)
         try:
             await state.over.wait()
         except GeneratorExit:  # the loop has died: there is no task any more

@@ -10,19 +10,23 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Any, Generic
+from typing import Any, Final, Generic
 
 import anyio
 
-from otel_sessions._core.books import Books
 from otel_sessions._core.clock import latest
 from otel_sessions._core.exceptions import SessionNotFound
 from otel_sessions._core.ids import fingerprint
 from otel_sessions._core.session import DataT, Session
-from otel_sessions._core.store import Roster
+from otel_sessions._core.store import Store
 from otel_sessions._core.words import EndReason
 
+from .quiet import Quiet
+
 _logger = logging.getLogger("otel_sessions")
+
+_ENTERED: Final[Any] = object()
+"""Stands in the place of an id once it has been used, which happens once."""
 
 _held: ContextVar[tuple["Holder[Any]", ...]] = ContextVar("otel_sessions_held", default=())
 """The holds and bound leases of the running task and of those it was started from."""
@@ -31,13 +35,13 @@ _held: ContextVar[tuple["Holder[Any]", ...]] = ContextVar("otel_sessions_held", 
 class Leases(Generic[DataT]):
     """Who uses which session now."""
 
-    def __init__(self, roster: Roster[DataT], books: Books) -> None:
-        self._roster = roster
-        self._books = books
+    def __init__(self, store: Store[DataT]) -> None:
+        self._store = store
+        self._books = store.books
         self._bound: dict[Session[DataT], list[Holder[DataT]]] = {}
         self._leaving: dict[Holder[DataT], Callable[[Holder[DataT]], None]] = {}
         """What is to be called when a holder has left, who has to since the session was ended."""
-        self._quiet: anyio.Event | None = None
+        self._quiet = Quiet()
         self.new_scope: Callable[[], anyio.CancelScope] = anyio.CancelScope
 
     def enter_loop(self) -> None:
@@ -46,7 +50,7 @@ class Leases(Generic[DataT]):
 
     def acquire(self, session_id: str) -> Session[DataT]:
         """Return a session with a lease on it. Raises `ManagerClosed` or `SessionNotFound`."""
-        session = self._roster.use(session_id)
+        session = self._store.use(session_id)
         if not session._pins:
             self._books.add_leased()
         session._pins += 1
@@ -54,36 +58,29 @@ class Leases(Generic[DataT]):
 
     def require_here(self) -> None:
         """Raise `RuntimeError` if this is not the loop of the run."""
-        self._roster.require_here()
+        self._store.require_here()
 
     def require_open_loop(self) -> None:
         """Raise `ManagerClosed` if the loop of the run is closed."""
-        self._roster.require_open_loop()
+        self._store.require_open_loop()
 
     def release(self, session: Session[DataT]) -> None:
         """Give a lease back: idle time runs from here. Nothing happens if the session was ended meanwhile."""
-        fate = session._fate
-        if fate is not None and fate.reason is not None:
+        end = session._end
+        if end is not None and end.reason is not None:
             return
         session._pins -= 1
         if not session._pins:
             self._books.add_released()
-            if self._quiet is not None:
-                self.note_released()
-        now = session._last = latest(self._roster.clock)
+            if self._quiet.awaited is not None:
+                self._quiet.note()
+        now = session._last = latest(self._store.clock)
         if not session._pins and not session._usable(now):
             session._file_due()
 
-    def note_released(self) -> None:
-        """Wake whoever waits for quiet, if that was the last session leased."""
-        if self._quiet is not None and not self._books.leased:
-            self._quiet.set()
-
     async def wait_quiet(self) -> None:
         """Return when no session is leased."""
-        while self._books.leased:
-            self._quiet = anyio.Event()
-            await self._quiet.wait()
+        await self._quiet.wait(lambda: not self._books.leased)
 
     def bind(self, holder: "Holder[DataT]", session_id: str) -> Session[DataT]:
         """Return a session with a lease on it whose holder has to leave when the session is ended."""
@@ -113,14 +110,14 @@ class Leases(Generic[DataT]):
             if self._leaving and (on_left := self._leaving.pop(holder, None)) is not None:
                 on_left(holder)
 
-    def take_away(self, session: Session[DataT]) -> "list[Holder[DataT]]":
+    def release_all(self, session: Session[DataT]) -> "list[Holder[DataT]]":
         """End all leases on a session that is about to end.
 
         Return the holders who have to leave: all but the running task and its ancestors.
         """
         session._pins = 0
         self._books.add_released()
-        self.note_released()
+        self._quiet.note()
         return [holder for holder in self._bound.get(session, ()) if holder not in _held.get()]
 
     def expel(self, holder: "Holder[DataT]", reason: EndReason, on_left: "Callable[[Holder[DataT]], None]") -> None:
@@ -139,15 +136,15 @@ class Pin(Generic[DataT]):
 
     def __init__(self, leases: Leases[DataT], session_id: str) -> None:
         self._leases = leases
-        self._session_id: str | None = session_id
+        self._session_id = session_id
         self._session: Session[DataT] | None = None
 
     def __enter__(self) -> Session[DataT]:
-        if self._session_id is None:
+        if self._session_id is _ENTERED:
             raise RuntimeError("a pin is entered once; call pin() again")
         self._leases.require_open_loop()
         session = self._session = self._leases.acquire(self._session_id)
-        self._session_id = None
+        self._session_id = _ENTERED
         return session
 
     def __exit__(
@@ -168,7 +165,7 @@ class Holder(ABC, Generic[DataT]):
 
     def __init__(self, leases: Leases[DataT], session_id: str) -> None:
         self._leases = leases
-        self._session_id: str | None = session_id
+        self._session_id = session_id
         self.session: Session[DataT] | None = None
 
     @abstractmethod
@@ -188,11 +185,11 @@ class Hold(Holder[DataT]):
         self._on_end: Callable[[EndReason], object] | None = on_end
 
     def __enter__(self) -> Session[DataT]:
-        if self._session_id is None:
+        if self._session_id is _ENTERED:
             raise RuntimeError("a hold is entered once; call hold() again")
         self._leases.require_open_loop()
         session = self.session = self._leases.bind(self, self._session_id)
-        self._session_id = None
+        self._session_id = _ENTERED
         return session
 
     def __exit__(
@@ -221,12 +218,12 @@ class Lease(Holder[DataT]):
     __slots__ = ("_scope",)
 
     async def __aenter__(self) -> Session[DataT]:
-        if self._session_id is None:
+        if self._session_id is _ENTERED:
             raise RuntimeError("a lease is entered once; call lease() again")
         self._leases.require_here()
         scope = self._scope = self._leases.new_scope()
         session = self.session = self._leases.bind(self, self._session_id)
-        self._session_id = None
+        self._session_id = _ENTERED
         scope.__enter__()
         return session
 

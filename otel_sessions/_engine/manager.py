@@ -19,15 +19,18 @@ from otel_sessions._core.clock import latest, steady
 from otel_sessions._core.config import SessionConfig
 from otel_sessions._core.exceptions import ManagerClosed
 from otel_sessions._core.forks import forks
-from otel_sessions._core.session import UNSET, DataT, Limit, Session, checked
-from otel_sessions._core.stats import CleanupReport, Counts, SessionStats
-from otel_sessions._core.store import Roster, never_entered
-from otel_sessions._core.words import EndReason, Occupancy
+from otel_sessions._core.limits import UNSET, Limit, checked
+from otel_sessions._core.loops import is_collected
+from otel_sessions._core.options import CAP
+from otel_sessions._core.session import DataT, Session
+from otel_sessions._core.stats import CleanupReport, SessionStats, statistics
+from otel_sessions._core.store import Store, never_entered
+from otel_sessions._core.words import EndReason
 from otel_sessions._telemetry.telemetry import Telemetry
 
-from .capacity import Reservation
-from .closing import Batch
-from .hooks import CloseHook, SessionSink
+from .admission import Reservation
+from .ending import Batch, CloseHook
+from .hooks import SessionSink
 from .leases import Hold, Lease, Leases, Pin
 from .supervisor import Supervisor
 
@@ -71,14 +74,14 @@ class SessionManager(Generic[DataT]):
         self._supervisor: Supervisor[DataT] | None = None
         self._abandoned = 0
         """How many blocks were never left, because their loop was closed inside of them."""
-        self._take(Roster(self.config, steady(clock), self._books))
+        self._take(Store(self.config, steady(clock), self._books))
 
-    def _take(self, roster: Roster[DataT]) -> None:
+    def _take(self, store: Store[DataT]) -> None:
         """Go on with these sessions."""
-        self._now = roster.clock
-        self._roster = roster
-        self._leases = Leases(roster, self._books)
-        self._sessions = roster.sessions
+        self._now = store.clock
+        self._store = store
+        self._leases = Leases(store)
+        self._sessions = store.sessions
 
     async def __aenter__(self) -> Self:
         """Start the background task. Raises `ManagerClosed` while the manager runs, and what its clock raises."""
@@ -89,13 +92,11 @@ class SessionManager(Generic[DataT]):
                 raise ManagerClosed(f"session manager {self.name!r} runs already; leave its block first")
             clock = steady(self._clock)
             clock()  # one that fails leaves the manager as it is
-            self._take(Roster(self.config, clock, self._books))
+            self._take(Store(self.config, clock, self._books))
             last = self._supervisor.passes.last
         if self._telemetry is None:
             self._telemetry = Telemetry(self._books, self._now, self.name, *self._providers)
-        supervisor = Supervisor(
-            self.config, self._roster, self._leases, self._books, self._telemetry, self._on_close, self._sink
-        )
+        supervisor = Supervisor(self.config, self._store, self._leases, self._telemetry, self._on_close, self._sink)
         supervisor.passes.last = last
         self._supervisor = supervisor
         supervisor.start()
@@ -109,12 +110,12 @@ class SessionManager(Generic[DataT]):
         supervisor = self._supervisor
         assert supervisor is not None
         self._notice_closed_loop(supervisor)
-        if self._abandoned and (exc_type is GeneratorExit or supervisor.disowned):
+        if self._abandoned and (supervisor.disowned or is_collected(exc)):
             self._abandoned -= 1  # not the block of a run that goes on: it is collected now, and must not await
             return
         if supervisor.over:
             return
-        self._roster.require_here()
+        self._store.require_here()
         supervisor.ask()
         cancelled: BaseException | None = None
         with anyio.CancelScope(shield=True):
@@ -138,9 +139,9 @@ class SessionManager(Generic[DataT]):
             return
         self._notice_closed_loop(supervisor)
         if not supervisor.over:
-            self._roster.require_here()
+            self._store.require_here()
             supervisor.ask()
-            if not supervisor.callbacks.calling:
+            if not supervisor.hooks.calling:
                 await supervisor.stopped.wait()
 
     # Sessions
@@ -182,22 +183,22 @@ class SessionManager(Generic[DataT]):
         the client's longest idle session, if `per_client_at_cap` is `"evict_oldest"`. An id whose session is due, but
         not ended yet, is waited for and reused.
 
-        Raises `TooManySessions`, `SessionExists`, `ConfigError` for a wrong limit, `ManagerClosed`, and `RuntimeError`
-        on another event loop than the manager's.
+        Raises `TooManySessions`, `SessionExists`, `ConfigError` for a wrong limit, `TypeError` for an id that is no
+        text, `ManagerClosed`, and `RuntimeError` on another event loop than the manager's.
         """
         supervisor = self._running_here()
-        capacity = supervisor.capacity
+        admission = supervisor.admission
         idle, age = checked(max_idle_time, max_session_age)
         if session_id is not None:
-            capacity.require_accepting()  # else it would end what is due for nothing
+            admission.require_accepting()  # else it would end what is due for nothing
             await self._vacate(supervisor, session_id)
-        if (waiter := capacity.take(client)) is not None:
-            await capacity.wait(waiter)
-        place = Reservation.taken(capacity, self._roster, self._books, client)
+        if (waiter := admission.take(client)) is not None:
+            await admission.wait(waiter)
         try:
-            return place.commit(session_id, data=data, max_idle_time=idle, max_session_age=age)
-        finally:
-            place.give_back()
+            return admission.commit(session_id, data, client, idle, age, reserved_for=client)
+        except BaseException:
+            admission.give_back(client)
+            raise
 
     def reserve(self, *, client: str | None = None) -> Reservation[DataT]:
         """Return a place for one session, to be used as `async with manager.reserve() as place`.
@@ -205,16 +206,16 @@ class SessionManager(Generic[DataT]):
         For an id that is only known later: `place.commit(id, data=...)` makes the session; leaving the block without
         gives the place back. Entering it waits and raises as `create_session` does.
         """
-        return Reservation(self._running().capacity, self._roster, self._books, client)
+        return Reservation(self._running().admission, client)
 
     def get(self, session_id: str) -> Session[DataT] | None:
         """Return a session, or None if there is none or it is stale, expired, failed or ended. Never touches it."""
         session = self._sessions.get(session_id)
-        if session is None or session._fate is not None:
+        if session is None or session._end is not None:
             return None
         now, bucket = self._now(), session._bucket
         # No call is as frequent as this one: mostly, a look at where the session is filed is enough.
-        if (bucket is not None and now < bucket.not_before) or session._due(now, session._terms) is None:
+        if (bucket is not None and now < bucket.not_before) or session._due(now, session._shared) is None:
             return session
         return None
 
@@ -224,10 +225,10 @@ class SessionManager(Generic[DataT]):
         The same as `get`, then `Session.touch`: in one step, with one reading of the clock.
         """
         session = self._sessions.get(session_id)
-        if session is None or session._fate is not None:
+        if session is None or session._end is not None:
             return None
         now, bucket = self._now(), session._bucket
-        if (bucket is None or now >= bucket.not_before) and session._due(now, session._terms) is not None:
+        if (bucket is None or now >= bucket.not_before) and session._due(now, session._shared) is not None:
             return None
         session._last = now
         session._count += 1
@@ -278,6 +279,15 @@ class SessionManager(Generic[DataT]):
         await self._end(supervisor, session)
         return True
 
+    def set_max_sessions(self, max_sessions: int | None) -> None:
+        """Set the cap while the manager runs; None switches it off. It holds for later runs of this manager, too.
+
+        Creators who wait get the places that a higher cap adds. A cap below the number of sessions evicts none; nobody
+        gets in until there are fewer. Raises `ConfigError` for a wrong cap, `ManagerClosed`, and `RuntimeError` on
+        another event loop than the manager's.
+        """
+        self._running_here().places.set_max_sessions(CAP.check("max_sessions", max_sessions))
+
     # Cleanup
 
     async def cleanup_stale_sessions(
@@ -314,20 +324,9 @@ class SessionManager(Generic[DataT]):
         if self._has_lost_its_loop():
             totals = totals.settled()
         passes = self._supervisor.passes if self._supervisor is not None else None
-        cleaned = sum(totals.cleaned.values())
-        return SessionStats(
-            total_created=totals.created,
-            total_cleaned=cleaned,
-            currently_active=totals.created - cleaned,
-            cleanup_runs=sum(totals.runs.values()),
-            cleanup_errors=sum(totals.errors.values()),
-            leased=totals.active[Occupancy.LEASED],
-            closing=totals.active[Occupancy.CLOSING],
-            reserved=totals.reserved,
-            waiting=totals.waiting,
+        return statistics(
+            totals,
             peak_active=self._books.peak_active,
-            rejected=Counts(totals.rejected),
-            cleaned_by_reason=Counts(totals.cleaned),
             last_cleanup=passes.last if passes else None,
             seconds_since_cleanup=max(0.0, latest(self._now) - passes.last_at) if passes else 0.0,
         )
@@ -354,14 +353,14 @@ class SessionManager(Generic[DataT]):
 
     def _running_here(self) -> Supervisor[DataT]:
         """Return the run that goes on. Raises `ManagerClosed` without one, `RuntimeError` on another loop."""
-        supervisor, home = self._supervisor, self._roster.home
+        supervisor, home = self._supervisor, self._store.home
         if supervisor is None or supervisor.over or home is None or not home.is_here():
             supervisor = self._running()
-            self._roster.require_here()
+            self._store.require_here()
         return supervisor
 
     def _has_lost_its_loop(self) -> bool:
-        home = self._roster.home
+        home = self._store.home
         return home is not None and home.is_closed() and self._supervisor is not None and not self._supervisor.over
 
     def _notice_closed_loop(self, supervisor: Supervisor[DataT]) -> None:
@@ -379,20 +378,20 @@ class SessionManager(Generic[DataT]):
     def start_anew_after_fork(self) -> None:
         """Begin with empty books in a process that was forked: all that they count is the parent's."""
         assert self._supervisor is not None
-        self._give_up(self._supervisor, Books(self.config.max_sessions))
+        self._give_up(self._supervisor, Books(self._books.limit))
         self._supervisor.passes.start_anew()
 
     async def _vacate(self, supervisor: Supervisor[DataT], session_id: str) -> None:
         """End the session that stands under an id, if it is due and nobody uses it; else raise `SessionExists`."""
         session = self._sessions.get(session_id)
-        if session is not None and not session._pins and session._due(self._now(), session._terms):
+        if session is not None and not session._pins and session._due(self._now(), session._shared):
             await self._end(supervisor, session)
-        self._roster.require_vacant(session_id)
+        self._store.require_vacant(session_id)
 
     async def _end(self, supervisor: Supervisor[DataT], session: Session[DataT]) -> None:
         """End a session and wait for what that calls; a hook or a sink that ends one does not wait."""
         batch, now = Batch(), self._now()
         reason = session._reason(now, EndReason.CLOSED)
         supervisor.closer.end({reason: [session]}, otel_context.get_current(), batch, now)
-        if not supervisor.callbacks.calling:
+        if not supervisor.hooks.calling:
             await batch.wait()

@@ -6,64 +6,85 @@ of that, and the next pass never waits for them. Every pass has one span and one
 
 import time
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Any, Generic
 
 import anyio
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 
-from otel_sessions._core.books import Books
 from otel_sessions._core.clock import latest
 from otel_sessions._core.config import SessionConfig
-from otel_sessions._core.session import UNSET, DataT, Limit, Session
+from otel_sessions._core.limits import UNSET, Limit
+from otel_sessions._core.session import DataT
 from otel_sessions._core.stats import CleanupReport, Counts
-from otel_sessions._core.store import Roster
-from otel_sessions._core.words import CleanupError, EndReason, Outcome, Trigger
+from otel_sessions._core.store import Store
+from otel_sessions._core.words import CleanupError, Outcome, Trigger
 from otel_sessions._telemetry.telemetry import Telemetry
 
-from .capacity import Capacity
-from .closing import Batch, Closer
-from .eviction import Emergency
-from .hooks import Callbacks
+from .closing import Closer
+from .eviction import Eviction
+from .hooks import Hooks
+from .places import Places
 from .sweep import Sweep, limits_by
 from .tasks import Tasks
 
+Find = Callable[[Sweep[DataT]], Awaitable[None]]
+"""What a pass does with its sweep: it finds what is to go, and ends it."""
+
+
+class _Finding:
+    """Whether a pass is finding what to end: until it has found that or is over, however it ends."""
+
+    def __init__(self, on_found: Callable[[], None] = lambda: None) -> None:
+        self._on_found = on_found
+        self._pass: object = None
+
+    @property
+    def goes_on(self) -> bool:
+        return self._pass is not None
+
+    def begin(self) -> Callable[[], None]:
+        """Return what ends it. Called once more, that does nothing, even if another pass is finding by then."""
+        begun = self._pass = object()
+
+        def found() -> None:
+            if self._pass is begun:
+                self._pass = None
+                self._on_found()
+
+        return found
+
 
 class Passes(Generic[DataT]):
-    """The cleanup passes of one manager; also frees places for `capacity` when all are taken."""
+    """The cleanup passes of one manager."""
 
     def __init__(
         self,
         config: SessionConfig,
-        roster: Roster[DataT],
+        store: Store[DataT],
         closer: Closer[DataT],
-        capacity: Capacity[DataT],
-        callbacks: Callbacks[DataT],
-        books: Books,
+        places: Places[DataT],
+        hooks: Hooks[DataT],
         telemetry: Telemetry,
         tasks: Tasks,
     ) -> None:
         self.last: CleanupReport | None = None
-        self.last_at = roster.clock()
+        self.last_at = store.clock()
         """When the last pass had found what was to go, by the manager's clock; the start before there was one."""
-        self._roster = roster
+        self._store = store
         self._closer = closer
-        self._capacity = capacity
-        capacity.relief = self
-        self._callbacks = callbacks
-        self._books = books
+        self._hooks = hooks
+        self._books = store.books
         self._telemetry = telemetry
         self._tasks = tasks
         self._finding = anyio.Lock(fast_acquire=True)
-        self._emergency = Emergency(config, roster, capacity, books)
-        self._interval_finding: object = None
-        self._emergency_finding: object = None
-        """The pass that looks for what to end, until it has done so or is over, however it ends."""
+        self._eviction = Eviction(config, store, places)
+        self._interval_finding = _Finding()
+        self._emergency_finding = _Finding(places.dismiss_uncovered)
 
     def start_anew(self) -> None:
         """Forget the passes of another process."""
-        self.last, self.last_at = None, latest(self._roster.clock)
+        self.last, self.last_at = None, latest(self._store.clock)
 
     async def manual(self, idle: Limit, age: Limit) -> CleanupReport:
         """End what is due, or what is under other limits, in the caller's own task."""
@@ -72,14 +93,14 @@ class Passes(Generic[DataT]):
             if idle is UNSET and age is UNSET:
                 await sweep.end_all_due()
             else:
-                await sweep.end_due_under(limits_by(lambda terms: terms.replaced(idle, age)))
+                await sweep.end_due_under(limits_by(lambda shared: shared.replaced(idle, age)))
 
         return await self._run(Trigger.MANUAL, end_due, otel_context.get_current())
 
     async def emergency(self) -> CleanupReport:
         """Free places, in the caller's own task."""
-        self._emergency.start(self._roster.clock())
-        return await self._run(Trigger.EMERGENCY, self._emergency.free_places, otel_context.get_current())
+        self._eviction.start(self._store.clock())
+        return await self._run(Trigger.EMERGENCY, self._eviction.free_places, otel_context.get_current())
 
     async def shutdown(self) -> CleanupReport:
         """End every session."""
@@ -88,80 +109,56 @@ class Passes(Generic[DataT]):
     async def preview(self, idle: Limit, age: Limit) -> CleanupReport:
         """Report what `manual` would do, and do nothing."""
         started = time.perf_counter()
-        sweep = Sweep(self._roster, self._closer, Context())
+        sweep = Sweep(self._store, self._closer, Context())
         async with self._finding:  # what a pass files anew meanwhile would come twice
-            await sweep.count_due_under(limits_by(lambda terms: terms.replaced(idle, age)))
+            await sweep.count_due_under(limits_by(lambda shared: shared.replaced(idle, age)))
         remaining = self._books.active - sum(sweep.cleaned.values())
         return _report(Trigger.MANUAL, Outcome.SUCCESS, sweep, remaining, time.perf_counter() - started)
 
     def start_interval(self) -> bool:
         """Start an interval pass in a task of its own, unless the last one has not done with finding yet."""
-        if self._interval_finding is not None:
+        if self._interval_finding.goes_on:
             return False
-        self._interval_finding = finding = object()
-        found = partial(self._note_interval_found, finding)
-        self._tasks.start("otel-sessions interval pass", partial(self._interval, found), on_end=found)
+        self._start(Trigger.INTERVAL, self._interval_finding, Sweep.end_due, Context())
         return True
 
     @property
     def finding(self) -> bool:
         """Whether an emergency pass is finding what to end, so that a place may be free in a moment."""
-        return self._emergency_finding is not None
+        return self._emergency_finding.goes_on
 
     def request(self) -> None:
         """Start an emergency pass in a task of its own, unless one started less than a second ago."""
-        if self._emergency_finding is None and self._emergency.start_again(self._roster.clock()):
-            self._emergency_finding = finding = object()
-            found = partial(self._note_emergency_found, finding)
-            relieve = partial(self._relieve, otel_context.get_current(), found)
-            self._tasks.start("otel-sessions emergency pass", relieve, on_end=found)
-
-    def may_wait(self) -> bool:
-        return not self._callbacks.calling
+        if not self._emergency_finding.goes_on and self._eviction.start_again(self._store.clock()):
+            cause = otel_context.get_current()
+            self._start(Trigger.EMERGENCY, self._emergency_finding, self._eviction.free_places, cause)
 
     def retry_after(self) -> float | None:
-        return self._emergency.retry_after()
+        """Return the seconds until a creator may be lucky, None if that is unknown."""
+        return self._eviction.retry_after()
 
-    def evict(self, session: Session[DataT], now: float) -> None:
-        """End a session for another one of the same client."""
-        reason = session._reason(now, EndReason.EVICTED)
-        self._closer.end({reason: [session]}, otel_context.get_current(), Batch(), now)
+    def _start(self, trigger: Trigger, finding: "_Finding", find: Find[DataT], cause: Context) -> None:
+        found = finding.begin()
 
-    async def _interval(self, found: Callable[[], None]) -> None:
-        async def end_due(sweep: Sweep[DataT]) -> None:
-            await sweep.end_due()
+        async def find_and_note(sweep: Sweep[DataT]) -> None:
+            await find(sweep)
             found()
 
-        await self._run(Trigger.INTERVAL, end_due, Context())
+        async def run() -> None:
+            await self._run(trigger, find_and_note, cause)
 
-    def _note_interval_found(self, finding: object) -> None:
-        if self._interval_finding is finding:
-            self._interval_finding = None
+        self._tasks.start(f"otel-sessions {trigger} pass", run, on_end=found)
 
-    async def _relieve(self, cause: Context, found: Callable[[], None]) -> None:
-        async def free_places(sweep: Sweep[DataT]) -> None:
-            await self._emergency.free_places(sweep)
-            found()
-
-        await self._run(Trigger.EMERGENCY, free_places, cause)
-
-    def _note_emergency_found(self, finding: object) -> None:
-        if self._emergency_finding is finding:
-            self._emergency_finding = None
-            self._capacity.dismiss_uncovered()
-
-    async def _run(
-        self, trigger: Trigger, find: Callable[[Sweep[DataT]], Awaitable[None]], caller: Context
-    ) -> CleanupReport:
+    async def _run(self, trigger: Trigger, find: Find[DataT], caller: Context) -> CleanupReport:
         started = time.perf_counter()
         span = self._telemetry.start_pass(trigger, caller)
-        sweep = Sweep(self._roster, self._closer, span.context)
+        sweep = Sweep(self._store, self._closer, span.context)
         outcome, error = Outcome.CANCELLED, None
         try:
             async with self._finding:
                 await find(sweep)
-                self.last_at = self._roster.clock()
-            if not self._callbacks.calling:
+                self.last_at = self._store.clock()
+            if not self._hooks.calling:
                 await sweep.batch.wait()
             if not sweep.batch.cut:
                 outcome = Outcome.PARTIAL if sweep.batch.errors else Outcome.SUCCESS

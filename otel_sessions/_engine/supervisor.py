@@ -5,6 +5,8 @@ loop's end, leaves balanced books and no session behind.
 """
 
 import logging
+from collections import defaultdict
+from contextlib import ExitStack
 from functools import partial
 from math import floor
 from typing import Generic
@@ -12,20 +14,21 @@ from typing import Generic
 import anyio
 from opentelemetry.context import Context
 
-from otel_sessions._core.books import Books
 from otel_sessions._core.clock import latest
 from otel_sessions._core.config import SessionConfig
 from otel_sessions._core.loops import Home
-from otel_sessions._core.session import DataT
-from otel_sessions._core.store import Roster
+from otel_sessions._core.session import DataT, Session
+from otel_sessions._core.store import Store
 from otel_sessions._core.words import CleanupError, EndReason
 from otel_sessions._telemetry.telemetry import Telemetry
 
-from .capacity import Capacity
-from .closing import Batch, Closer
-from .hooks import Callbacks, CloseHook, SessionSink
+from .admission import Admission
+from .closing import Closer
+from .ending import Batch, CloseHook
+from .hooks import Hooks, SessionSink
 from .leases import Leases
 from .passes import Passes
+from .places import Places
 from .tasks import Tasks
 
 _SHORTEST_INTERVAL = 0.001
@@ -40,9 +43,8 @@ class Supervisor(Generic[DataT]):
     def __init__(
         self,
         config: SessionConfig,
-        roster: Roster[DataT],
+        store: Store[DataT],
         leases: Leases[DataT],
-        books: Books,
         telemetry: Telemetry,
         on_close: CloseHook[DataT] | None,
         sink: SessionSink[DataT] | None,
@@ -55,22 +57,22 @@ class Supervisor(Generic[DataT]):
         self._ticking = Tasks()
         self._winding_down = Tasks()
         self.tasks = Tasks()
-        self.capacity = Capacity(config, roster, books)
-        self.callbacks = Callbacks(config, on_close, sink, books, self.tasks)
-        self.closer = Closer(config, roster, leases, self.capacity, self.callbacks, telemetry, self.tasks)
-        self.passes = Passes(config, roster, self.closer, self.capacity, self.callbacks, books, telemetry, self.tasks)
+        self.places: Places[DataT] = Places(config, store.books)
+        self.hooks = Hooks(config, on_close, sink, store.books, self.tasks)
+        self.closer = Closer(config, store, leases, self.places, self.hooks, telemetry, self.tasks)
+        self.passes = Passes(config, store, self.closer, self.places, self.hooks, telemetry, self.tasks)
+        self.admission = Admission(config, store, self.places, self.passes, self.closer, self.hooks)
         self._config = config
-        self._roster = roster
+        self._store = store
         self._leases = leases
-        self._books = books
         self._telemetry = telemetry
         self._asked = False
 
     def start(self) -> None:
-        self._roster.home = Home()
-        self._roster.accepting = True
+        home = Home()
+        self._store.open(home)
         self._leases.enter_loop()
-        self._telemetry.open(self._roster.home, self._roster.clock)
+        self._telemetry.open(home, self._store.clock)
         self._ticking.start("otel-sessions supervisor", self._tick, on_end=self._note_tick_end)
 
     def ask(self) -> None:
@@ -84,13 +86,14 @@ class Supervisor(Generic[DataT]):
 
     def disown(self) -> None:
         """Count as ended where nothing of this can run any more: the loop is closed, or this is a forked process."""
-        self.disowned = self.over = self._asked = self.capacity.over = True
-        self.callbacks.forget()
-        self._roster.write_off()
+        self.disowned = self.over = self._asked = self.places.over = True
+        self.hooks.forget()
+        self.closer.forget()
+        self._store.write_off()
 
     def _refuse(self) -> None:
-        self._roster.accepting = False
-        self.capacity.close()
+        self._store.refuse()
+        self.places.dismiss_all()
 
     def _note_tick_end(self) -> None:
         if not self._asked:  # cancelled from outside, or the loop is at its end
@@ -103,26 +106,26 @@ class Supervisor(Generic[DataT]):
         started = True
         while True:
             if started and (now := self._read_clock()) is not None:
-                self._telemetry.next_pass_at = now + next_tick - anyio.current_time()
+                self._telemetry.expect_pass(now + next_tick - anyio.current_time())
             # No cancel scope here: should the loop die in it, anyio would keep it, and the manager with it, for good.
             await anyio.sleep_until(next_tick)
-            self.callbacks.press()
+            self.hooks.cancel_again()
             started = self.passes.start_interval()
             missed = floor((anyio.current_time() - next_tick) / interval)
             next_tick += (missed + 1) * interval
 
     def _read_clock(self) -> float | None:
         try:
-            return self._roster.clock()
+            return self._store.clock()
         except Exception:
             _logger.exception("the clock of the session manager failed")
-            self._books.add_error(CleanupError.OTHER)
+            self._store.books.add_error(CleanupError.OTHER)
             return None
 
     async def _wind_down(self, begun: float) -> None:
         config = self._config
         deadline = begun + config.shutdown_timeout
-        self.tasks.start("otel-sessions pressing", self.callbacks.keep_pressing)
+        self.tasks.start("otel-sessions pressing", self.hooks.keep_cancelling)
         # The last tenth, at most a second, is for cancelled hooks to leave.
         work_until = deadline - min(1.0, config.shutdown_timeout / 10)
         # Before that hooks get their close_timeout, or half of the time where there is not enough for both.
@@ -130,7 +133,7 @@ class Supervisor(Generic[DataT]):
         with anyio.CancelScope(deadline=min(begun + config.drain_timeout, work_until - hooks)):
             await self._leases.wait_quiet()
         if not config.cleanup_on_shutdown:
-            self.callbacks.drop_hooks()
+            self.hooks.drop_hooks()
         await self._ticking.wait_empty()
         with anyio.CancelScope(deadline=work_until):
             await self.passes.shutdown()
@@ -138,21 +141,28 @@ class Supervisor(Generic[DataT]):
         self.tasks.cancel()
         with anyio.CancelScope(deadline=deadline):
             await self.tasks.wait_empty()
-        await self.callbacks.dismiss(deadline)
+        await self.hooks.cancel_all(deadline)
 
     def _settle(self) -> None:
         """End at once, without hooks, whatever is left; after a proper shutdown that is nothing."""
-        try:
+        with ExitStack() as rest:  # all of it is done, whatever a holder or a log handler raises meanwhile
+            rest.callback(self._stop)
+            rest.callback(self._telemetry.close)
+            rest.callback(self.tasks.cancel)
+            rest.callback(self.places.end)
+            rest.callback(self.closer.abandon)
+            rest.callback(self._end_everyone)
             self._refuse()
-            self.callbacks.close()
-            now = self._read_clock()
-            now = latest(self._roster.clock) if now is None else now
-            for session in list(self._roster.sessions.values()):
-                self.closer.end({session._reason(now, EndReason.SHUTDOWN): [session]}, Context(), Batch(), now)
-            self.closer.abandon()
-            self.capacity.end()
-            self.tasks.cancel()
-            self._telemetry.close()
-        finally:
-            self.over = True
-            self.stopped.set()
+            self.hooks.close()
+
+    def _end_everyone(self) -> None:
+        now = self._read_clock()
+        now = latest(self._store.clock) if now is None else now
+        due: dict[EndReason, list[Session[DataT]]] = defaultdict(list)
+        for session in self._store.sessions.values():
+            due[session._reason(now, EndReason.SHUTDOWN)].append(session)
+        self.closer.end(due, Context(), Batch(), now)
+
+    def _stop(self) -> None:
+        self.over = True
+        self.stopped.set()

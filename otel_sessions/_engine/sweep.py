@@ -14,11 +14,13 @@ from typing import Final, Generic
 import anyio.lowlevel
 from opentelemetry.context import Context
 
-from otel_sessions._core.session import DataT, Limits, Session, Terms
-from otel_sessions._core.store import Roster
+from otel_sessions._core.limits import Limits
+from otel_sessions._core.session import DataT, Session, Shared
+from otel_sessions._core.store import Store
 from otel_sessions._core.words import EndReason
 
-from .closing import Batch, Closer
+from .closing import Closer
+from .ending import Batch
 
 STRIDE: Final = 32
 """The most sessions that are looked at and ended together: from one look at the time to the next."""
@@ -36,34 +38,34 @@ LimitsOf = Callable[[Session[DataT]], Limits]
 class Sweep(Generic[DataT]):
     """The work of one pass, and what it has done so far."""
 
-    def __init__(self, roster: Roster[DataT], closer: Closer[DataT], cause: Context) -> None:
+    def __init__(self, store: Store[DataT], closer: Closer[DataT], cause: Context) -> None:
         self.batch = Batch()
         self.examined = 0
         self.cleaned = _NONE_CLEANED.copy()
-        self._roster = roster
+        self._store = store
         self._closer = closer
         self._cause = cause
         self._slice_ends = time.perf_counter() + _SLICE
 
     async def end_due(self) -> None:
         """End what the wheel says is due; file anew what was used since it was filed."""
-        now = self._roster.clock()
-        taken = self._roster.wheel.take_due(now)
+        now = self._store.clock()
+        taken = self._store.wheel.take_due(now)
         while stride := list(islice(taken, STRIDE)):
             self.examined += len(stride)
             self._end_or_file(stride, now)
             if len(stride) == STRIDE:
-                await self.rest_if_tired()
+                await self.yield_if_slice_used()
 
     async def end_all_due(self) -> None:
         """Like `end_due`, but exact: also what became due within the tick that is not over."""
         await self.end_due()
-        coming = self._roster.wheel.coming(self._roster.clock())
+        coming = self._store.wheel.coming(self._store.clock())
         await self.visit(coming, lambda stride, now: self.end_due_of(stride, now, own_limits))
 
     async def end_due_under(self, limits_of: LimitsOf[DataT]) -> None:
         """End what is due under other limits, wherever it is filed."""
-        await self.visit(self._roster.wheel, lambda stride, now: self.end_due_of(stride, now, limits_of))
+        await self.visit(self._store.wheel, lambda stride, now: self.end_due_of(stride, now, limits_of))
 
     async def count_due_under(self, limits_of: LimitsOf[DataT]) -> None:
         """Count as cleaned what `end_due_under` would end, and end nothing."""
@@ -72,7 +74,7 @@ class Sweep(Generic[DataT]):
             for reason, sessions in _due_of(stride, now, limits_of).items():
                 self.cleaned[reason] += len(sessions)
 
-        await self.visit(self._roster.wheel, count)
+        await self.visit(self._store.wheel, count)
 
     async def end_everyone(self) -> None:
         """End all sessions, the leased ones too."""
@@ -83,9 +85,9 @@ class Sweep(Generic[DataT]):
                 due[session._reason(now, EndReason.SHUTDOWN)].append(session)
             self.end(due, now)
 
-        await self.visit(self._roster.wheel, end)
+        await self.visit(self._store.wheel, end)
         # What drains is not filed.
-        await self.visit(list(self._roster.sessions.values()), end)
+        await self.visit(list(self._store.sessions.values()), end)
 
     async def visit(self, sessions: Iterable[Session[DataT]], look: Look[DataT]) -> None:
         """Let `look` see those that have not ended, a stride at a time, and the time."""
@@ -94,14 +96,14 @@ class Sweep(Generic[DataT]):
             stride = dict.fromkeys(seen)  # what the wheel has moved meanwhile may come twice
             left = [session for session in stride if session.end_reason is None]
             self.examined += len(left)
-            look(left, self._roster.clock())
+            look(left, self._store.clock())
             if len(seen) == STRIDE:
-                await self.rest_if_tired()
+                await self.yield_if_slice_used()
 
     def end_due_of(self, stride: list[Session[DataT]], now: float, limits_of: LimitsOf[DataT]) -> None:
         """End what is due under the given limits; a leased session starts to drain once it is as old as it may be."""
         for session in stride:
-            if session._pins and now >= session._created + session._terms.age:
+            if session._pins and now >= session._created + session._shared.age:
                 self._closer.drain(session, self._cause)
         self.end(_due_of(stride, now, limits_of), now)
 
@@ -110,7 +112,7 @@ class Sweep(Generic[DataT]):
         for reason, sessions in due.items():
             self.cleaned[reason] += len(sessions)
 
-    async def rest_if_tired(self) -> None:
+    async def yield_if_slice_used(self) -> None:
         """Let the loop go on if it is time to; to be called between two strides, and not after the last.
 
         So a pass over few sessions is over in one step, before a creator who has waited for its places goes on.
@@ -121,9 +123,9 @@ class Sweep(Generic[DataT]):
 
     def _end_or_file(self, stride: list[Session[DataT]], now: float) -> None:
         due: Due[DataT] = defaultdict(list)
-        file = self._roster.wheel.file
+        file = self._store.wheel.file
         for session in stride:
-            limits = session._terms
+            limits = session._shared
             if not session._pins and (reason := session._due(now, limits)) is not None:
                 due[reason].append(session)
             elif now < session._created + limits.age:
@@ -144,18 +146,18 @@ def _due_of(stride: list[Session[DataT]], now: float, limits_of: LimitsOf[DataT]
 
 
 def own_limits(session: Session[DataT]) -> Limits:
-    return session._terms
+    return session._shared
 
 
-def limits_by(change: Callable[[Terms], Limits]) -> LimitsOf[DataT]:
-    """Return a session's limits as `change` makes them of its terms, once for all in a row that share them."""
-    known: Terms | None = None
+def limits_by(change: Callable[[Shared], Limits]) -> LimitsOf[DataT]:
+    """Return a session's limits as `change` makes them, once for all sessions in a row that share them."""
+    known: Shared | None = None
     limits: Limits
 
     def limits_of(session: Session[DataT]) -> Limits:
         nonlocal known, limits
-        if session._terms is not known:
-            known = session._terms
+        if session._shared is not known:
+            known = session._shared
             limits = change(known)
         return limits
 

@@ -12,6 +12,8 @@ from typing import Generic, TypeVar
 
 import anyio
 
+from .quiet import Quiet
+
 _logger = logging.getLogger("otel_sessions")
 
 ItemT = TypeVar("ItemT")
@@ -31,7 +33,7 @@ class Tasks:
 
     def __init__(self) -> None:
         self._running: dict[Task, object] = {}
-        self._emptied: anyio.Event | None = None
+        self._quiet = Quiet()
 
     def start(
         self, name: str, function: Callable[[], Awaitable[None]], on_end: Callable[[], None] = lambda: None
@@ -52,9 +54,7 @@ class Tasks:
             task.cancel()
 
     async def wait_empty(self) -> None:
-        while self._running:
-            self._emptied = anyio.Event()
-            await self._emptied.wait()
+        await self._quiet.wait(lambda: not self._running)
 
     def _start_on_asyncio(self, name: str, function: Callable[[], Awaitable[None]], task: Task) -> object:
         def ended(running: asyncio.Task[None]) -> None:
@@ -89,49 +89,56 @@ class Tasks:
         task.done = True
         self._running.pop(task, None)
         task.on_end()
-        if not self._running and self._emptied is not None:
-            self._emptied.set()
+        if not self._running:
+            self._quiet.note()
 
 
 class Countdown(Generic[ItemT]):
     """Items that are due a fixed number of seconds after they were added, on the loop's own time."""
 
-    def __init__(self, delay: float, tasks: Tasks, name: str, on_due: Callable[[ItemT], None]) -> None:
+    def __init__(self, delay: float, tasks: Tasks, name: str) -> None:
         self._delay = delay
         self._tasks = tasks
         self._name = name
-        self._on_due = on_due
-        self._due_at: dict[ItemT, float] = {}
+        self._due: dict[ItemT, tuple[float, Callable[[], None]]] = {}
+        """When each item is due, and what is called then; the first one is due first."""
         self._counting = False
 
-    def add(self, item: ItemT) -> None:
-        """Start an item's countdown; one that is running goes on as it is."""
-        self._due_at.setdefault(item, anyio.current_time() + self._delay)
+    def __len__(self) -> int:
+        return len(self._due)
+
+    def add(self, item: ItemT, on_due: Callable[[], None]) -> None:
+        """Start an item's countdown, which ends in a call. A countdown that is running goes on as it is."""
+        self._due.setdefault(item, (anyio.current_time() + self._delay, on_due))
         if not self._counting:
             self._counting = True
             self._tasks.start(self._name, self._count)
 
     def discard(self, item: ItemT) -> None:
-        self._due_at.pop(item, None)
+        self._due.pop(item, None)
 
     async def _count(self) -> None:
         try:
-            while self._due_at:
-                due_at = next(iter(self._due_at.values()))
+            while self._due:
+                due_at = self._first_due_at()
                 await anyio.sleep_until(due_at)  # no item is held here: the first one may be discarded meanwhile
-                if self._due_at and next(iter(self._due_at.values())) <= due_at:
+                if self._due and self._first_due_at() <= due_at:
                     self._end_first()
         finally:
             self._counting = False
 
+    def _first_due_at(self) -> float:
+        due_at, _ = next(iter(self._due.values()))
+        return due_at
+
     def _end_first(self) -> None:
-        item = next(iter(self._due_at))
-        del self._due_at[item]
+        item = next(iter(self._due))
+        _, on_due = self._due.pop(item)
         try:
-            self._on_due(item)
+            on_due()
         except Exception as error:
             _log(self._name, error)
-            self._due_at[item] = anyio.current_time() + max(self._delay, 1.0)
+            self._due[item] = anyio.current_time() + max(self._delay, 1.0), on_due
 
 
 async def _run(function: Callable[[], Awaitable[None]]) -> None:

@@ -44,7 +44,7 @@ def _origin(text: str) -> str:
     if not text.startswith(("http://", "https://")):
         raise Expected("a URL that starts with http:// or https://")
     parts = urlsplit(text)
-    if not parts.hostname or parts.port == 0 or parts.username is not None or "?" in text or "#" in text:
+    if not parts.hostname or parts.port == 0 or any(mark in text for mark in "@?#"):
         raise ValueError
     return text
 
@@ -52,7 +52,10 @@ def _origin(text: str) -> str:
 ADDRESS: Final = text("HOST:PORT, as in 127.0.0.1:8080 or [::1]:8080", _address)
 ADDRESS_OR_OFF: Final = text("HOST:PORT, as in 127.0.0.1:8080 or [::1]:8080", _address, may_be_off=True)
 ORIGIN: Final = text("a URL of scheme, host, port and path, and nothing else", _origin, secret=True)
-"""A URL that paths can be added to. A wrong URL is not repeated, because it may have credentials in it."""
+"""A URL that paths can be added to. A wrong URL is not repeated, because it may have credentials in it.
+
+An `@` is refused wherever it stands: in `http://ada:123/x@host` the host is `ada`, and the rest a password.
+"""
 FILE: Final = text("the path of a file or folder", str)
 
 

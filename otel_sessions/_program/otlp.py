@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 ENDPOINT: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
 _NO_EXPORTER: Final = "none"
 _PROTOCOL: Final = "OTEL_EXPORTER_OTLP_PROTOCOL"
+_GRPC: Final = "grpc"
 _PACKAGES: Final = {
-    "grpc": "opentelemetry.exporter.otlp.proto.grpc",
+    _GRPC: "opentelemetry.exporter.otlp.proto.grpc",
     "http/protobuf": "opentelemetry.exporter.otlp.proto.http",
 }
 _SIGNALS: Final = {
@@ -85,7 +86,7 @@ def exporting(service_name: str) -> Iterator[None]:
 def require_exporters(environ: Mapping[str, str] = os.environ) -> None:
     """Raise `ImportError` or `ConfigError` if the export that the environment asks for cannot work here."""
     for signal in _asked(environ):
-        _require_url(signal, environ)
+        _require_endpoint(signal, environ)
         import_module(_exporter_module(signal, environ))
 
 
@@ -219,24 +220,46 @@ def _exporter(signal: str, environ: Mapping[str, str]) -> Any:
 
 
 def _exporter_module(signal: str, environ: Mapping[str, str]) -> str:
+    return f"{_PACKAGES[_protocol(signal, environ)]}.{_SIGNALS[signal][0]}"
+
+
+def _protocol(signal: str, environ: Mapping[str, str]) -> str:
     variable = f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL"
     protocol = environ.get(variable) or environ.get(_PROTOCOL) or _usual_protocol(_endpoint(signal, environ))
     if protocol not in _PACKAGES:
         raise ConfigError(f"{_PROTOCOL} takes {' or '.join(_PACKAGES)}, not {protocol!r}")
-    return f"{_PACKAGES[protocol]}.{_SIGNALS[signal][0]}"
+    return protocol
 
 
 def _usual_protocol(endpoint: str) -> str:
     """Return what collectors speak on the port of an endpoint."""
-    return "grpc" if urlsplit(endpoint).port == _GRPC_PORT else "http/protobuf"
+    return _GRPC if urlsplit(_as_url(endpoint)).port == _GRPC_PORT else "http/protobuf"
 
 
-def _require_url(signal: str, environ: Mapping[str, str]) -> None:
-    """Raise `ConfigError`, which names the variable, if the endpoint of a signal is no URL."""
+def _require_endpoint(signal: str, environ: Mapping[str, str]) -> None:
+    """Raise `ConfigError`, which names the variable, if nothing can be exported to the endpoint of a signal."""
     own, endpoint = f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT", _endpoint(signal, environ)
+    variable = own if environ.get(own) else ENDPOINT
+    public = _CREDENTIALS.sub(r"\1", endpoint)
+    if not _is_url(endpoint):
+        raise ConfigError(f"{variable} takes a URL, not {public!r}")
+    parts = urlsplit(_as_url(endpoint))
+    if "@" in f"{parts.path}{parts.query}{parts.fragment}":
+        raise ConfigError(
+            f"{variable} takes a URL with at most one @, right before its host; write / ? # and @ in a user name, a "
+            f"password or a path as %2F %3F %23 and %40"
+        )
+    if _protocol(signal, environ) != _GRPC and parts.scheme not in ("http", "https"):
+        raise ConfigError(f"{variable} takes a URL that starts with http:// or https://, not {public!r}")
+
+
+def _is_url(endpoint: str) -> bool:
+    """Return whether an endpoint has a host that can be asked, or is a target of gRPC's like `unix:///run/collector`."""
     try:
-        urlsplit(_as_url(endpoint)).port  # noqa: B018  # reading it checks it
-    except ValueError as error:
-        variable = own if environ.get(own) else ENDPOINT
-        public = _CREDENTIALS.sub(r"\1", endpoint)
-        raise ConfigError(f"{variable} takes a URL, not {public!r}") from error
+        parts = urlsplit(_as_url(endpoint))
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return False
+    if port == 0 or not endpoint.isprintable() or " " in endpoint:
+        return False
+    return bool(host) or parts.scheme not in ("", "http", "https")

@@ -1,8 +1,8 @@
 """Which managers' books are reported to which meter provider.
 
-One board for each provider, however many managers there are; a manager that is gone leaves its totals on the board, so
-counters never fall and series never vanish. Boards hold books, never managers. What is not decided here: which
-instruments read a board (`telemetry`).
+Each provider has one `ProviderMetrics`, however many managers there are. A manager that is gone leaves its totals
+there, so no counter falls and no series vanishes. `ProviderMetrics` holds books, never managers. Which instruments read
+it is decided elsewhere (`instruments`).
 """
 
 import threading
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from opentelemetry import metrics
+from opentelemetry import metrics as otel_metrics
 from opentelemetry.metrics import Histogram, MeterProvider, NoOpHistogram, NoOpMeterProvider
 
 from otel_sessions._core.books import Books, Totals
@@ -23,15 +23,15 @@ OTHER_NAME: Final = "_OTHER"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
-    """All that a board says about the managers of one name. `limit` is None while one of them has no cap."""
+class Snapshot:
+    """All that is exported about the managers of one name. `limit` is None while one of them has no cap."""
 
     totals: Totals
     limit: int | None = 0
     overdue: float = 0.0
 
-    def __add__(self, other: "Row") -> "Row":
-        return Row(
+    def __add__(self, other: "Snapshot") -> "Snapshot":
+        return Snapshot(
             totals=self.totals + other.totals,
             limit=None if self.limit is None or other.limit is None else self.limit + other.limit,
             overdue=max(self.overdue, other.overdue),
@@ -49,68 +49,82 @@ class Owner(Protocol):
 
 
 @dataclass(eq=False, slots=True)
-class Entry:
-    """One manager's books on a board, under the name that the board gave it; its owner may be gone at any moment.
+class Registration:
+    """One manager's books, under the name they are reported by. The manager, its owner, may be gone at any moment.
 
-    `closed` says that the manager has ended, until it is entered again. Its books are still read for as long as it is
-    there: a pass that it cut off may be counted a moment later.
+    `closed` says that the manager does not run. Its books are read all the same: a pass that its end has cut off may be
+    counted a moment later.
     """
 
     name: str
     books: Books
-    board: "Board"
+    metrics: "ProviderMetrics"
     owner: "weakref.ref[Owner]"
-    closed: bool = False
+    closed: bool = True
 
-    def row(self) -> Row:
+    def open(self) -> None:
+        """Note that the manager runs."""
+        self.closed = False
+
+    def close(self) -> None:
+        """Note that the manager has ended."""
+        self.closed = True
+
+    def go_on_in(self, books: Books) -> None:
+        """Read other books from now on."""
+        self.books = books
+
+    def snapshot(self) -> Snapshot:
         owner = self.owner()
         if owner is None or self.closed or owner.has_lost_its_loop():
-            return Row(totals=self.books.totals().settled())
-        return Row(totals=self.books.totals(), limit=self.books.limit, overdue=owner.overdue())
+            return Snapshot(totals=self.books.totals().settled())
+        return Snapshot(totals=self.books.totals(), limit=self.books.limit, overdue=owner.overdue())
 
 
 class _Collection(threading.local):
     """The collection that runs on this thread: its one snapshot, and which instruments have read it."""
 
-    rows: dict[str, Row]
+    snapshots: dict[str, Snapshot]
 
     def __init__(self) -> None:
-        self.rows = {}
+        self.snapshots = {}
         self.readers: set[str] = set()
 
 
-class Board:
+class ProviderMetrics:
     """The books that one meter provider reports. `session_duration` and `cleanup_duration` are its histograms."""
 
     def __init__(self) -> None:
         self.session_duration: Histogram = NoOpHistogram("otel_sessions.session.duration")
         self.cleanup_duration: Histogram = NoOpHistogram("otel_sessions.cleanup.duration")
-        self.live: dict[Entry, None] = {}
-        self.left: dict[str, Row] = {}
+        self.registered: dict[Registration, None] = {}
+        self.departed: dict[str, Snapshot] = {}
         self._names: set[str] = set()
         self._collection = _Collection()
-        self._equipping = threading.Lock()
-        self._equipped = False
+        self._creating = threading.Lock()
+        self._created = False
 
     def start_anew_after_fork(self) -> None:
         """Count nothing that the parent has counted, under a lock that no thread of the parent holds."""
-        self._equipping = threading.Lock()
+        self._creating = threading.Lock()
         self._collection = _Collection()
-        self.left.clear()
-        for entry in self.live:
-            entry.books, entry.closed = Books(entry.books.limit), True
+        self.departed.clear()
+        for registration in self.registered:
+            registration.go_on_in(Books(registration.books.limit))
+            registration.close()
 
-    def equip(self, create: "Callable[[Board], None]") -> None:
-        """Create the instruments, once.
+    def create_instruments_once(self, create: "Callable[[ProviderMetrics], None]") -> None:
+        """Create the instruments, unless that was done.
 
-        Under a lock of its own: a collection holds the SDK's lock when it asks for `rows`, and creating needs that one.
+        This has a lock of its own: a collection holds the SDK's lock while it asks for `snapshots`, and creating an
+        instrument needs the SDK's lock, too.
         """
-        with self._equipping:
-            if not self._equipped:
-                self._equipped = True
+        with self._creating:
+            if not self._created:
+                self._created = True
                 create(self)
 
-    def fold(self, name: str) -> str:
+    def reported_name(self, name: str) -> str:
         """Return the name under which a manager is reported: its own, or `_OTHER` past the first hundred names."""
         if name not in self._names:
             if len(self._names) >= MAX_NAMES:
@@ -118,99 +132,105 @@ class Board:
             self._names.add(name)
         return name
 
-    def leave(self, name: str, row: Row) -> None:
-        self.left[name] = self.left[name] + row if name in self.left else row
+    def add_departed(self, name: str, snapshot: Snapshot) -> None:
+        _add(self.departed, name, snapshot)
 
-    def rows(self, instrument: str) -> dict[str, Row]:
-        """Return a row for each name: one snapshot for all the instruments of one collection.
+    def snapshots(self, instrument: str) -> dict[str, Snapshot]:
+        """Return a snapshot for each name: one snapshot for all the instruments of one collection.
 
         An instrument that asks again on the same thread is in a new collection.
         """
         collection = self._collection
         if not collection.readers or instrument in collection.readers:
-            collection.rows = _registry.read(self)
+            collection.snapshots = _registry.read(self)
             collection.readers = set()
         collection.readers.add(instrument)
-        return collection.rows
+        return collection.snapshots
 
 
 class _Registry:
-    """All boards, under one lock. A garbage collection may drop a manager at any point, inside the lock too, so that
-    only appends its entry to `_departed`; whoever takes the lock next settles it."""
+    """The metrics of all providers, under one lock.
+
+    A garbage collection may drop a manager at any point, inside the lock too. So it only appends the manager's
+    registration to `_departed`; whoever takes the lock next settles it.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._boards: weakref.WeakKeyDictionary[MeterProvider, Board] = weakref.WeakKeyDictionary()
-        self._proxied: Board | None = None
-        self._departed: deque[Entry] = deque()
+        self._metrics: weakref.WeakKeyDictionary[MeterProvider, ProviderMetrics] = weakref.WeakKeyDictionary()
+        self._proxied: ProviderMetrics | None = None
+        self._departed: deque[Registration] = deque()
 
-    def enter(self, owner: Owner, name: str, books: Books, provider: MeterProvider) -> Entry:
+    def enter(self, owner: Owner, name: str, books: Books, provider: MeterProvider) -> Registration:
         """Report `books` as they are for as long as `owner` lives, and as they were left from then on."""
         current = global_provider()
         with self._lock:
             self._settle()
             self._unify(current)
-            board = self._boards.get(provider)
-            if board is None:
-                board = self._boards[provider] = Board()
+            metrics = self._metrics.get(provider)
+            if metrics is None:
+                metrics = self._metrics[provider] = ProviderMetrics()
                 if _is_proxy(provider):
-                    self._proxied = board
-            entry = Entry(board.fold(name), books, board, weakref.ref(owner))
-            board.live[entry] = None
-        finalizer = weakref.finalize(owner, self._departed.append, entry)
+                    self._proxied = metrics
+            registration = Registration(metrics.reported_name(name), books, metrics, weakref.ref(owner))
+            metrics.registered[registration] = None
+        finalizer = weakref.finalize(owner, self._departed.append, registration)
         finalizer.atexit = False
-        return entry
+        return registration
 
-    def read(self, board: Board) -> dict[str, Row]:
+    def read(self, metrics: ProviderMetrics) -> dict[str, Snapshot]:
         current = global_provider()
         with self._lock:
             self._settle()
             self._unify(current)
-            rows, live = dict(board.left), list(board.live)
-        for entry in live:
-            row = entry.row()
-            rows[entry.name] = rows[entry.name] + row if entry.name in rows else row
-        return rows
+            snapshots, registered = dict(metrics.departed), list(metrics.registered)
+        for registration in registered:
+            _add(snapshots, registration.name, registration.snapshot())
+        return snapshots
 
     def start_anew_after_fork(self) -> None:
         """Take a lock of its own in a forked process, where the thread that may hold the parent's does not run."""
         self._lock = threading.Lock()
-        for board in {*self._boards.values(), *(entry.board for entry in self._departed)}:
-            board.start_anew_after_fork()
+        for metrics in {*self._metrics.values(), *(registration.metrics for registration in self._departed)}:
+            metrics.start_anew_after_fork()
 
     def _settle(self) -> None:
         while self._departed:
-            entry = self._departed.popleft()
-            del entry.board.live[entry]
-            entry.board.leave(entry.name, entry.row())
+            registration = self._departed.popleft()
+            del registration.metrics.registered[registration]
+            registration.metrics.add_departed(registration.name, registration.snapshot())
 
     def _unify(self, current: MeterProvider) -> None:
-        """Make one of the board behind the API's proxy and the board of the provider that has become the global one.
+        """Join what was registered with the API's proxy to the provider that has become the global one.
 
-        The proxy's instruments become the provider's own. Where that one had some already, it keeps those and drops
-        the proxy's callbacks in silence: then the older board takes over what is on the proxy's.
+        The API's proxy passes its instruments on to the global provider. If that provider has our instruments already,
+        it drops the proxy's callbacks in silence. So the proxy's managers move to the provider's metrics.
         """
         proxied = self._proxied
         if proxied is None or _is_proxy(current):
             return
-        board = self._boards.setdefault(current, proxied)
-        if board is proxied:
+        metrics = self._metrics.setdefault(current, proxied)
+        if metrics is proxied:
             return
-        for entry in list(proxied.live):
-            del proxied.live[entry]
-            entry.name, entry.board = board.fold(entry.name), board
-            board.live[entry] = None
-        for name, row in proxied.left.items():
-            board.leave(board.fold(name), row)
-        proxied.left.clear()
+        for registration in list(proxied.registered):
+            del proxied.registered[registration]
+            registration.name, registration.metrics = metrics.reported_name(registration.name), metrics
+            metrics.registered[registration] = None
+        for name, snapshot in proxied.departed.items():
+            metrics.add_departed(metrics.reported_name(name), snapshot)
+        proxied.departed.clear()
 
 
 def global_provider() -> MeterProvider:
     """Return the API's global provider; one that does nothing if the configured one cannot be loaded."""
     try:
-        return metrics.get_meter_provider()
+        return otel_metrics.get_meter_provider()
     except Exception:  # the API has logged it
         return _NO_PROVIDER
+
+
+def _add(snapshots: dict[str, Snapshot], name: str, snapshot: Snapshot) -> None:
+    snapshots[name] = snapshots[name] + snapshot if name in snapshots else snapshot
 
 
 def _is_proxy(provider: MeterProvider) -> bool:

@@ -1,20 +1,19 @@
-"""Every metric, span and line about a pass, in one place; it reads the books and never decides anything.
+"""What is said of a manager: metrics, spans, and the line about each pass. It reads the books and decides nothing.
 
 Only the OpenTelemetry API is used: without an SDK all of this does nothing. An error of a provider is logged and
 counted, and never reaches a session.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
+from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import INVALID_SPAN, Link, NoOpTracer, Span, Status, StatusCode, Tracer, TracerProvider
 
 from otel_sessions._core.books import Books
@@ -25,91 +24,12 @@ from otel_sessions._core.words import CleanupError, EndReason, Outcome, Trigger
 from otel_sessions._version import __version__
 
 from . import providers
-from .providers import Board, Row
-
-SCOPE: Final = "otel_sessions"
-MANAGER_NAME: Final = "otel_sessions.manager.name"
-STATE: Final = "otel_sessions.session.state"
-REASON: Final = "otel_sessions.cleanup.reason"
-REJECTION: Final = "otel_sessions.rejection.reason"
-TRIGGER: Final = "otel_sessions.cleanup.trigger"
-OUTCOME: Final = "otel_sessions.cleanup.outcome"
-ERROR_TYPE: Final = "error.type"
-SESSION_BUCKETS: Final = (1, 5, 10, 30, 60, 300, 600, 1800, 3600, 14400, 43200, 86400)
-CLEANUP_BUCKETS: Final = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10)
+from .instruments import ERROR_TYPE, MANAGER_NAME, OUTCOME, REASON, SCOPE, TRIGGER, create_instruments
 
 _TEXTS: Final = {word: word.value for word in (*EndReason, *Trigger, *Outcome)}
 """Looked up, since `value` is slow, and every session that ends and every pass is recorded."""
 
 _logger = logging.getLogger("otel_sessions")
-
-WordT = TypeVar("WordT", bound=StrEnum)
-
-_Points = Iterable[tuple[float, dict[str, str]]]
-_Read = Callable[[Row], _Points]
-
-
-def _limit(row: Row) -> _Points:
-    return [] if row.limit is None else [(row.limit, {})]
-
-
-def _runs(row: Row) -> _Points:
-    return [(n, {TRIGGER: run[0].value, OUTCOME: run[1].value}) for run, n in row.totals.runs.items()]
-
-
-def _by(attribute: str, counts: Mapping[WordT, int]) -> _Points:
-    return [(count, {attribute: word.value}) for word, count in counts.items()]
-
-
-_COUNTERS: Final[dict[tuple[str, str, str], _Read]] = {
-    ("session.created", "{session}", "Sessions created."): lambda row: [(row.totals.created, {})],
-    ("session.cleaned", "{session}", "Sessions removed, by end reason."): lambda row: _by(REASON, row.totals.cleaned),
-    ("session.rejected", "{session}", "Sessions refused."): lambda row: _by(REJECTION, row.totals.rejected),
-    ("cleanup.runs", "{run}", "Cleanup passes that have ended."): _runs,
-    ("cleanup.errors", "{error}", "What failed during cleanup."): lambda row: _by(ERROR_TYPE, row.totals.errors),
-}
-_UP_DOWN_COUNTERS: Final[dict[tuple[str, str, str], _Read]] = {
-    ("session.active", "{session}", "Sessions that are there."): lambda row: _by(STATE, row.totals.active),
-    ("session.reserved", "{session}", "Places taken, not yet sessions."): lambda row: [(row.totals.reserved, {})],
-    ("session.limit", "{session}", "The cap on sessions."): _limit,
-}
-_GAUGES: Final[dict[tuple[str, str, str], _Read]] = {
-    ("cleanup.overdue", "s", "How late the next interval pass is."): lambda row: [(row.overdue, {})],
-}
-
-
-def _create_instruments(board: Board, provider: MeterProvider) -> None:
-    meter = provider.get_meter(SCOPE, __version__)
-    for create, instruments in (
-        (meter.create_observable_counter, _COUNTERS),
-        (meter.create_observable_up_down_counter, _UP_DOWN_COUNTERS),
-        (meter.create_observable_gauge, _GAUGES),
-    ):
-        for (name, unit, description), read in instruments.items():
-            create(f"{SCOPE}.{name}", [_observer(board, name, read)], unit, description)
-    board.session_duration = meter.create_histogram(
-        f"{SCOPE}.session.duration",
-        "s",
-        "How long sessions lived, by end reason.",
-        explicit_bucket_boundaries_advisory=SESSION_BUCKETS,
-    )
-    board.cleanup_duration = meter.create_histogram(
-        f"{SCOPE}.cleanup.duration",
-        "s",
-        "How long cleanup passes took, close hooks and exports included.",
-        explicit_bucket_boundaries_advisory=CLEANUP_BUCKETS,
-    )
-
-
-def _observer(board: Board, name: str, read: _Read) -> Callable[[CallbackOptions], list[Observation]]:
-    def callback(_: CallbackOptions) -> list[Observation]:
-        return [
-            Observation(value, {MANAGER_NAME: manager, **attributes})
-            for manager, row in board.rows(name).items()
-            for value, attributes in read(row)
-        ]
-
-    return callback
 
 
 class Telemetry:
@@ -123,7 +43,7 @@ class Telemetry:
         meter_provider: MeterProvider | None,
         tracer_provider: TracerProvider | None,
     ) -> None:
-        self.next_pass_at: float | None = None
+        self._next_pass_at: float | None = None
         """When the next interval pass is due, by `clock`; None while none is to come."""
         self._clock = clock
         self.name: Final = name
@@ -132,29 +52,32 @@ class Telemetry:
         """Those that run."""
         self.guarded: Final = _Guard(name, books)
         provider = providers.global_provider() if meter_provider is None else meter_provider
-        self._entry = providers.enter(self, name, books, provider)
-        self._entry.closed = True
+        self._registration = providers.enter(self, name, books, provider)
         self._tracer: Tracer = NoOpTracer()
         with self.guarded:
-            self._entry.board.equip(partial(_create_instruments, provider=provider))
+            self._registration.metrics.create_instruments_once(partial(create_instruments, provider=provider))
         with self.guarded:
             self._tracer = trace.get_tracer(SCOPE, __version__, tracer_provider)
 
     def sessions_ended(self, sessions: Iterable[Session[Any]], reason: EndReason, now: float) -> None:
         """Record how long sessions lived that end together."""
-        entry = self._entry
-        attributes = {MANAGER_NAME: entry.name, REASON: _TEXTS[reason]}
+        registration = self._registration
+        attributes = {MANAGER_NAME: registration.name, REASON: _TEXTS[reason]}
         for session in sessions:
             # One that was made and failed while a pass goes on ends as of the pass's beginning.
             age = now - session._created if now > session._created else 0.0
             try:
-                entry.board.session_duration.record(age, attributes)
+                registration.metrics.session_duration.record(age, attributes)
             except Exception as error:
                 self.guarded.note(error)
 
+    def expect_pass(self, at: float) -> None:
+        """Note when the next interval pass is due, by the manager's clock."""
+        self._next_pass_at = at
+
     def overdue(self) -> float:
         """Return by how many seconds the next interval pass is late; 0 on time and while a pass runs."""
-        next_pass_at = self.next_pass_at
+        next_pass_at = self._next_pass_at
         if next_pass_at is None or self._passes:
             return 0.0
         try:
@@ -180,9 +103,9 @@ class Telemetry:
 
     def record_pass(self, started: "PassSpan", report: CleanupReport) -> None:
         self._passes.discard(started)
-        self._entry.board.cleanup_duration.record(
+        self._registration.metrics.cleanup_duration.record(
             report.duration,
-            {MANAGER_NAME: self._entry.name, TRIGGER: _TEXTS[report.trigger], OUTCOME: _TEXTS[report.outcome]},
+            {MANAGER_NAME: self._registration.name, TRIGGER: _TEXTS[report.trigger], OUTCOME: _TEXTS[report.outcome]},
             started.context,
         )
 
@@ -191,12 +114,12 @@ class Telemetry:
         self._home = home
         self._clock = clock
         self._passes.clear()
-        self._entry.closed = False
+        self._registration.open()
 
     def go_on_in(self, books: Books) -> None:
         """Report the manager as ended, and by other books from now on."""
         self.close()
-        self._entry.books = books
+        self._registration.go_on_in(books)
         self.guarded.count_in(books)
 
     def has_lost_its_loop(self) -> bool:
@@ -205,8 +128,8 @@ class Telemetry:
 
     def close(self) -> None:
         """Report the manager as ended: what it still holds counts as ended by `shutdown`."""
-        self.next_pass_at = None
-        self._entry.closed = True
+        self._next_pass_at = None
+        self._registration.close()
 
 
 class _Guard:

@@ -12,6 +12,8 @@ BUFFER_BYTES: Final = 256 * 1024
 """What each session of the demo holds, in place of what real ones do: buffers, a history, a connection."""
 _GRACE_SECONDS: Final = 1.0
 """For a machine that is busy with two proxies and their clients."""
+_NEVER_SECONDS: Final = 86400.0
+"""An interval that no run lasts, because an interval cannot be switched off."""
 
 
 def demo_limits(clients: int) -> SessionConfig:
@@ -39,16 +41,9 @@ def usual_limits(clients: int) -> SessionConfig:
 
 
 def without_cleanup(limits: SessionConfig) -> SessionConfig:
-    """Return the same without cleanup and cap; no hook runs for what is left at the end."""
-    return replace(
-        limits,
-        cleanup_interval=86400.0,
-        max_idle_time=None,
-        max_session_age=None,
-        max_sessions=None,
-        max_sessions_per_client=None,
-        cleanup_on_shutdown=False,
-    )
+    """Return the same with every limit off that can be switched off; no hook runs for what is left at the end."""
+    off: dict[str, Any] = {option.name: None for option in SESSION_OPTIONS if option.kind.may_be_off}
+    return replace(limits, cleanup_interval=_NEVER_SECONDS, cleanup_on_shutdown=False, **off)
 
 
 def flags_of(limits: SessionConfig) -> list[str]:

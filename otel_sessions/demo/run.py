@@ -23,22 +23,22 @@ from otel_sessions._program.otlp import ENDPOINT
 from otel_sessions._program.signals import hangups
 
 from .limits import BUFFER_BYTES, demo_limits, flags_of, without_cleanup
-from .load.clients import Load
-from .load.connections import connections
-from .load.phases import PHASES, Moment, Story
+from .load.clients import Load, LoadOptions
+from .load.mcp import connections
+from .load.scenario import PHASES, Scenario, Stage
 from .processes.children import HOST, Child, listen, running, url_of
-from .processes.side import Side, pace
-from .result.report import FILES, made, write_report
-from .result.show import WIDTH, Show, say, showing, sum_up
-from .result.state import State
+from .processes.contender import Contender, pace
+from .result.history import State
+from .result.live import WIDTH, Show, say, showing, sum_up
+from .result.report import FILES, require_writable, write_report
 from .result.verdict import judge
 
 _LOOK_SECONDS: Final = 0.25
 _START_SECONDS: Final = 30.0
 _SETTLED_SECONDS: Final = 5.0
 """How long a busy proxy may take for its readings at the end, more than usual."""
-_END: Final = Moment(phase="the end", present=0.0, leaves=False)
-"""What stands for the story when its time is over, and requests are still under way."""
+_END: Final = Stage(phase="the end", present=0.0, leaves=False)
+"""What stands for the scenario when its time is over, and requests are still under way."""
 
 
 class DemoFailed(Exception):
@@ -61,13 +61,10 @@ _TWIN: Final = _Part(name="the twin", instance="demo-without-cleanup", module="p
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
+class Options(LoadOptions):
     """What the command line asks for; `duration` in seconds, a port of 0 is any free one."""
 
     duration: float
-    clients: int
-    rate: float
-    seed: int
     twin: bool
     report: Path
     otlp: str | None
@@ -83,7 +80,8 @@ def run(options: Options) -> int:
     `KeyboardInterrupt` on SIGTERM and SIGHUP as on SIGINT.
     """
     limits = demo_limits(options.clients)
-    with made(options.report), _others_as_sigint():
+    require_writable(options.report)
+    with _others_as_sigint():
         state = anyio.run(_run, options, limits)
         verdict = judge(state.ours, state.twin, options.clients)
         sum_up(state, verdict)
@@ -109,13 +107,13 @@ async def _run(options: Options, limits: SessionConfig) -> State:
             to_proxy = ["--upstream", urls[_UPSTREAM], "--readings", str(pace(options.duration))]
             arguments = [*to_proxy, *flags_of(limits_of[part])] if part in limits_of else []
             children[part] = stack.enter_context(_running(part, listener, arguments, options.otlp))
-        sides = [Side(its, children[part], _load(options, urls[part])) for part, its in limits_of.items()]
-        await _drive(options, sides, children)
-        for side in sides:
-            side.proxy.ask_to_stop()
-        for side in sides:
-            side.close()
-    return _state(options, sides, options.duration, None)
+        contenders = [Contender(its, children[part], _load(options, urls[part])) for part, its in limits_of.items()]
+        await _drive(options, contenders, children)
+        for contender in contenders:
+            contender.proxy.ask_to_stop()
+        for contender in contenders:
+            contender.close()
+    return _state(options, contenders, options.duration, None)
 
 
 @contextmanager
@@ -127,34 +125,34 @@ def _running(part: _Part, listener: socket.socket, arguments: list[str], otlp: s
     complaints: Iterable[str] = ()
     try:
         with running(part.module, listener, *arguments, environ=environ) as child:
-            complaints = child.complaints
+            complaints = child.stderr_tail
             yield child
     finally:
         sys.stderr.writelines(f"{part.name}: {line}\n" for line in complaints)
 
 
-async def _drive(options: Options, sides: list[Side], children: Mapping[_Part, Child]) -> None:
+async def _drive(options: Options, contenders: list[Contender], children: Mapping[_Part, Child]) -> None:
     """Load all proxies at once, and watch and show how they do."""
-    await _until_started(sides, children)
+    await _until_started(contenders, children)
     began = anyio.current_time()
     with showing(options.duration, twin=options.twin) as show, _ungrouped():
         async with anyio.create_task_group() as watching:
-            watching.start_soon(_watch, options, sides, children, began, show, watching.cancel_scope)
+            watching.start_soon(_watch, options, contenders, children, began, show, watching.cancel_scope)
             async with anyio.create_task_group() as loads:
-                for side in sides:
-                    loads.start_soon(side.load.run)
+                for contender in contenders:
+                    loads.start_soon(contender.load.run)
             watching.cancel_scope.cancel()
-        await _until_settled(options, sides)
+        await _until_settled(options, contenders)
     for name in _ended(children):
         raise DemoFailed(f"{name} ended under load")
-    for side in sides:
-        side.look(anyio.current_time() - began)
+    for contender in contenders:
+        contender.look(anyio.current_time() - began)
 
 
-async def _until_started(sides: list[Side], children: Mapping[_Part, Child]) -> None:
+async def _until_started(contenders: list[Contender], children: Mapping[_Part, Child]) -> None:
     end = anyio.current_time() + _START_SECONDS
-    while not all(side.started for side in sides):
-        late = [part.name for part, child in children.items() if part is not _UPSTREAM and child.said is None]
+    while not all(contender.started for contender in contenders):
+        late = [part.name for part, child in children.items() if part is not _UPSTREAM and child.last_line is None]
         for name in _ended(children) or (late if anyio.current_time() > end else []):
             raise DemoFailed(f"{name} did not start")
         await anyio.sleep(_LOOK_SECONDS / 5)
@@ -162,7 +160,7 @@ async def _until_started(sides: list[Side], children: Mapping[_Part, Child]) -> 
 
 async def _watch(
     options: Options,
-    sides: list[Side],
+    contenders: list[Contender],
     children: Mapping[_Part, Child],
     began: float,
     show: Show,
@@ -174,20 +172,20 @@ async def _watch(
         looks += 1
         await anyio.sleep_until(began + looks * _LOOK_SECONDS)
         elapsed = anyio.current_time() - began
-        for side in sides:
-            side.look(elapsed)
-            if side.killed:
-                side.load.stop()
-        show(_state(options, sides, elapsed, sides[0].load.moment if elapsed < options.duration else _END))
+        for contender in contenders:
+            contender.look(elapsed)
+            if contender.killed:
+                contender.load.stop()
+        show(_state(options, contenders, elapsed, contenders[0].load.stage if elapsed < options.duration else _END))
     load.cancel()
 
 
-async def _until_settled(options: Options, sides: list[Side]) -> None:
+async def _until_settled(options: Options, contenders: list[Contender]) -> None:
     """Wait for a reading of each proxy that was begun after its load had ended, so that both agree on what was done."""
-    enough = {side: side.proxy.lines + 2 for side in sides}  # the next one may be under way
+    enough = {contender: contender.proxy.lines + 2 for contender in contenders}  # the next one may be under way
     seconds = pace(options.duration)
     end = anyio.current_time() + _SETTLED_SECONDS + 2 * seconds
-    while any(side.proxy.lines < lines and not side.proxy.ended for side, lines in enough.items()):
+    while any(contender.proxy.lines < lines and not contender.proxy.ended for contender, lines in enough.items()):
         if anyio.current_time() > end:
             return
         await anyio.sleep(seconds / 5)
@@ -198,29 +196,21 @@ def _ended(children: Mapping[_Part, Child]) -> list[str]:
     return [part.name for part, child in children.items() if child.ended and not (part is _TWIN and child.killed)]
 
 
-def _state(options: Options, sides: list[Side], elapsed: float, moment: Moment | None) -> State:
-    ours, *twin = (side.course for side in sides)
+def _state(options: Options, contenders: list[Contender], elapsed: float, stage: Stage | None) -> State:
+    ours, *twin = (contender.history for contender in contenders)
     return State(
         ours=ours,
         twin=twin[0] if twin else None,
         duration=options.duration,
         elapsed=elapsed,
-        moment=moment,
-        clients=options.clients,
-        rate=options.rate,
-        seed=options.seed,
+        stage=stage,
+        load=options,
     )
 
 
 def _load(options: Options, url: str) -> Load:
-    return Load(
-        partial(connections, url),
-        clients=options.clients,
-        seconds=options.duration,
-        seed=options.seed,
-        rate=options.rate,
-        story=Story(phases=PHASES, seconds=options.duration),
-    )
+    scenario = Scenario(phases=PHASES, seconds=options.duration)
+    return Load(partial(connections, url), options, seconds=options.duration, scenario=scenario)
 
 
 def _greeting(options: Options, limits: SessionConfig, urls: Mapping[_Part, str]) -> Iterator[str]:

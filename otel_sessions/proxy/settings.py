@@ -2,7 +2,8 @@
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
 
 from otel_sessions._core.config import SESSION_OPTIONS, SessionConfig
 from otel_sessions._core.exceptions import ConfigError
@@ -14,24 +15,30 @@ from .headers import Trust
 from .peer import EndpointMatcher
 from .rules import Rules, Timeouts
 
+_USUAL: Final = Values({option.name: option.usual for option in options.PROXY_OPTIONS})
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """A whole proxy: its addresses, how it finds sessions, and what it passes on."""
+    """A whole proxy: its addresses, how it finds sessions, and what it passes on. `docs/settings.md` says what each is.
 
-    listen: tuple[str, int]
-    health: tuple[str, int] | None
+    The defaults are those of the command `otel-sessions proxy`. An address is a host and a port, and port 0
+    is any free one.
+    """
+
+    listen: tuple[str, int] = _USUAL[options.LISTEN]
+    health: tuple[str, int] | None = _USUAL[options.HEALTH]
     upstream: str
-    matcher: SessionMatcher
-    sessions: SessionConfig
-    rules: Rules
-    owner_header: str | None
-    skip: tuple[str, ...]
-    stream_idle_timeout: float | None
-    log_format: str
-    export: str | None
-    export_max_bytes: int
-    export_keep: int
+    matcher: SessionMatcher = _USUAL[options.MATCHER]
+    sessions: SessionConfig = field(default_factory=SessionConfig)
+    rules: Rules = field(default_factory=lambda: _rules(_USUAL))
+    owner_header: str | None = _USUAL[options.OWNER_HEADER]
+    skip: tuple[str, ...] = _USUAL[options.SKIP]
+    stream_idle_timeout: float | None = _USUAL[options.STREAM_IDLE_TIMEOUT]
+    log_format: str = _USUAL[options.LOG_FORMAT]
+    export: str | None = _USUAL[options.EXPORT]
+    export_max_bytes: int = _USUAL[options.EXPORT_MAX_BYTES]
+    export_keep: int = _USUAL[options.EXPORT_KEEP]
 
     @property
     def tells_upstream(self) -> bool:

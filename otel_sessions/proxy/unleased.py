@@ -20,23 +20,26 @@ class Unleased:
         self._app = app
         self._matcher = matcher
         self._open: set[anyio.CancelScope] = set()
-        self._none_open: anyio.Event | None = None
+        self._quiet: anyio.Event | None = None
+        """Set while none is open; None before the first one."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope.get(SESSION) is not None:
             await self._app(scope, receive, send)
             return
+        if not self._open:
+            self._quiet = anyio.Event()
         cut = anyio.CancelScope()
         self._open.add(cut)
         try:
             await self._run(scope, receive, send, cut)
         finally:
             self._open.discard(cut)
-            if not self._open and self._none_open is not None:
-                self._none_open.set()
+            if not self._open and self._quiet is not None:
+                self._quiet.set()
 
     async def end(self, seconds: float) -> None:
-        """Return when none is open; after so many seconds, end those that are."""
+        """Return as soon as none is open; after so many seconds, end those that are."""
         await self._wait(seconds)
         for cut in self._open:
             cut.cancel()
@@ -51,7 +54,6 @@ class Unleased:
             await exchange.refuse(error, self._matcher.refusal(error))
 
     async def _wait(self, seconds: float) -> None:
-        with anyio.move_on_after(seconds):
-            while self._open:
-                self._none_open = anyio.Event()
-                await self._none_open.wait()
+        if self._quiet is not None:
+            with anyio.move_on_after(seconds):
+                await self._quiet.wait()

@@ -34,8 +34,8 @@ class JsonLinesSink(Generic[DataT]):
         async with JsonLinesSink[Upstream]("sessions.jsonl") as sink, SessionManager[Upstream](sink=sink) as manager:
             ...
 
-    Enter it around the manager, once: entering opens the file, leaving writes what is still queued. Each takes
-    `close_timeout` seconds at most.
+    Enter it around the manager: entering opens the file, leaving writes what is still queued. Each takes
+    `close_timeout` seconds at most. It may be entered again once it was left; its counts go on.
 
     `describe(session)` returns what to add under the key `description`: a mapping that `json` can encode, written as it
     is. It runs on the event loop, so it should only look at `session.data`. If it raises, or what it returns is no JSON
@@ -67,9 +67,11 @@ class JsonLinesSink(Generic[DataT]):
         self.path: Final = Path(path).absolute()
         self._describe = describe
         self._close_timeout = check_seconds("close_timeout", close_timeout)
-        journal = Journal(self.path, max_bytes=check_count("max_bytes", max_bytes), keep=check_count("keep", keep))
-        self._writer = Writer(journal, queue_bytes=check_count("queue_bytes", queue_bytes))
+        self._max_bytes = check_count("max_bytes", max_bytes)
+        self._keep = check_count("keep", keep)
+        self._queue_bytes = check_count("queue_bytes", queue_bytes)
         self._entered = False
+        self._writer = self._new_writer()
 
     @property
     def written(self) -> int:
@@ -87,10 +89,13 @@ class JsonLinesSink(Generic[DataT]):
         return self._writer.waiting
 
     async def __aenter__(self) -> Self:
-        """Open the file. Raises `OSError` where that cannot be done, and `SinkClosed` if the sink was used before."""
+        """Open the file. Raises `OSError` if the file cannot be opened, and `SinkClosed` while the sink is in use."""
         if self._entered:
-            raise SinkClosed(f"the sink of {self.path} was used before; make a new one")
+            raise SinkClosed(f"the sink of {self.path} is in use; leave its block first")
         self._entered = True
+        if self._writer.thread.ident is not None:
+            last, self._writer = self._writer, self._new_writer()
+            self._writer.go_on_from(last)
         writer = self._writer
         writer.thread.start()
         try:
@@ -103,6 +108,7 @@ class JsonLinesSink(Generic[DataT]):
                 raise TimeoutError(f"{self.path} could not be opened within {self._close_timeout:g} s")
         except BaseException:
             writer.abandon()
+            self._entered = False
             raise
         writer.accepting = True
         return self
@@ -116,6 +122,7 @@ class JsonLinesSink(Generic[DataT]):
         cancelled = await self._ended(self._close_timeout)
         writer.abandon()
         cancelled = await self._ended(_GRACE) or cancelled  # so that it has let go of the file, if it can
+        self._entered = False
         if writer.dropped:
             given = writer.dropped + writer.written
             _logger.error("%d of %d records were not written to %s", writer.dropped, given, self.path)
@@ -165,6 +172,10 @@ class JsonLinesSink(Generic[DataT]):
                 except anyio.get_cancelled_exc_class() as error:  # asyncio's own cancellation passes the shield
                     cancelled = error
         return cancelled
+
+    def _new_writer(self) -> Writer:
+        journal = Journal(self.path, max_bytes=self._max_bytes, keep=self._keep)
+        return Writer(journal, queue_bytes=self._queue_bytes)
 
     def _record(self, session: Session[DataT], reason: EndReason) -> Record:
         return Record.of(session, reason, None if self._describe is None else self._describe(session))

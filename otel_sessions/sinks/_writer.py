@@ -55,6 +55,10 @@ class Writer:
         self.written = self.dropped = self._queued_bytes = 0
         self._queue.clear()
 
+    def go_on_from(self, last: "Writer") -> None:
+        """Take over the counts of a writer that has ended."""
+        self.written, self.dropped = last.written, last.dropped
+
     @property
     def waiting(self) -> int:
         """How many lines are queued, and neither written nor dropped yet."""

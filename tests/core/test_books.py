@@ -1,5 +1,4 @@
 import dataclasses
-import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -34,15 +33,6 @@ REMEMBERED = 4096
 async def manager(clock: Clock) -> AsyncIterator[SessionManager[None]]:
     async with SessionManager(SessionConfig(max_sessions=None), clock=clock) as manager:
         yield manager
-
-
-@pytest.fixture
-def impatient_threads() -> Iterator[None]:
-    """Switch threads a thousand times as often as usual, so that they meet within each other's work."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(5e-6)
-    yield
-    sys.setswitchinterval(interval)
 
 
 def new_books() -> Books:

@@ -183,11 +183,14 @@ def test_a_word_takes_one_of_its_words_only(value: object) -> None:
 
 @pytest.mark.parametrize("value", [PerClientAtCap.EVICT_OLDEST, "evict_oldest"])
 def test_a_word_that_is_given_as_text_becomes_the_word(value: str) -> None:
-    assert made_with("per_client_at_cap", value) is PerClientAtCap.EVICT_OLDEST
+    config = dataclasses.replace(SessionConfig(max_sessions_per_client=2), per_client_at_cap=value)  # type: ignore[arg-type]
+    assert config.per_client_at_cap is PerClientAtCap.EVICT_OLDEST
 
 
 def test_a_word_in_the_environment_may_be_in_capitals() -> None:
-    config = SessionConfig.from_env({"OTEL_SESSIONS_PER_CLIENT_AT_CAP": "EVICT_OLDEST"})
+    config = SessionConfig.from_env(
+        {"OTEL_SESSIONS_PER_CLIENT_AT_CAP": "EVICT_OLDEST", "OTEL_SESSIONS_MAX_SESSIONS_PER_CLIENT": "2"}
+    )
 
     assert config.per_client_at_cap is PerClientAtCap.EVICT_OLDEST
 
@@ -257,6 +260,13 @@ def test_a_cap_with_every_limit_off_warns_the_caller() -> None:
             emergency_idle_time=None,
             emergency_session_age=None,
         )
+
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+def test_an_eviction_within_a_client_without_a_cap_for_it_warns_the_caller() -> None:
+    with pytest.warns(UserWarning, match="does nothing without max_sessions_per_client") as caught:
+        SessionConfig(per_client_at_cap="evict_oldest")
 
     assert [warning.filename for warning in caught] == [__file__]
 

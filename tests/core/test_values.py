@@ -12,16 +12,13 @@ import pytest
 from fastapi import FastAPI
 from httpx2 import ASGITransport, AsyncClient
 
-from otel_sessions import UNSET, CleanupReport, EndReason, Record, Session, SessionConfig, SessionManager, SessionStats
+from otel_sessions import UNSET, CleanupReport, EndReason, Record, SessionConfig, SessionManager, SessionStats
+from tests.doubles import SlowHook, fail
 from tests.virtual import Clock, settle
 
 pytestmark = pytest.mark.anyio
 
 COPIES: list[Callable[[Any], Any]] = [copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))]  # noqa: S301  # pickled here
-
-
-async def fail(session: Session[None], reason: EndReason) -> None:
-    raise ConnectionError("the upstream is gone")
 
 
 @pytest.fixture
@@ -116,9 +113,7 @@ def test_without_a_cleanup_the_dict_has_none() -> None:
 
 
 async def test_the_creators_that_wait_at_the_cap_are_in_the_statistics(clock: Clock) -> None:
-    async def slow(session: Session[None], reason: EndReason) -> None:
-        await anyio.sleep(2)
-
+    slow = SlowHook(2)
     settings = SessionConfig(max_sessions=1, emergency_idle_time=1)
     async with SessionManager(settings, on_close=slow, clock=clock) as manager:
         await manager.create_session()

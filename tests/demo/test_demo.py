@@ -26,8 +26,8 @@ from otel_sessions._program.otlp import require_exporters
 from otel_sessions.cli import main
 from otel_sessions.demo import run
 from otel_sessions.demo.processes.children import PortTaken
+from otel_sessions.demo.result.live import OutputFailed
 from otel_sessions.demo.result.report import FILES, ReportFailed
-from otel_sessions.demo.result.show import OutputFailed
 from otel_sessions.demo.run import DemoFailed
 from tests.processes import clean_environ
 
@@ -385,7 +385,7 @@ async def do_nothing(*_):
     pass
 
 
-sweep.Sweep.end_due = eviction.Emergency.free_places = do_nothing
+sweep.Sweep.end_due = eviction.Eviction.free_places = do_nothing
 """
 THE_WHEEL_DROPS_EVERY_12TH = """
 from itertools import count

@@ -2,20 +2,21 @@
 
 import io
 import re
+from collections import deque
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from rich.console import Console
 
-from otel_sessions.demo.load.phases import Moment
-from otel_sessions.demo.result.course import Course
-from otel_sessions.demo.result.show import say, showing, sum_up
-from otel_sessions.demo.result.sparkline import binned, meter, sparkline
-from otel_sessions.demo.result.state import State
+from otel_sessions.demo.load.counts import ClientCounts
+from otel_sessions.demo.load.scenario import Stage
+from otel_sessions.demo.result.history import History, State
+from otel_sessions.demo.result.live import say, showing, sum_up
 from otel_sessions.demo.result.verdict import judge
-from otel_sessions.demo.result.view import View
+from otel_sessions.demo.result.view import View, binned, meter, sparkline
 
-from .courses import ALONE, CLIENTS, GOOD, LEAKING, OVER
+from .histories import ALONE, CLIENTS, GOOD, LEAKING, OVER
 
 pytestmark = pytest.mark.no_cover
 
@@ -24,7 +25,7 @@ RUNNING = replace(
     ours=replace(GOOD, last=None),
     twin=replace(LEAKING, last=None),
     elapsed=5.0,
-    moment=Moment(phase="burst", present=0.5, leaves=False),
+    stage=Stage(phase="burst", present=0.5, leaves=False),
 )
 JUST_BEGUN = replace(
     RUNNING, ours=replace(RUNNING.ours, samples=[]), twin=replace(LEAKING, samples=[], last=None), elapsed=0.0
@@ -128,9 +129,31 @@ def test_every_figure_of_the_books_in_a_view_is_of_one_moment(
 
 
 def test_refusals_and_their_words_are_counted_by_the_same_clients() -> None:
-    late = replace(GOOD.tally, rejected=5, told_to_wait=5)
+    assert "refused          5, 4 with Retry-After" in drawn(counted(RUNNING, rejected=5, told_to_wait=4))
 
-    assert "refused          5, 5 with Retry-After" in drawn(replace(RUNNING, ours=replace(RUNNING.ours, tally=late)))
+
+def counted(state: State, **counts: Any) -> State:
+    """Return a run whose clients had counted so much at its latest sample."""
+    *earlier, latest = state.ours.samples
+    latest = replace(latest, counts=replace(latest.counts, **counts))
+    return replace(state, ours=replace(state.ours, samples=[*earlier, latest]))
+
+
+def test_what_clients_count_after_the_latest_reading_is_not_shown_yet() -> None:
+    before = drawn(RUNNING)
+    later = ClientCounts(opened=99, rejected=99, told_to_wait=99, unexpected=99, requests=999, latencies=deque([9.0]))
+
+    assert drawn(replace(RUNNING, ours=replace(RUNNING.ours, counts=later))) == before
+
+
+def test_the_latency_of_a_run_that_goes_on_is_of_its_latest_sample() -> None:
+    assert "clients' latency p50 12 ms, p99 345 ms" in drawn(counted(RUNNING, p50=0.012, p99=0.345))
+
+
+def test_the_latency_of_a_run_that_is_over_is_of_the_whole_run() -> None:
+    slow = replace(GOOD.counts, latencies=deque([0.02, 0.02, 0.5]))
+
+    assert "clients' latency p50 20 ms, p99 500 ms" in drawn(replace(OVER, ours=replace(GOOD, counts=slow)))
 
 
 def test_both_curves_have_the_same_scale() -> None:
@@ -147,10 +170,8 @@ def test_a_view_without_a_twin_says_nothing_of_one() -> None:
 
 
 def test_unexpected_answers_are_shown_where_there_are_some() -> None:
-    disturbed = replace(OVER, ours=replace(GOOD, tally=replace(GOOD.tally, unexpected=7)))
-
     assert "unexpected" not in drawn(OVER)
-    assert "unexpected       7 answers, or none             0 answers, or none" in drawn(disturbed)
+    assert "unexpected       7 answers, or none             0 answers, or none" in drawn(counted(OVER, unexpected=7))
 
 
 def test_a_reason_that_is_rare_is_shown_where_there_is_one() -> None:
@@ -165,8 +186,8 @@ def test_cleanup_that_failed_is_told_with_the_passes() -> None:
     assert "cleanup passes   4, 2 errors  " in drawn(replace(failed, ours=with_errors(2)))
 
 
-def with_errors(number: int) -> Course:
-    """Return the good course with so many errors at its end."""
+def with_errors(number: int) -> History:
+    """Return the good history with so many errors at its end."""
     *earlier, end = GOOD.samples
     failed = replace(end, reading=replace(end.reading, errors=number))
     return replace(GOOD, samples=[*earlier, failed], last=replace(GOOD.end, errors=number))

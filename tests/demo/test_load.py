@@ -14,54 +14,56 @@ import httpx2
 import pytest
 
 from otel_sessions.cli import main
-from otel_sessions.demo.load.clients import Load
+from otel_sessions.demo.load.clients import Load, LoadOptions
 from otel_sessions.demo.load.mcp import CALL, OPENED, OPENING, REVISION, headers_of
-from otel_sessions.demo.load.phases import PHASES, STEADY, Phase, Story
+from otel_sessions.demo.load.scenario import PHASES, STEADY, Phase, Scenario
 from otel_sessions.demo.processes.upstream import Upstream as ToyUpstream
 from tests.processes import clean_environ, killed_late
 
 pytestmark = pytest.mark.no_cover
 
-STORY = Story(phases=PHASES, seconds=100.0)
+SCENARIO = Scenario(phases=PHASES, seconds=100.0)
 
 
-# The story
+# The scenario
 
 
-def test_the_phases_fill_the_story() -> None:
+def test_the_phases_fill_the_scenario() -> None:
     assert sum(phase.share for phase in PHASES) == pytest.approx(1.0)
 
 
 def test_the_story_goes_through_its_phases_in_order_and_begins_anew() -> None:
-    told = [STORY.at(second).phase for second in range(200)]
+    told = [SCENARIO.at(second).phase for second in range(200)]
     changes = [phase for phase, before in zip(told, ["", *told], strict=False) if phase != before]
 
     assert changes == ["ramp", "steady", "burst", "abandonment", "recovery"] * 2
 
 
 def test_clients_come_little_by_little_in_a_phase_that_rises() -> None:
-    story = Story(phases=[Phase(name="rise", share=1.0, first=0.2, last=0.6)], seconds=10.0)
+    scenario = Scenario(phases=[Phase(name="rise", share=1.0, first=0.2, last=0.6)], seconds=10.0)
 
-    assert [story.at(second).present for second in (0, 5, 9.999)] == pytest.approx([0.2, 0.4, 0.6], abs=0.001)
+    assert [scenario.at(second).present for second in (0, 5, 9.999)] == pytest.approx([0.2, 0.4, 0.6], abs=0.001)
 
 
 def test_everybody_is_there_in_the_burst_and_nobody_is_after_it() -> None:
-    burst, abandonment = STORY.at(60), STORY.at(70)
+    burst, abandonment = SCENARIO.at(60), SCENARIO.at(70)
 
     assert (burst.phase, burst.present, burst.leaves) == ("burst", 1.0, False)
     assert (abandonment.phase, abandonment.present, abandonment.leaves) == ("abandonment", 0.0, True)
 
 
 def test_a_steady_load_has_everybody_all_the_time() -> None:
-    story = Story(phases=STEADY, seconds=1.0)
+    scenario = Scenario(phases=STEADY, seconds=1.0)
 
-    assert {(story.at(second / 7).present, story.at(second / 7).leaves) for second in range(100)} == {(1.0, False)}
+    assert {(scenario.at(second / 7).present, scenario.at(second / 7).leaves) for second in range(100)} == {
+        (1.0, False)
+    }
 
 
 def test_shares_that_fall_short_of_the_whole_leave_no_gap() -> None:
-    story = Story(phases=[Phase(name="only", share=0.9, first=0.0, last=1.0)], seconds=10.0)
+    scenario = Scenario(phases=[Phase(name="only", share=0.9, first=0.0, last=1.0)], seconds=10.0)
 
-    assert (story.at(9.5).phase, story.at(9.5).present) == ("only", 1.0)
+    assert (scenario.at(9.5).phase, scenario.at(9.5).present) == ("only", 1.0)
 
 
 # The clients, against the upstream itself, in virtual time
@@ -70,11 +72,9 @@ def test_shares_that_fall_short_of_the_whole_leave_no_gap() -> None:
 def load_on(app: Callable[..., Any], *, clients: int = 1, seconds: float = 100.0) -> Load:
     return Load(
         lambda: httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://proxy"),
-        clients=clients,
+        LoadOptions(clients=clients, rate=1.0, seed=1),
         seconds=seconds,
-        seed=1,
-        rate=1.0,
-        story=Story(phases=STEADY, seconds=1.0),
+        scenario=Scenario(phases=STEADY, seconds=1.0),
     )
 
 
@@ -111,13 +111,13 @@ async def test_clients_open_use_and_leave_sessions_and_count_what_they_did() -> 
     upstream = Upstream()
     load = load_on(upstream, clients=5)
     await load.run()
-    tally = load.tally
+    counts = load.counts
 
-    assert tally.unexpected == tally.gone == tally.rejected == 0
-    assert tally.requests == len(upstream.seen)
-    assert tally.opened == len([method for method, named in upstream.seen if method == "POST" and named is None]) > 0
-    assert tally.closed == len([method for method, _ in upstream.seen if method == "DELETE"]) > 0
-    assert 0 < tally.abandoned <= tally.opened - tally.closed
+    assert counts.unexpected == counts.gone == counts.rejected == 0
+    assert counts.requests == len(upstream.seen)
+    assert counts.opened == len([method for method, named in upstream.seen if method == "POST" and named is None]) > 0
+    assert counts.closed == len([method for method, _ in upstream.seen if method == "DELETE"]) > 0
+    assert 0 < counts.abandoned <= counts.opened - counts.closed
 
 
 @pytest.mark.anyio
@@ -126,7 +126,7 @@ async def test_a_refused_client_stays_away_for_as_long_as_it_is_told() -> None:
     load = load_on(proxy)
     await load.run()
 
-    assert load.tally.rejected == load.tally.told_to_wait == len(proxy.asked) >= 2
+    assert load.counts.rejected == load.counts.told_to_wait == len(proxy.asked) >= 2
     assert all(later - earlier >= 30 for earlier, later in pairwise(proxy.asked))
 
 
@@ -136,8 +136,8 @@ async def test_a_refused_client_who_is_told_nothing_comes_back_soon() -> None:
     load = load_on(proxy)
     await load.run()
 
-    assert load.tally.rejected == len(proxy.asked)
-    assert load.tally.told_to_wait == 0
+    assert load.counts.rejected == len(proxy.asked)
+    assert load.counts.told_to_wait == 0
     assert max(later - earlier for earlier, later in pairwise(proxy.asked)) <= 2
 
 
@@ -148,8 +148,8 @@ async def test_a_target_that_has_no_sessions_at_all_is_not_hammered_and_counts_a
     load = load_on(proxy)
     await load.run()
 
-    assert load.tally.unexpected == len(proxy.asked) >= 2
-    assert load.tally.gone == 0
+    assert load.counts.unexpected == len(proxy.asked) >= 2
+    assert load.counts.gone == 0
     assert all(later - earlier >= 1 for earlier, later in pairwise(proxy.asked))
 
 
@@ -166,8 +166,8 @@ async def test_any_success_is_as_good_as_the_usual_one() -> None:
     load = load_on(other, clients=5)
     await load.run()
 
-    assert load.tally.closed > 0
-    assert load.tally.unexpected == 0
+    assert load.counts.closed > 0
+    assert load.counts.unexpected == 0
 
 
 @pytest.mark.anyio
@@ -193,9 +193,9 @@ async def test_clients_who_are_there_at_the_start_ask_however_short_the_run_is()
     load = load_on(Upstream(), clients=5, seconds=0.0)
     await load.run()
 
-    assert load.tally.opened == 5
-    assert load.tally.answered == load.tally.requests
-    assert load.tally.silence == ""
+    assert load.counts.opened == 5
+    assert load.counts.answered == load.counts.requests
+    assert load.counts.silence == ""
 
 
 @pytest.mark.anyio
@@ -204,9 +204,9 @@ async def test_answers_and_silence_are_counted_apart() -> None:
     await refusing.run()
     await silent.run()
 
-    assert (refusing.tally.answered, refusing.tally.unanswered) == (refusing.tally.requests, 0)
-    assert (silent.tally.answered, silent.tally.unanswered) == (0, silent.tally.requests)
-    assert silent.tally.silence == "ConnectError: nobody is there"
+    assert (refusing.counts.answered, refusing.counts.unanswered) == (refusing.counts.requests, 0)
+    assert (silent.counts.answered, silent.counts.unanswered) == (0, silent.counts.requests)
+    assert silent.counts.silence == "ConnectError: nobody is there"
 
 
 async def fall_silent(scope: Any, receive: Any, send: Any) -> None:

@@ -11,12 +11,12 @@ import matplotlib.image
 import pytest
 
 from otel_sessions import ConfigError
+from otel_sessions.demo.result.history import State
 from otel_sessions.demo.result.picture import INCHES, PIXELS_PER_INCH, draw
-from otel_sessions.demo.result.report import FILES, ReportFailed, made, write_report
-from otel_sessions.demo.result.state import State
+from otel_sessions.demo.result.report import FILES, ReportFailed, require_writable, write_report
 from otel_sessions.demo.result.verdict import MIB, judge
 
-from .courses import ALONE, CLIENTS, GOOD, LEAKING, OVER, reading, sample, with_samples
+from .histories import ALONE, CLIENTS, GOOD, LEAKING, OVER, reading, sample, with_samples
 
 pytestmark = pytest.mark.no_cover
 
@@ -128,10 +128,11 @@ def test_the_terminal_shows_the_last_view_and_the_verdict_and_asks_nobody_for_fo
 
 
 def test_every_blank_of_the_terminal_is_to_be_kept(report: Path) -> None:
-    texts = [one for one in ElementTree.parse(report / "terminal.svg").iter() if one.tag.endswith("}text")]  # noqa: S314  # made here
+    space = "{http://www.w3.org/XML/1998/namespace}space"
+    root = ElementTree.parse(report / "terminal.svg").getroot()  # noqa: S314  # made here
 
-    assert len(texts) > 20
-    assert {one.get("{http://www.w3.org/XML/1998/namespace}space") for one in texts} == {"preserve"}
+    assert root.get(space) == "preserve"
+    assert not [one for one in root.iter() if one is not root and one.get(space)]  # so all inherit it
 
 
 # The numbers
@@ -191,49 +192,60 @@ def test_a_twin_that_was_killed_before_anything_was_seen_of_it_is_reported_so(tm
 def test_a_report_takes_the_place_of_an_earlier_one_and_leaves_other_files_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "summary.json").write_text("old")
-    with made(tmp_path):
-        write(tmp_path)
+    require_writable(tmp_path)
+    write(tmp_path)
 
     assert {path.name for path in tmp_path.iterdir()} == {*FILES, "notes.txt"}
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert (tmp_path / "summary.json").read_text() != "old"
 
 
-def test_a_folder_is_made_with_those_above_it_and_goes_with_them_if_nothing_comes_into_it(tmp_path: Path) -> None:
-    with made(tmp_path / "a" / "b"):
-        assert list((tmp_path / "a" / "b").iterdir()) == []
-
+def test_a_folder_is_made_with_those_above_it_when_the_report_is_written(tmp_path: Path) -> None:
+    require_writable(tmp_path / "a" / "b")
     assert list(tmp_path.iterdir()) == []
 
+    write(tmp_path / "a" / "b")
+    assert {path.name for path in (tmp_path / "a" / "b").iterdir()} == set(FILES)
 
-def test_a_folder_that_was_there_before_stays(tmp_path: Path) -> None:
-    with made(tmp_path):
-        pass
 
-    assert tmp_path.exists()
+def test_a_relative_folder_is_one_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    require_writable(Path("report"))
+    (tmp_path / "report").write_text("mine")
+    with pytest.raises(ConfigError, match="report is no folder"):
+        require_writable(Path("report"))
 
 
 def test_a_folder_whose_name_is_too_long_is_refused_beforehand(tmp_path: Path) -> None:
-    with (
-        pytest.raises(ConfigError, match=r"--report: nothing can be written to .*too long"),
-        made(tmp_path / ("a" * 300)),
-    ):
-        pass
+    with pytest.raises(ConfigError, match=r"--report: nothing can be written to .*too long"):
+        require_writable(tmp_path / ("a" * 300))
 
 
-def test_a_folder_that_is_a_file_is_refused_beforehand(tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", ["file", "file/below", "file/far/below"])
+def test_a_folder_that_is_a_file_or_below_one_is_refused_beforehand(folder: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
 
-    with pytest.raises(ConfigError, match=r"--report: nothing can be written to .*file"), made(tmp_path / "file"):
-        pass
+    with pytest.raises(ConfigError, match=r"--report: nothing can be written to .*file is no folder"):
+        require_writable(tmp_path / folder)
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("folder", [".", "below"])
+def test_a_folder_that_may_not_be_written_to_is_refused_beforehand(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write everywhere
+
+    with pytest.raises(ConfigError, match=r"--report: nothing can be written to .* is not writable"):
+        require_writable(tmp_path / folder)
 
 
 def test_a_folder_in_place_of_a_file_of_the_report_is_refused_beforehand(tmp_path: Path) -> None:
     (tmp_path / "memory.png").mkdir()
 
-    with pytest.raises(ConfigError, match=r"memory\.png is a folder"), made(tmp_path):
-        pass
+    with pytest.raises(ConfigError, match=r"memory\.png is a folder"):
+        require_writable(tmp_path)
 
 
 def test_a_report_that_fails_half_way_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

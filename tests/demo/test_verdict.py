@@ -1,24 +1,25 @@
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
 from otel_sessions import SessionConfig
+from otel_sessions._core.config import SESSION_OPTIONS
 from otel_sessions.demo.limits import demo_limits, flags_of, patience, usual_limits, without_cleanup
-from otel_sessions.demo.load.tally import Tally, percentile
-from otel_sessions.demo.processes.reading import Reading
-from otel_sessions.demo.processes.side import pace
-from otel_sessions.demo.processes.weight import Weights
-from otel_sessions.demo.result.course import Course
+from otel_sessions.demo.load.counts import ClientCounts, percentile
+from otel_sessions.demo.processes.contender import pace
+from otel_sessions.demo.processes.readings import Reading, Weights
+from otel_sessions.demo.result.history import History
 from otel_sessions.demo.result.verdict import MIB, Verdict, judge, unbalanced, unbounded, uncleaned
 
-from .courses import CLIENTS, GOOD, LEAKING, reading, sample, with_samples
+from .histories import CLIENTS, GOOD, LEAKING, reading, sample, with_samples
 
 pytestmark = pytest.mark.no_cover
 
 
-def alone(course: Course) -> Verdict:
-    return judge(course, None, CLIENTS)
+def alone(history: History) -> Verdict:
+    return judge(history, None, CLIENTS)
 
 
 def test_a_run_that_kept_its_books_cleaned_up_and_stayed_bounded_has_passed() -> None:
@@ -39,24 +40,24 @@ def test_a_run_that_kept_its_books_cleaned_up_and_stayed_bounded_has_passed() ->
         (replace(GOOD, last=reading(14, 8, closed=4, idle_timeout=2)), "8 sessions are active after the shutdown"),
         (replace(GOOD, last=None), "the proxy gave no last reading"),
         (replace(GOOD, last=reading(0, 0)), "no session was created"),
-        (replace(GOOD, tally=Tally(opened=15, closed=4, rejected=3)), "says created 14, its clients 15"),
-        (replace(GOOD, tally=Tally(opened=14, closed=3, rejected=3)), "says closed 4, its clients 3"),
-        (replace(GOOD, tally=Tally(opened=14, closed=5, rejected=3)), "says closed 4, its clients 5"),
-        (replace(GOOD, tally=Tally(opened=14, closed=4, rejected=0)), "says rejected 3, its clients 0"),
+        (replace(GOOD, counts=ClientCounts(opened=15, closed=4, rejected=3)), "says created 14, its clients 15"),
+        (replace(GOOD, counts=ClientCounts(opened=14, closed=3, rejected=3)), "says closed 4, its clients 3"),
+        (replace(GOOD, counts=ClientCounts(opened=14, closed=5, rejected=3)), "says closed 4, its clients 5"),
+        (replace(GOOD, counts=ClientCounts(opened=14, closed=4, rejected=0)), "says rejected 3, its clients 0"),
     ],
 )
-def test_books_that_do_not_balance_are_told_and_fail(bad: Course, says: str) -> None:
+def test_books_that_do_not_balance_are_told_and_fail(bad: History, says: str) -> None:
     assert any(says in problem for problem in unbalanced(bad))
     assert "DO NOT BALANCE" in alone(bad).lines[0]
     assert not alone(bad).passed
 
 
-def nothing_in(seconds: float) -> Course:
+def nothing_in(seconds: float) -> History:
     """Return a run in which no session was opened."""
     return replace(
         with_samples(GOOD, sample(seconds, reading(0, 0))),
         last=replace(reading(0, 0), rejected={}),
-        tally=Tally(),
+        counts=ClientCounts(),
     )
 
 
@@ -84,13 +85,13 @@ def test_a_run_that_was_long_enough_says_nothing_of_its_length() -> None:
 
 
 def test_an_answer_that_never_came_back_explains_one_difference() -> None:
-    tally = Tally(opened=13, closed=4, rejected=3, unexpected=1, requests=200)
+    counts = ClientCounts(opened=13, closed=4, rejected=3, unexpected=1, requests=200)
 
-    assert alone(replace(GOOD, tally=tally)).passed
+    assert alone(replace(GOOD, counts=counts)).passed
 
 
 def test_unexpected_answers_are_told_and_more_than_one_in_a_hundred_fail() -> None:
-    few, many = (replace(GOOD, tally=replace(GOOD.tally, unexpected=number)) for number in (2, 3))
+    few, many = (replace(GOOD, counts=replace(GOOD.counts, unexpected=number)) for number in (2, 3))
 
     assert alone(few).lines[0].endswith("the same; 2 of 200 requests had an unexpected answer, or none.")
     assert alone(few).passed
@@ -103,8 +104,8 @@ def test_unexpected_answers_are_told_and_more_than_one_in_a_hundred_fail() -> No
 def test_a_session_that_came_of_age_while_its_client_closed_it_explains_one_difference() -> None:
     aged = replace(GOOD, last=reading(14, 0, closed=4, idle_timeout=2, max_age=1, shutdown=7))
 
-    assert alone(replace(aged, tally=replace(GOOD.tally, closed=5))).passed
-    assert not alone(replace(aged, tally=replace(GOOD.tally, closed=6))).passed
+    assert alone(replace(aged, counts=replace(GOOD.counts, closed=5))).passed
+    assert not alone(replace(aged, counts=replace(GOOD.counts, closed=6))).passed
 
 
 def test_a_twin_whose_books_do_not_balance_fails_the_run() -> None:
@@ -222,7 +223,7 @@ def test_how_long_a_session_may_stay_follows_from_the_limits() -> None:
         (replace(GOOD, last=replace(GOOD.end, memory=59 * MIB)), "59.0 MiB is above the 58.2 MiB"),
     ],
 )
-def test_memory_that_is_not_bounded_is_told_and_fails(bad: Course, says: str) -> None:
+def test_memory_that_is_not_bounded_is_told_and_fails(bad: History, says: str) -> None:
     assert any(says in problem for problem in unbounded(bad, CLIENTS))
     assert any("NOT BOUNDED" in line for line in alone(bad).lines)
     assert not alone(bad).passed
@@ -289,6 +290,22 @@ def test_percentiles_are_values_that_were_measured(values: Sequence[float], shar
     assert percentile(values, share) == expected
 
 
+def test_the_counts_of_a_moment_stay_as_they_were() -> None:
+    counts = ClientCounts(opened=3, requests=9, latencies=deque([1.0, 2.0]))
+    then = counts.snapshot()
+    counts.opened += 1
+    counts.latencies.append(9.0)
+
+    assert (then.opened, then.requests, then.p50, then.p99) == (3, 9, 1.0, 2.0)
+    assert (counts.snapshot().opened, counts.snapshot().p99) == (4, 9.0)
+
+
+def test_the_latency_of_a_moment_is_of_its_latest_requests() -> None:
+    counts = ClientCounts(latencies=deque([*[9.0] * 500, *[0.1] * 500]))
+
+    assert (counts.snapshot().p50, counts.snapshot().p99) == (0.1, 0.1)
+
+
 def test_a_run_has_four_readings_a_second_and_four_thousand_at_most() -> None:
     assert pace(45.0) == 0.25
     assert 86400.0 / pace(86400.0) == pytest.approx(4000)
@@ -312,7 +329,7 @@ def test_a_reading_survives_its_way_to_the_parent() -> None:
 
 
 def test_the_rate_is_of_the_last_seconds_while_a_run_goes_on_and_of_all_of_it_afterwards() -> None:
-    fast = [sample(0.0, reading(0, 0)), sample(10.0, reading(0, 0)), replace(sample(13.0, reading(0, 0)), requests=190)]
+    fast = [sample(0.0, reading(0, 0)), sample(10.0, reading(0, 0)), sample(13.0, reading(0, 0), requests=190)]
     run = with_samples(GOOD, *fast)
 
     assert replace(run, last=None).rate == pytest.approx((190 - 100) / 3)
@@ -335,6 +352,21 @@ def test_the_twin_has_no_limit_at_all() -> None:
     assert (twin.max_sessions, twin.max_idle_time, twin.max_session_age) == (None, None, None)
     assert "--max-sessions=off" in flags_of(twin)
     assert "--cleanup-on-shutdown=false" in flags_of(twin)
+
+
+def test_the_twin_keeps_no_limit_that_the_environment_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = [option for option in SESSION_OPTIONS if option.kind.may_be_off]
+    for option in limits:
+        monkeypatch.setenv(option.variable, "2")
+
+    twin = without_cleanup(demo_limits(10))
+
+    assert {option.name: getattr(twin, option.name) for option in limits} == dict.fromkeys(
+        [
+            *("max_idle_time", "max_session_age", "max_unused_time", "emergency_idle_time", "emergency_session_age"),
+            *("max_sessions", "max_sessions_per_client"),
+        ]
+    )
 
 
 def test_there_is_a_flag_for_every_limit() -> None:

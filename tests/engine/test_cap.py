@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import math
 import random
 import weakref
 from typing import Any
@@ -22,20 +23,10 @@ from otel_sessions import (
     TooManySessions,
     Trigger,
 )
-from tests.conftest import Ends
+from tests.doubles import Ends, SlowHook
 from tests.virtual import BACKENDS, Clock, settle
 
 pytestmark = pytest.mark.anyio
-
-
-class SlowHook:
-    """A close hook that takes its time."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-
-    async def __call__(self, session: Session[Any], reason: EndReason) -> None:
-        await anyio.sleep(self._seconds)
 
 
 class Creator:
@@ -528,10 +519,8 @@ class TestEmergencies:
             refused = [creator.answered_at for creator in creators if creator.error]
             assert refused == pytest.approx([begun, begun], abs=0.01)
 
-    async def test_the_pass_is_the_managers_own_and_goes_on_without_the_creator(
-        self, clock: Clock, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("otel_sessions._engine.sweep._SLICE", 0.0)
+    @pytest.mark.usefixtures("restless")
+    async def test_the_pass_is_the_managers_own_and_goes_on_without_the_creator(self, clock: Clock) -> None:
         async with SessionManager(config(max_sessions=320, emergency_idle_time=100), clock=clock) as manager:
             await fill(manager, 320)
             await anyio.sleep(100)
@@ -757,6 +746,105 @@ class TestClients:
             assert not any(ref() for ref in seen)
 
 
+class TestSettingTheCap:
+    async def test_a_higher_cap_gives_its_places_to_those_who_wait_and_then_to_others(self) -> None:
+        async with SessionManager(config(max_sessions=1), on_close=SlowHook(3)) as manager:
+            (session,) = await fill(manager, 1)
+            creators = [Creator(manager), Creator(manager)]
+            async with anyio.create_task_group() as group:
+                group.start_soon(manager.close_session, session.id)
+                await settle()
+                group.start_soon(creators[0])
+                await settle()
+                manager.set_max_sessions(3)
+                await settle()
+                group.start_soon(creators[1])
+                await settle()
+                assert [creator.session is not None for creator in creators] == [True, True]
+            assert manager.get_metrics().waiting == 0
+            await fill(manager, 1)
+            assert (await refusal(manager)).limit == 3
+
+    async def test_below_the_live_count_nothing_is_evicted_and_nobody_gets_in(self, clock: Clock, ends: Ends) -> None:
+        async with SessionManager(config(max_sessions=5), clock=clock, on_close=ends) as manager:
+            sessions = await fill(manager, 5)
+            manager.set_max_sessions(3)
+            assert (await refusal(manager)).limit == 3
+            for session in sessions[:2]:
+                assert await manager.close_session(session.id)
+                assert (await refusal(manager)).limit == 3
+            assert await manager.close_session(sessions[2].id)
+            await manager.create_session()
+            assert (len(manager), [reason for _, reason in ends.seen]) == (3, [EndReason.CLOSED] * 3)
+
+    async def test_whose_place_a_lower_cap_takes_away_waits_for_the_next_one(self) -> None:
+        async with SessionManager(config(max_sessions=3, close_timeout=10), on_close=SlowHook(3)) as manager:
+            sessions = await fill(manager, 3)
+            creator = Creator(manager)
+            begun = anyio.current_time()
+            async with anyio.create_task_group() as group:
+                group.start_soon(manager.close_session, sessions[0].id)
+                await settle()
+                group.start_soon(creator)
+                await settle()
+                manager.set_max_sessions(2)
+                await anyio.sleep(4)
+                assert creator.answered_at is None
+                await manager.close_session(sessions[1].id)
+            assert creator.session is not None
+            assert creator.answered_at is not None
+            assert creator.answered_at - begun > 6  # the first session's place is gone after 3 s
+
+    async def test_at_a_lowered_cap_no_session_is_evicted_for_another_of_its_client(self, ends: Ends) -> None:
+        settings = config(max_sessions=4, max_sessions_per_client=2, per_client_at_cap="evict_oldest")
+        async with SessionManager(settings, on_close=ends) as manager:
+            await fill(manager, 2)
+            for _ in range(2):
+                await manager.create_session(client="c")
+            manager.set_max_sessions(3)
+            assert (await refusal(manager, "c")).limit == 3
+            assert ends.seen == []
+            manager.set_max_sessions(4)
+            await manager.create_session(client="c")
+            assert [reason for _, reason in ends.seen] == [EndReason.EVICTED]
+
+    async def test_without_a_cap_everybody_gets_in(self) -> None:
+        async with SessionManager(config(max_sessions=1)) as manager:
+            await fill(manager, 1)
+            manager.set_max_sessions(None)
+            await fill(manager, 20)
+            manager.set_max_sessions(20)
+            assert (await refusal(manager)).limit == 20
+
+    async def test_an_emergency_pass_frees_a_tenth_of_the_cap_as_it_is_now(self, clock: Clock) -> None:
+        async with SessionManager(config(max_sessions=10, emergency_idle_time=5), clock=clock) as manager:
+            await fill(manager, 10)
+            manager.set_max_sessions(40)
+            await fill(manager, 30)
+            await anyio.sleep(6)
+            assert (await manager.emergency_cleanup()).total_cleaned == 4
+
+    async def test_it_goes_on_when_the_manager_is_entered_again(self) -> None:
+        manager = SessionManager(config(max_sessions=5))
+        async with manager:
+            manager.set_max_sessions(2)
+        async with manager:
+            await fill(manager, 2)
+            assert (await refusal(manager)).limit == 2
+
+    @pytest.mark.parametrize("wrong", [0, -1, 2.5, "3", True, math.inf])
+    async def test_a_wrong_cap_is_refused_and_changes_nothing(self, wrong: Any) -> None:
+        async with SessionManager(config(max_sessions=1)) as manager:
+            with pytest.raises(ConfigError, match="max_sessions takes"):
+                manager.set_max_sessions(wrong)
+            await fill(manager, 1)
+            assert (await refusal(manager)).limit == 1
+
+    async def test_only_a_running_managers_cap_is_set(self) -> None:
+        with pytest.raises(ManagerClosed):
+            SessionManager().set_max_sessions(5)
+
+
 class TestReserving:
     async def test_a_place_that_is_given_back_early_is_free_at_once_and_makes_no_session(self) -> None:
         async with SessionManager(SessionConfig(max_sessions=1)) as manager:
@@ -906,10 +994,7 @@ class TestIds:
     async def test_creating_over_a_session_that_is_due_ends_it_first_and_waits_for_its_hook(
         self, clock: Clock, ends: Ends
     ) -> None:
-        async def hook(session: Session, reason: EndReason) -> None:
-            await anyio.sleep(2)
-            await ends(session, reason)
-
+        hook = SlowHook(2, ends)
         settings = config(max_sessions=1, max_idle_time=5, max_sessions_per_client=1)
         async with SessionManager(settings, clock=clock, on_close=hook) as manager:
             old = await manager.create_session("mine", client="ada")

@@ -19,7 +19,7 @@ from otel_sessions import (
     SessionManager,
     TooManySessions,
 )
-from tests.conftest import Ends
+from tests.doubles import Ends, SlowHook
 from tests.virtual import BACKENDS, Clock, settle
 
 pytestmark = pytest.mark.anyio
@@ -27,16 +27,6 @@ pytestmark = pytest.mark.anyio
 
 def config(**settings: Any) -> SessionConfig:
     return SessionConfig(**{"max_sessions_per_client": 2, "per_client_at_cap": "evict_oldest", **settings})
-
-
-class SlowHook:
-    """A close hook that takes so many seconds."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-
-    async def __call__(self, session: Session[Any], reason: EndReason) -> None:
-        await anyio.sleep(self.seconds)
 
 
 async def create(manager: SessionManager, client: str | None, *names: str) -> list[Session]:

@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from otel_sessions import EndReason, Outcome, Session, SessionConfig, SessionManager, TooManySessions
-from tests.conftest import Ends
+from tests.doubles import Ends
 from tests.virtual import Clock, VirtualLoop, settle
 
 pytestmark = [

@@ -18,19 +18,14 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from otel_sessions import EndReason, ManagerClosed, Session, SessionConfig, SessionManager, SessionNotFound
-from tests.conftest import Ends
-from tests.telemetry.test_registry import let_others_run, run, run_on_a_loop_that_dies
-from tests.telemetry.test_telemetry import Signals
+from tests.doubles import Ends, SlowHook, hang
+from tests.programs import let_others_run, run, run_on_a_loop_that_dies
+from tests.signals import Signals
 from tests.virtual import BACKENDS, Clock, settle
 
 CONFIG = SessionConfig(max_sessions=3, cleanup_interval=10.0, max_idle_time=None, max_session_age=None)
 
 other_loops = pytest.mark.parametrize("first", list(BACKENDS))
-
-
-@pytest.fixture
-def signals() -> Signals:
-    return Signals()
 
 
 async def live_and_end(manager: SessionManager[None], sessions: int = 1) -> None:
@@ -111,9 +106,7 @@ async def test_what_is_held_over_the_end_changes_nothing_in_the_next_run(clock: 
 
 @pytest.mark.anyio
 async def test_a_manager_that_is_shutting_down_is_not_entered(clock: Clock) -> None:
-    async def slow(session: Session[None], reason: EndReason) -> None:
-        await anyio.sleep(3)
-
+    slow = SlowHook(3)
     manager = SessionManager(CONFIG, on_close=slow, clock=clock)
     async with manager, anyio.create_task_group() as group:
         await manager.create_session()
@@ -165,8 +158,6 @@ async def test_an_entry_is_no_second_registration_and_counters_never_fall(signal
 
 @pytest.mark.anyio
 async def test_a_pass_that_was_cut_off_does_not_hide_that_the_next_run_is_late(signals: Signals, clock: Clock) -> None:
-    async def hang(session: Session[None], reason: EndReason) -> None:
-        await anyio.sleep_forever()
 
     manager = signals.manager(CONFIG, on_close=hang, clock=clock)
     async with anyio.create_task_group() as group, manager:
@@ -353,6 +344,34 @@ def test_a_block_that_its_loop_left_open_does_not_end_the_next_run_when_it_is_co
     asyncio.run(second())
 
     assert manager.get_metrics().total_created == 2
+
+
+def test_a_collected_block_that_raises_something_else_does_not_end_the_next_run() -> None:
+    manager = SessionManager(CONFIG)
+    blocks: list[Coroutine[Any, Any, None]] = []
+
+    async def block() -> None:
+        async with manager:
+            try:
+                await asyncio.sleep(3600)
+            except GeneratorExit:
+                raise OSError("cannot say goodbye") from None
+
+    async def first() -> None:
+        blocks.append(block())
+        blocks[0].send(None)
+
+    async def second() -> None:
+        async with manager:
+            with pytest.raises(OSError, match="goodbye"):
+                blocks.pop().close()
+            await asyncio.sleep(0)
+            await manager.create_session()
+
+    run_on_a_loop_that_dies(first)
+    asyncio.run(second())
+
+    assert manager.get_metrics().total_created == 1
 
 
 @pytest.mark.anyio

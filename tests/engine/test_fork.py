@@ -7,8 +7,8 @@ import pytest
 
 from otel_sessions import EndReason, JsonLinesSink, SessionConfig, SessionManager, SinkClosed
 from otel_sessions._core.forks import Forks, forks
-from tests.telemetry.test_registry import output_of
-from tests.telemetry.test_telemetry import Signals
+from tests.programs import output_of
+from tests.signals import Signals
 
 processes = pytest.mark.processes
 
@@ -22,7 +22,7 @@ import warnings
 import anyio
 from otel_sessions import ManagerClosed, SessionConfig, SessionManager
 from otel_sessions._telemetry import providers
-from tests.telemetry.test_telemetry import Signals
+from tests.signals import Signals
 
 warnings.simplefilter("ignore", DeprecationWarning)  # of a fork where threads run
 signals = Signals()
@@ -171,11 +171,11 @@ asyncio.run(main())
 def test_locks_that_are_held_during_the_fork_do_not_hold_the_child() -> None:
     program = """
 asyncio.run(use())
-board = manager._telemetry._entry.board
+metrics = manager._telemetry._registration.metrics
 held, over = threading.Event(), threading.Event()
 
 def hold():
-    with providers._registry._lock, board._equipping:
+    with providers._registry._lock, metrics._creating:
         held.set()
         over.wait()
 

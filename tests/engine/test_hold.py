@@ -19,7 +19,7 @@ from otel_sessions import (
     SessionManager,
     SessionNotFound,
 )
-from tests.conftest import Ends
+from tests.doubles import Ends
 from tests.virtual import Clock, settle
 
 pytestmark = pytest.mark.anyio
@@ -419,6 +419,23 @@ class TestCallbacksThatMisbehave:
             Context().run(manager.hold(session.id, interrupt).__enter__)
             with pytest.raises(KeyboardInterrupt):
                 await manager.close_session(session.id)
+            await anyio.sleep(3.1)
+            assert ends.seen == [(session.id, EndReason.CLOSED)]
+
+    async def test_what_ends_the_program_in_one_callback_keeps_no_other_from_being_told(self, ends: Ends) -> None:
+        told: list[int] = []
+
+        def exit_program(reason: EndReason) -> None:
+            raise SystemExit(3)
+
+        async with SessionManager(CONFIG, on_close=ends) as manager:
+            session = await manager.create_session()
+            holds = [manager.hold(session.id, exit_program), manager.hold(session.id, lambda _: told.append(1))]
+            for hold in (*holds, manager.hold(session.id, lambda _: told.append(2))):
+                Context().run(hold.__enter__)
+            with pytest.raises(SystemExit):
+                await manager.close_session(session.id)
+            assert told == [1, 2]
             await anyio.sleep(3.1)
             assert ends.seen == [(session.id, EndReason.CLOSED)]
 

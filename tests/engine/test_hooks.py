@@ -20,7 +20,7 @@ from otel_sessions import (
     SessionState,
     TooManySessions,
 )
-from tests.conftest import Ends, Stubborn
+from tests.doubles import Ends, Sink, SlowHook, Stubborn, fail, hang
 from tests.virtual import BACKENDS, Clock, settle
 
 pytestmark = pytest.mark.anyio
@@ -28,27 +28,6 @@ pytestmark = pytest.mark.anyio
 CONFIG = SessionConfig(cleanup_interval=1000, max_idle_time=10, close_timeout=5)
 
 Hook = Callable[[Session[Any], EndReason], Awaitable[None]]
-
-
-class Sink:
-    """A sink that keeps the ids it was given, then does as `then` does."""
-
-    def __init__(self, then: Hook | None = None) -> None:
-        self.exported: list[str] = []
-        self._then = then
-
-    async def export(self, session: Session[Any], reason: EndReason) -> None:
-        self.exported.append(session.id)
-        if self._then is not None:
-            await self._then(session, reason)
-
-
-async def hang(session: Session[Any], reason: EndReason) -> None:
-    await anyio.sleep_forever()
-
-
-async def fail(session: Session[Any], reason: EndReason) -> None:
-    raise ConnectionError("the upstream is gone")
 
 
 class TestCalling:
@@ -123,9 +102,7 @@ class TestCalling:
             assert not await manager.close_session("nobody")
 
     async def test_a_closer_waits_for_the_hook_and_the_others_do_not(self) -> None:
-        async def hook(session: Session, reason: EndReason) -> None:
-            await anyio.sleep(2)
-
+        hook = SlowHook(2)
         async with SessionManager(CONFIG, on_close=hook) as manager, anyio.create_task_group() as group:
             session = await manager.create_session()
             begun = anyio.current_time()
@@ -135,10 +112,7 @@ class TestCalling:
             assert anyio.current_time() - begun == pytest.approx(1)
 
     async def test_a_closer_who_is_cancelled_leaves_the_hook_running(self, ends: Ends) -> None:
-        async def hook(session: Session, reason: EndReason) -> None:
-            await anyio.sleep(2)
-            await ends(session, reason)
-
+        hook = SlowHook(2, ends)
         async with SessionManager(CONFIG, on_close=hook) as manager:
             session = await manager.create_session()
             with anyio.move_on_after(1):
@@ -234,9 +208,7 @@ class TestFailing:
             assert ends.seen == [(session.id, EndReason.IDLE_TIMEOUT)]
 
     async def test_a_sink_that_hangs_is_cut_off_and_the_hook_gets_its_own_time(self, clock: Clock) -> None:
-        async def slow(session: Session, reason: EndReason) -> None:
-            await anyio.sleep(4)
-
+        slow = SlowHook(4)
         async with SessionManager(CONFIG, clock=clock, on_close=slow, sink=Sink(hang)) as manager:
             await manager.create_session()
             await anyio.sleep(10)
@@ -510,9 +482,7 @@ class TestCallingBack:
             assert anyio.current_time() - begun < 1
 
     async def test_a_hook_of_one_manager_waits_for_the_hooks_of_another(self, ends: Ends) -> None:
-        async def slow(session: Session, reason: EndReason) -> None:
-            await anyio.sleep(2)
-            await ends(session, reason)
+        slow = SlowHook(2, ends)
 
         async def hook(session: Session, reason: EndReason) -> None:
             assert await upstreams.close_session("upstream")

@@ -21,7 +21,7 @@ from otel_sessions import (
     SessionNotFound,
     SessionState,
 )
-from tests.conftest import Ends
+from tests.doubles import Ends, SlowHook
 from tests.virtual import BACKENDS, Clock, settle
 
 pytestmark = pytest.mark.anyio
@@ -344,10 +344,7 @@ class TestRefusing:
 
 class TestClosingByHand:
     async def test_the_holder_who_closes_goes_on_and_learns_that_the_hook_has_run(self, ends: Ends) -> None:
-        async def slow(session: Session, reason: EndReason) -> None:
-            await anyio.sleep(1)
-            await ends(session, reason)
-
+        slow = SlowHook(1, ends)
         async with SessionManager(CONFIG, on_close=slow) as manager:
             session = await manager.create_session()
             async with manager.lease(session.id):
@@ -717,12 +714,8 @@ class TestDraining:
                 assert ends.seen[1:] == [(second.id, EndReason.MAX_AGE)]
 
 
+@pytest.mark.usefixtures("restless")
 class TestRaces:
-    @pytest.fixture(autouse=True)
-    def restless(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Let passes let the loop go on every 32 sessions."""
-        monkeypatch.setattr("otel_sessions._engine.sweep._SLICE", 0.0)
-
     async def test_a_session_that_is_leased_or_touched_while_a_pass_runs_is_not_evicted(self, clock: Clock) -> None:
         config = SessionConfig(max_sessions=320, emergency_idle_time=10, cleanup_interval=1000)
         async with SessionManager(config, clock=clock) as manager:

@@ -45,7 +45,8 @@ from otel_sessions import (
     TooManySessions,
 )
 from otel_sessions._engine.tasks import Tasks
-from tests.virtual import Clock, VirtualLoop, settle
+from tests.doubles import FaultyClock, refuse
+from tests.virtual import VirtualLoop, settle
 
 T = TypeVar("T")
 
@@ -61,7 +62,7 @@ CONFIG = SessionConfig(
     max_unused_time=12.0,
 )
 TICK = 1.0
-CAP, CLIENT_CAP = 5, 3
+CLIENT_CAP = 3
 
 
 class Driver(Protocol):
@@ -71,24 +72,6 @@ class Driver(Protocol):
     def advance(self, seconds: float) -> None: ...
     def shut_down(self, manager: SessionManager[Any]) -> None: ...
     def close(self) -> None: ...
-
-
-class WaywardClock(Clock):
-    """A clock that gives a wrong reading, or raises, while it is told to."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.wrong: Callable[[float], float] | None = None
-
-    def __call__(self) -> float:
-        return self.true() if self.wrong is None else self.wrong(self.true())
-
-    def true(self) -> float:
-        return super().__call__()
-
-
-def fail_to_tell(now: float) -> float:
-    raise OSError(f"no time at {now}")
 
 
 WRONG: list[Callable[[float], float]] = [
@@ -241,7 +224,9 @@ class ManagerMachine(RuleBasedStateMachine):
         self.with_hook = with_hook
         self.evicts_oldest = at_cap is PerClientAtCap.EVICT_OLDEST
         self.driver = self.driver_type()
-        self.clock = WaywardClock()
+        self.clock = FaultyClock()
+        self.cap: float = CONFIG.max_sessions or math.inf
+        self.there = 0
         self.stopped_at = 0.0
         self.well_since = -math.inf
         self.clock_errors = 0
@@ -294,7 +279,7 @@ class ManagerMachine(RuleBasedStateMachine):
     def create(self, session_id: str | None, client: str | None, data: str, idle: Any, age: Any) -> Any:
         standing = next((m for m in self.live.values() if m.session.id == session_id), None)
         gives_way = standing is not None and not standing.pins and standing.due(self.now())
-        free = len(self.live) - gives_way + len(self.reserved) < CAP
+        free = len(self.live) - gives_way + len(self.reserved) < self.cap
         given = gives_way and standing is not None and standing.client == client
         client_full = client is not None and self._clients(client) - given >= CLIENT_CAP
         self.evicting = True
@@ -311,7 +296,7 @@ class ManagerMachine(RuleBasedStateMachine):
             return multiple()
         except TooManySessions as error:
             assert client_full or not free, "refused although there is room"
-            assert error.limit == (CLIENT_CAP if free else CAP)
+            assert error.limit == (CLIENT_CAP if free else self.cap)
             assert not self._may_evict(client)
             event(f"refused: {error.reason}")
             return multiple()
@@ -322,11 +307,19 @@ class ManagerMachine(RuleBasedStateMachine):
         assert standing is None or standing.session in self.ended
         return self._add(session, client, idle, age)
 
+    @rule(cap=st.sampled_from([None, 3, 5, 8]))
+    def set_the_cap(self, cap: int | None) -> None:
+        async def set_it() -> None:
+            self.manager.set_max_sessions(cap)
+
+        self.driver.call(set_it)
+        self.cap = math.inf if cap is None else cap
+
     @rule(target=places, client=st.sampled_from([None, "x", "y"]))
     def reserve(self, client: str | None) -> Any:
         self.evicting = True
         self.creating_for = client
-        free = len(self.live) + len(self.reserved) < CAP
+        free = len(self.live) + len(self.reserved) < self.cap
         try:
             place = self.driver.call(lambda: self.manager.reserve(client=client).__aenter__())
         except TooManySessions:
@@ -574,7 +567,7 @@ class ManagerMachine(RuleBasedStateMachine):
         before = self.clock.wrong
         if before is None:
             self.stopped_at = self.clock()
-        self.clock.wrong = fail_to_tell
+        self.clock.wrong = refuse
         self.driver.advance(seconds)
         self.clock.wrong = before
         self.well_since = self.clock.true()
@@ -594,7 +587,9 @@ class ManagerMachine(RuleBasedStateMachine):
         assert stats.currently_active == len(self.live) == len(self.manager)
         assert stats.total_cleaned == len(self.ended) == sum(stats.cleaned_by_reason.values())
         assert stats.reserved == len(self.reserved)
-        assert stats.currently_active + stats.reserved <= CAP
+        there = stats.currently_active + stats.reserved
+        assert there <= max(self.cap, self.there), "somebody got in above the cap"
+        self.there = there
         assert stats.leased == sum(1 for model in self.live.values() if model.pins)
         assert stats.closing == 0
         assert stats.waiting == 0
@@ -632,6 +627,8 @@ class ManagerMachine(RuleBasedStateMachine):
 
     def _may_evict(self, client: str | None) -> bool:
         own = [model for model in self.live.values() if model.client == client and not model.pins]
+        if len(self.live) + len(self.reserved) > self.cap:
+            return False
         return client is not None and self.evicts_oldest and self._clients(client) >= CLIENT_CAP and bool(own)
 
     async def _event(self) -> anyio.Event:

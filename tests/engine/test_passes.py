@@ -23,30 +23,10 @@ from otel_sessions import (
     TooManySessions,
     Trigger,
 )
-from tests.conftest import Ends
+from tests.doubles import Ends, FaultyClock, SlowHook
 from tests.virtual import Clock, VirtualLoop, settle
 
 pytestmark = pytest.mark.anyio
-
-
-class FragileClock(Clock):
-    """A clock that raises while it is broken, from the reading on that `breaks_after` names."""
-
-    breaks_after: int | None = None
-
-    def __call__(self) -> float:
-        if self.breaks_after is not None:
-            self.breaks_after -= 1
-            if self.breaks_after < 0:
-                raise OSError("no time today")
-        return super().__call__()
-
-
-@pytest.fixture
-async def fragile_clock() -> FragileClock:
-    clock = FragileClock()
-    clock.follow_running_loop()
-    return clock
 
 
 def last_report(manager: SessionManager) -> CleanupReport:
@@ -79,10 +59,10 @@ def block_the_loop(seconds: float) -> None:
 
 
 class TestRhythm:
+    @pytest.mark.usefixtures("restless")
     async def test_a_pass_over_few_sessions_is_over_before_the_creator_goes_on_that_it_was_for(
-        self, clock: Clock, monkeypatch: pytest.MonkeyPatch
+        self, clock: Clock
     ) -> None:
-        monkeypatch.setattr("otel_sessions._engine.sweep._SLICE", 0.0)
         config = SessionConfig(max_sessions=1, emergency_idle_time=20, cleanup_interval=1000)
         async with SessionManager(config, clock=clock) as manager:
             await manager.create_session()
@@ -136,10 +116,8 @@ class TestRhythm:
             assert [session_id for session_id, _ in ends.seen] == [first.id, second.id]
             assert len(manager) == 2
 
-    async def test_no_interval_pass_starts_while_the_last_one_still_looks_for_what_is_due(
-        self, clock: Clock, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("otel_sessions._engine.sweep._SLICE", 0.0)
+    @pytest.mark.usefixtures("restless")
+    async def test_no_interval_pass_starts_while_the_last_one_still_looks_for_what_is_due(self, clock: Clock) -> None:
         config = SessionConfig(cleanup_interval=1, max_idle_time=10)
         async with SessionManager(config, clock=clock) as manager:
             for _ in range(640):
@@ -156,10 +134,8 @@ class TestRhythm:
             assert anyio.current_time() - begun > 5
             assert manager.get_metrics().cleanup_runs <= runs + 1
 
-    async def test_a_second_pass_waits_until_the_first_one_has_marked_and_then_runs(
-        self, clock: Clock, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("otel_sessions._engine.sweep._SLICE", 0.0)
+    @pytest.mark.usefixtures("restless")
+    async def test_a_second_pass_waits_until_the_first_one_has_marked_and_then_runs(self, clock: Clock) -> None:
         reports: list[CleanupReport] = []
 
         async def clean() -> None:
@@ -566,10 +542,8 @@ class TestReports:
             assert manager.get_metrics().cleanup_errors == 1
             assert manager.get_metrics().cleanup_runs == 1
 
-    async def test_a_pass_that_is_cancelled_while_it_looks_leaves_the_rest_to_the_next(
-        self, clock: Clock, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("otel_sessions._engine.sweep._SLICE", 0.0)
+    @pytest.mark.usefixtures("restless")
+    async def test_a_pass_that_is_cancelled_while_it_looks_leaves_the_rest_to_the_next(self, clock: Clock) -> None:
         config = SessionConfig(cleanup_interval=1000, max_idle_time=10)
         async with SessionManager(config, clock=clock) as manager:
             for _ in range(320):
@@ -589,9 +563,7 @@ class TestReports:
             assert first.total_cleaned + second.total_cleaned == 320
 
     async def test_a_pass_waits_only_for_the_hooks_of_what_it_ended_itself(self, clock: Clock) -> None:
-        async def hook(session: Session, reason: EndReason) -> None:
-            await anyio.sleep(3)
-
+        hook = SlowHook(3)
         config = SessionConfig(cleanup_interval=1000, max_idle_time=10)
         async with SessionManager(config, clock=clock, on_close=hook) as manager, anyio.create_task_group() as group:
             session = await manager.create_session()
@@ -605,15 +577,15 @@ class TestReports:
 
 class TestTrouble:
     async def test_a_pass_that_breaks_is_reported_as_an_error_and_the_next_one_runs(
-        self, fragile_clock: FragileClock, caplog: pytest.LogCaptureFixture
+        self, faulty_clock: FaultyClock, caplog: pytest.LogCaptureFixture
     ) -> None:
         config = SessionConfig(cleanup_interval=10, max_idle_time=15)
-        async with SessionManager(config, clock=fragile_clock) as manager:
+        async with SessionManager(config, clock=faulty_clock) as manager:
             await manager.create_session()
             await anyio.sleep(19)
-            fragile_clock.breaks_after = 0
+            faulty_clock.break_down()
             await anyio.sleep(2)
-            fragile_clock.breaks_after = None
+            faulty_clock.mend()
             stats = manager.get_metrics()
             assert last_report(manager).outcome is Outcome.ERROR
             assert stats.cleanup_runs == 2
@@ -627,50 +599,48 @@ class TestTrouble:
         caplog.clear()
 
     @pytest.mark.parametrize("reading", range(5))
-    async def test_a_session_is_not_lost_if_a_pass_breaks_on_it(
-        self, fragile_clock: FragileClock, reading: int
-    ) -> None:
+    async def test_a_session_is_not_lost_if_a_pass_breaks_on_it(self, faulty_clock: FaultyClock, reading: int) -> None:
         config = SessionConfig(cleanup_interval=10, max_idle_time=15)
-        async with SessionManager(config, clock=fragile_clock) as manager:
+        async with SessionManager(config, clock=faulty_clock) as manager:
             session = await manager.create_session()
             await anyio.sleep(19)
-            fragile_clock.breaks_after = reading
+            faulty_clock.break_down(good_readings=reading)
             await anyio.sleep(2)
-            fragile_clock.breaks_after = None
+            faulty_clock.mend()
             await anyio.sleep(10)
             assert session.end_reason is EndReason.IDLE_TIMEOUT
             assert len(manager) == 0
 
-    async def test_a_pass_by_hand_that_breaks_returns_its_report(self, fragile_clock: FragileClock) -> None:
-        async with SessionManager(clock=fragile_clock) as manager:
+    async def test_a_pass_by_hand_that_breaks_returns_its_report(self, faulty_clock: FaultyClock) -> None:
+        async with SessionManager(clock=faulty_clock) as manager:
             await settle()
-            fragile_clock.breaks_after = 0
+            faulty_clock.break_down()
             report = await manager.cleanup_stale_sessions()
-            fragile_clock.breaks_after = None
+            faulty_clock.mend()
             assert report.outcome is Outcome.ERROR
             assert manager.get_metrics().cleanup_errors == 1
 
-    async def test_an_emergency_pass_that_breaks_leaves_nobody_waiting(self, fragile_clock: FragileClock) -> None:
-        async with SessionManager(SessionConfig(max_sessions=1), clock=fragile_clock) as manager:
+    async def test_an_emergency_pass_that_breaks_leaves_nobody_waiting(self, faulty_clock: FaultyClock) -> None:
+        async with SessionManager(SessionConfig(max_sessions=1), clock=faulty_clock) as manager:
             await manager.create_session()
-            fragile_clock.breaks_after = 1  # the creator itself reads it once
+            faulty_clock.break_down(good_readings=1)  # the creator itself reads it once
             with pytest.raises(TooManySessions):
                 await manager.create_session()
-            fragile_clock.breaks_after = None
+            faulty_clock.mend()
             assert last_report(manager).outcome is Outcome.ERROR
             assert manager.get_metrics().reserved == 0
 
-    async def test_a_drain_ends_although_the_clock_breaks_for_a_moment(self, fragile_clock: FragileClock) -> None:
+    async def test_a_drain_ends_although_the_clock_breaks_for_a_moment(self, faulty_clock: FaultyClock) -> None:
         config = SessionConfig(cleanup_interval=10, max_session_age=15, drain_timeout=5)
-        async with SessionManager(config, clock=fragile_clock) as manager:
+        async with SessionManager(config, clock=faulty_clock) as manager:
             first = await manager.create_session()
             await anyio.sleep(10)
             second = await manager.create_session()
             with manager.pin(first.id), manager.pin(second.id):
                 await anyio.sleep(14.5)
-                fragile_clock.breaks_after = 0
+                faulty_clock.break_down()
                 await anyio.sleep(1)
-                fragile_clock.breaks_after = None
+                faulty_clock.mend()
                 await anyio.sleep(14)
                 assert first.end_reason is second.end_reason is EndReason.MAX_AGE
 

@@ -23,7 +23,7 @@ from otel_sessions import (
     SessionNotFound,
     Trigger,
 )
-from tests.conftest import Ends, Stubborn
+from tests.doubles import Ends, Sink, SlowHook, Stubborn, fail, hang
 from tests.virtual import BACKENDS, Clock, VirtualLoop, settle
 
 pytestmark = pytest.mark.anyio
@@ -46,14 +46,6 @@ class Request:
                 await anyio.sleep_forever()
         except SessionNotFound as error:
             self.error = error
-
-
-async def hang(session: Session[Any], reason: EndReason) -> None:
-    await anyio.sleep_forever()
-
-
-async def fail(session: Session[Any], reason: EndReason) -> None:
-    raise ConnectionError("the upstream is gone")
 
 
 async def ignore_first_cancellation(session: Session[Any], reason: EndReason) -> None:
@@ -131,10 +123,7 @@ class TestEnding:
             await manager.create_session()
 
     async def test_it_may_be_asked_for_again_and_by_many_at_once(self, ends: Ends) -> None:
-        async def slow(session: Session, reason: EndReason) -> None:
-            await anyio.sleep(2)
-            await ends(session, reason)
-
+        slow = SlowHook(2, ends)
         async with SessionManager(on_close=slow) as manager:
             session = await manager.create_session()
             begun = anyio.current_time()
@@ -149,10 +138,7 @@ class TestEnding:
         assert manager.get_metrics().cleanup_runs == 1
 
     async def test_whoever_gives_up_waiting_for_it_does_not_stop_it(self, ends: Ends) -> None:
-        async def slow(session: Session, reason: EndReason) -> None:
-            await anyio.sleep(2)
-            await ends(session, reason)
-
+        slow = SlowHook(2, ends)
         async with SessionManager(on_close=slow) as manager:
             await manager.create_session()
             with anyio.move_on_after(1):
@@ -332,10 +318,7 @@ class TestDraining:
         assert_all_settled(manager)
 
     async def test_drain_and_hooks_share_the_shutdown_timeout(self, ends: Ends) -> None:
-        async def slow(session: Session, reason: EndReason) -> None:
-            await anyio.sleep(4)
-            await ends(session, reason)
-
+        slow = SlowHook(4, ends)
         config = SessionConfig(drain_timeout=100, close_timeout=5, shutdown_timeout=12)
         async with SessionManager(config, on_close=slow) as manager:
             session = await manager.create_session()
@@ -482,10 +465,7 @@ class TestHooks:
         assert sorted(answers, key=str) == [True, Outcome.CANCELLED]
 
     async def test_a_hook_that_is_running_already_fits_into_the_same_time(self, ends: Ends) -> None:
-        async def slow(session: Session, reason: EndReason) -> None:
-            await anyio.sleep(4)
-            await ends(session, reason)
-
+        slow = SlowHook(4, ends)
         async with SessionManager(on_close=slow) as manager, anyio.create_task_group() as group:
             session = await manager.create_session()
             group.start_soon(manager.close_session, session.id)
@@ -497,12 +477,7 @@ class TestHooks:
 
     async def test_a_sink_that_never_ends_does_not_stop_the_shutdown_either(self) -> None:
         endless = Stubborn()
-
-        class Sink:
-            async def export(self, session: Session, reason: EndReason) -> None:
-                await endless(session, reason)
-
-        async with SessionManager(SessionConfig(shutdown_timeout=3), sink=Sink()) as manager:
+        async with SessionManager(SessionConfig(shutdown_timeout=3), sink=Sink(endless)) as manager:
             await manager.create_session()
             begun = anyio.current_time()
         assert anyio.current_time() - begun <= 3
@@ -573,10 +548,7 @@ class TestCallersBlock:
         await manager.__aexit__(None, None, None)
 
     async def test_a_cancelled_block_still_shuts_down_in_full(self, ends: Ends) -> None:
-        async def slow(session: Session, reason: EndReason) -> None:
-            await anyio.sleep(2)
-            await ends(session, reason)
-
+        slow = SlowHook(2, ends)
         begun = anyio.current_time()
         with anyio.move_on_after(1) as scope:
             async with SessionManager(on_close=slow) as manager:
@@ -588,10 +560,7 @@ class TestCallersBlock:
         assert tasks_of_managers() == []
 
     async def test_a_block_that_is_cancelled_while_it_shuts_down_still_does_so_in_full(self, ends: Ends) -> None:
-        async def slow(session: Session, reason: EndReason) -> None:
-            await anyio.sleep(2)
-            await ends(session, reason)
-
+        slow = SlowHook(2, ends)
         begun = anyio.current_time()
         with anyio.move_on_after(1):
             async with SessionManager(on_close=slow) as manager:
@@ -604,9 +573,7 @@ class TestCallersBlock:
     async def test_asyncios_own_cancellations_do_not_cut_it_short_and_are_raised_afterwards(
         self, ends: Ends, cancellations: int
     ) -> None:
-        async def slow(session: Session, reason: EndReason) -> None:
-            await anyio.sleep(4)
-            await ends(session, reason)
+        slow = SlowHook(4, ends)
 
         async def block() -> None:
             async with SessionManager(on_close=slow) as manager:
@@ -639,9 +606,7 @@ class TestCallersBlock:
 
     @on_asyncio
     async def test_a_cancellation_during_the_exit_is_raised_when_all_is_done(self, ends: Ends) -> None:
-        async def slow(session: Session, reason: EndReason) -> None:
-            await anyio.sleep(2)
-            await ends(session, reason)
+        slow = SlowHook(2, ends)
 
         async def block() -> None:
             async with SessionManager(on_close=slow) as manager:
@@ -865,8 +830,8 @@ class TestTrouble:
         assert tasks_of_managers() == []
         assert_all_settled(manager)
 
-    async def test_a_running_pass_fits_into_the_shutdown(self, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("otel_sessions._engine.sweep._SLICE", 0.0)
+    @pytest.mark.usefixtures("restless")
+    async def test_a_running_pass_fits_into_the_shutdown(self, clock: Clock) -> None:
         async with SessionManager(SessionConfig(max_idle_time=10), clock=clock) as manager:
             for _ in range(320):
                 await manager.create_session()

@@ -130,71 +130,78 @@ class TestTasks:
         await tasks.wait_empty()
 
 
-class TestCountdown:
-    def countdown(self, delay: float) -> tuple[Countdown[str], list[tuple[str, float]], Tasks]:
-        begun = anyio.current_time()
-        due: list[tuple[str, float]] = []
-        tasks = Tasks()
-        countdown: Countdown[str] = Countdown(
-            delay, tasks, "countdown", lambda item: due.append((item, round(anyio.current_time() - begun, 3)))
-        )
-        return countdown, due, tasks
+class Counted:
+    """A countdown, and when each of its items was due, in seconds since the start."""
 
+    def __init__(self, delay: float) -> None:
+        self.tasks = Tasks()
+        self.due: list[tuple[str, float]] = []
+        self._countdown: Countdown[str] = Countdown(delay, self.tasks, "countdown")
+        self._begun = anyio.current_time()
+
+    def add(self, item: str) -> None:
+        self._countdown.add(item, lambda: self.due.append((item, round(anyio.current_time() - self._begun, 3))))
+
+    def discard(self, item: str) -> None:
+        self._countdown.discard(item)
+
+
+class TestCountdown:
     async def test_each_item_is_due_a_delay_after_it_was_added(self) -> None:
-        countdown, due, _ = self.countdown(5)
+        countdown = Counted(5)
         countdown.add("first")
         await anyio.sleep(2)
         countdown.add("second")
         await anyio.sleep(10)
-        assert due == [("first", 5), ("second", 7)]
+        assert countdown.due == [("first", 5), ("second", 7)]
 
     async def test_it_works_again_after_it_had_nothing_to_count(self) -> None:
-        countdown, due, tasks = self.countdown(5)
+        countdown = Counted(5)
         countdown.add("first")
         await anyio.sleep(8)
-        assert len(tasks) == 0
+        assert len(countdown.tasks) == 0
         countdown.add("second")
         await anyio.sleep(8)
-        assert due == [("first", 5), ("second", 13)]
+        assert countdown.due == [("first", 5), ("second", 13)]
 
     async def test_adding_an_item_again_does_not_put_it_off(self) -> None:
-        countdown, due, _ = self.countdown(5)
+        countdown = Counted(5)
         countdown.add("item")
         await anyio.sleep(3)
         countdown.add("item")
         await anyio.sleep(10)
-        assert due == [("item", 5)]
+        assert countdown.due == [("item", 5)]
 
     async def test_a_discarded_item_is_never_due(self) -> None:
-        countdown, due, _ = self.countdown(5)
+        countdown = Counted(5)
         countdown.add("gone")
         await anyio.sleep(1)
         countdown.add("stays")
         countdown.discard("gone")
         countdown.discard("unknown")
         await anyio.sleep(10)
-        assert due == [("stays", 6)]
+        assert countdown.due == [("stays", 6)]
 
     async def test_an_item_that_was_discarded_and_added_again_counts_anew(self) -> None:
-        countdown, due, _ = self.countdown(5)
+        countdown = Counted(5)
         countdown.add("item")
         await anyio.sleep(3)
         countdown.discard("item")
         countdown.add("item")
         await anyio.sleep(10)
-        assert due == [("item", 8)]
+        assert countdown.due == [("item", 8)]
 
     async def test_without_a_delay_an_item_is_due_at_once(self) -> None:
-        countdown, due, _ = self.countdown(0)
+        countdown = Counted(0)
         countdown.add("item")
         await settle()
-        assert [item for item, _ in due] == ["item"]
+        assert [item for item, _ in countdown.due] == ["item"]
 
     async def test_however_many_items_one_task_counts_them(self) -> None:
-        countdown, due, tasks = self.countdown(5)
+        countdown = Counted(5)
         for number in range(100):
             countdown.add(f"item {number}")
-        assert len(tasks) == 1
+        assert len(countdown.tasks) == 1
         await anyio.sleep(6)
-        assert len(due) == 100
-        assert len(tasks) == 0
+        assert len(countdown.due) == 100
+        assert len(countdown.tasks) == 0

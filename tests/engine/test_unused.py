@@ -7,7 +7,7 @@ import anyio
 import pytest
 
 from otel_sessions import UNSET, EndReason, RejectionReason, Session, SessionConfig, SessionManager, SessionNotFound
-from otel_sessions._core.session import Limit
+from otel_sessions._core.limits import Limit
 from tests.virtual import Clock
 
 pytestmark = pytest.mark.anyio

@@ -329,7 +329,18 @@ def test_the_probe_tells_that_nobody_is_there() -> None:
     assert probe(f"http://127.0.0.1:{port}/well") == 1
 
 
+def test_what_the_image_copies_is_there_and_is_not_ignored() -> None:
+    allowed = re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    names = [name for names in copied for name in names.split()]
+
+    assert "docker/probe.py" in names
+    for name in names:
+        assert (ROOT / name).exists()
+        assert name.split("/")[0] in allowed
+
+
 def probe(url: str) -> int:
     """Run the probe as the containers do."""
-    command = [sys.executable, "-I", "-S", str(ROOT / "otel_sessions/demo/processes/probe.py"), url]
+    command = [sys.executable, "-I", "-S", str(ROOT / "docker/probe.py"), url]
     return subprocess.run(command, capture_output=True, check=False).returncode

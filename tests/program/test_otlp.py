@@ -108,9 +108,75 @@ def test_an_endpoint_that_is_no_url_is_named_by_its_variable_and_without_its_cre
     assert str(error.value) == f"{variable} takes a URL, not {public!r}"
 
 
+@pytest.mark.parametrize("protocol", ["", "grpc", "http/protobuf"])
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "http://ada:123/s3cret@collector",
+        "http://ada:123/s3cret@collector:4318",
+        "http://ada/s3cret@collector",
+        "http://ada:/s3cret@collector",
+        "http://ada:123?s3cret@collector",
+        "http://ada:123#s3cret@collector",
+        "http://ada:123/s3cret@collector/v1/metrics?t0ken",
+        "ada:123/s3cret@collector:4317",
+    ],
+)
+def test_a_password_that_makes_another_host_of_the_url_is_refused(endpoint: str, protocol: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        require_exporters({"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": protocol})
+
+    assert str(error.value).startswith("OTEL_EXPORTER_OTLP_ENDPOINT takes a URL with at most one @, right before its")
+    assert not any(secret in str(error.value) for secret in (*SECRETS, "123"))
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "protocol"),
+    [
+        ("http://", "grpc"),
+        ("http://:4318", "http/protobuf"),
+        ("http://ada:s3cret@", "http/protobuf"),
+        ("http:collector:4318", "http/protobuf"),
+        ("http:/collector", "http/protobuf"),
+        ("http://collector:0", "grpc"),
+        ("http://ada:s3cret@collector:99999", "http/protobuf"),
+        ("http://two words:4318", "http/protobuf"),
+        ("http://collector\n:4318", "http/protobuf"),
+        ("collector:4318", "http/protobuf"),
+        ("collector", ""),
+        ("ftp://ada:s3cret@collector", "http/protobuf"),
+        ("unix:///run/collector", "http/protobuf"),
+    ],
+)
+def test_an_endpoint_that_no_exporter_could_reach_is_refused(endpoint: str, protocol: str) -> None:
+    with pytest.raises(ConfigError, match=r"^OTEL_EXPORTER_OTLP_LOGS_ENDPOINT takes a URL") as error:
+        require_exporters({"OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": protocol})
+
+    assert not any(secret in str(error.value) for secret in SECRETS)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "protocol"),
+    [
+        ("http://ada:s3cret@collector:4318/v1", ""),
+        ("http://ada:s3%2Fcret%40@[::1]:4318", ""),
+        ("https://collector.example/otlp?key=t0ken", "http/protobuf"),
+        ("collector:4317", ""),
+        ("collector", "grpc"),
+        ("unix:///run/collector", "grpc"),
+        ("dns:///collector:4317", "grpc"),
+    ],
+)
+def test_an_endpoint_that_an_exporter_takes_is_accepted(endpoint: str, protocol: str) -> None:
+    require_exporters({"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": protocol})
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
+        ["demo", "--otlp", "http://ada:123/s3cret@collector"],
+        ["proxy", "--upstream", "http://ada:123/s3cret@upstream"],
+        ["load", "--target", "http://ada/s3cret@proxy"],
         ["demo", "--otlp", "ftp://ada:s3cret@collector"],
         ["demo", "--otlp", "http://ada:s3cret@collector"],
         ["load", "--target", "ada:s3cret@proxy"],

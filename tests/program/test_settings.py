@@ -44,6 +44,7 @@ WRITTEN = {
 }
 """A value of each option that is not its default, as a file has it; for numbers it is 2048."""
 TOGETHER = {
+    "per_client_at_cap": ["max_sessions_per_client"],
     "owner_header": ["trusted_proxy"],
     "rewrite_host": ["allow_host"],
     "allow_host": ["rewrite_host"],

@@ -322,11 +322,42 @@ class TestEnteringAndLeaving:
                 await sink.export(session, EndReason.CLOSED)
         assert (sink.written, sink.waiting, sink.dropped) == (int(after), 0, 1)
 
-    async def test_it_is_used_once(self, path: Path) -> None:
-        async with JsonLinesSink(path) as sink:
-            pass
-        with pytest.raises(SinkClosed, match="used before"):
+    async def test_inside_its_block_it_cannot_be_entered(self, path: Path) -> None:
+        async with JsonLinesSink(path) as sink, sessions() as (session,):
+            with pytest.raises(SinkClosed, match="in use; leave its block first"):
+                await sink.__aenter__()
+            await sink.export(session, EndReason.CLOSED)
+        assert sink.written == 1
+
+    async def test_it_may_be_entered_again_and_its_counts_go_on(self, path: Path) -> None:
+        sink = JsonLinesSink(path)
+        async with sessions() as (session,):
+            for _ in range(3):
+                async with sink:
+                    await sink.export(session, EndReason.CLOSED)
+                with pytest.raises(SinkClosed):
+                    await sink.export(session, EndReason.CLOSED)
+        assert (sink.written, sink.waiting, sink.dropped) == (3, 0, 3)
+        assert len(records_in(path)) == 3
+
+    async def test_it_may_be_entered_again_after_its_file_could_not_be_opened(self, path: Path) -> None:
+        path.mkdir()
+        sink = JsonLinesSink(path)
+        with pytest.raises(OSError, match=str(path)):
             await sink.__aenter__()
+        path.rmdir()
+        async with sink, sessions() as (session,):
+            await sink.export(session, EndReason.CLOSED)
+        assert len(records_in(path)) == 1
+
+    async def test_a_manager_with_a_sink_may_be_entered_again(self, path: Path) -> None:
+        sink = JsonLinesSink(path)
+        manager = SessionManager(sink=sink)
+        for _ in range(2):
+            async with sink, manager:
+                await manager.create_session()
+        assert len(records_in(path)) == 2
+        assert manager.get_metrics().cleanup_errors == 0
 
     @pytest.mark.parametrize(
         "wrong",

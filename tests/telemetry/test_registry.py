@@ -1,14 +1,10 @@
 import asyncio
 import gc
-import subprocess
-import sys
-import textwrap
 import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -22,19 +18,14 @@ from opentelemetry.util._once import Once
 
 from otel_sessions import EndReason, Session, SessionConfig, SessionManager
 from otel_sessions._telemetry import providers
+from tests.programs import let_others_run, output_of, run, run_on_a_loop_that_dies
+from tests.signals import Export, Hook, Interrupted, Signals, series
 from tests.virtual import Clock, settle
-
-from .test_telemetry import Export, Hook, Signals, series
 
 pytestmark = pytest.mark.anyio
 
 CONFIG = SessionConfig(cleanup_interval=50.0, max_idle_time=None, max_session_age=None)
 NAMES = 100
-
-
-@pytest.fixture
-def signals() -> Signals:
-    return Signals()
 
 
 @pytest.fixture
@@ -46,20 +37,6 @@ def no_global_provider(monkeypatch: pytest.MonkeyPatch) -> None:
     registry = providers._Registry()
     monkeypatch.setattr(providers, "_registry", registry)
     monkeypatch.setattr(providers, "enter", registry.enter)
-
-
-def output_of(program: str, timeout: float = 30) -> list[str]:
-    """Run a program in a process of its own and return what it printed; any other end than a clean one is an error."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(program)],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[2],
-        timeout=timeout,
-        check=False,
-    )
-    assert (done.stderr, done.returncode) == ("", 0)
-    return done.stdout.splitlines()
 
 
 # Several managers
@@ -404,11 +381,6 @@ async def test_no_series_vanishes_with_its_manager(signals: Signals, clock: Cloc
     assert metrics_of[0] == metrics_of[1]
 
 
-def run(backend: tuple[str, dict[str, Any]], function: Callable[[], Any]) -> Any:
-    name, options = backend
-    return anyio.run(function, backend=name, backend_options=options)
-
-
 def is_settled(export: Export, created: int) -> bool:
     """Return whether so many sessions were made and all of them ended, by `shutdown`."""
     return (
@@ -472,21 +444,6 @@ def test_a_manager_that_was_dropped_with_its_clock_is_collected(signals: Signals
     gc.collect()
 
     assert dropped() is None
-
-
-def run_on_a_loop_that_dies(function: Callable[[], Any]) -> Any:
-    """Run on an asyncio loop that is closed without a word to its other tasks."""
-    loop = asyncio.new_event_loop()
-    loop.set_exception_handler(lambda *_: None)  # it says that tasks were destroyed, as they are meant to be
-    try:
-        return loop.run_until_complete(function())
-    finally:
-        loop.close()
-
-
-async def let_others_run() -> None:
-    for _ in range(10):
-        await asyncio.sleep(0)
 
 
 async def one_session(manager: SessionManager[None]) -> None:
@@ -640,34 +597,13 @@ async def test_three_hundred_names_leave_no_more_than_the_first_hundred(signals:
 # Locks
 
 
-class Interrupted(metrics.MeterProvider):
-    """A provider that lets something else happen whenever an instrument is made."""
-
-    def __init__(self, provider: metrics.MeterProvider, happen: Callable[[], object]) -> None:
-        self._provider = provider
-        self._happen = happen
-
-    def get_meter(self, name: str, version: str | None = None, *_: Any, **__: Any) -> metrics.Meter:
-        meter = self._provider.get_meter(name, version)
-        happen = self._happen
-        create = meter.create_observable_counter
-
-        def create_observable_counter(*args: Any, **keywords: Any) -> metrics.ObservableCounter:
-            happen()
-            return create(*args, **keywords)
-
-        meter.create_observable_counter = create_observable_counter  # type: ignore[method-assign]
-        return meter
-
-
 @pytest.mark.processes
 def test_an_export_while_the_instruments_are_made_does_not_lock_the_process() -> None:
     program = """
         import threading
         import anyio
         from otel_sessions import SessionManager
-        from tests.telemetry.test_registry import Interrupted
-        from tests.telemetry.test_telemetry import Signals
+        from tests.signals import Interrupted, Signals
 
         def export_elsewhere():
             thread = threading.Thread(target=signals.export, daemon=True)
@@ -865,7 +801,7 @@ def test_providers_that_are_set_late_in_a_real_process_lose_and_double_nothing()
         from opentelemetry.sdk.trace.export import SimpleSpanProcessor
         from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
         from otel_sessions import SessionManager
-        from tests.telemetry.test_telemetry import Export, InMemoryMetricReader
+        from tests.signals import Export, InMemoryMetricReader
 
         async def main():
             reader, spans = InMemoryMetricReader(), InMemorySpanExporter()

@@ -4,9 +4,8 @@ import logging
 import subprocess
 import sys
 import textwrap
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn
 
 import anyio
 import anyio.lowlevel
@@ -16,16 +15,11 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import (
     Gauge,
     Histogram,
-    HistogramDataPoint,
     InMemoryMetricReader,
-    Metric,
-    NumberDataPoint,
     Sum,
 )
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import SpanContext, SpanKind, StatusCode
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import SpanKind, StatusCode
 
 from otel_sessions import (
     EndReason,
@@ -39,169 +33,29 @@ from otel_sessions import (
     TooManySessions,
     Trigger,
 )
+from tests.doubles import FaultyClock, Sink
+from tests.signals import (
+    CONFIG,
+    TRIGGER,
+    Exporting,
+    Hook,
+    Series,
+    Signals,
+    churn,
+    context_of,
+    series,
+)
 from tests.virtual import Clock, settle
 
 pytestmark = pytest.mark.anyio
 
-CONFIG = SessionConfig(
-    cleanup_interval=50.0, max_idle_time=100.0, max_session_age=1000.0, close_timeout=5.0, drain_timeout=10.0
-)
 
-NAME = "otel_sessions.manager.name"
-REASON = "otel_sessions.cleanup.reason"
-STATE = "otel_sessions.session.state"
-REJECTION = "otel_sessions.rejection.reason"
-TRIGGER = "otel_sessions.cleanup.trigger"
-OUTCOME = "otel_sessions.cleanup.outcome"
-ERROR = "error.type"
 REASONS = ["idle_timeout", "max_age", "closed", "failed", "evicted", "shutdown"]
 STATES = ["unleased", "leased", "closing"]
 REJECTIONS = ["max_sessions", "max_sessions_per_client", "shutdown"]
 TRIGGERS = ["interval", "emergency", "manual", "shutdown"]
 OUTCOMES = ["success", "partial", "error", "cancelled"]
 ERRORS = ["timeout", "hook", "sink", "pass", "_OTHER"]
-
-Series = frozenset[tuple[str, Any]]
-
-
-def series(manager: str = "default", **words: str) -> Series:
-    """Return the attributes of a manager's time series: `series(reason="closed")`."""
-    keys = {
-        "reason": REASON,
-        "state": STATE,
-        "rejection": REJECTION,
-        "trigger": TRIGGER,
-        "outcome": OUTCOME,
-        "error": ERROR,
-    }
-    return frozenset({NAME: manager, **{keys[word]: value for word, value in words.items()}}.items())
-
-
-class Export:
-    """One collection of a reader, to be asked by the metrics' names without `otel_sessions.`"""
-
-    def __init__(self, reader: InMemoryMetricReader) -> None:
-        self.data = reader.get_metrics_data()
-        scopes = [
-            scope for resource in (self.data.resource_metrics if self.data else []) for scope in resource.scope_metrics
-        ]
-        self.scopes = {(scope.scope.name, scope.scope.version) for scope in scopes}
-        self.metrics: dict[str, Metric] = {metric.name: metric for scope in scopes for metric in scope.metrics}
-
-    def values(self, metric: str) -> dict[Series, float]:
-        return {
-            frozenset((point.attributes or {}).items()): point.value
-            for point in self.metrics[f"otel_sessions.{metric}"].data.data_points
-            if isinstance(point, NumberDataPoint)
-        }
-
-    def histogram(self, metric: str) -> dict[Series, HistogramDataPoint]:
-        found = self.metrics.get(f"otel_sessions.{metric}")
-        return {
-            frozenset((point.attributes or {}).items()): point
-            for point in (found.data.data_points if found else [])
-            if isinstance(point, HistogramDataPoint)
-        }
-
-    def value(self, metric: str, manager: str = "default", **words: str) -> float:
-        return self.values(metric)[series(manager, **words)]
-
-    def sums(self, metric: str) -> dict[str, float]:
-        """Return the sum of a metric's time series for each manager."""
-        sums: dict[str, float] = {}
-        for attributes, value in self.values(metric).items():
-            name = dict(attributes)[NAME]
-            sums[name] = sums.get(name, 0) + value
-        return sums
-
-    def not_zero(self, metric: str, manager: str = "default") -> dict[str, float]:
-        """Return what is not at 0 by its words, joined with a space."""
-        return {
-            " ".join(value for key, value in sorted(attributes) if key != NAME): value
-            for attributes, value in self.values(metric).items()
-            if value and (NAME, manager) in attributes
-        }
-
-    @property
-    def is_balanced(self) -> bool:
-        created, cleaned, active = map(self.sums, ("session.created", "session.cleaned", "session.active"))
-        return created == {name: cleaned[name] + active[name] for name in created}
-
-
-class Signals:
-    """The SDK's providers, and what managers that are given them have reported."""
-
-    def __init__(self) -> None:
-        self.reader = InMemoryMetricReader()
-        self.meter_provider = MeterProvider([self.reader], shutdown_on_exit=False)
-        self._exporter = InMemorySpanExporter()
-        self.tracer_provider = TracerProvider(shutdown_on_exit=False)
-        self.tracer_provider.add_span_processor(SimpleSpanProcessor(self._exporter))
-        self.tracer = self.tracer_provider.get_tracer("tests")
-
-    def manager(self, config: SessionConfig = CONFIG, **settings: Any) -> SessionManager[None]:
-        settings = {"meter_provider": self.meter_provider, "tracer_provider": self.tracer_provider, **settings}
-        return SessionManager[None](config, **settings)
-
-    def export(self) -> Export:
-        return Export(self.reader)
-
-    def spans(self) -> list[ReadableSpan]:
-        """Return the passes' spans that have ended, in order."""
-        return [span for span in self._exporter.get_finished_spans() if span.name == "otel_sessions.cleanup"]
-
-    def span(self) -> ReadableSpan:
-        (span,) = self.spans()
-        return span
-
-
-@pytest.fixture
-def signals() -> Signals:
-    return Signals()
-
-
-class Hook:
-    """A close hook that sleeps, then raises, and remembers the spans that it ran under."""
-
-    def __init__(self, seconds: float = 0.0, error: Exception | None = None) -> None:
-        self.seconds = seconds
-        self.error = error
-        self.spans: list[SpanContext] = []
-
-    async def __call__(self, session: Session[Any], reason: EndReason) -> None:
-        self.spans.append(trace.get_current_span().get_span_context())
-        await anyio.sleep(self.seconds)
-        if self.error is not None:
-            raise self.error
-
-
-class Sink:
-    """A sink that does what a hook does."""
-
-    def __init__(self, hook: Hook) -> None:
-        self.export = hook
-
-
-class BreakableClock(Clock):
-    """A clock that raises while it is broken."""
-
-    broken = False
-
-    def __call__(self) -> float:
-        return 1 / 0 if self.broken else super().__call__()
-
-
-@pytest.fixture
-async def breakable_clock() -> BreakableClock:
-    clock = BreakableClock()
-    clock.follow_running_loop()
-    return clock
-
-
-def context_of(span: ReadableSpan | trace.Span) -> SpanContext:
-    context = span.get_span_context()
-    assert context is not None
-    return context
 
 
 # The contract of the metrics
@@ -547,11 +401,11 @@ async def test_a_pass_whose_hook_fails_is_partial(signals: Signals, clock: Clock
         assert signals.export().not_zero("cleanup.runs") == {"partial manual": 1}
 
 
-async def test_a_pass_whose_clock_fails_is_an_error(signals: Signals, breakable_clock: BreakableClock) -> None:
-    async with signals.manager(clock=breakable_clock) as manager:
-        breakable_clock.broken = True
+async def test_a_pass_whose_clock_fails_is_an_error(signals: Signals, faulty_clock: FaultyClock) -> None:
+    async with signals.manager(clock=faulty_clock) as manager:
+        faulty_clock.break_down()
         await manager.cleanup_stale_sessions()
-        breakable_clock.broken = False
+        faulty_clock.mend()
 
         assert signals.export().not_zero("cleanup.runs") == {"error manual": 1}
 
@@ -652,52 +506,48 @@ async def test_one_session_can_give_two_errors(signals: Signals, clock: Clock) -
         assert (report.hook_errors, signals.export().not_zero("cleanup.errors")) == (2, {"sink": 1, "hook": 1})
 
 
-async def test_a_clock_that_raises_during_a_pass_is_a_pass_error(
-    signals: Signals, breakable_clock: BreakableClock
-) -> None:
-    async with signals.manager(clock=breakable_clock) as manager:
+async def test_a_clock_that_raises_during_a_pass_is_a_pass_error(signals: Signals, faulty_clock: FaultyClock) -> None:
+    async with signals.manager(clock=faulty_clock) as manager:
         await settle()
-        breakable_clock.broken = True
+        faulty_clock.break_down()
         await manager.cleanup_stale_sessions()
-        breakable_clock.broken = False
+        faulty_clock.mend()
 
         assert signals.export().not_zero("cleanup.errors") == {"pass": 1}
 
 
-async def test_an_interval_pass_that_is_aborted_is_not_the_last(
-    signals: Signals, breakable_clock: BreakableClock
-) -> None:
-    async with signals.manager(clock=breakable_clock):
+async def test_an_interval_pass_that_is_aborted_is_not_the_last(signals: Signals, faulty_clock: FaultyClock) -> None:
+    async with signals.manager(clock=faulty_clock):
         await settle()
         await anyio.sleep(CONFIG.cleanup_interval - 1)
-        breakable_clock.broken = True
+        faulty_clock.break_down()
         await anyio.sleep(2)
-        breakable_clock.broken = False
+        faulty_clock.mend()
         await anyio.sleep(CONFIG.cleanup_interval)
 
         assert signals.export().not_zero("cleanup.runs") == {"error interval": 1, "success interval": 1}
 
 
-async def test_the_statistics_have_the_sum_of_the_errors(signals: Signals, breakable_clock: BreakableClock) -> None:
+async def test_the_statistics_have_the_sum_of_the_errors(signals: Signals, faulty_clock: FaultyClock) -> None:
     failing = Hook(error=ValueError("no"))
-    async with signals.manager(clock=breakable_clock, sink=Sink(failing), on_close=failing) as manager:
+    async with signals.manager(clock=faulty_clock, sink=Sink(failing), on_close=failing) as manager:
         await manager.create_session("an id")
         await manager.close_session("an id")
-        breakable_clock.broken = True
+        faulty_clock.break_down()
         await manager.cleanup_stale_sessions()
-        breakable_clock.broken = False
+        faulty_clock.mend()
 
         assert manager.get_metrics().cleanup_errors == 3
 
 
 async def test_a_manager_whose_clock_fails_on_an_export_takes_no_others_metrics_away(
-    signals: Signals, clock: Clock, breakable_clock: BreakableClock
+    signals: Signals, clock: Clock, faulty_clock: FaultyClock
 ) -> None:
-    async with signals.manager(name="sound", clock=clock), signals.manager(name="broken", clock=breakable_clock):
+    async with signals.manager(name="sound", clock=clock), signals.manager(name="broken", clock=faulty_clock):
         await settle()
-        breakable_clock.broken = True
+        faulty_clock.break_down()
         export = signals.export()
-        breakable_clock.broken = False
+        faulty_clock.mend()
 
         assert export.value("session.limit", "sound") == 1000
 
@@ -841,26 +691,26 @@ async def test_an_emergency_pass_at_the_cap_is_linked_to_the_creator(signals: Si
 
 
 async def test_an_aborted_pass_has_the_status_error_and_the_class_of_the_exception(
-    signals: Signals, breakable_clock: BreakableClock
+    signals: Signals, faulty_clock: FaultyClock
 ) -> None:
-    async with signals.manager(clock=breakable_clock) as manager:
-        breakable_clock.broken = True
+    async with signals.manager(clock=faulty_clock) as manager:
+        faulty_clock.break_down()
         await manager.cleanup_stale_sessions()
-        breakable_clock.broken = False
+        faulty_clock.mend()
 
         span = signals.span()
         assert span.attributes is not None
-        assert (span.status.status_code, span.attributes["error.type"]) == (StatusCode.ERROR, "ZeroDivisionError")
+        assert (span.status.status_code, span.attributes["error.type"]) == (StatusCode.ERROR, "OSError")
         assert span.attributes["otel_sessions.cleanup.outcome"] == "error"
 
 
 async def test_an_aborted_pass_has_neither_a_description_nor_an_event(
-    signals: Signals, breakable_clock: BreakableClock
+    signals: Signals, faulty_clock: FaultyClock
 ) -> None:
-    async with signals.manager(clock=breakable_clock) as manager:
-        breakable_clock.broken = True
+    async with signals.manager(clock=faulty_clock) as manager:
+        faulty_clock.break_down()
         await manager.cleanup_stale_sessions()
-        breakable_clock.broken = False
+        faulty_clock.mend()
 
         span = signals.span()
         assert (span.status.description, list(span.events)) == (None, [])
@@ -928,12 +778,12 @@ async def test_a_pass_that_goes_well_is_a_line_for_who_wants_it_under_its_span(
 
 
 async def test_an_aborted_pass_is_logged_under_its_span(
-    signals: Signals, breakable_clock: BreakableClock, lines: TraceIds
+    signals: Signals, faulty_clock: FaultyClock, lines: TraceIds
 ) -> None:
-    async with signals.manager(clock=breakable_clock) as manager:
-        breakable_clock.broken = True
+    async with signals.manager(clock=faulty_clock) as manager:
+        faulty_clock.break_down()
         await manager.cleanup_stale_sessions()
-        breakable_clock.broken = False
+        faulty_clock.mend()
 
         (aborted,) = [(level, trace_id) for level, text, trace_id in lines.seen if "was aborted" in text]
         assert aborted == (logging.ERROR, context_of(signals.span()).trace_id)
@@ -1046,20 +896,20 @@ async def test_a_hook_runs_under_the_span_of_whoever_takes_its_id(signals: Signa
 
 
 async def test_no_id_no_client_and_no_text_of_an_exception_is_on_a_metric_or_a_span(
-    signals: Signals, breakable_clock: BreakableClock
+    signals: Signals, faulty_clock: FaultyClock
 ) -> None:
     failing = Hook(error=ValueError("s3cret text"))
     with signals.tracer.start_as_current_span("request"):
-        async with signals.manager(clock=breakable_clock, sink=Sink(failing), on_close=failing) as manager:
+        async with signals.manager(clock=faulty_clock, sink=Sink(failing), on_close=failing) as manager:
             for number in range(3):
                 await manager.create_session(f"s3cret id {number}", client="s3cret client")
             (await manager.create_session()).fail(RuntimeError("s3cret failure"))
             await manager.close_session("s3cret id 0")
             await manager.cleanup_stale_sessions()
             await manager.emergency_cleanup()
-            breakable_clock.broken = True
+            faulty_clock.break_down()
             await manager.cleanup_stale_sessions()
-            breakable_clock.broken = False
+            faulty_clock.mend()
     data = signals.export().data
     assert data is not None
 
@@ -1070,51 +920,6 @@ async def test_no_id_no_client_and_no_text_of_an_exception_is_on_a_metric_or_a_s
 
 
 # Exports are balanced
-
-
-@pytest.fixture
-def impatient_threads() -> Iterator[None]:
-    """Switch threads a thousand times as often as usual, so that they meet within each other's work."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(5e-6)
-    yield
-    sys.setswitchinterval(interval)
-
-
-class Exporting(threading.Thread):
-    """A thread that exports over and over until it is left."""
-
-    def __init__(self, reader: InMemoryMetricReader) -> None:
-        super().__init__()
-        self._reader = reader
-        self._enough = threading.Event()
-        self.exports: list[Export] = []
-
-    def run(self) -> None:
-        while not self._enough.is_set():
-            self.exports.append(Export(self._reader))
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._enough.set()
-        self.join()
-
-
-async def churn(manager: SessionManager[None], times: int) -> None:
-    """Make sessions and end them in every way, with leases and reservations in between."""
-    for number in range(times):
-        session = await manager.create_session()
-        with manager.pin(session.id):
-            await anyio.lowlevel.checkpoint()
-        async with manager.reserve():
-            if number % 3 == 0:
-                await manager.close_session(session.id)
-        if number % 3 == 1:
-            session.fail("upstream hung up")
-            await manager.cleanup_stale_sessions()
 
 
 @pytest.mark.usefixtures("impatient_threads")

@@ -12,57 +12,44 @@ from typing import Final
 import anyio
 from anyio.abc import TaskStatus
 
+from otel_sessions._program.logs import log_to_stderr
 from otel_sessions._program.otlp import exporting
 from otel_sessions._program.signals import ending
 
-from .clients import Load
-from .connections import connections
-from .phases import PHASES, STEADY, Story
-from .tally import Tally, percentile
+from .clients import Load, LoadOptions
+from .counts import ClientCounts
+from .mcp import connections
+from .scenario import PHASES, STEADY, Scenario
 
 _LOOK_SECONDS: Final = 1.0
 _LINE_SECONDS: Final = 10.0
-_RECENT: Final = 1000
-"""How many requests the latency in a line is about."""
 
 _logger = logging.getLogger("otel_sessions.load")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LoadOptions:
-    """What the command line asks for. `duration` and `cycle` are in seconds; without a duration only a signal ends it,
-    without a cycle all clients are there all the time."""
+class Options(LoadOptions):
+    """What the command line asks for. `duration` and `cycle` are in seconds; without a duration only a signal ends it.
+    If the load is steady, all clients are there all the time."""
 
     target: str
     duration: float | None
-    clients: int
-    rate: float
-    seed: int
-    cycle: float | None
+    cycle: float
+    steady: bool
 
 
-def generate(options: LoadOptions) -> int:
+def generate(options: Options) -> int:
     """Drive the target until the time is over, or until a signal; return 0, or 1 if it has never answered."""
-    to_stderr = logging.StreamHandler()
-    to_stderr.setLevel(logging.INFO)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[to_stderr])
-    _logger.setLevel(logging.INFO)
+    log_to_stderr("message")
     with exporting("otel-sessions-load"):
-        tally = anyio.run(_generate, options)
-    return 0 if tally.answered else 1
+        counts = anyio.run(_generate, options)
+    return 0 if counts.answered else 1
 
 
-async def _generate(options: LoadOptions) -> Tally:
-    phases, seconds = (STEADY, 1.0) if options.cycle is None else (PHASES, options.cycle)
-    load = Load(
-        partial(connections, options.target),
-        clients=options.clients,
-        seconds=options.duration,
-        seed=options.seed,
-        rate=options.rate,
-        story=Story(phases=phases, seconds=seconds),
-    )
-    silence = _Silence(options.target, load.tally)
+async def _generate(options: Options) -> ClientCounts:
+    scenario = Scenario(phases=STEADY if options.steady else PHASES, seconds=options.cycle)
+    load = Load(partial(connections, options.target), options, seconds=options.duration, scenario=scenario)
+    silence = _Silence(options.target, load.counts)
     async with anyio.create_task_group() as tasks:
         await tasks.start(_stop_on_signal, load)
         _logger.info("%d virtual clients, for %s", options.clients, options.target)
@@ -70,10 +57,10 @@ async def _generate(options: LoadOptions) -> Tally:
         await load.run()
         tasks.cancel_scope.cancel()
     silence.look()
-    if not load.tally.requests:
+    if not load.counts.requests:
         _logger.warning("no request was made, so nothing is known of %s", options.target)
-    _logger.info("the end: %s", _sums(load.tally))
-    return load.tally
+    _logger.info("the end: %s", _sums(load.counts))
+    return load.counts
 
 
 async def _stop_on_signal(load: Load, *, task_status: TaskStatus[None]) -> None:
@@ -96,22 +83,22 @@ async def _stop_on_signal(load: Load, *, task_status: TaskStatus[None]) -> None:
 class _Silence:
     """Says in a line that the target does not answer, once for each time that it falls silent."""
 
-    def __init__(self, target: str, tally: Tally) -> None:
+    def __init__(self, target: str, counts: ClientCounts) -> None:
         self._target = target
-        self._tally = tally
+        self._counts = counts
         self._answered = self._unanswered = 0
         self._silent = False
 
     def look(self) -> None:
         """Compare the counts with those of the last look."""
-        tally = self._tally
-        answered, unanswered = tally.answered - self._answered, tally.unanswered - self._unanswered
-        self._answered, self._unanswered = tally.answered, tally.unanswered
+        counts = self._counts
+        answered, unanswered = counts.answered - self._answered, counts.unanswered - self._unanswered
+        self._answered, self._unanswered = counts.answered, counts.unanswered
         if answered:
             self._silent = False
         elif unanswered and not self._silent:
             self._silent = True
-            _logger.warning("%s does not answer (%s)", self._target, tally.silence)
+            _logger.warning("%s does not answer (%s)", self._target, counts.silence)
 
 
 async def _report(load: Load, silence: _Silence) -> None:
@@ -119,21 +106,20 @@ async def _report(load: Load, silence: _Silence) -> None:
     began = said = anyio.current_time()
     phase = ""
     while True:
-        now, moment = anyio.current_time(), load.moment
-        if moment.phase != phase:
-            _logger.info("phase %s", moment.phase)
-            phase = moment.phase
+        now, stage = anyio.current_time(), load.stage
+        if stage.phase != phase:
+            _logger.info("phase %s", stage.phase)
+            phase = stage.phase
         silence.look()
         if now - said >= _LINE_SECONDS:
-            _logger.info("%.0f s: %s", now - began, _sums(load.tally))
+            _logger.info("%.0f s: %s", now - began, _sums(load.counts))
             said = now
         await anyio.sleep(_LOOK_SECONDS)
 
 
-def _sums(tally: Tally) -> str:
-    p99 = percentile(tally.recent(_RECENT), 0.99) * 1000
+def _sums(counts: ClientCounts) -> str:
     return (
-        f"opened {tally.opened}, closed {tally.closed}, abandoned {tally.abandoned}, "
-        f"rejected {tally.rejected}, gone {tally.gone}; requests {tally.requests}, "
-        f"unexpected {tally.unexpected}, p99 {p99:.0f} ms"
+        f"opened {counts.opened}, closed {counts.closed}, abandoned {counts.abandoned}, "
+        f"rejected {counts.rejected}, gone {counts.gone}; requests {counts.requests}, "
+        f"unexpected {counts.unexpected}, p99 {counts.p99 * 1000:.0f} ms"
     )

@@ -19,7 +19,7 @@ from otel_sessions._program import sockets
 
 HOST: Final = "127.0.0.1"
 _STOP_SECONDS: Final = 15.0
-_COMPLAINTS: Final = 20
+_STDERR_LINES: Final = 20
 """How many lines of a process's stderr are kept, the latest."""
 
 
@@ -46,16 +46,16 @@ class Child:
     the first; `complaints` are the latest ones on stderr, which would else land in the midst of the view."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
-        self.said: str | None = None
+        self.last_line: str | None = None
         self.lines = 0
-        self.complaints: Final[deque[str]] = deque(maxlen=_COMPLAINTS)
+        self.stderr_tail: Final[deque[str]] = deque(maxlen=_STDERR_LINES)
         self._process = process
         self._asked = False
         assert process.stdout is not None
         assert process.stderr is not None
         self._readers = [
             threading.Thread(target=self._keep_latest, args=[process.stdout], daemon=True),
-            threading.Thread(target=self.complaints.extend, args=[_lines(process.stderr)], daemon=True),
+            threading.Thread(target=self.stderr_tail.extend, args=[_lines(process.stderr)], daemon=True),
         ]
         for reader in self._readers:
             reader.start()
@@ -85,7 +85,7 @@ class Child:
         try:
             self._process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            self.complaints.append(f"killed: it had not stopped after {_STOP_SECONDS:g} s")
+            self.stderr_tail.append(f"killed: it had not stopped after {_STOP_SECONDS:g} s")
         finally:
             self._process.kill()  # nothing, if it has stopped
             self._process.wait()
@@ -94,7 +94,7 @@ class Child:
 
     def _keep_latest(self, stdout: IO[str]) -> None:
         for line in _lines(stdout):
-            self.said = line
+            self.last_line = line
             self.lines += 1
 
 

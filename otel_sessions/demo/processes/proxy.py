@@ -7,18 +7,19 @@ import argparse
 import asyncio
 import logging
 import os
+import socket
 from contextlib import ExitStack
 
 from otel_sessions import ConfigError
 from otel_sessions._program.arguments import positive
 from otel_sessions._program.otlp import exporting, require_exporters
-from otel_sessions.proxy.server import serve
+from otel_sessions.proxy import Proxy, Settings
+from otel_sessions.proxy._uvicorn import quieten
 from otel_sessions.proxy.settings import add_arguments, read, unread_variables
 
 from .children import PortTaken, listen
-from .reading import Readings
-from .serving import add_descriptor, complain, inherited, log_to_stderr
-from .weight import Weights
+from .readings import Readings, Weights
+from .serving import add_descriptor, give_up, inherited, log
 
 _logger = logging.getLogger("otel_sessions.proxy")
 
@@ -32,23 +33,30 @@ def main() -> None:
         listener = inherited(options) or listen(settings.listen, "--listen")
         health = None if settings.health is None else listen(settings.health, "--health")
     except (ConfigError, OSError, PortTaken) as error:
-        complain(error)
-    log_to_stderr(logging.INFO if options.descriptor is None else logging.WARNING)
+        give_up(error)
+    log(options, settings.log_format)
+    quieten()
     for warning in unread_variables(os.environ) if options.descriptor is None else ():  # else the parent has said it
         _logger.warning("%s", warning)
     weights = Weights()
     with ExitStack() as stack:
         readings = stack.enter_context(Readings(options.readings, weights)) if options.readings else None
         stack.enter_context(exporting("otel-sessions-proxy"))
-        asyncio.run(
-            serve(
-                settings,
-                listener,
-                health,
-                remember=weights.remember,
-                started=readings.follow if readings else lambda _: None,
-            )
-        )
+        asyncio.run(_serve(settings, listener, health, weights, readings))
+
+
+async def _serve(
+    settings: Settings,
+    listener: socket.socket,
+    health: socket.socket | None,
+    weights: Weights,
+    readings: Readings | None,
+) -> None:
+    async with Proxy(settings, listener=listener, health=health, session_data=weights.remember) as proxy:
+        with proxy.ended_by_signals():
+            if readings is not None:
+                readings.follow(proxy.manager)
+            await proxy.wait_closed()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -16,6 +16,8 @@ from typing import NoReturn
 import uvicorn
 from starlette.applications import Starlette
 
+from otel_sessions._program.logs import complain, log_to_stderr
+
 from .children import PortTaken, listen
 
 
@@ -34,11 +36,9 @@ def inherited(options: argparse.Namespace) -> socket.socket | None:
     return socket.socket(fileno=options.descriptor)
 
 
-def log_to_stderr(level: int) -> None:
-    """Write records from a level on to stderr, and let those of `INFO` pass to whoever exports them."""
-    to_stderr = logging.StreamHandler()
-    to_stderr.setLevel(level)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", handlers=[to_stderr])
+def log(options: argparse.Namespace, log_format: str = "text") -> None:
+    """Write the log to stderr; of a child, whose parent shows a view, only what is wrong."""
+    log_to_stderr(log_format, shown=logging.INFO if options.descriptor is None else logging.WARNING)
 
 
 def serve(app: Starlette, options: argparse.Namespace) -> None:
@@ -49,8 +49,8 @@ def serve(app: Starlette, options: argparse.Namespace) -> None:
     try:
         listener = inherited(options) or listen(options.listen, "--listen")
     except PortTaken as error:
-        complain(error)
-    log_to_stderr(logging.INFO if options.descriptor is None else logging.WARNING)
+        give_up(error)
+    log(options)
     config = uvicorn.Config(
         app,
         lifespan="on",
@@ -63,9 +63,9 @@ def serve(app: Starlette, options: argparse.Namespace) -> None:
     uvicorn.Server(config).run(sockets=[listener])
 
 
-def complain(error: Exception) -> NoReturn:
+def give_up(error: Exception) -> NoReturn:
     """Say what is wrong, in a line, and leave with status 2."""
-    sys.stderr.write(f"{error}\n")
+    complain(error)
     raise SystemExit(2)
 
 

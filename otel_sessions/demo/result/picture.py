@@ -13,11 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from otel_sessions.demo.limits import BUFFER_BYTES
-from otel_sessions.demo.load.phases import EXODUS, PHASES
-from otel_sessions.demo.processes.reading import Reading
+from otel_sessions.demo.load.scenario import EXODUS, PHASES
+from otel_sessions.demo.processes.readings import Reading
 
-from .course import Course, cleaned_by_cleanup
-from .state import State
+from .history import History, State, cleaned_by_cleanup
 from .verdict import MIB
 
 OURS: Final = "#0072b2"
@@ -52,7 +51,7 @@ def draw(state: State) -> Figure:
     mpl.rcParams["svg.fonttype"] = "none"
     figure = Figure(figsize=INCHES, dpi=PIXELS_PER_INCH, layout="constrained")
     memory, cleanup = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    created = max(1, *(course.now.created for course in state.courses))
+    created = max(1, *(history.now.created for history in state.histories))
     _draw_memory(memory, state)
     _draw_cleanup(cleanup, state.ours, max(1, created / _BARS))
     for axes in (memory, cleanup):
@@ -71,11 +70,10 @@ def _draw_memory(axes: Axes, state: State) -> None:
     alone = state.twin is None
     title = "A proxy under load" if alone else "Two proxies under the same load: with cleanup and cap, and without"
     axes.set_title(title, loc="left", fontsize=13, fontweight="bold", pad=22)
-    about = (
-        f"{state.clients} virtual MCP clients for {state.duration:.0f} s; each session holds {BUFFER_BYTES // 1024} KiB"
-    )
+    load = f"{state.load.clients} virtual MCP clients for {state.duration:.0f} s"
+    about = f"{load}; each session holds {BUFFER_BYTES // 1024} KiB"
     axes.text(0, 1.03, about, transform=axes.transAxes, color=_GREY)
-    top = max(course.peak_memory for course in state.courses)
+    top = max(history.peak_memory for history in state.histories)
     axes.set_ylim(0, top / MIB * 1.2)
     _draw_curve(axes, OURS, "with cleanup\nand cap", state.ours, "center" if _apart(state, top) else "top")
     if state.twin is not None:
@@ -89,13 +87,13 @@ def _apart(state: State, top: float) -> bool:
     return state.twin is None or abs(state.twin.now.memory - state.ours.now.memory) > top * _ROOM
 
 
-def _draw_curve(axes: Axes, color: str, words: str, course: Course, side: str) -> None:
-    if not course.samples:  # it was killed at once
+def _draw_curve(axes: Axes, color: str, words: str, history: History, side: str) -> None:
+    if not history.samples:  # it was killed at once
         return
-    created = [sample.reading.created for sample in course.samples]
-    sizes = [sample.reading.memory / MIB for sample in course.samples]
+    created = [sample.reading.created for sample in history.samples]
+    sizes = [sample.reading.memory / MIB for sample in history.samples]
     axes.plot(created, sizes, color=color, linewidth=2.2, solid_joinstyle="round")
-    said = f"{words}\n{sizes[-1]:.0f} MiB,\npeak {course.peak_memory / MIB:.0f} MiB"
+    said = f"{words}\n{sizes[-1]:.0f} MiB,\npeak {history.peak_memory / MIB:.0f} MiB"
     if sizes[-1] < axes.get_ylim()[1] * _LINES:
         side = "bottom"  # else it runs into the axis
     end = (created[-1], sizes[-1])
@@ -106,7 +104,7 @@ def _write_notes(axes: Axes, state: State) -> None:
     """Write the notes where there is room: under our curve, or above it if that runs low."""
     level, top = (size / MIB / axes.get_ylim()[1] for size in (state.ours.start.memory, state.ours.peak_memory))
     height = _LOW if level > _LOW + 1.5 * _LINES else top + 2 * _LINES
-    created = max(1, *(course.now.created for course in state.courses))
+    created = max(1, *(history.now.created for history in state.histories))
     before = 0
     for words, reading in (_refusals(state.ours), _abandonment(state)):
         if reading is not None:
@@ -118,7 +116,7 @@ def _write_notes(axes: Axes, state: State) -> None:
             before = side
 
 
-def _refusals(ours: Course) -> tuple[str, Reading | None]:
+def _refusals(ours: History) -> tuple[str, Reading | None]:
     """Return what is to be said of the first refusal at the cap, and when that was, if there was one."""
     refused = [sample.reading for sample in ours.samples if sample.reading.rejected.get("max_sessions")]
     if not refused:
@@ -151,11 +149,11 @@ def _note(axes: Axes, words: str, reading: Reading, place: float, height: float,
     )
 
 
-def _draw_cleanup(axes: Axes, course: Course, width: float) -> None:
+def _draw_cleanup(axes: Axes, history: History, width: float) -> None:
     """Draw how many sessions cleanup has ended, by reason, while each stretch of sessions was created."""
     bottom: Counter[int] = Counter()
     for place, (reason, (color, words)) in enumerate(_REASONS.items()):
-        ended = _ended(course, reason, width)
+        ended = _ended(history, reason, width)
         stretches = sorted(ended)
         axes.bar(
             [stretch * width for stretch in stretches],
@@ -173,11 +171,11 @@ def _draw_cleanup(axes: Axes, course: Course, width: float) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
 
 
-def _ended(course: Course, reason: str, width: float) -> Counter[int]:
+def _ended(history: History, reason: str, width: float) -> Counter[int]:
     """Return how many sessions have ended for a reason, by the stretch of sessions created meanwhile."""
     ended: Counter[int] = Counter()
-    before = course.start.cleaned[reason]
-    for sample in course.samples:
+    before = history.start.cleaned[reason]
+    for sample in history.samples:
         now = sample.reading.cleaned[reason]
         ended[int(sample.reading.created / width)] += now - before
         before = now

@@ -7,10 +7,7 @@ import io
 import json
 import os
 import platform
-import re
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -18,17 +15,35 @@ from typing import Any, Final
 from rich.console import Console
 
 from otel_sessions import ConfigError, SessionConfig, __version__
-from otel_sessions.demo.processes.reading import Reading
+from otel_sessions.demo.processes.readings import Reading
 
-from .course import Course
-from .show import summary
-from .state import State
+from .history import History, State
+from .live import summary
 from .verdict import Verdict
 
 FILES: Final = ("memory.svg", "memory.png", "terminal.svg", "summary.json")
 FORMAT: Final = 1
 """The version of summary.json; a change that breaks a reader raises it."""
 _COLUMNS: Final = 80
+_TERMINAL: Final = """\
+<svg viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg" xml:space="preserve">
+<style>
+.{unique_id}-matrix {{ font: {char_height}px/{line_height}px monospace }}
+.{unique_id}-title {{ font: bold 18px sans-serif }}
+{styles}
+</style>
+<defs>
+<clipPath id="{unique_id}-clip-terminal"><rect width="{terminal_width}" height="{terminal_height}"/></clipPath>
+{lines}
+</defs>
+{chrome}
+<g transform="translate({terminal_x}, {terminal_y})" clip-path="url(#{unique_id}-clip-terminal)">
+{backgrounds}
+<g class="{unique_id}-matrix">{matrix}</g>
+</g>
+</svg>
+"""
+"""What rich fills in. Blanks are to be kept: not everything that draws an SVG keeps those that cannot be broken."""
 _NO_SECONDS: Final = ("max_sessions", "max_sessions_per_client", "cleanup_on_shutdown")
 """The limits that are no durations, and that say their unit already."""
 
@@ -37,49 +52,39 @@ class ReportFailed(Exception):
     """The report cannot be written; the message says where, and why."""
 
 
-@contextmanager
-def made(folder: Path) -> Iterator[None]:
-    """Make the folder, with those above it, and remove at the end what was made and is empty still.
-
-    Raises `ConfigError` if no report can be written there.
-    """
-    missing = [one for one in (folder, *folder.parents) if not os.path.exists(one)]  # noqa: PTH110  # it never raises
+def require_writable(folder: Path) -> None:
+    """Raise `ConfigError` if no report can be written to the folder, which need not be there yet. Makes nothing."""
     try:
-        _require_writable(folder)
-        yield
-    finally:
-        for one in missing:
-            with suppress(OSError):
-                one.rmdir()
-
-
-def _require_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _beside(folder):
-            pass
+        there = next(one for one in (folder, *folder.parents) if _is_there(one))
     except OSError as error:
         raise ConfigError(f"--report: nothing can be written to {folder}: {error.strerror}") from error
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        reason = "no folder" if not there.is_dir() else "not writable"
+        raise ConfigError(f"--report: nothing can be written to {folder}: {there} is {reason}")
     for name in FILES:
         if (folder / name).is_dir():
             raise ConfigError(f"--report: {folder / name} is a folder, and a file of the report would be there")
+
+
+def _is_there(path: Path) -> bool:
+    """Return whether a path leads to something. Raises `OSError` if no path like it can."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def write_report(folder: Path, state: State, verdict: Verdict) -> None:
     """Write all files, in place of those of an earlier run. Raises `ReportFailed`, and then has changed nothing."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _beside(folder) as made:
-            _write_files(Path(made), state, verdict)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".report-") as beside:  # so that a move is at once
+            _write_files(Path(beside), state, verdict)
             for name in FILES:
-                (Path(made) / name).replace(folder / name)
+                (Path(beside) / name).replace(folder / name)
     except OSError as error:
         raise ReportFailed(f"the report cannot be written to {folder}: {error.strerror}") from error
-
-
-def _beside(folder: Path) -> tempfile.TemporaryDirectory[str]:
-    """Return a folder for what is being made, which vanishes again; in the same place, so that a move is at once."""
-    return tempfile.TemporaryDirectory(dir=folder, prefix=".report-")
 
 
 def _write_files(folder: Path, state: State, verdict: Verdict) -> None:
@@ -93,16 +98,12 @@ def _write_files(folder: Path, state: State, verdict: Verdict) -> None:
 
 
 def terminal(state: State, verdict: Verdict) -> str:
-    """Return the last view as rich draws a terminal, but without the fonts that it would fetch.
-
-    Blanks are to be kept: not everything that draws an SVG keeps those that cannot be broken.
-    """
+    """Return the last view as rich draws a terminal, without the fonts that rich would fetch."""
     console = Console(
         width=_COLUMNS, file=io.StringIO(), record=True, force_terminal=True, color_system="truecolor", highlight=False
     )
     console.print(summary(state, verdict))
-    drawn = re.sub(r"@font-face \{.*?\}\s*", "", console.export_svg(title="otel-sessions demo"), flags=re.DOTALL)
-    return drawn.replace("<text ", '<text xml:space="preserve" ')
+    return console.export_svg(title="otel-sessions demo", code_format=_TERMINAL)
 
 
 def numbers(state: State, verdict: Verdict) -> dict[str, Any]:
@@ -113,51 +114,49 @@ def numbers(state: State, verdict: Verdict) -> dict[str, Any]:
         "machine": {"python": platform.python_version(), "system": platform.system(), "cpus": os.cpu_count()},
         "load": {
             "duration_seconds": state.duration,
-            "clients": state.clients,
-            "seed": state.seed,
-            "rate_times_usual": state.rate,
+            "clients": state.load.clients,
+            "seed": state.load.seed,
+            "rate_times_usual": state.load.rate,
         },
         "verdict": {"passed": verdict.passed, "lines": list(verdict.lines)},
-        "with_cleanup_and_cap": _course(state.ours),
-        "without": None if state.twin is None else _course(state.twin),
+        "with_cleanup_and_cap": _history(state.ours),
+        "without": None if state.twin is None else _history(state.twin),
     }
 
 
-def _course(course: Course) -> dict[str, Any]:
-    tally = course.tally
+def _history(history: History) -> dict[str, Any]:
+    counts = history.counts
+    p50, p99 = history.latency
     return {
-        "limits": _limits(course.limits),
-        "killed": course.killed,
+        "limits": _limits(history.limits),
+        "killed": history.killed,
         "memory": {
-            "start_bytes": course.start.memory,
-            "peak_bytes": course.peak_memory,
-            "under_load_at_the_end_bytes": course.now.memory,
+            "start_bytes": history.start.memory,
+            "peak_bytes": history.peak_memory,
+            "under_load_at_the_end_bytes": history.now.memory,
         },
-        "sessions": {**_books(course.end), "most_active_sessions": course.most_active},
+        "sessions": {**_books(history.end), "most_active_sessions": history.most_active},
         "clients_counted": {
-            "opened_sessions": tally.opened,
-            "closed_sessions": tally.closed,
-            "abandoned_sessions": tally.abandoned,
-            "refused_sessions": tally.rejected,
-            "refused_with_retry_after_sessions": tally.told_to_wait,
-            "for_ended_sessions_requests": tally.gone,
-            "unexpected_answers": tally.unexpected,
-            "all_requests": tally.requests,
+            "opened_sessions": counts.opened,
+            "closed_sessions": counts.closed,
+            "abandoned_sessions": counts.abandoned,
+            "refused_sessions": counts.rejected,
+            "refused_with_retry_after_sessions": counts.told_to_wait,
+            "for_ended_sessions_requests": counts.gone,
+            "unexpected_answers": counts.unexpected,
+            "all_requests": counts.requests,
         },
-        "rate_requests_per_second": round(course.rate, 2),
-        "latency": {
-            "p50_seconds": round(course.latency(0.5), 6),
-            "p99_seconds": round(course.latency(0.99), 6),
-        },
+        "rate_requests_per_second": round(history.rate, 2),
+        "latency": {"p50_seconds": round(p50, 6), "p99_seconds": round(p99, 6)},
         "samples": [
             {
                 "elapsed_seconds": round(sample.elapsed, 3),
                 "memory_bytes": sample.reading.memory,
                 **_books(sample.reading),
-                "all_requests": sample.requests,
-                "abandoned_sessions": sample.abandoned,
+                "all_requests": sample.counts.requests,
+                "abandoned_sessions": sample.counts.abandoned,
             }
-            for sample in course.samples
+            for sample in history.samples
         ],
     }
 

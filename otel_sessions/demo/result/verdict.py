@@ -13,9 +13,9 @@ from math import ceil, inf
 from typing import Final
 
 from otel_sessions.demo.limits import BUFFER_BYTES, patience
-from otel_sessions.demo.load.phases import EXODUS
+from otel_sessions.demo.load.scenario import EXODUS
 
-from .course import Course, cleaned_by_cleanup
+from .history import History, cleaned_by_cleanup
 
 MIB: Final = 1024 * 1024
 CLIENT_BYTES: Final = 16 * 1024
@@ -37,7 +37,7 @@ class Verdict:
     lines: tuple[str, ...]
 
 
-def judge(ours: Course, twin: Course | None, clients: int) -> Verdict:
+def judge(ours: History, twin: History | None, clients: int) -> Verdict:
     """Return the verdict on a run of so many clients; the twin, if there was one, need only keep its books, or be
     killed."""
     books = [f"The books DO NOT BALANCE: {problem}." for problem in unbalanced(ours)] or unopened(ours)
@@ -57,52 +57,52 @@ def judge(ours: Course, twin: Course | None, clients: int) -> Verdict:
     return Verdict(passed=not (books or requests or cleanup or memory), lines=tuple(said))
 
 
-def unbalanced(course: Course) -> list[str]:
+def unbalanced(history: History) -> list[str]:
     """Return in words where the books do not balance."""
     found = [
         f"created {reading.created} is not cleaned {reading.total_cleaned} + active {reading.active}"
-        for reading in course.readings
+        for reading in history.readings
         if not reading.balanced
     ][:1]
-    if course.last is None:
+    if history.last is None:
         found.append("the proxy gave no last reading")
-    elif course.last.active:
-        found.append(f"{course.last.active} sessions are active after the shutdown")
-    if course.tally.opened and not course.end.created:
+    elif history.last.active:
+        found.append(f"{history.last.active} sessions are active after the shutdown")
+    if history.counts.opened and not history.end.created:
         found.append("no session was created")
-    return found + list(_disagreements(course))
+    return found + list(_disagreements(history))
 
 
-def unopened(course: Course) -> list[str]:
+def unopened(history: History) -> list[str]:
     """Return in a sentence that no session was opened, so that there were no books to balance, if so."""
-    if course.end.created or course.tally.opened:
+    if history.end.created or history.counts.opened:
         return []
-    told = f"The books were NOT SEEN at work: in {_seconds(course.elapsed)} no session was opened; {_more(course)}."
+    told = f"The books were NOT SEEN at work: in {_seconds(history.elapsed)} no session was opened; {_more(history)}."
     return [told]
 
 
-def disturbed(course: Course) -> list[str]:
+def disturbed(history: History) -> list[str]:
     """Return in a sentence that too many requests came to nothing, if so."""
-    tally = course.tally
-    if tally.unexpected <= tally.requests * _UNEXPECTED_SHARE:
+    counts = history.counts
+    if counts.unexpected <= counts.requests * _UNEXPECTED_SHARE:
         return []
-    return [f"Requests WENT WRONG: {_unexpected(course)}, more than {_UNEXPECTED_SHARE:.0%}."]
+    return [f"Requests WENT WRONG: {_unexpected(history)}, more than {_UNEXPECTED_SHARE:.0%}."]
 
 
-def uncleaned(course: Course) -> list[str]:
+def uncleaned(history: History) -> list[str]:
     """Return in words how cleanup has failed to do what the limits say."""
-    seconds = patience(course.limits)
+    seconds = patience(history.limits)
     if seconds == inf:
         return ["nothing ends a session that its client has walked away from, with neither an idle nor an age limit"]
-    if staying := _staying(course):
+    if staying := _staying(history):
         told = (
             f"{_count(staying, 'session', 'sessions')} that nobody had used for {seconds:.0f} s "
-            f"{'was' if staying == 1 else 'were'} still held at second {course.elapsed:.0f}, after "
-            f"{_count(course.now.passes, 'pass', 'passes')}"
+            f"{'was' if staying == 1 else 'were'} still held at second {history.elapsed:.0f}, after "
+            f"{_count(history.now.passes, 'pass', 'passes')}"
         )
         return [told]
-    for sample in course.samples:
-        left = course.at(sample.elapsed - seconds).abandoned if sample.elapsed >= seconds else 0
+    for sample in history.samples:
+        left = history.at(sample.elapsed - seconds).counts.abandoned if sample.elapsed >= seconds else 0
         cleaned = cleaned_by_cleanup(sample.reading)
         if cleaned < left:
             told = (
@@ -114,26 +114,26 @@ def uncleaned(course: Course) -> list[str]:
     return []
 
 
-def unseen(course: Course) -> list[str]:
+def unseen(history: History) -> list[str]:
     """Return in a sentence that nobody had walked away for long enough to tell whether cleanup works, if so."""
-    if _left_for_long(course):
+    if _left_for_long(history):
         return []
     told = (
-        f"Cleanup was NOT SEEN at work: in {_seconds(course.elapsed)} nobody had walked away for long enough; by the "
-        f"limits a session may then stay for {patience(course.limits):.0f} s; {_more(course)}."
+        f"Cleanup was NOT SEEN at work: in {_seconds(history.elapsed)} nobody had walked away for long enough; by the "
+        f"limits a session may then stay for {patience(history.limits):.0f} s; {_more(history)}."
     )
     return [told]
 
 
-def unbounded(course: Course, clients: int) -> list[str]:
+def unbounded(history: History, clients: int) -> list[str]:
     """Return in words where memory is not bounded."""
     found = []
-    cap = course.limits.max_sessions
-    if cap is not None and course.most_active > cap:
-        found.append(f"{course.most_active} sessions were active at once under a cap of {cap}")
-    allowed = _allowed_memory(course, clients)
-    if course.peak_memory > allowed:
-        found.append(f"the peak of {mib(course.peak_memory)} is above the {mib(allowed)} that can be explained")
+    cap = history.limits.max_sessions
+    if cap is not None and history.most_active > cap:
+        found.append(f"{history.most_active} sessions were active at once under a cap of {cap}")
+    allowed = _allowed_memory(history, clients)
+    if history.peak_memory > allowed:
+        found.append(f"the peak of {mib(history.peak_memory)} is above the {mib(allowed)} that can be explained")
     return found
 
 
@@ -141,82 +141,82 @@ def mib(size: float) -> str:
     return f"{size / MIB:.1f} MiB"
 
 
-def _staying(course: Course) -> int:
+def _staying(history: History) -> int:
     """Return how many sessions are held for too long, by the last reading and by the one a cleanup interval before.
 
     A moment alone says nothing: the proxy may have been kept from running just then.
     """
-    if not course.samples:
+    if not history.samples:
         return 0
-    before = course.at(course.elapsed - course.limits.cleanup_interval)
-    return min(course.now.overstaying, before.reading.overstaying)
+    before = history.at(history.elapsed - history.limits.cleanup_interval)
+    return min(history.now.overstaying, before.reading.overstaying)
 
 
-def _left_for_long(course: Course) -> int:
+def _left_for_long(history: History) -> int:
     """Return how many sessions clients had walked away from for so long at the end that they must be gone."""
-    then = course.elapsed - patience(course.limits)
-    return course.at(then).abandoned if course.samples and then >= course.samples[0].elapsed else 0
+    then = history.elapsed - patience(history.limits)
+    return history.at(then).counts.abandoned if history.samples and then >= history.samples[0].elapsed else 0
 
 
-def _allowed_sessions(course: Course) -> int:
-    cap = course.limits.max_sessions
-    return course.most_active if cap is None else cap
+def _allowed_sessions(history: History) -> int:
+    cap = history.limits.max_sessions
+    return history.most_active if cap is None else cap
 
 
-def _allowed_memory(course: Course, clients: int) -> int:
-    sessions = _allowed_sessions(course) * BUFFER_BYTES
-    return course.start.memory + sessions + clients * CLIENT_BYTES + SLACK_BYTES
+def _allowed_memory(history: History, clients: int) -> int:
+    sessions = _allowed_sessions(history) * BUFFER_BYTES
+    return history.start.memory + sessions + clients * CLIENT_BYTES + SLACK_BYTES
 
 
-def _disagreements(course: Course) -> Iterator[str]:
+def _disagreements(history: History) -> Iterator[str]:
     """Compare the books with the clients' count; what came back unexpectedly may have been anything, and a session that
     reaches its age while its client closes it counts as aged."""
-    end, tally = course.end, course.tally
+    end, counts = history.end, history.counts
     pairs = {
-        "created": (end.created, tally.opened, 0),
-        "closed": (end.cleaned["closed"], tally.closed, end.cleaned["max_age"]),
-        "rejected": (end.total_rejected, tally.rejected, 0),
+        "created": (end.created, counts.opened, 0),
+        "closed": (end.cleaned["closed"], counts.closed, end.cleaned["max_age"]),
+        "rejected": (end.total_rejected, counts.rejected, 0),
     }
     for name, (booked, counted, aged) in pairs.items():
-        if not counted - aged <= booked <= counted + tally.unexpected:
+        if not counted - aged <= booked <= counted + counts.unexpected:
             yield f"the proxy says {name} {booked}, its clients {counted}"
 
 
-def _unexpected(course: Course) -> str:
-    return f"{course.tally.unexpected} of {course.tally.requests} requests had an unexpected answer, or none"
+def _unexpected(history: History) -> str:
+    return f"{history.counts.unexpected} of {history.counts.requests} requests had an unexpected answer, or none"
 
 
-def _balanced(course: Course) -> str:
-    but = f"; {_unexpected(course)}" if course.tally.unexpected else ""
+def _balanced(history: History) -> str:
+    but = f"; {_unexpected(history)}" if history.counts.unexpected else ""
     return (
-        f"The books balance: {course.end.created} created, {course.end.total_cleaned} cleaned, "
-        f"{course.end.active} left after the shutdown; so did all {len(course.readings)} readings, and the clients "
+        f"The books balance: {history.end.created} created, {history.end.total_cleaned} cleaned, "
+        f"{history.end.active} left after the shutdown; so did all {len(history.readings)} readings, and the clients "
         f"counted the same{but}."
     )
 
 
-def _cleaned(course: Course) -> str:
-    seconds = patience(course.limits)
+def _cleaned(history: History) -> str:
+    seconds = patience(history.limits)
     return (
-        f"Cleanup works: {_count(course.now.passes, 'pass', 'passes')} ended {cleaned_by_cleanup(course.now)} "
-        f"sessions; all {_left_for_long(course)} that clients had walked away from by second "
-        f"{course.elapsed - seconds:.0f} were gone {seconds:.0f} s later."
+        f"Cleanup works: {_count(history.now.passes, 'pass', 'passes')} ended {cleaned_by_cleanup(history.now)} "
+        f"sessions; all {_left_for_long(history)} that clients had walked away from by second "
+        f"{history.elapsed - seconds:.0f} were gone {seconds:.0f} s later."
     )
 
 
-def _bounded(course: Course, clients: int) -> str:
-    cap = course.limits.max_sessions
+def _bounded(history: History, clients: int) -> str:
+    cap = history.limits.max_sessions
     held = "there was no cap" if cap is None else f"the cap of {cap} held"
-    sessions = _allowed_sessions(course)
+    sessions = _allowed_sessions(history)
     return (
-        f"Memory is bounded: {held}; the peak of {mib(course.peak_memory)} is within "
-        f"{mib(_allowed_memory(course, clients))}, which is {mib(course.start.memory)} at the start, "
+        f"Memory is bounded: {held}; the peak of {mib(history.peak_memory)} is within "
+        f"{mib(_allowed_memory(history, clients))}, which is {mib(history.start.memory)} at the start, "
         f"{mib(sessions * BUFFER_BYTES)} for {sessions} sessions, {mib(clients * CLIENT_BYTES)} for {clients} clients, "
         f"and {mib(SLACK_BYTES)} for the rest."
     )
 
 
-def _leaked(ours: Course, twin: Course) -> str:
+def _leaked(ours: History, twin: History) -> str:
     if twin.killed:
         return (
             f"The twin without cleanup and cap was killed after {twin.elapsed:.0f} s, as the system does when memory "
@@ -230,20 +230,20 @@ def _leaked(ours: Course, twin: Course) -> str:
         )
     return (
         f"The twin without cleanup and cap leaks: under the same load it ended at {mib(memory)}, {times:.1f} times our "
-        f"peak, with {twin.now.active} sessions; {twin.tally.abandoned} of them nobody will ever use or end."
+        f"peak, with {twin.now.active} sessions; {twin.counts.abandoned} of them nobody will ever use or end."
     )
 
 
-def _enough(course: Course) -> int:
+def _enough(history: History) -> int:
     """Return how many seconds a run needs to show everything; 0 where no run can show that cleanup works."""
-    seconds = patience(course.limits)
+    seconds = patience(history.limits)
     return ceil(seconds / (1 - EXODUS)) if seconds < inf else 0
 
 
-def _more(course: Course) -> str:
+def _more(history: History) -> str:
     """Return which run would show more."""
-    enough = _enough(course)
-    return f"--duration {enough} shows it" if course.elapsed < enough else "a longer run, or more clients, may show it"
+    enough = _enough(history)
+    return f"--duration {enough} shows it" if history.elapsed < enough else "a longer run, or more clients, may show it"
 
 
 def _seconds(seconds: float) -> str:

@@ -1,10 +1,10 @@
-"""The live view: what is known of a run in, a picture for a terminal of any size out.
+"""The live view: what is known of a run in, a picture for a terminal of any size out, with curves made of characters.
 
-Pure. It is never wider or taller than it is told: curves get lower first, then the last rows go. Nothing is said by
-colour alone.
+Pure. The view is never wider or taller than it is told: curves get lower first, then the last rows go. Nothing is said
+by colour alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Final
 
@@ -12,10 +12,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.style import Style
 from rich.text import Text
 
-from .course import Course
-from .rows import rows
-from .sparkline import FULL, binned, meter, sparkline
-from .state import State
+from .history import History, State
+from .table import rows
 from .verdict import MIB
 
 OURS: Final = "#3b9de0"
@@ -35,6 +33,8 @@ _COLUMN: Final = 34
 """The width of a column of numbers about one proxy."""
 _NUMBERS: Final = 22
 """The width of the columns with now and peak together."""
+_EIGHTHS: Final = " ▁▂▃▄▅▆▇█"
+FULL: Final = _EIGHTHS[-1]
 _GREETING: Final = "two proxies, the same load; one without cleanup and cap"
 _GREETING_ALONE: Final = "a proxy under load"
 
@@ -56,19 +56,21 @@ class View:
 
     def _lines(self, width: int) -> list[Text]:
         head, numbers = list(self._head(width)), list(self._numbers(width))
-        courses = 1 if self._state.twin is None else 2
+        histories = 1 if self._state.twin is None else 2
         room = self._height - len(head) - len(numbers) - 3  # the heading of the curves, and two empty lines
-        curves = list(self._curves(width, max(1, min(_HIGHEST, room // courses))))
+        curves = list(self._curves(width, max(1, min(_HIGHEST, room // histories))))
         return [*head, Text(), *curves, Text(), *numbers]
 
     def _head(self, width: int) -> Iterator[Text]:
         state = self._state
         greeting = _GREETING_ALONE if state.twin is None else _GREETING
         yield _ends(Text.assemble(("otel-sessions ", _BOLD), (greeting, _DIM)), Text(), width)
-        if state.moment is None:
-            said, right = f"{state.clients} clients for {state.duration:.0f} s", "done"
+        if state.stage is None:
+            said, right = f"{state.load.clients} clients for {state.duration:.0f} s", "done"
         else:
-            said = f"{state.moment.phase}: {state.moment.present * state.clients:.0f} of {state.clients} clients"
+            said = (
+                f"{state.stage.phase}: {state.stage.present * state.load.clients:.0f} of {state.load.clients} clients"
+            )
             right = f"{max(0.0, state.duration - state.elapsed):.0f} s left"
         bar = width - _SAID - _LEFT
         full, rest = meter(state.elapsed, state.duration, bar)
@@ -78,23 +80,23 @@ class View:
 
     def _curves(self, width: int, height: int) -> Iterator[Text]:
         state = self._state
-        when = "now" if state.moment else "end"
+        when = "now" if state.stage else "end"
         right = Text(f"{when:>{_NUMBERS // 2}}{'peak':>{_NUMBERS // 2}}", style=_DIM)
         yield _ends(Text("resident memory", style=_BOLD), right, width)
-        courses = [(OURS, "with cleanup", "and cap", state.ours)]
+        histories = [(OURS, "with cleanup", "and cap", state.ours)]
         if state.twin is not None:
-            courses.append((TWIN, "without", "(the twin)", state.twin))
-        top = max(course.peak_memory for *_, course in courses)
-        for color, name, more, course in courses:
-            yield from self._curve(_STYLES[color], [name, more], course, top, width, height)
+            histories.append((TWIN, "without", "(the twin)", state.twin))
+        top = max(history.peak_memory for *_, history in histories)
+        for color, name, more, history in histories:
+            yield from self._curve(_STYLES[color], [name, more], history, top, width, height)
 
     def _curve(
-        self, style: Style, names: Sequence[str], course: Course, top: float, width: int, height: int
+        self, style: Style, names: Sequence[str], history: History, top: float, width: int, height: int
     ) -> Iterator[Text]:
-        points = [(sample.elapsed, float(sample.reading.memory)) for sample in course.samples]
+        points = [(sample.elapsed, float(sample.reading.memory)) for sample in history.samples]
         values = binned(points, self._state.duration, max(1, width - _NAMES - _NUMBERS - 1))
         lines = sparkline(values, top, height)
-        numbers = f"{_mib(course.now.memory):>{_NUMBERS // 2}}{_mib(course.peak_memory):>{_NUMBERS // 2}}"
+        numbers = f"{_mib(history.now.memory):>{_NUMBERS // 2}}{_mib(history.peak_memory):>{_NUMBERS // 2}}"
         for row, line in enumerate(lines):
             name = names[row] if row < len(names) else ""
             last = row == height - 1
@@ -114,10 +116,10 @@ class View:
             yield Text.assemble(_fit(row.name, _NAMES), words, row.twin or "")
 
 
-def _meter(words: str, course: Course, column: int) -> Text:
+def _meter(words: str, history: History, column: int) -> Text:
     """Return how many sessions are active, and a bar of that against the cap, in a column."""
     width = max(0, column - len(words) - 4)
-    full, rest = meter(course.now.active, course.limits.max_sessions or 0, width)
+    full, rest = meter(history.now.active, history.limits.max_sessions or 0, width)
     return Text.assemble(_fit(words, len(words) + 1), (full, _STYLES[OURS]), (rest, _DIM), "   ")
 
 
@@ -142,3 +144,43 @@ def _ends(left: Text, right: Text, width: int) -> Text:
 
 def _mib(size: float) -> str:
     return f"{size / MIB:.0f} MiB"
+
+
+def binned(points: Iterable[tuple[float, float]], end: float, width: int) -> list[float | None]:
+    """Return `width` values for the stretch from 0 to `end`: of each part's points the largest, None where none is yet.
+
+    A part without a point of its own between others has the value before it.
+    """
+    bins: list[float | None] = [None] * width
+    reached = 0
+    for place, value in points:
+        index = min(width - 1, int(place / end * width))
+        found = bins[index]
+        bins[index] = value if found is None else max(found, value)
+        reached = max(reached, index)
+    for index in range(1, reached + 1):
+        if bins[index] is None:
+            bins[index] = bins[index - 1]
+    return bins
+
+
+def sparkline(values: Sequence[float | None], top: float, height: int) -> list[str]:
+    """Return rows from the top down, a character a value: 0 is empty, `top` fills all of them, None shows nothing."""
+    levels = [0 if value is None else _level(value, top, height * 8) for value in values]
+    return ["".join(_EIGHTHS[min(8, max(0, level - row * 8))] for level in levels) for row in reversed(range(height))]
+
+
+def meter(value: float, top: float, width: int) -> tuple[str, str]:
+    """Return a bar of `width` characters, as what of it is full and what is left; nothing where `top` is 0."""
+    if not top:
+        return "", ""
+    width = max(0, width)
+    full = min(width, round(value / top * width))
+    return "━" * full, "━" * (width - full)
+
+
+def _level(value: float, top: float, most: int) -> int:
+    """Return the level out of so many; something is never shown as nothing."""
+    if value <= 0 or top <= 0:
+        return 0
+    return max(1, min(most, round(value / top * most)))

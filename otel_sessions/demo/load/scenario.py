@@ -1,6 +1,6 @@
-"""The story that a load tells, phase by phase: how many clients are there, and whether they walk away.
+"""The scenario that a load tells, phase by phase: how many clients are there, and whether they walk away.
 
-Pure: it gets the time passed in. A story that is over begins anew.
+Pure: it gets the time passed in. A scenario that is over begins anew.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from typing import Final
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Phase:
-    """A stretch of a story: its share of the whole, and the share of clients there at its start and at its end.
+    """A stretch of a scenario: its share of the whole, and the share of clients there at its start and at its end.
 
     While `leaves` is set, whoever has a session leaves it without a word.
     """
@@ -24,8 +24,8 @@ class Phase:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Moment:
-    """What a story says of one moment: the phase, and the share of clients there, from 0 to 1."""
+class Stage:
+    """What a scenario says of one moment: the phase, and the share of clients there, from 0 to 1."""
 
     phase: str
     present: float
@@ -33,22 +33,22 @@ class Moment:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Story:
+class Scenario:
     """Phases that take `seconds` together, again and again."""
 
     phases: Sequence[Phase]
     seconds: float
 
-    def at(self, elapsed: float) -> Moment:
+    def at(self, elapsed: float) -> Stage:
         """Return what is the case `elapsed` seconds after the start."""
         place = elapsed % self.seconds / self.seconds
         for phase in self.phases:
             if place < phase.share:
                 present = phase.first + (phase.last - phase.first) * place / phase.share
-                return Moment(phase=phase.name, present=present, leaves=phase.leaves)
+                return Stage(phase=phase.name, present=present, leaves=phase.leaves)
             place -= phase.share
         last = self.phases[-1]
-        return Moment(phase=last.name, present=last.last, leaves=last.leaves)
+        return Stage(phase=last.name, present=last.last, leaves=last.leaves)
 
 
 PHASES: Final = (
@@ -60,6 +60,6 @@ PHASES: Final = (
 )
 """Everyday use, more clients than there are places, all of them gone at once, and everyday use again."""
 EXODUS: Final = sum(phase.share for phase in takewhile(lambda phase: not phase.leaves, PHASES))
-"""Which share of the story is over when everybody walks away."""
+"""Which share of the scenario is over when everybody walks away."""
 STEADY: Final = (Phase(name="steady", share=1.0, first=1.0, last=1.0),)
 """All clients, all the time."""

@@ -15,9 +15,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from .course import Course
-from .rows import rows
-from .state import State
+from .history import History, State
+from .table import rows
 from .verdict import MIB, Verdict, mib
 from .view import View
 
@@ -107,7 +106,7 @@ def _plain(duration: float, twin: bool) -> Show:
 
 def _line(state: State) -> str:
     reading = state.ours.now
-    phase = state.moment.phase if state.moment else ""
+    phase = state.stage.phase if state.stage else ""
     ours = (
         f"{state.elapsed:>4.0f}  {phase:<11} {reading.created:>7} {reading.total_cleaned:>7} {reading.active:>6} "
         f"{reading.total_rejected:>7} {reading.memory / MIB:>5.0f}"
@@ -128,5 +127,5 @@ def _columns(name: str, ours: str, twin: str | None) -> str:
     return f"{name:<17}{ours:<33}{twin or ''}".rstrip()
 
 
-def _memory(course: Course) -> str:
-    return f"{mib(course.now.memory)}, peak {mib(course.peak_memory)}"
+def _memory(history: History) -> str:
+    return f"{mib(history.now.memory)}, peak {mib(history.peak_memory)}"

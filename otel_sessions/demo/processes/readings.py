@@ -1,19 +1,69 @@
-"""A reading: what a proxy says of itself at one moment, as a line of JSON on its way to the parent."""
+"""Readings: what a proxy says of itself at one moment, as a line of JSON on its way to the parent; and what it weighs.
+
+A session's weight stands for what real sessions hold, so that those that are never cleaned show in the process's
+memory. A weight is known for as long as anything refers to it: no session that was forgotten, by the wheel or by the
+books, escapes.
+"""
 
 import json
 import sys
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from dataclasses import asdict, dataclass, field
+from itertools import count
+from mmap import mmap
+from time import monotonic
+from typing import Any, Final, Self
+from weakref import WeakValueDictionary
 
 import psutil
 
 from otel_sessions import SessionManager
-from otel_sessions.demo.limits import patience
+from otel_sessions.demo.limits import BUFFER_BYTES, patience
+from otel_sessions.matchers import Headers
+from otel_sessions.proxy.peer import Peer
 
-from .weight import Weights
+
+def _weight() -> mmap:
+    """Return memory that is in use at once, and back with the system as soon as nothing refers to it any more."""
+    buffer = mmap(-1, BUFFER_BYTES)
+    buffer.write(b"\x01" * BUFFER_BYTES)
+    return buffer
+
+
+@dataclass(slots=True, weakref_slot=True)
+class HeavyPeer(Peer):
+    """What the proxy remembers of a session, the demo's weight, and when the upstream last answered in it, by the
+    monotonic clock."""
+
+    weight: mmap = field(default_factory=_weight, repr=False)
+    used: float = field(default_factory=monotonic)
+
+    def note(self, headers: Headers, status: int) -> None:
+        """Remember what the client has shown, and that the session is in use."""
+        self.used = monotonic()
+        Peer.note(self, headers, status)
+
+
+class Weights:
+    """All weights that something still refers to. Can be asked on any thread."""
+
+    def __init__(self) -> None:
+        self._held: Final[WeakValueDictionary[int, HeavyPeer]] = WeakValueDictionary()
+        self._numbers = count()
+
+    def remember(self, target: bytes, headers: Headers) -> HeavyPeer:
+        """Return what a new session carries."""
+        peer = HeavyPeer(target, headers)
+        self._held[next(self._numbers)] = peer
+        return peer
+
+    def unused_for(self, seconds: float) -> int:
+        """Return how many are held that no request was answered for in so many seconds."""
+        before = monotonic() - seconds
+        held = [refer() for refer in self._held.valuerefs()]  # copied in one step, while the loop may add some
+        return sum(peer is not None and peer.used < before for peer in held)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from otel_sessions.demo.limits import usual_limits, without_cleanup
-from otel_sessions.demo.load.tally import Tally
-from otel_sessions.demo.processes.reading import Reading
-from otel_sessions.demo.result.course import Course, Sample
-from otel_sessions.demo.result.state import State
+from otel_sessions.demo.load.clients import LoadOptions
+from otel_sessions.demo.load.counts import ClientCounts, Snapshot
+from otel_sessions.demo.processes.readings import Reading
+from otel_sessions.demo.result.history import History, Sample, State
 from otel_sessions.demo.result.verdict import MIB
 
 CLIENTS = 16
@@ -28,11 +28,12 @@ def reading(created: int, active: int, memory: int = 50 * MIB, **cleaned: int) -
     )
 
 
-def sample(elapsed: float, reading: Reading, abandoned: int = 0) -> Sample:
-    return Sample(elapsed=elapsed, reading=reading, requests=round(elapsed * 10), abandoned=abandoned)
+def sample(elapsed: float, reading: Reading, abandoned: int = 0, **counts: int) -> Sample:
+    counted = {"requests": round(elapsed * 10), "rejected": 3, "told_to_wait": 3, **counts}
+    return Sample(elapsed=elapsed, reading=reading, counts=Snapshot(abandoned=abandoned, **counted))
 
 
-GOOD = Course(
+GOOD = History(
     limits=usual_limits(CLIENTS),
     start=reading(0, 0),
     samples=[
@@ -41,9 +42,9 @@ GOOD = Course(
         sample(20.0, reading(14, 8, closed=4, idle_timeout=2), abandoned=2),
     ],
     last=reading(14, 0, closed=4, idle_timeout=2, shutdown=8),
-    tally=Tally(opened=14, closed=4, abandoned=2, rejected=3, told_to_wait=3, requests=200),
+    counts=ClientCounts(opened=14, closed=4, abandoned=2, rejected=3, told_to_wait=3, requests=200),
 )
-LEAKING = Course(
+LEAKING = History(
     limits=without_cleanup(GOOD.limits),
     start=reading(0, 0),
     samples=[
@@ -51,11 +52,18 @@ LEAKING = Course(
         sample(20.0, reading(60, 40, 200 * MIB, closed=20), abandoned=30),
     ],
     last=reading(60, 0, 60 * MIB, closed=20, shutdown=40),
-    tally=Tally(opened=60, closed=20, abandoned=30, rejected=3, requests=300),
+    counts=ClientCounts(opened=60, closed=20, abandoned=30, rejected=3, requests=300),
 )
-OVER = State(ours=GOOD, twin=LEAKING, duration=20.0, elapsed=20.0, moment=None, clients=CLIENTS, rate=1.0, seed=1)
+OVER = State(
+    ours=GOOD,
+    twin=LEAKING,
+    duration=20.0,
+    elapsed=20.0,
+    stage=None,
+    load=LoadOptions(clients=CLIENTS, rate=1.0, seed=1),
+)
 ALONE = replace(OVER, twin=None)
 
 
-def with_samples(course: Course, *samples: Sample) -> Course:
-    return replace(course, samples=samples)
+def with_samples(history: History, *samples: Sample) -> History:
+    return replace(history, samples=samples)

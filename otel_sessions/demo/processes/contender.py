@@ -4,10 +4,10 @@ from typing import Final
 
 from otel_sessions import SessionConfig
 from otel_sessions.demo.load.clients import Load
-from otel_sessions.demo.result.course import Course, Sample
+from otel_sessions.demo.result.history import History, Sample
 
 from .children import Child
-from .reading import Reading
+from .readings import Reading
 
 _PACE: Final = 0.25
 _MOST: Final = 4000
@@ -19,7 +19,7 @@ def pace(duration: float) -> float:
     return max(_PACE, duration / _MOST)
 
 
-class Side:
+class Contender:
     """A proxy in a process of its own, which writes readings, under a load from here."""
 
     def __init__(self, limits: SessionConfig, proxy: Child, load: Load) -> None:
@@ -34,8 +34,8 @@ class Side:
     @property
     def started(self) -> bool:
         """Whether there is a first reading."""
-        if self._start is None and self.proxy.said is not None:
-            self._start = Reading.from_json(self.proxy.said)
+        if self._start is None and self.proxy.last_line is not None:
+            self._start = Reading.from_json(self.proxy.last_line)
         return self._start is not None
 
     @property
@@ -44,35 +44,30 @@ class Side:
         return self.proxy.killed
 
     @property
-    def course(self) -> Course:
+    def history(self) -> History:
         """What was seen; it grows while the load goes on."""
         assert self._start is not None
-        return Course(
+        return History(
             limits=self._limits,
             start=self._start,
             samples=self._samples,
             last=self._last,
-            tally=self.load.tally,
+            counts=self.load.counts,
             killed=self.killed,
         )
 
     def look(self, elapsed: float) -> None:
         """Take a sample, if the proxy has written a new reading."""
-        said, tally = self.proxy.said, self.load.tally
+        said = self.proxy.last_line
         if said is None or said is self._said:
             return
         self._said = said
         self._samples.append(
-            Sample(
-                elapsed=elapsed,
-                reading=Reading.from_json(said),
-                requests=tally.requests,
-                abandoned=tally.abandoned,
-            )
+            Sample(elapsed=elapsed, reading=Reading.from_json(said), counts=self.load.counts.snapshot())
         )
 
     def close(self) -> None:
         """Wait for the proxy's orderly end, and keep its last reading if it came to that."""
         self.proxy.stop()
-        if self.proxy.ended_well and self.proxy.said is not None:
-            self._last = Reading.from_json(self.proxy.said)
+        if self.proxy.ended_well and self.proxy.last_line is not None:
+            self._last = Reading.from_json(self.proxy.last_line)

@@ -1,0 +1,246 @@
+"""Who gets in: a creator takes a place, has room made for it, waits for one that is about to come back, or is refused.
+
+Nothing waits between a check and the change that relies on it, so the cap holds. Inside a close hook nobody waits: the
+place that it would wait for may be its own session's.
+"""
+
+from types import TracebackType
+from typing import Any, Final, Generic, Self, overload
+
+import anyio
+from opentelemetry import context as otel_context
+
+from otel_sessions._core.config import SessionConfig
+from otel_sessions._core.exceptions import TooManySessions
+from otel_sessions._core.ids import new_id, require_text
+from otel_sessions._core.limits import UNSET, Limit, Unset, checked
+from otel_sessions._core.session import DataT, Session
+from otel_sessions._core.store import Store
+from otel_sessions._core.words import EndReason, RejectionReason
+
+from .clients import Waiter
+from .closing import Closer
+from .ending import Batch
+from .hooks import Hooks
+from .passes import Passes
+from .places import Places
+
+_HANDOVER: Final = 0.01
+"""Seconds for a place to come back from a hook that has run out of time at the same moment as who waits for it."""
+
+
+class Admission(Generic[DataT]):
+    """Decides for one run of a manager who gets one of its places."""
+
+    def __init__(
+        self,
+        config: SessionConfig,
+        store: Store[DataT],
+        places: Places[DataT],
+        passes: Passes[DataT],
+        closer: Closer[DataT],
+        hooks: Hooks[DataT],
+    ) -> None:
+        self._close_timeout = config.close_timeout
+        self._store = store
+        self._books = store.books
+        self._places = places
+        self._passes = passes
+        self._closer = closer
+        self._hooks = hooks
+
+    def require_here(self) -> None:
+        """Raise `RuntimeError` if this is not the loop of the run."""
+        self._store.require_here()
+
+    def require_accepting(self) -> None:
+        """Raise `ManagerClosed` unless new sessions are accepted; one that is refused by a shutdown is counted."""
+        if not self._store.accepting:
+            self._books.add_rejected(RejectionReason.SHUTDOWN)
+            self._store.require_accepting()
+
+    def take(self, client: str | None) -> Waiter | None:
+        """Reserve a place. If one is to be waited for, return who waits: for `wait`, before anything else happens.
+
+        Raises `TooManySessions` if there is none, and `ManagerClosed` once the manager shuts down.
+        """
+        self.require_accepting()
+        places = self._places
+        if client is not None and places.clients.is_full(client):
+            return self._take_from(client)
+        if places.is_full and not self._is_relieved():
+            if not self._may_wait():
+                raise self._refusal()
+            return places.queue(client)
+        places.take(client)
+        return None
+
+    async def wait(self, waiter: Waiter) -> None:
+        """Wait for the place that `take` could not reserve yet.
+
+        Raises `TooManySessions` if it does not come in time, and `ManagerClosed` once the manager shuts down.
+        """
+        try:
+            with anyio.move_on_after(self._close_timeout + _HANDOVER):
+                await waiter.answered.wait()
+            if not waiter.granted:
+                self.require_accepting()
+                raise self._client_refusal() if waiter.own else self._refusal()
+        except BaseException:
+            if waiter.granted:
+                self._places.give_back(waiter.client)
+            else:
+                self._places.dismiss(waiter)
+            raise
+
+    def give_back(self, client: str | None) -> None:
+        """Return a reserved place that became no session."""
+        self._places.give_back(client)
+
+    def commit(
+        self,
+        session_id: str | None,
+        data: Any,
+        client: str | None,
+        max_idle_time: Limit,
+        max_session_age: Limit,
+        *,
+        reserved_for: str | None,
+    ) -> Session[Any]:
+        """Turn a reserved place into a session. Whatever this raises, the place is reserved still."""
+        self.require_accepting()
+        if session_id is None:
+            session_id = new_id()
+        else:
+            require_text(session_id)
+        self._store.require_vacant(session_id)
+        now = self._store.clock()
+        shared = self._store.shared_at(now).owned(max_idle_time, max_session_age)
+        if client != reserved_for:
+            if self._places.clients.is_full(client):
+                raise self._client_refusal()
+            self._places.move(reserved_for, client)
+        self._books.add_unreserved()  # first, so that no other thread sees more than the cap
+        session = self._store.add(session_id, data, client, shared, now)
+        self._places.settle(session)
+        return session
+
+    def _take_from(self, client: str) -> Waiter | None:
+        """Take the place of one of the client's own sessions; return who waits for it, None if it is free already."""
+        clients = self._places.clients
+        if clients.evicts and not self._hooks.calling and not self._places.is_overfull:
+            now = self._store.clock()
+            coming = clients.has_place_coming(client)
+            session = None if coming else clients.first_to_go(client, now)
+            if coming or session is not None:
+                waiter = self._places.queue_for_own(client)
+                if session is not None:
+                    self._evict(session, now)
+                return None if waiter.granted else waiter
+        raise self._refusal() if self._places.is_full else self._client_refusal()
+
+    def _evict(self, session: Session[DataT], now: float) -> None:
+        reason = session._reason(now, EndReason.EVICTED)
+        self._closer.end({reason: [session]}, otel_context.get_current(), Batch(), now)
+
+    def _is_relieved(self) -> bool:
+        """Ask for places to be freed; return whether there is one at once, as eager tasks bring it about."""
+        self._passes.request()
+        return not self._places.is_full
+
+    def _may_wait(self) -> bool:
+        """Return whether one more creator may wait: for a place that closes, or for what a pass is looking for."""
+        places, limit = self._places, self._books.limit
+        covered = places.waiting < places.coming or self._passes.finding
+        return covered and (limit is None or places.waiting < limit) and not self._hooks.calling
+
+    def _refusal(self) -> TooManySessions:
+        retry_after = self._passes.retry_after()
+        self._books.add_rejected(RejectionReason.MAX_SESSIONS)
+        return TooManySessions(self._books.limit or 0, retry_after)
+
+    def _client_refusal(self) -> TooManySessions:
+        self._books.add_rejected(RejectionReason.MAX_SESSIONS_PER_CLIENT)
+        limit = self._places.clients.max_sessions_per_client
+        assert limit is not None
+        return TooManySessions(limit, None, RejectionReason.MAX_SESSIONS_PER_CLIENT)
+
+
+class Reservation(Generic[DataT]):
+    """A reserved place for one session. Leaving the block without `commit` gives it back, if `give_back` has not."""
+
+    def __init__(self, admission: Admission[DataT], client: str | None) -> None:
+        self._admission = admission
+        self._client = client
+        self._entered = False
+        self._reserved = False
+
+    async def __aenter__(self) -> Self:
+        """Take the place.
+
+        Raises `TooManySessions`, `ManagerClosed`, and `RuntimeError` on another event loop than the manager's.
+        """
+        if self._entered:
+            raise RuntimeError("a place is entered once; call reserve() again")
+        self._admission.require_here()
+        self._entered = True
+        if (waiter := self._admission.take(self._client)) is not None:
+            await self._admission.wait(waiter)
+        self._reserved = True
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.give_back()
+
+    def give_back(self) -> None:
+        """Return the place before the block ends, if it has become no session: nothing can be committed any more."""
+        if self._reserved:
+            self._reserved = False
+            self._admission.give_back(self._client)
+
+    @overload
+    def commit(
+        self: "Reservation[None]",
+        session_id: str | None = None,
+        *,
+        data: None = None,
+        client: str | Unset | None = UNSET,
+        max_idle_time: Limit = UNSET,
+        max_session_age: Limit = UNSET,
+    ) -> Session[None]: ...
+    @overload
+    def commit(
+        self,
+        session_id: str | None = None,
+        *,
+        data: DataT,
+        client: str | Unset | None = UNSET,
+        max_idle_time: Limit = UNSET,
+        max_session_age: Limit = UNSET,
+    ) -> Session[DataT]: ...
+    def commit(
+        self,
+        session_id: str | None = None,
+        *,
+        data: Any = None,
+        client: str | Unset | None = UNSET,
+        max_idle_time: Limit = UNSET,
+        max_session_age: Limit = UNSET,
+    ) -> Session[Any]:
+        """Turn the place into a session, visible at once; a new id is made if none is given.
+
+        Works once, inside the block. `client` replaces the one that the place was reserved for; the other keywords are
+        those of `SessionManager.create_session`. Raises `SessionExists`, `ConfigError` (a wrong limit),
+        `TooManySessions` (the cap of another `client`; nobody is evicted for it, since this cannot wait),
+        `ManagerClosed` (during a shutdown) and `TypeError` (an id that is no text); the place is kept then, for
+        another try.
+        """
+        if not self._reserved:
+            raise RuntimeError("a place is committed once, inside its `async with` block, and not after give_back")
+        idle, age = checked(max_idle_time, max_session_age)
+        client = self._client if client is UNSET else client
+        session = self._admission.commit(session_id, data, client, idle, age, reserved_for=self._client)
+        self._reserved = False
+        return session

@@ -1,0 +1,79 @@
+"""A session on its way out: ended for one reason, and not gone yet.
+
+An ending is `LEAVING` while the holders leave, `CALLING` while the sink and the close hook run, and `GONE` once the
+session is removed. It never goes back. Who ended several sessions together waits for their batch.
+"""
+
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from enum import Enum
+from typing import Any, Generic
+
+from opentelemetry.context import Context
+
+from otel_sessions._core.session import DataT, Session
+from otel_sessions._core.words import CleanupError, EndReason
+
+from .leases import Holder
+from .quiet import Quiet
+
+CloseHook = Callable[[Session[DataT], EndReason], Awaitable[None]]
+
+inside: ContextVar[tuple[Any, ...]] = ContextVar("otel_sessions_inside", default=())
+"""The `Hooks` of whose calls the running task is a part."""
+
+
+class Batch:
+    """The endings that one caller waits for together.
+
+    `errors` counts the hooks and exports that failed; `cut` says that a shutdown gave some of them up.
+    """
+
+    def __init__(self) -> None:
+        self.pending = 0
+        self.errors = 0
+        self.cut = False
+        self._quiet = Quiet()
+
+    async def wait(self) -> None:
+        """Return when all of them are gone."""
+        await self._quiet.wait(lambda: not self.pending)
+
+    def note_end(self, errors: int) -> None:
+        self.pending -= 1
+        self.errors += errors
+        if not self.pending:
+            self._quiet.note()
+
+
+class EndingState(Enum):
+    LEAVING = "leaving"
+    CALLING = "calling"
+    GONE = "gone"
+
+
+class Ending(Generic[DataT]):
+    """One session's ending: who has to leave, what is called then, and who waits for it.
+
+    `cause` is the telemetry context of the pass or the closer that ended it. `errors` counts the calls that failed.
+    """
+
+    def __init__(
+        self,
+        *,
+        session: Session[DataT],
+        reason: EndReason,
+        cause: Context,
+        batch: Batch,
+        holders: list[Holder[DataT]],
+        calls: list[tuple[CleanupError, CloseHook[DataT]]],
+    ) -> None:
+        self.session = session
+        self.reason = reason
+        self.cause = cause
+        self.batch = batch
+        self.holders = dict.fromkeys(holders)
+        self.calls = calls
+        self.state = EndingState.LEAVING
+        self.errors = 0
+        self.inside = inside.get()

@@ -1,0 +1,160 @@
+"""The places under the cap: counted in one step with each change, and handed on in order.
+
+`reserved + live + closing <= max_sessions` at every moment, unless the cap was lowered below what there is; then nobody
+gets in. A place that comes back goes straight to the creator who has waited longest, so nobody overtakes; the place of
+a client's session goes first to a creator of that client who waits for it (`clients`). Who may wait and who is refused
+is decided elsewhere (`admission`).
+"""
+
+from collections.abc import Sequence
+from typing import Generic
+
+from otel_sessions._core.books import Books
+from otel_sessions._core.config import SessionConfig
+from otel_sessions._core.session import DataT, Session
+
+from .clients import Clients, Waiter
+
+
+class Places(Generic[DataT]):
+    """The places of one run of a manager. The cap itself is `books.limit`."""
+
+    def __init__(self, config: SessionConfig, books: Books) -> None:
+        self.clients: Clients[DataT] = Clients(config)
+        self.taken = 0
+        """How many places were taken, ever."""
+        self.over = False
+        """Whether the run is over: places that are given back then count for nothing."""
+        self._books = books
+        self._waiters: dict[Waiter, None] = {}
+
+    @property
+    def free(self) -> int | None:
+        """How many places are free, None without a cap. Below 0 while there is more than a lowered cap allows."""
+        limit = self._books.limit
+        return None if limit is None else limit - self._books.active - self._books.reserved
+
+    @property
+    def is_full(self) -> bool:
+        limit = self._books.limit
+        return limit is not None and self._books.active + self._books.reserved >= limit
+
+    @property
+    def is_overfull(self) -> bool:
+        """Whether there is more than the cap allows, since it was lowered: then no end of one session makes room."""
+        free = self.free
+        return free is not None and free < 0
+
+    @property
+    def waiting(self) -> int:
+        """How many creators wait for whichever place comes first."""
+        return len(self._waiters)
+
+    @property
+    def coming(self) -> int:
+        """How many places are about to come back for whoever comes first."""
+        return max(0, self._books.closing - self.clients.waiting + min(0, self.free or 0))
+
+    def set_max_sessions(self, max_sessions: int | None) -> None:
+        """Set the cap. Creators who wait get the places that a higher one adds; a lower one ends nothing."""
+        self._books.limit = max_sessions
+        self._pass_on()
+
+    def take(self, client: str | None) -> None:
+        """Reserve a free place."""
+        self.clients.enter(client)
+        self._books.add_reserved()
+        self.taken += 1
+
+    def queue(self, client: str | None) -> Waiter:
+        """Let a creator wait for whichever place comes first."""
+        self.clients.enter(client)
+        waiter = Waiter(client, own=False)
+        self._waiters[waiter] = None
+        self._books.add_waiting()
+        return waiter
+
+    def queue_for_own(self, client: str) -> Waiter:
+        """Let a creator wait for the place of one of its client's sessions."""
+        waiter = Waiter(client, own=True)
+        self.clients.queue(waiter)
+        self._books.add_waiting()
+        return waiter
+
+    def give_back(self, client: str | None) -> None:
+        """Return a reserved place that became no session."""
+        if self.over:
+            return
+        self._books.add_unreserved()
+        if not self._hand_over(client):
+            self.clients.leave(client)
+            self._pass_on()
+
+    def move(self, client: str | None, new_client: str | None) -> None:
+        """Count a reserved place for another client."""
+        self.clients.leave(client)
+        self.clients.enter(new_client)
+
+    def settle(self, session: Session[DataT]) -> None:
+        """Note which session a place has become."""
+        if self.clients.evicts:
+            self.clients.add(session)
+
+    def freed(self, sessions: Sequence[Session[DataT]]) -> None:
+        """Note that the places of sessions are free: they are gone, and off the books."""
+        if self.clients.max_sessions_per_client is not None:
+            for session in sessions:
+                self.clients.remove(session)
+                if not self._hand_over(session.client):
+                    self.clients.leave(session.client)
+        self._pass_on()
+
+    def dismiss(self, waiter: Waiter) -> None:
+        """Let a creator wait no longer; nothing happens if it does not."""
+        if waiter in self._waiters:
+            del self._waiters[waiter]
+            self.clients.leave(waiter.client)
+        elif self.clients.is_waiting(waiter):
+            self.clients.discard(waiter)
+        else:
+            return
+        self._books.add_answered()
+        waiter.answered.set()
+
+    def dismiss_uncovered(self) -> None:
+        """Dismiss the creators whose turn the closing sessions do not cover, last come first."""
+        while len(self._waiters) > self.coming:
+            self.dismiss(next(reversed(self._waiters)))
+
+    def dismiss_all(self) -> None:
+        """Dismiss all who wait: the manager shuts down."""
+        for waiter in [*reversed(self._waiters), *self.clients.all_waiters()]:
+            self.dismiss(waiter)
+
+    def end(self) -> None:
+        """Take back the places that are reserved still: the run is over."""
+        self.over = True
+        while self._books.reserved:
+            self._books.add_unreserved()
+
+    def _hand_over(self, client: str | None) -> bool:
+        """Give a place that comes back to a creator of its client who waits for it; return whether there is one."""
+        waiter = self.clients.next_waiter(client)
+        if waiter is None or self.is_full:
+            return False
+        self.clients.discard(waiter)
+        self._grant(waiter)
+        return True
+
+    def _pass_on(self) -> None:
+        while self._waiters and not self.is_full:
+            waiter = next(iter(self._waiters))
+            del self._waiters[waiter]
+            self._grant(waiter)
+
+    def _grant(self, waiter: Waiter) -> None:
+        self._books.add_answered()
+        self._books.add_reserved()
+        self.taken += 1
+        waiter.granted = True
+        waiter.answered.set()

@@ -1,0 +1,102 @@
+"""What stands in for the embedder's code and for its clock: hooks, sinks and clocks that note, wait or break."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn
+
+import anyio
+
+from otel_sessions import EndReason, Session
+
+from .virtual import Clock
+
+Hook = Callable[[Session[Any], EndReason], Awaitable[None]]
+
+
+class Ends:
+    """A close hook that keeps what it was told: (session id, reason), in order."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, EndReason]] = []
+
+    async def __call__(self, session: Session[Any], reason: EndReason) -> None:
+        self.seen.append((session.id, reason))
+
+
+class SlowHook:
+    """A close hook that takes so many seconds, then does as `then` does."""
+
+    def __init__(self, seconds: float, then: Hook | None = None) -> None:
+        self._seconds = seconds
+        self._then = then
+
+    async def __call__(self, session: Session[Any], reason: EndReason) -> None:
+        await anyio.sleep(self._seconds)
+        if self._then is not None:
+            await self._then(session, reason)
+
+
+class Stubborn:
+    """A close hook that swallows every cancellation until it is released."""
+
+    def __init__(self) -> None:
+        self.released = anyio.Event()
+        self.cancellations = 0
+
+    async def __call__(self, session: Session[Any], reason: EndReason) -> None:
+        while not self.released.is_set():
+            try:
+                with anyio.CancelScope(shield=True):
+                    await self.released.wait()
+            except anyio.get_cancelled_exc_class():
+                self.cancellations += 1
+
+
+async def hang(session: Session[Any], reason: EndReason) -> None:
+    await anyio.sleep_forever()
+
+
+async def fail(session: Session[Any], reason: EndReason) -> None:
+    raise ConnectionError("the upstream is gone")
+
+
+class Sink:
+    """A sink that keeps the ids it was given, then does as `then` does."""
+
+    def __init__(self, then: Hook | None = None) -> None:
+        self.exported: list[str] = []
+        self._then = then
+
+    async def export(self, session: Session[Any], reason: EndReason) -> None:
+        self.exported.append(session.id)
+        if self._then is not None:
+            await self._then(session, reason)
+
+
+class FaultyClock(Clock):
+    """A clock that gives wrong readings, or raises, while it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wrong: Callable[[float], float] | None = None
+        self._good_readings = 0
+
+    def __call__(self) -> float:
+        if self.wrong is None or self._good_readings > 0:
+            self._good_readings -= 1
+            return self.true()
+        return self.wrong(self.true())
+
+    def true(self) -> float:
+        return super().__call__()
+
+    def break_down(self, *, good_readings: int = 0) -> None:
+        """Raise OSError at every reading after so many good ones."""
+        self.wrong, self._good_readings = refuse, good_readings
+
+    def mend(self) -> None:
+        self.wrong, self._good_readings = None, 0
+
+
+def refuse(now: float) -> NoReturn:
+    """Be the reading of a clock that cannot be read."""
+    raise OSError("no time today")

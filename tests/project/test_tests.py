@@ -1,0 +1,36 @@
+"""What every test module keeps to."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MODULES = sorted((ROOT / "tests").rglob("*.py"))
+TESTS = [module for module in MODULES if module.name.startswith("test_")]
+
+
+def imported(module: Path) -> Iterator[str]:
+    """Yield the full names of what a module imports: of `from a.b import c` both `a.b` and `a.b.c`."""
+    package = module.relative_to(ROOT).parts[:-1]
+    for node in ast.walk(ast.parse(module.read_text())):
+        match node:
+            case ast.Import(names=names):
+                yield from (alias.name for alias in names)
+            case ast.ImportFrom(module=name, names=names, level=level):
+                above = package[: len(package) + 1 - level] if level else ()
+                whole = ".".join([*above, *([name] if name else [])])
+                yield whole
+                yield from (f"{whole}.{alias.name}" for alias in names)
+            case ast.Constant(value=str(program)) if "from tests." in program:
+                yield from (line.split()[1] for line in program.splitlines() if line.strip().startswith("from tests."))
+            case _:
+                pass
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: str(module.relative_to(ROOT)))
+def test_no_module_imports_from_a_test_module(module: Path) -> None:
+    wrong = [name for name in imported(module) if name.startswith("tests.") and ".test_" in name]
+
+    assert wrong == []

@@ -1,0 +1,123 @@
+"""What the proxy uses of uvicorn's insides is there in the version that is installed."""
+
+import ast
+import asyncio
+import inspect
+import logging
+import textwrap
+
+import pytest
+import uvicorn
+from uvicorn.config import HTTP_PROTOCOLS, WS_PROTOCOLS
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets import websockets_sansio_impl
+from uvicorn.server import ServerState
+
+from otel_sessions.proxy._uvicorn import REFUSED_HANDSHAKE, Connection, Server, quieten
+
+pytestmark = pytest.mark.no_cover
+
+
+async def app(_scope: object, _receive: object, _send: object) -> None:
+    """An app that no request reaches."""
+
+
+async def nothing() -> None:
+    """A drain of nothing."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "parameters"),
+    [
+        (uvicorn.Server, "_serve", ["self", "sockets"]),
+        (uvicorn.Server, "startup", ["self", "sockets"]),
+        (uvicorn.Server, "shutdown", ["self", "sockets"]),
+        (uvicorn.Server, "capture_signals", ["self"]),
+        (uvicorn.Server, "handle_exit", ["self", "sig", "frame"]),
+        (H11Protocol, "data_received", ["self", "data"]),
+        (H11Protocol, "handle_events", ["self"]),
+        (H11Protocol, "on_response_complete", ["self"]),
+        (H11Protocol, "shutdown", ["self"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else getattr(value, "__name__", ""),
+)
+def test_a_method_that_is_overridden_or_called_is_there(kind: type, name: str, parameters: list[str]) -> None:
+    """By its source, because sse-starlette, which other tests import, replaces `handle_exit` of uvicorn's class."""
+    (of_class,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    assert isinstance(of_class, ast.ClassDef)
+    methods = {
+        one.name: [argument.arg for argument in one.args.args]
+        for one in of_class.body
+        if isinstance(one, (ast.FunctionDef, ast.AsyncFunctionDef))
+    }
+
+    assert methods.get(name) == parameters, f"uvicorn {uvicorn.__version__}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "called_in"),
+    [
+        (uvicorn.Server, "self.startup(", "_serve"),
+        (uvicorn.Server, "self.shutdown(", "_serve"),
+        (uvicorn.Server, "self.servers", "startup"),
+        (uvicorn.Server, "self.handle_exit", "capture_signals"),
+        (uvicorn.Server, "self._captured_signals", "capture_signals"),
+        (uvicorn.Server, "self.should_exit", "on_tick"),
+        (H11Protocol, "self.handle_events(", "data_received"),
+        (H11Protocol, "self.on_response_complete", "handle_events"),
+        (H11Protocol, "self.cycle", "handle_events"),
+        (H11Protocol, "self.flow", "handle_events"),
+        (H11Protocol, "self.transport", "connection_made"),
+        (H11Protocol, "self.conn", "__init__"),
+        (ServerState, "self.connections", "__init__"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
+)
+def test_an_attribute_is_used_where_the_proxy_relies_on_it(kind: type, name: str, called_in: str) -> None:
+    assert name in inspect.getsource(getattr(kind, called_in)), f"uvicorn {uvicorn.__version__}"
+
+
+def test_a_server_has_what_is_read_of_it() -> None:
+    server = Server(app, 65536, nothing)
+
+    assert server.should_exit is False
+    assert server._captured_signals == []
+    assert server.server_state.connections == set()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_connection_has_what_is_read_of_it() -> None:
+    config = uvicorn.Config(app, http=Connection, lifespan="off", log_config=None)
+    config.load()
+    connection = Connection(config=config, server_state=ServerState(), app_state={})
+    connection.connection_made(asyncio.Transport())
+
+    assert connection.conn.their_state is not None
+    assert hasattr(connection, "cycle")
+    assert callable(connection.flow.resume_reading)
+    assert callable(connection.transport.abort)
+
+
+def test_the_protocols_that_are_asked_for_are_known() -> None:
+    assert "websockets-sansio" in WS_PROTOCOLS
+    assert HTTP_PROTOCOLS["h11"].endswith("h11_impl:H11Protocol")
+
+
+def test_a_websocket_that_an_app_refuses_is_logged_in_the_words_that_are_left_out() -> None:
+    assert f'"{REFUSED_HANDSHAKE}"' in inspect.getsource(websockets_sansio_impl)
+
+
+def test_only_those_words_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("uvicorn.error")
+    before = list(logger.filters), logging.getLogger("uvicorn").level
+    try:
+        quieten()
+        logger.error(REFUSED_HANDSHAKE)
+        logger.error("Exception in ASGI application")
+        logger.info("Shutting down")
+    finally:
+        logger.filters[:] = before[0]
+        logging.getLogger("uvicorn").setLevel(before[1])
+
+    assert [record.getMessage() for record in caplog.records] == ["Exception in ASGI application"]
