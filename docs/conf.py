@@ -26,7 +26,10 @@ myst_enable_extensions = ["attrs_block", "deflist"]
 
 nitpicky = True
 nitpick_ignore_regex = [
-    (r"py:.*", r"(opentelemetry|pathlib|collections|contextlib|datetime|os|enum|types)\..*"),  # other manuals
+    (
+        r"py:.*",
+        r"(opentelemetry|pathlib|collections|contextlib|datetime|os|enum|types|socket|ipaddress)\..*",
+    ),  # other manuals
     (r"py:.*", r"Any|Mapping|Callable|Awaitable|MutableMapping|Sequence|[a-z]+"),  # Python's own
     (r"py:.*", r".*(DataT|_LifespanT|HasScope)"),  # type variables, and a protocol that requests fit anyway
 ]
@@ -44,28 +47,37 @@ html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
 
-_PUBLIC: Final = ("otel_sessions.matchers", "otel_sessions.asgi", "otel_sessions")
+_PUBLIC: Final = ("otel_sessions.proxy", "otel_sessions.matchers", "otel_sessions.asgi", "otel_sessions")
 _HOMES: Final = {
     name: home
     for home in _PUBLIC
-    for name, value in ((name, getattr(import_module(home), name)) for name in dir(import_module(home)))
-    if isinstance(value, type) and value.__module__.startswith("otel_sessions")
+    for module in (import_module(home),)
+    for name in (*dir(module), *getattr(module, "__all__", ()))
+    if isinstance(value := getattr(module, name), type) and value.__module__.startswith("otel_sessions")
 }
 """Where users import each public class from."""
+_PROGRAM: Final = ".. code-block:: python"
 _QUOTED: Final = re.compile(r"(?<![`:])`([^`]+)`(?!`)")
 
 
 def _write_as_rest(_app: Sphinx, _what: str, _name: str, _value: object, _options: object, lines: list[str]) -> None:
-    """Make reStructuredText of a docstring: backticks become links or code, and indented text becomes a program."""
+    """Make reStructuredText of a docstring.
+
+    Backticks become links or code. What is fenced, or indented after an empty line, becomes a program.
+    """
     written: list[str] = []
-    in_program = False
+    fenced = indented = False
     for before, line in zip(["", *lines], lines, strict=False):
-        indented = line.startswith("    ")
-        if indented and not before.strip() and not in_program:
-            written += [".. code-block:: python", ""]
-            in_program = True
-        in_program = in_program and (indented or not line.strip())
-        written.append(line if in_program else _QUOTED.sub(_linked, line))
+        if line.startswith("```"):
+            fenced = not fenced
+            written += [_PROGRAM, ""] if fenced else [""]
+            continue
+        if line.startswith("    ") and not before.strip() and not (fenced or indented):
+            written += [_PROGRAM, ""]
+            indented = True
+        indented = indented and (line.startswith("    ") or not line.strip())
+        text = line if indented else _QUOTED.sub(_linked, line)
+        written.append(f"    {line}" if fenced else text)
     lines[:] = written
 
 

@@ -31,7 +31,9 @@ def test_the_tables_of_a_page_say_what_there_is_so_run_make_settings(written: Mo
     assert written.PATH.read_text(encoding="utf-8") == written.page()
 
 
-@pytest.mark.parametrize("home", ["otel_sessions", "otel_sessions.asgi", "otel_sessions.matchers"])
+@pytest.mark.parametrize(
+    "home", ["otel_sessions", "otel_sessions.asgi", "otel_sessions.matchers", "otel_sessions.proxy"]
+)
 def test_every_public_name_is_in_the_reference(home: str) -> None:
     pages = "".join(page.read_text(encoding="utf-8") for page in (DOCS / "reference").glob("*.md"))
     documented = set(re.findall(r"^ *\.\. (?:auto|py:)[a-z]+:: (\w+)", pages, re.MULTILINE))
