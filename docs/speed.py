@@ -53,7 +53,7 @@ def _targets(core: Any) -> str:
 
 def _cell(measured: float, limit: float) -> str:
     """Return a target as it was met, or, in bold, as it was missed."""
-    return f"{_number(measured)} ≤ {limit:g}" if measured <= limit else f"**{_number(measured)} > {limit:g}**"
+    return f"{_number(measured)} ≤ {limit:,g}" if measured <= limit else f"**{_number(measured)} > {limit:,g}**"
 
 
 def _proxy(proxy: Any) -> str:
@@ -73,4 +73,5 @@ def _proxy(proxy: Any) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    """Return it as the table of `make bench` writes it."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
