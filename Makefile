@@ -2,7 +2,7 @@
 # A second call finds the stamp of the first one and starts at once.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-pictures test proxy-test check clean stack-tools stack-test stack-picture dashboards settings bench \
+.PHONY: help demo demo-pictures test proxy-test check docs clean stack-tools stack-test stack-picture dashboards settings bench \
 	bench-proxy up down compose
 
 VENV := .venv
@@ -39,6 +39,10 @@ check: $(VENV)/.dev ## Lint, check the format, the types and the layers.
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
+docs: $(VENV)/.docs ## Build the documentation site into build/docs; a warning or a broken link fails.
+	$(BIN)/sphinx-build -E -a -W --keep-going -n -q docs build/docs
+	@echo "The site is at build/docs/index.html."
+
 stack-tools: ## Build the stack's programs from source; needs Go 1.26, takes a quarter of an hour once.
 	@python3 tests/stack/tools/build.py
 
@@ -52,8 +56,8 @@ stack-picture: $(VENV)/.dev ## Draw docs/memory.svg anew, from a run against the
 dashboards: $(VENV)/.dev ## Write the dashboards' JSON from their description.
 	$(BIN)/python -m grafana.describe
 
-settings: $(VENV)/.dev ## Write docs/settings.md from the options in the code.
-	$(BIN)/python docs/settings.py
+settings: $(VENV)/.dev ## Write the docs' tables of settings, signals and speed from the code and the results.
+	$(BIN)/python -m docs
 
 bench: $(VENV)/.dev ## Measure the core against peers, a quarter of an hour; QUICK=1 takes under a minute.
 	$(BIN)/python -m benchmarks.core $(if $(QUICK),--quick)
@@ -95,6 +99,16 @@ ifdef UV
 else
 	@$(MAKE) --silent --no-print-directory $(VENV)/.pip
 	@$(BIN)/pip install --quiet --editable . --group dev
+endif
+	@touch $@
+
+$(VENV)/.docs: pyproject.toml uv.lock
+	@echo "$(SETUP) for the documentation. $(ONCE)"
+ifdef UV
+	@$(UV) sync --quiet --frozen --inexact --no-dev --group docs
+else
+	@$(MAKE) --silent --no-print-directory $(VENV)/.pip
+	@$(BIN)/pip install --quiet --editable . --group docs
 endif
 	@touch $@
 

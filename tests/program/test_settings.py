@@ -475,7 +475,7 @@ class TestHelp:
         assert "-h, --help" in said
 
     def test_the_page_of_settings_is_what_the_options_say(self) -> None:
-        assert (ROOT / "docs/settings.md").read_text(encoding="utf-8") == page(TABLES)
+        assert (ROOT / "docs/reference/settings.md").read_text(encoding="utf-8") == page(TABLES)
 
 
 @pytest.mark.processes

@@ -13,7 +13,7 @@ from tests.processes import ROOT, clean_environ
 pytestmark = [pytest.mark.processes, pytest.mark.no_cover]
 
 MAKEFILE = (ROOT / "Makefile").read_text()
-TARGETS = re.findall(r"^([a-z-]+):.*\$\(VENV\)/\.(?:demo|dev)", MAKEFILE, re.MULTILINE)
+TARGETS = re.findall(r"^([a-z-]+):.*\$\(VENV\)/\.(?:demo|dev|docs)", MAKEFILE, re.MULTILINE)
 MAKE = shutil.which("make") or "make"
 
 
@@ -41,7 +41,7 @@ def make(*arguments: str, path: str) -> "subprocess.CompletedProcess[str]":
 # Setting up
 
 
-@pytest.mark.parametrize("kind", ["demo", "dev"])
+@pytest.mark.parametrize("kind", ["demo", "dev", "docs"])
 def test_what_uv_sets_up_is_said_before_it_begins(kind: str, tmp_path: Path) -> None:
     uv = program(tmp_path / "bin", "uv", f"echo uv runs: $*; mkdir -p {tmp_path}/venv")
     made = make(f"UV={uv}", f"VENV={tmp_path}/venv", f"{tmp_path}/venv/.{kind}", path=os.environ["PATH"])
@@ -53,7 +53,7 @@ def test_what_uv_sets_up_is_said_before_it_begins(kind: str, tmp_path: Path) -> 
     assert second.startswith("uv runs: sync")
 
 
-@pytest.mark.parametrize("kind", ["demo", "dev"])
+@pytest.mark.parametrize("kind", ["demo", "dev", "docs"])
 def test_what_pip_sets_up_is_said_before_anything_begins(kind: str, tmp_path: Path) -> None:
     makes = 'mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; cp "$0" "$3/bin/pip"'
     python = program(tmp_path / "bin", "fake-python", f'echo pip runs: $*; if [ "$2" = venv ]; then {makes}; fi')
