@@ -62,10 +62,12 @@ class SessionLeaseMiddleware:
       unknown to every client but its own; `client` must then name one user, so a text with an address in it is a
       `ConfigError`.
     - `skip` names requests that are in no session: paths in which `*` stands for any text, or a function of the scope.
+      Under a mount, as with `Mount("/mcp", ...)`, paths begin behind it, as the mounted app's own routes do.
     - `stream_idle_timeout` ends a stream or WebSocket on which nothing but comments has passed either way for so many
       seconds; None for never.
     - `on_stray` is awaited with the id of each session that the app has made and that can be no session here, and with
-      the scope of its request. It should end that session in the app.
+      the scope of its request. It should end that session in the app. Without it such sessions go on, and the first
+      one is logged.
 
     Answers of this middleware's own:
 
@@ -112,6 +114,7 @@ class SessionLeaseMiddleware:
         )
         self._on_stray = on_stray
         self._renewals = Renewals(manager)
+        self._has_warned = False
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -272,7 +275,10 @@ class SessionLeaseMiddleware:
     async def _end_stray(self, role: Role, scope: Scope) -> None:
         """End a session of the app's that is no session here, within `close_timeout`."""
         stray = role.stray
-        if stray is None or self._on_stray is None or stray in self._manager:
+        if stray is None or stray in self._manager:
+            return
+        if self._on_stray is None:
+            self._warn_of_strays(stray)
             return
         try:
             with anyio.CancelScope(shield=True), anyio.fail_after(self._manager.config.close_timeout):
@@ -280,6 +286,15 @@ class SessionLeaseMiddleware:
         except Exception:
             _logger.warning(
                 "session %s goes on in the app, and no manager counts it", fingerprint(stray), exc_info=True
+            )
+
+    def _warn_of_strays(self, stray: str) -> None:
+        """Warn once: clients choose how many there are."""
+        if not self._has_warned:
+            self._has_warned = True
+            _logger.warning(
+                "session %s goes on in the app, and no manager counts it; give on_stray= to end such sessions",
+                fingerprint(stray),
             )
 
     def _make(self, scope: Scope) -> Any:

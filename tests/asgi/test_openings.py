@@ -9,6 +9,8 @@ import anyio
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from otel_sessions import (
     ConfigError,
@@ -160,6 +162,54 @@ async def test_a_skipped_request_with_a_live_id_neither_touches_nor_shows_it(man
     assert session is not None
     assert session.metadata.message_count == 0
     assert app.named(b"cookie") == [b"b=1"]
+
+
+MOUNTED = [
+    ({"root_path": "/mnt", "path": "/mnt/health"}, True),
+    ({"root_path": "/mnt/", "path": "/mnt/health"}, True),
+    ({"root_path": "/a/mnt", "path": "/a/mnt/health"}, True),
+    ({"root_path": "", "path": "/health"}, True),
+    ({"path": "/health"}, True),
+    ({"root_path": "/mnt", "path": "/health"}, True),  # a server that leaves the mount out
+    ({"root_path": "/mnt", "path": "/mnt/mnt/health"}, False),
+    ({"root_path": "/mn", "path": "/mnt/health"}, False),
+    ({"root_path": "/health", "path": "/health"}, False),
+    ({"root_path": "", "path": "/mnt/health"}, False),
+]
+
+
+@pytest.mark.parametrize(("where", "skipped"), MOUNTED)
+async def test_under_a_mount_skip_names_paths_as_the_mounted_apps_routes_do(
+    manager: SessionManager[Any], where: Scope, skipped: bool
+) -> None:
+    await Client({**http(), **where}).go(SessionLeaseMiddleware(App(), manager, CookieMatcher(), skip="/health"))
+
+    assert len(manager) == (0 if skipped else 1)
+
+
+@pytest.mark.parametrize(("where", "matches"), MOUNTED)
+def test_under_a_mount_sse_path_is_a_path_as_the_mounted_apps_routes_have_it(where: Scope, matches: bool) -> None:
+    match = McpMatcher(sse_path="/health").match({**http(), **where})
+
+    assert match.opens is (Opens.FOR_EXCHANGE if matches else Opens.NO)
+
+
+async def test_the_root_of_a_mount_is_a_slash(manager: SessionManager[Any]) -> None:
+    scope = {**http(), "root_path": "/mnt", "path": "/mnt"}
+
+    await Client(scope).go(SessionLeaseMiddleware(App(), manager, CookieMatcher(), skip="/"))
+
+    assert len(manager) == 0
+
+
+async def test_in_a_mount_of_starlettes_skip_is_relative_to_the_mount(manager: SessionManager[Any]) -> None:
+    inner = SessionLeaseMiddleware(App(), manager, CookieMatcher(), skip=["/health"])
+    app = Starlette(routes=[Mount("/outer", routes=[Mount("/inner", app=inner)])])
+
+    await Client({**http(), "path": "/outer/inner/health", "query_string": b""}).go(app)
+    assert len(manager) == 0
+    await Client({**http(), "path": "/outer/inner/health/x", "query_string": b""}).go(app)
+    assert len(manager) == 1
 
 
 @pytest.mark.parametrize("skip", ["healthz", ["/a", "b"], [""], [1], b"/x"])
@@ -487,6 +537,44 @@ async def test_messages_of_the_older_transport_pass_at_the_cap(manager: SessionM
 
     assert client.status == 202
     assert app.body == INITIALIZE
+
+
+@pytest.mark.parametrize("accept", ["application/json, text/event-stream", "Text/Event-Stream;q=0.5"])
+@pytest.mark.parametrize("query", [b"session_id=0123", b"a=1&sessionId=x", b"sessionid="])
+async def test_a_query_of_the_older_transport_lets_no_initialize_past_the_cap(
+    manager: SessionManager[Any], query: bytes, accept: str
+) -> None:
+    await fill(manager)
+    app = App(headers=MADE)
+    client = initializing(accept=accept)
+    client.scope["query_string"] = query
+
+    await client.go(SessionLeaseMiddleware(app, manager, McpMatcher()))
+
+    assert client.status == 503
+    assert app.scopes == []
+
+
+async def test_a_query_of_the_older_transport_keeps_no_session_from_being_counted(manager: SessionManager[Any]) -> None:
+    client = initializing(accept="application/json, text/event-stream")
+    client.scope["query_string"] = b"sessionId=x"
+
+    await client.go(SessionLeaseMiddleware(App(headers=MADE), manager, McpMatcher()))
+
+    assert "of-the-app" in manager
+
+
+async def test_what_a_message_of_the_older_transport_opens_is_logged_once_where_nobody_ends_it(
+    manager: SessionManager[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    app = SessionLeaseMiddleware(App(headers=MADE), manager, McpMatcher())
+
+    clients = [await Client({**OLD_MESSAGE}, [http_body(INITIALIZE)]).go(app) for _ in range(3)]
+
+    assert [client.headers(b"mcp-session-id") for client in clients] == [[], [], []]
+    assert caplog.text.count("goes on in the app") == 1
+    assert "on_stray=" in caplog.text
+    assert "of-the-app" not in caplog.text
 
 
 class Stream:
