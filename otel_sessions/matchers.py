@@ -138,7 +138,7 @@ class HeaderMatcher(IssuingMatcher):
     """
 
     def __init__(self, name: str = "x-session-id") -> None:
-        if not set_cookie.TOKEN.fullmatch(name):
+        if not set_cookie.is_token(name):
             raise ConfigError(f"the name of a header takes letters, digits and !#$%&'*+-.^_`|~, not {name!r}")
         self.name: Final = name.lower()
         self.request_header = self.name.encode("latin-1")
@@ -161,10 +161,11 @@ class CookieMatcher(IssuingMatcher):
     An unknown or ended id is replaced by a new one. `max_age` is in seconds; a cookie in use is sent again after half
     of that. Without `max_age` the cookie lasts as long as the browser does. `secure` None means: Secure if the request
     came over TLS; behind a proxy that ends TLS, say True. A cookie that browsers take only with Secure always has it:
-    one named `__Host-…` or `__Secure-…`, one with SameSite=None, and one that is `partitioned`.
+    one named `__Host-…`, `__Secure-…` or `__Http-…`, one with SameSite=None, and one that is `partitioned`.
 
-    Raises `ConfigError` for what browsers would reject (RFC 6265bis, sections 4.1.2 and 4.1.3): `secure=False` for such
-    a cookie, `__Host-` with a `domain` or another path than `/`, and text that no cookie can carry.
+    Raises `ConfigError` for what browsers would reject (RFC 6265bis, sections 4.1 and 5.7): `secure=False` for such a
+    cookie, `__Host-` with a `domain` or another path than `/`, a `domain` that is an address, a name of more than 3840
+    bytes, a path of more than 1024, and text that no cookie can carry. Raises it for values of a wrong type, too.
     """
 
     request_header = b"cookie"

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from functools import partial
+from inspect import isasyncgenfunction, iscoroutinefunction
 from typing import Any, Final
 
 import anyio
@@ -57,7 +58,8 @@ class SessionLeaseMiddleware:
     streams included. A request counts as one message, and so do each message of a WebSocket and each part of an event
     stream that is more than comments.
 
-    - `data` makes what a new session carries, from the scope; None without it.
+    - `data` makes what a new session carries, from the scope; None without it. It must not be an async function, which
+      is a `ConfigError`: a session never exists without its data. The app may fill the data later.
     - `client` says whose a session is, from the scope, for `max_sessions_per_client`. With `private`, a session is
       unknown to every client but its own; `client` must then name one user, so a text with an address in it is a
       `ConfigError`.
@@ -105,6 +107,8 @@ class SessionLeaseMiddleware:
             raise ConfigError(f"matcher takes an IssuingMatcher or an AdoptingMatcher, not {matcher!r}")
         if private and isinstance(client, ClientAddress):
             raise ConfigError(_NO_USER)
+        for key, function in (("client", client), ("data", data), ("skip", skip)):
+            _require_sync(key, function)
         self._client = client
         self._data = data
         self._private = private
@@ -299,6 +303,13 @@ class SessionLeaseMiddleware:
 
     def _make(self, scope: Scope) -> Any:
         return None if self._data is None else self._data(scope)
+
+
+def _require_sync(key: str, function: object) -> None:
+    """Raise `ConfigError` for an async function: its result is needed at once."""
+    call = getattr(function, "__call__", None)  # noqa: B004  # the method of an object that can be called
+    if any(is_async(each) for is_async in (iscoroutinefunction, isasyncgenfunction) for each in (function, call)):
+        raise ConfigError(f"{key} takes a plain function, not an async one: {function!r}")
 
 
 def _tells_end_of(session: Session[Any], error: SessionError) -> bool:

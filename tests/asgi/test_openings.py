@@ -1,9 +1,10 @@
 """Which requests open a session, and which are served without one: DESIGN, sections 7.1, 7.2 and 7.5."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Literal, NewType, Protocol, TypedDict
 
 import anyio
 import hypothesis.strategies as st
@@ -935,6 +936,36 @@ async def test_an_adopting_matcher_of_ones_own_may_open_on_a_websocket(manager: 
     assert "s" in manager
 
 
+async def async_function(scope: Scope) -> str:
+    return "x"
+
+
+class AsyncCall:
+    async def __call__(self, scope: Scope) -> str:
+        return "x"
+
+
+async def async_generator(scope: Scope) -> AsyncIterator[str]:
+    yield "x"
+
+
+ASYNC = [async_function, AsyncCall(), AsyncCall().__call__, async_generator, partial(async_function)]
+
+
+@pytest.mark.parametrize("key", ["client", "data", "skip"])
+@pytest.mark.parametrize("function", ASYNC)
+def test_an_async_function_whose_result_is_needed_at_once_is_refused(key: str, function: object) -> None:
+    settings: dict[str, Any] = {key: function}
+
+    with pytest.raises(ConfigError, match=f"{key} takes a plain function, not an async one"):
+        SessionLeaseMiddleware(App(), SessionManager(), **settings)
+
+
+@pytest.mark.parametrize("data", [dict, list, lambda scope: scope, partial(dict, a=1)])
+def test_anything_else_that_can_be_called_makes_data(data: Any) -> None:
+    SessionLeaseMiddleware(App(), SessionManager(), data=data)
+
+
 def test_what_is_no_matcher_is_refused() -> None:
     with pytest.raises(ConfigError, match="matcher takes an IssuingMatcher or an AdoptingMatcher"):
         SessionLeaseMiddleware(App(), SessionManager(), object())  # type: ignore[arg-type]
@@ -965,6 +996,48 @@ async def test_session_of_reads_requests_and_scopes(manager: SessionManager[Any]
         session_of(inside, int)
     with pytest.raises(LookupError, match="has not come through a SessionLeaseMiddleware"):
         session_of(http())
+
+
+class Basket(TypedDict):
+    items: list[str]
+
+
+class Sized(Protocol):
+    size: int
+
+
+@pytest.mark.parametrize("data_type", [list[str], list, Sequence[str], Sequence, list[str] | None, object])
+async def test_session_of_takes_generic_types_by_their_class(manager: SessionManager[Any], data_type: Any) -> None:
+    session = await manager.create_session(data=["a"])
+
+    assert session_of({SESSION: session}, data_type) is session
+
+
+@pytest.mark.parametrize(("data_type", "name"), [(dict[str, int], "dict"), (Basket, "Basket"), (tuple, "tuple")])
+async def test_session_of_says_which_type_the_data_has(
+    manager: SessionManager[Any], data_type: type[object], name: str
+) -> None:
+    session = await manager.create_session(data=["a"])
+
+    with pytest.raises(TypeError, match=f"the session's data is list, not {name}"):
+        session_of({SESSION: session}, data_type)
+
+
+async def test_session_of_takes_a_typed_dict_for_a_dict(manager: SessionManager[Any]) -> None:
+    session = await manager.create_session(data=Basket(items=[]))
+
+    assert session_of({SESSION: session}, Basket) is session
+
+
+@pytest.mark.parametrize("wrong", [Sized, NewType("UserId", int), Literal[5], "int", 5])
+@pytest.mark.parametrize("data", [None, 5])
+async def test_session_of_refuses_what_is_no_class_with_and_without_a_session(
+    manager: SessionManager[Any], wrong: Any, data: object
+) -> None:
+    session = None if data is None else await manager.create_session(data=data)
+
+    with pytest.raises(TypeError, match="data_type takes a class, or a generic type of one, not"):
+        session_of({SESSION: session}, wrong)
 
 
 async def test_an_app_that_reads_nothing_is_asked_for_nothing(manager: SessionManager[Any]) -> None:
