@@ -679,6 +679,41 @@ async def test_a_session_that_is_named_in_a_refusal_is_ended_and_its_client_is_t
     assert (len(manager), manager.get_metrics().reserved) == (0, 0)
 
 
+@pytest.mark.parametrize("status", [200, 302, 400, 404])
+@pytest.mark.parametrize("session_id", [None, "live"])
+async def test_a_session_that_is_named_in_the_refusal_of_a_handshake_is_ended(
+    manager: SessionManager[Any], status: int, session_id: str | None
+) -> None:
+    await manager.create_session("live", data=None)
+    strays = Strays()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        said = ((b"x-a", b"1"), *MADE)
+        await send({"type": "websocket.http.response.start", "status": status, "headers": said})
+        await send({"type": "websocket.http.response.body", "body": b"no"})
+
+    scope = {**http(**({} if session_id is None else {"mcp_session_id": session_id})), "type": "websocket"}
+    client = await Client(scope).go(SessionLeaseMiddleware(app, manager, McpMatcher(), on_stray=strays))
+
+    assert client.status == status
+    assert client.sent[0]["headers"] == [(b"x-a", b"1")]
+    assert strays.seen == [("of-the-app", "/mcp")]
+
+
+@pytest.mark.parametrize("status", [200, 302])
+async def test_the_refusal_of_a_handshake_opens_no_session_whatever_its_status(
+    manager: SessionManager[Any], status: int
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.http.response.start", "status": status, "headers": []})
+        await send({"type": "websocket.http.response.body", "body": b"no"})
+
+    client = await Client({**http(), "type": "websocket"}).go(SessionLeaseMiddleware(app, manager, CookieMatcher()))
+
+    assert client.headers(b"set-cookie") == []
+    assert len(manager) == 0
+
+
 async def test_a_session_that_is_named_where_none_may_open_is_ended(manager: SessionManager[Any]) -> None:
     strays = Strays()
     scope = http("POST", mcp_protocol_version="2026-07-28")
