@@ -156,8 +156,13 @@ class SessionLeaseMiddleware:
         return None
 
     def _owner(self, scope: Scope) -> str | None:
-        client = self._client(scope)
-        if self._private and client is not None and names_address(client):
+        client: object = self._client(scope)
+        if client is None:
+            return None
+        if not isinstance(client, str):
+            kind = type(client).__name__
+            raise ConfigError(f"client takes a function that returns a text or None, not {kind}")
+        if self._private and names_address(client):
             raise ConfigError(_NO_USER)
         return client
 

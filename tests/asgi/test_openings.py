@@ -496,6 +496,26 @@ async def test_of_several_header_lines_a_live_id_wins_and_is_the_only_one_that_p
     assert app.scopes[0]["headers"] == [(name, b"live")]
 
 
+@pytest.mark.parametrize("matcher", [HeaderMatcher(), HeaderMatcher("x_session.id"), McpMatcher()])
+@pytest.mark.parametrize("mark", [b"_", b".", b"~", b"-"])
+async def test_no_other_spelling_of_the_header_brings_an_id_to_the_app(
+    manager: SessionManager[Any], matcher: HeaderMatcher | McpMatcher, mark: bytes
+) -> None:
+    await manager.create_session("live", data=None)
+    name = matcher.request_header
+    spelling = name.replace(b"-", mark).replace(b"_", mark).replace(b".", mark)
+    forged = [] if spelling == name else [(spelling, b"forged")]
+    app = App()
+
+    await Client({**http(), "headers": [*forged, (name, b"live"), (b"x-other", b"1")]}).go(
+        SessionLeaseMiddleware(app, manager, matcher)
+    )
+    await Client({**http(), "headers": [*forged, (b"x-other", b"1")]}).go(SessionLeaseMiddleware(app, manager, matcher))
+
+    assert [value for scope in app.scopes for _, value in scope["headers"]].count(b"forged") == 0
+    assert app.named(b"x-other") == [b"1"]
+
+
 async def test_a_live_cookie_wins_over_a_stale_one_in_front_of_it(manager: SessionManager[Any]) -> None:
     session = await manager.create_session("live", data=None)
     app = App()
@@ -871,6 +891,19 @@ async def test_private_takes_any_text_that_names_no_address(manager: SessionMana
     await Client(http()).go(app)
 
     assert len(manager) == 1
+
+
+@pytest.mark.parametrize("private", [False, True])
+@pytest.mark.parametrize("client", [("10.0.0.1", 80), 7, b"ada"])
+async def test_a_client_that_is_no_text_is_refused_by_its_type(
+    manager: SessionManager[Any], client: Any, private: bool
+) -> None:
+    app = SessionLeaseMiddleware(App(), manager, CookieMatcher(), client=lambda _: client, private=private)
+
+    with pytest.raises(
+        ConfigError, match=f"client takes a function that returns a text or None, not {type(client).__name__}"
+    ):
+        await Client(http()).go(app)
 
 
 def test_private_refuses_clients_that_are_always_addresses_when_it_is_made() -> None:
