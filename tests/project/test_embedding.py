@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.waiting import PATIENCE
+
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "embedding.md").read_text()
 README = (ROOT / "README.md").read_text()
@@ -48,7 +50,7 @@ def test_every_framework_has_its_snippet() -> None:
 @pytest.mark.parametrize("name", list(SNIPPETS))
 def test_two_requests_are_in_one_session_and_the_manager_shuts_down(name: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.project.embedded", name, str(file_of(name, tmp_path))]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout.splitlines()[-1])
     assert said == {"answers": ANSWERS[name], "runs": False, "created": 1, "active": 0, "errors": 0}

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.processes import ROOT, clean_environ
+from tests.waiting import PATIENCE
 
 pytestmark = [pytest.mark.processes, pytest.mark.no_cover]
 
@@ -32,7 +33,7 @@ def make(*arguments: str, path: str) -> "subprocess.CompletedProcess[str]":
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
         env={**clean_environ(), "PATH": path, "MAKEFLAGS": ""},
     )
