@@ -54,6 +54,18 @@ def test_what_uv_sets_up_is_said_before_it_begins(kind: str, tmp_path: Path) -> 
     assert second.startswith("uv runs: sync")
 
 
+def test_uv_uses_the_environment_and_the_interpreter_that_are_asked_for(tmp_path: Path) -> None:
+    uv = program(tmp_path / "bin", "uv", f"echo $UV_PROJECT_ENVIRONMENT $UV_PYTHON; mkdir -p {tmp_path}/venv")
+    folder, asked = f"VENV={tmp_path}/venv", f"{tmp_path}/venv/.dev"
+    usual = make(f"UV={uv}", folder, "--always-make", asked, path=os.environ["PATH"])
+    chosen = make(f"UV={uv}", folder, "PYTHON=python3.12", "--always-make", asked, path=os.environ["PATH"])
+
+    assert [made.stdout.splitlines()[-1] for made in (usual, chosen)] == [
+        f"{tmp_path}/venv",
+        f"{tmp_path}/venv python3.12",
+    ]
+
+
 @pytest.mark.parametrize("kind", ["demo", "dev"])
 def test_what_pip_sets_up_is_said_before_anything_begins(kind: str, tmp_path: Path) -> None:
     makes = 'mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; cp "$0" "$3/bin/pip"'

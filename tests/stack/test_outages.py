@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 import pytest
 
 from tests.processes import HOST, Running, until_answers
-from tests.waiting import NEVER, until
+from tests.waiting import NEVER, PATIENCE, until
 
 from .backends import Stack
 from .conftest import Proxy, start_load, start_proxy, until_exported
@@ -72,6 +72,7 @@ def test_a_collector_that_is_out_under_load_costs_only_the_telemetry_of_that_tim
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
 @pytest.mark.parametrize("kind", ["gone", "silent"])
 def test_a_proxy_serves_and_ends_without_its_collector(stack: Stack, protocol: str, kind: str) -> None:
+    exporting: list[socket.socket] = []  # kept, so that they stay open
     with socket.create_server((HOST, 0)) as listener:  # takes connections, never answers
         endpoint = f"http://{HOST}:{listener.getsockname()[1]}"
         if kind == "gone":
@@ -86,7 +87,12 @@ def test_a_proxy_serves_and_ends_without_its_collector(stack: Stack, protocol: s
             start_proxy(stack, name, **export) as proxy,
             start_load(stack, proxy, f"load-{name}", "--clients", "20", "--rate", "4", "--steady") as load,
         ):
+            if kind == "silent":
+                listener.settimeout(PATIENCE)
+                exporting.append(listener.accept()[0])
             until_some_more_are_opened(proxy)
             load.terminate()
             assert proxy.process.terminate() == 0
             assert proxy.reading()["active"] == 0
+    for connection in exporting:
+        connection.close()
