@@ -2,7 +2,7 @@
 # A second call finds the stamp of the first one and starts at once.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-pictures test proxy-test check docs clean stack-tools stack-test stack-picture dashboards settings bench \
+.PHONY: help demo demo-pictures test test-all proxy-test check docs clean stack-tools stack-test stack-picture dashboards settings bench \
 	bench-proxy up down compose
 
 VENV := .venv
@@ -17,6 +17,12 @@ export MPLCONFIGDIR := $(CURDIR)/$(VENV)/matplotlib
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
+# uv puts it into the same folder, and with PYTHON=... uses that interpreter.
+export UV_PROJECT_ENVIRONMENT := $(VENV)
+ifneq ($(origin PYTHON),file)
+export UV_PYTHON := $(PYTHON)
+endif
+
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
 
@@ -29,6 +35,9 @@ demo-pictures: demo ## Draw the README's pictures of the demo anew, from a run.
 
 test: $(VENV)/.dev ## Run all tests; the core's branch coverage must be 100 %.
 	$(BIN)/python -m pytest --ignore tests/stack --ignore tests/proxy -n 4 --dist worksteal --cov --cov-report=term-missing:skip-covered
+
+test-all: $(VENV)/.dev ## Test the core on every Python from 3.11 to 3.14 that is here; ENDS=1: the oldest and the newest.
+	@$(BIN)/python tests/pythons.py $(if $(ENDS),--ends)
 
 proxy-test: $(VENV)/.dev ## Test the proxy with real clients and servers, in processes of their own.
 	$(BIN)/python -m pytest tests/proxy

@@ -29,6 +29,7 @@ from otel_sessions.demo.result.live import OutputFailed
 from otel_sessions.demo.result.report import FILES, ReportFailed
 from otel_sessions.demo.run import DemoFailed
 from tests.processes import clean_environ
+from tests.waiting import NEVER, PATIENCE
 
 pytestmark = pytest.mark.no_cover
 
@@ -185,7 +186,7 @@ def test_a_stdout_that_is_full_in_the_middle_of_a_run_exits_with_2_and_is_told_i
             stdout=said,
             stderr=subprocess.PIPE,
             text=True,
-            timeout=90,
+            timeout=PATIENCE,
             check=False,
             env={**clean_environ(), "PYTHONDONTWRITEBYTECODE": "1"},  # else it is torn as well
             preexec_fn=limit_files_to_its_greeting,
@@ -204,7 +205,7 @@ def test_a_stdout_that_is_full_exits_with_2_and_is_told_in_a_line(tmp_path: Path
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
-            timeout=90,
+            timeout=PATIENCE,
             check=False,
             env=clean_environ(),
         )
@@ -220,7 +221,7 @@ def test_a_stdout_that_is_closed_exits_with_2_and_is_told_in_a_line(tmp_path: Pa
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        timeout=90,
+        timeout=PATIENCE,
         check=False,
         env=clean_environ(),
     )
@@ -279,7 +280,7 @@ class Demo:
             self.said += line
         self.children = psutil.Process(self.process.pid).children(recursive=True)
 
-    def end(self, seconds: float = 90.0) -> tuple[int, str, str]:
+    def end(self, seconds: float = PATIENCE) -> tuple[int, str, str]:
         """Return the exit status, and what it has written on stdout and stderr."""
         said, complained = self.process.communicate(timeout=seconds)
         return self.process.returncode, self.said + said, complained
@@ -428,7 +429,7 @@ def test_a_build_that_forgets_sessions_fails_the_demo_and_is_told(broken: str, c
 @pytest.mark.processes
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_demo_exits_with_130_and_leaves_nothing_behind(number: signal.Signals, tmp_path: Path) -> None:
-    with demo(tmp_path, "--clients", "30", "--duration", "5") as running:
+    with demo(tmp_path, "--clients", "30", "--duration", NEVER) as running:
         running.process.send_signal(number)
         status, _, complained = running.end()
 
@@ -456,7 +457,7 @@ def test_a_demo_that_nobody_reads_any_more_stops_everything_without_a_word(tmp_p
 
         assert running.process.stderr is not None
         complained = running.process.stderr.read()
-        assert running.process.wait(60) == 141
+        assert running.process.wait(PATIENCE) == 141
         assert running.leftovers() == []
     assert "interrupted" not in complained
     assert "Traceback" not in complained
@@ -470,7 +471,7 @@ def test_a_demo_that_is_far_too_short_says_so_and_nothing_worse(
     seconds: str, alone: tuple[str, ...], tmp_path: Path
 ) -> None:
     running = Demo(tmp_path, "--duration", seconds, "--clients", "5", *alone)
-    status, said, complained = running.end(60)
+    status, said, complained = running.end()
 
     assert (status, complained) == (1, "")
     assert "The run was TOO SHORT to tell whether all is well." in said
@@ -481,14 +482,14 @@ def test_a_demo_that_is_far_too_short_says_so_and_nothing_worse(
 
 @pytest.mark.processes
 def test_a_demo_in_front_of_head_stops_without_a_word(tmp_path: Path) -> None:
-    ours = shlex.join(command(tmp_path / "report", "--clients", "5", "--duration", "5", "--no-twin"))
+    ours = shlex.join(command(tmp_path / "report", "--clients", "5", "--duration", NEVER, "--no-twin"))
     status = f"{ours}; echo $? > {shlex.quote(str(tmp_path / 'status'))}"
     piped = subprocess.run(
         ["sh", "-c", f"{{ {status}; }} | head -n 1"],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=True,
         env=clean_environ(),
     )
@@ -500,15 +501,15 @@ def test_a_demo_in_front_of_head_stops_without_a_word(tmp_path: Path) -> None:
 
 @pytest.mark.processes
 def test_a_demo_that_is_killed_takes_its_processes_with_it(tmp_path: Path) -> None:
-    with demo(tmp_path, "--clients", "5", "--duration", "5", "--no-twin") as running:
+    with demo(tmp_path, "--clients", "5", "--duration", NEVER, "--no-twin") as running:
         running.process.kill()
 
-        assert running.leftovers(60) == []
+        assert running.leftovers(PATIENCE) == []
 
 
 @pytest.mark.processes
 def test_a_twin_that_is_killed_ends_nothing_and_is_told(tmp_path: Path) -> None:
-    with demo(tmp_path, "--clients", "4", "--duration", "3") as running:
+    with demo(tmp_path, "--clients", "4", "--duration", "6") as running:
         running.child("otel_sessions.demo.processes.proxy", "--max-sessions=off").kill()
         status, said, complained = running.end()
 
@@ -530,7 +531,7 @@ def test_a_twin_that_is_killed_ends_nothing_and_is_told(tmp_path: Path) -> None:
 def test_a_process_that_dies_ends_the_demo_with_1_and_is_named(
     words: tuple[str, ...], name: str, tmp_path: Path
 ) -> None:
-    with demo(tmp_path, "--clients", "5", "--duration", "5", "--no-twin") as running:
+    with demo(tmp_path, "--clients", "5", "--duration", NEVER, "--no-twin") as running:
         running.child(*words).kill()
         status, _, complained = running.end()
 
@@ -569,7 +570,7 @@ class Terminal:
     def resize(self, columns: int, rows: int) -> None:
         fcntl.ioctl(self._ours, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
-    def read_until(self, words: str, seconds: float = 90.0) -> str:
+    def read_until(self, words: str, seconds: float = PATIENCE) -> str:
         """Return what is written from now on, up to these words, or up to the end."""
         found, end = "", time.monotonic() + seconds
         while words not in found and time.monotonic() < end:
@@ -586,7 +587,7 @@ class Terminal:
         self.read_until("no such words")
         assert termios.tcgetattr(self._ours) == self._before
         os.close(self._ours)
-        return self.process.wait(60)
+        return self.process.wait(PATIENCE)
 
 
 @contextmanager

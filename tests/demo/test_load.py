@@ -19,6 +19,7 @@ from otel_sessions.demo.load.mcp import CALL, OPENED, OPENING, REVISION, headers
 from otel_sessions.demo.load.scenario import PHASES, STEADY, Phase, Scenario
 from otel_sessions.demo.processes.upstream import Upstream as ToyUpstream
 from tests.processes import clean_environ, killed_late
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.no_cover
 
@@ -312,7 +313,7 @@ def test_a_load_whose_target_never_answers_says_so_in_a_line_and_goes_on_to_its_
     with loading(nobody, "--duration", seconds) as load:
         said = read_until(load, "the end: ")
 
-        assert load.wait(20) == 1
+        assert load.wait(PATIENCE) == 1
     assert said.count("does not answer") == 1
     assert f"http://{nobody} does not answer (ConnectError" in said
     assert "opened 0" in said
@@ -325,7 +326,7 @@ def test_a_load_that_had_an_answer_of_any_kind_exits_with_0(somebody: str) -> No
     with loading(somebody, "--duration", "0.001") as load:
         said = read_until(load, "the end: ")
 
-        assert load.wait(20) == 0
+        assert load.wait(PATIENCE) == 0
     assert "does not answer" not in said
 
 
@@ -337,13 +338,13 @@ def test_a_load_whose_target_falls_silent_again_says_so_again(nobody: str) -> No
         with ThreadingHTTPServer(("127.0.0.1", int(nobody.rsplit(":")[1])), Answering) as server:
             thread = threading.Thread(target=server.serve_forever, args=[0.01])
             thread.start()
-            assert Answering.asked.wait(20)
+            assert Answering.asked.wait(PATIENCE)
             server.shutdown()
             thread.join()
         read_until(load, "does not answer")
         load.send_signal(signal.SIGTERM)
 
-        assert load.wait(20) == 0
+        assert load.wait(PATIENCE) == 0
 
 
 @pytest.mark.processes
@@ -354,7 +355,7 @@ def test_a_load_sums_up_on_a_signal_from_its_first_line_on(somebody: str, number
         load.send_signal(number)
         said = read_until(load, "the end: opened 0")
 
-        assert load.wait(20) == 0
+        assert load.wait(PATIENCE) == 0
         assert "Traceback" not in said
 
 
@@ -367,7 +368,7 @@ def test_a_load_under_nohup_outlives_its_terminal(nobody: str) -> None:
         load.send_signal(signal.SIGTERM)
         read_until(load, "the end: opened 0")
 
-        assert load.wait(20) == 1
+        assert load.wait(PATIENCE) == 1
 
 
 @pytest.mark.processes
@@ -384,7 +385,7 @@ def test_a_proxy_that_cannot_start_says_why_in_a_line_and_exits_with_2(
     arguments: list[str], environ: dict[str, str], says: str
 ) -> None:
     proxy = module("demo.processes.proxy", "--upstream", "http://127.0.0.1:9", *arguments, **environ)
-    _, said = proxy.communicate(timeout=20)
+    _, said = proxy.communicate(timeout=PATIENCE)
 
     assert proxy.returncode == 2
     assert says in said.splitlines()[-1]
@@ -396,7 +397,7 @@ def test_a_proxy_whose_port_is_taken_names_the_port_and_the_flag() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
         proxy = module("demo.processes.proxy", "--upstream", "http://127.0.0.1:9", "--listen", address)
-        _, said = proxy.communicate(timeout=20)
+        _, said = proxy.communicate(timeout=PATIENCE)
 
     assert proxy.returncode == 2
     assert address in said
@@ -410,13 +411,13 @@ def test_a_second_hangup_takes_no_last_line_from_a_load(somebody: str) -> None:
         load.send_signal(signal.SIGHUP)
         load.send_signal(signal.SIGHUP)
         read_until(load, "the end: ")
-        assert load.wait(20) in (0, 1)
+        assert load.wait(PATIENCE) in (0, 1)
 
 
 @pytest.mark.processes
 def test_a_load_that_has_asked_nothing_or_in_vain_says_why_it_exits_with_1() -> None:
     done = module("cli", "load", "--target", "http://127.0.0.1:1", "--clients", "1", "--duration", "0.001")
-    _, said = done.communicate(timeout=60)
+    _, said = done.communicate(timeout=PATIENCE)
 
     assert done.returncode == 1
     assert "no request was made" in said or "does not answer" in said

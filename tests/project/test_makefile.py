@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.processes import ROOT, clean_environ
+from tests.waiting import PATIENCE
 
 pytestmark = [pytest.mark.processes, pytest.mark.no_cover]
 
@@ -32,7 +33,7 @@ def make(*arguments: str, path: str) -> "subprocess.CompletedProcess[str]":
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
         env={**clean_environ(), "PATH": path, "MAKEFLAGS": ""},
     )
@@ -51,6 +52,18 @@ def test_what_uv_sets_up_is_said_before_it_begins(kind: str, tmp_path: Path) -> 
     assert first.startswith(f"Setting up {tmp_path}/venv with uv for ")
     assert first.endswith("This is done once, and takes about a minute ...")
     assert second.startswith("uv runs: sync")
+
+
+def test_uv_uses_the_environment_and_the_interpreter_that_are_asked_for(tmp_path: Path) -> None:
+    uv = program(tmp_path / "bin", "uv", f"echo $UV_PROJECT_ENVIRONMENT $UV_PYTHON; mkdir -p {tmp_path}/venv")
+    folder, asked = f"VENV={tmp_path}/venv", f"{tmp_path}/venv/.dev"
+    usual = make(f"UV={uv}", folder, "--always-make", asked, path=os.environ["PATH"])
+    chosen = make(f"UV={uv}", folder, "PYTHON=python3.12", "--always-make", asked, path=os.environ["PATH"])
+
+    assert [made.stdout.splitlines()[-1] for made in (usual, chosen)] == [
+        f"{tmp_path}/venv",
+        f"{tmp_path}/venv python3.12",
+    ]
 
 
 @pytest.mark.parametrize("kind", ["demo", "dev", "docs"])

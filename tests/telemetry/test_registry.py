@@ -618,7 +618,7 @@ def test_an_export_while_the_instruments_are_made_does_not_lock_the_process() ->
         anyio.run(main)
     """
 
-    assert output_of(program, timeout=8) == ["entered"]
+    assert output_of(program) == ["entered"]
 
 
 def test_a_manager_that_is_collected_while_another_is_registered_leaves_its_totals(signals: Signals) -> None:
