@@ -19,8 +19,7 @@ from starlette.applications import Starlette
 from otel_sessions import ConfigError
 from otel_sessions._program.logs import complain, log_to_stderr
 from otel_sessions._program.otlp import require_exporters
-
-from .children import PortTaken, listen
+from otel_sessions._program.sockets import listen_as
 
 
 def add_descriptor(parser: argparse.ArgumentParser) -> None:
@@ -50,8 +49,8 @@ def serve(app: Starlette, options: argparse.Namespace) -> None:
     """
     try:
         require_exporters()
-        listener = inherited(options) or listen(options.listen, "--listen")
-    except (ConfigError, PortTaken) as error:
+        listener = inherited(options) or listen_as("--listen", options.listen)
+    except ConfigError as error:
         give_up(error)
     log(options)
     config = uvicorn.Config(
