@@ -98,6 +98,8 @@ class Proxy:
         if self._serving is not None:
             raise RuntimeError("the proxy has run already; make another one")
         async with AsyncExitStack() as exits:
+            for given in filter(None, (self._listener, self._health_listener)):
+                exits.enter_context(given)
             self._listener, self._health_listener = _listeners(self.settings, self._listener, self._health_listener)
             self._address = self._listener.getsockname()[:2]
             exits.enter_context(self._listener)

@@ -153,6 +153,14 @@ class TestThatCannotRun:
                 pass
         assert listener.fileno() == -1
 
+    async def test_a_socket_that_it_was_given_is_closed_then_too(self, origin: Origin) -> None:
+        listener = listen(HERE)
+        with socket.create_server(HERE) as other:
+            proxy = Proxy(settings(origin, health=other.getsockname()[:2]), listener=listener)
+            with pytest.raises(ConfigError, match="--health "):
+                await proxy.__aenter__()
+        assert listener.fileno() == -1
+
     async def test_it_runs_once(self, origin: Origin) -> None:
         proxy = Proxy(settings(origin))
         async with proxy:
