@@ -192,6 +192,17 @@ class TestAsAProgram:
         assert number == signal.SIGHUP or signal.getsignal(number) is handler
         signal.signal(number, handler)
 
+    async def test_a_signal_that_comes_before_it_listens_ends_it_in_order(self, origin: Origin) -> None:
+        handler = signal.getsignal(signal.SIGTERM)
+        proxy = Proxy(settings(origin))
+        with proxy.ended_by_signals():
+            signal.raise_signal(signal.SIGTERM)
+            async with proxy:
+                await proxy.wait_closed()
+
+        assert len(proxy.manager) == 0
+        assert signal.getsignal(signal.SIGTERM) is handler
+
 
 class TestSettings:
     async def test_their_defaults_are_those_of_the_command(self) -> None:
