@@ -781,9 +781,7 @@ class TestCutOff:
         assert manager.get_metrics().cleaned_by_reason[EndReason.SHUTDOWN] == 2
 
     @pytest.mark.parametrize("state", ["idle", "leased", "closing"])
-    def test_a_manager_that_was_dropped_unfinished_with_its_loop_is_collectable_with_all_it_held(
-        self, state: str
-    ) -> None:
+    def test_a_manager_dropped_unfinished_with_its_loop_is_collectable_with_all_it_held(self, state: str) -> None:
         class Upstream:
             pass
 
