@@ -12,6 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from otel_sessions import ConfigError, EndReason, PerClientAtCap, SessionConfig, SessionError
+from otel_sessions._core import config as config_module
 
 DEFAULTS = {
     "cleanup_interval": 60.0,
@@ -76,7 +77,7 @@ def write(tmp_path: Path) -> WriteFile:
 @pytest.fixture
 def untold(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a process in which nothing has been logged yet."""
-    monkeypatch.setattr("otel_sessions._core.config._told", set())
+    monkeypatch.setattr(config_module, "_told", set())
 
 
 def made_with(name: str, value: object) -> Any:
