@@ -73,7 +73,7 @@ def test_the_upstreams_own_404_passes_as_it_is_and_ends_the_session(
         assert proxy.said_of_itself()["active"] == 0
 
 
-def test_an_abandoned_session_is_cleaned_and_the_upstream_is_told_with_its_clients_credentials(
+def test_an_abandoned_session_is_cleaned_and_the_upstream_told_with_its_credentials(
     start: StartProxy, http: httpx2.Client, origin: Origin
 ) -> None:
     with start(*QUICK) as proxy:
@@ -183,9 +183,7 @@ def test_the_upstream_is_told_once_and_not_when_it_knows(
     assert origin.counts()["farewells"] == before + 2
 
 
-def test_clients_that_leave_before_they_have_their_session_leave_none_behind_and_keep_to_the_cap(
-    start: StartProxy, origin: Origin
-) -> None:
+def test_clients_that_leave_too_early_leave_no_session_and_keep_to_the_cap(start: StartProxy, origin: Origin) -> None:
     with start("--max-sessions", "3") as proxy:
         host, port = proxy.url.removeprefix("http://").split(":")
         head = b"POST /mcp?seconds=0.3 HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n"

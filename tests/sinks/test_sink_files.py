@@ -348,7 +348,7 @@ HURRIED = """
 
 @pytest.mark.processes
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_a_process_that_is_killed_while_it_writes_leaves_files_that_can_be_read_and_gone_on_with(
+async def test_a_process_killed_while_it_writes_leaves_files_that_can_be_gone_on_with(
     path: Path,
 ) -> None:
     def has_rotated() -> bool:
