@@ -30,6 +30,8 @@ _OLD_TRANSPORT: Final = re.compile(rb"(^|&)session_?id=", re.IGNORECASE)
 """How messages of MCP's HTTP+SSE transport (revision 2024-11-05) name their session: in the query."""
 _MCP_ID: Final = b"mcp-session-id"
 _ASKED: Final = frozenset({_MCP_ID, b"mcp-protocol-version", b"content-type", b"content-encoding"})
+_SPELT: Final = b"".join(byte.lower() if byte.isalnum() else b"-" for byte in (bytes([code]) for code in range(256)))
+"""Every letter in lower case, every digit, and a hyphen for anything else."""
 _INVALID_REQUEST, _SERVER_ERROR = -32600, -32000
 """JSON-RPC 2.0, section 5.1; the SDKs of MCP answer for an unknown session with the former."""
 
@@ -102,7 +104,8 @@ class AdoptingMatcher(_Matcher, Protocol):
         """Return whether a request with such a body may open a session, None if `start` does not tell yet.
 
         Asked for `Opens.BY_BODY` alone. `start` has at most `MOST_LOOKED_AT` bytes; `complete` says that they are the
-        whole body. A request that stays undecided may open: then the answer decides.
+        whole body. A request that stays undecided may open if it names no id: then the answer decides. With an id that
+        is unknown, it is refused, so that its client learns that its session has ended.
         """
         return True
 
@@ -203,8 +206,10 @@ class McpMatcher(AdoptingMatcher):
     """The Streamable HTTP of MCP, in the revisions that have sessions.
 
     The app makes the id and names it in `Mcp-Session-Id` of its answer to `initialize`. Nothing but an `initialize`
-    opens a session. A DELETE that the app accepts ends the session, and so does the app's own 404. Requests of revision
-    2026-07-28, which has no sessions, pass without any id.
+    opens a session. If nothing tells whether a message is an `initialize`, the app's answer decides; but such a message
+    with an unknown id is 404. A DELETE that the app accepts ends the session, and so does the app's own 404, on any
+    path: an app that serves more than MCP overrides `ends`. Requests of revision 2026-07-28, which has no sessions,
+    pass without any id.
 
     Requests of MCP's older HTTP+SSE transport pass as well. With `sse_path` a GET of that path is a session for as long
     as its stream lasts, so that the cap and the limits hold for these clients, too.
@@ -225,7 +230,8 @@ class McpMatcher(AdoptingMatcher):
             return Match()
         named = _ids_in(asked, _MCP_ID)
         if scope.get("method") == "POST":
-            return Match(session_ids=named, opens=_opening_of_post(scope, said))
+            opens = _opening_of_post(scope, said)
+            return Match(session_ids=named, opens=Opens.NO if named and opens is Opens.YES else opens)
         if not named and scope.get("method") == "GET" and scope.get("path") == self.sse_path:
             return Match(opens=Opens.FOR_EXCHANGE)
         return Match(session_ids=named)
@@ -284,6 +290,14 @@ def pairs_of(scope: Scope) -> Headers:
     return headers
 
 
+def spelt(name: bytes) -> bytes:
+    """Return a header's name as an app may read it: in lower case, and with a hyphen for each mark.
+
+    CGI, and so WSGI, puts an underscore for a hyphen (RFC 3875, section 4.1.18). Some servers put one for every mark.
+    """
+    return name.translate(_SPELT)
+
+
 def _ids_in(headers: Headers, name: bytes) -> tuple[str, ...]:
     """Return the ids in a request's header, each once, in the order of its lines."""
     found = [value.decode("latin-1") for key, value in headers if key == name and value]
@@ -312,14 +326,14 @@ def _without(headers: Headers, name: bytes) -> list[tuple[bytes, bytes]]:
 def _with_only(headers: Headers, name: bytes, session_id: str | None) -> Headers:
     """Return a request's headers with this one value of a header, or without that header if it is None.
 
-    To some apps an underscore in a header's name is a hyphen (CGI, RFC 3875, 4.1.18, and so WSGI): both spellings go.
+    To some apps an underscore in a header's name is a hyphen, and so are other marks: all spellings go.
     """
     own = None if session_id is None else session_id.encode("latin-1")
-    size = len(name)
-    there = [pair for pair in headers if (key := pair[0]) == name or (b"_" in key and key.replace(b"_", b"-") == name)]
+    size, bare = len(name), spelt(name)
+    there = [pair for pair in headers if len(pair[0]) == size and spelt(pair[0]) == bare]
     if there == ([] if own is None else [(name, own)]):
         return headers
-    others = [pair for pair in headers if len(pair[0]) != size or pair[0].replace(b"_", b"-") != name]
+    others = [pair for pair in headers if len(pair[0]) != size or spelt(pair[0]) != bare]
     return others if own is None else [*others, (name, own)]
 
 

@@ -19,7 +19,7 @@ from otel_sessions._core.exceptions import ConfigError, ManagerClosed, SessionEr
 from otel_sessions._core.ids import fingerprint
 from otel_sessions._core.session import Session
 from otel_sessions._engine.manager import SessionManager
-from otel_sessions._http.addresses import is_address
+from otel_sessions._http.addresses import names_address
 from otel_sessions.matchers import (
     AdoptingMatcher,
     HeaderMatcher,
@@ -31,7 +31,7 @@ from otel_sessions.matchers import (
     pairs_of,
 )
 
-from ._adoption import Holder
+from ._adoption import Adoption
 from ._client import ClientAddress
 from ._exchange import ASGIApp, Exchange, Receive, Send, exchange_of
 from ._roles import OPENING, SESSION, Adopting, Asking, Only, Opening, Outside, Renewals, Role, Using
@@ -59,7 +59,8 @@ class SessionLeaseMiddleware:
 
     - `data` makes what a new session carries, from the scope; None without it.
     - `client` says whose a session is, from the scope, for `max_sessions_per_client`. With `private`, a session is
-      unknown to every client but its own; `client` must then name one user, so an address is a `ConfigError`.
+      unknown to every client but its own; `client` must then name one user, so a text with an address in it is a
+      `ConfigError`.
     - `skip` names requests that are in no session: paths in which `*` stands for any text, or a function of the scope.
     - `stream_idle_timeout` ends a stream or WebSocket on which nothing but comments has passed either way for so many
       seconds; None for never.
@@ -149,16 +150,18 @@ class SessionLeaseMiddleware:
 
     def _owner(self, scope: Scope) -> str | None:
         client = self._client(scope)
-        if self._private and client is not None and is_address(client):
+        if self._private and client is not None and names_address(client):
             raise ConfigError(_NO_USER)
         return client
 
     async def _may_open(self, match: Match, scope: Scope, exchange: Exchange) -> bool:
         if match.opens is Opens.NO or scope.get("method") == "OPTIONS":
             return False
-        if match.opens is Opens.BY_BODY and self._adopting is not None and scope["type"] == "http":
-            return await exchange.body_opens(self._adopting.body_opens)
-        return True  # a WebSocket's handshake has no body
+        if match.opens is not Opens.BY_BODY or self._adopting is None:
+            return True
+        is_http = scope["type"] == "http"  # a WebSocket's handshake has no body
+        decided = await exchange.body_opens(self._adopting.body_opens) if is_http else None
+        return not match.session_ids if decided is None else decided
 
     def _why_unknown(self, session_id: str) -> SessionError:
         """Return why a client gets no session under an id: there is none, or it is another client's."""
@@ -228,30 +231,28 @@ class SessionLeaseMiddleware:
                 raise  # the app's own
             await self._refuse(exchange, error)
         finally:
-            if role.closes:
-                await self._close(session.id)
-            await self._end_stray(role, inner)
+            await self._settle(role, inner)
 
     async def _adopt(self, matcher: AdoptingMatcher, scope: Scope, exchange: Exchange) -> None:
         """Run the app with a place for a session, which becomes one if the app's answer names its id."""
-        holder, inner = Holder(self._manager), self._inner(scope, None)
+        adoption, inner = Adoption(), self._inner(scope, None)
         inner[OPENING] = True
         try:
             async with self._manager.reserve(client=self._owner(scope)) as place:
 
                 def commit(session_id: str) -> Session[Any]:
-                    return holder.commit(lambda: place.commit(session_id, data=self._make(inner)))
+                    return adoption.commit(lambda: place.commit(session_id, data=self._make(inner)), self._manager)
 
                 exchange.role = Adopting(matcher, inner, commit, place.give_back)
-                await holder.run(partial(exchange.run, self._app, inner))
+                await adoption.run(partial(exchange.run, self._app, inner))
         except (ManagerClosed, TooManySessions) as error:
-            if holder.ran:
+            if adoption.ran:
                 raise  # the app's own
             await self._refuse(exchange, error)
         finally:
-            await self._end_stray(exchange.role, inner)
-        if holder.lost is not None:
-            await self._refuse(exchange, holder.lost)
+            await self._settle(exchange.role, inner)
+        if adoption.lost is not None:
+            await self._refuse(exchange, adoption.lost)
 
     # Ending
 
@@ -261,9 +262,12 @@ class SessionLeaseMiddleware:
             raise error
         await exchange.refuse(error, self._matcher.refusal(error))
 
-    async def _close(self, session_id: str) -> None:
-        with anyio.CancelScope(shield=True), suppress(ManagerClosed):
-            await self._manager.close_session(session_id)
+    async def _settle(self, role: Role, scope: Scope) -> None:
+        """Close the session of an exchange that is over, if its role says so, and end what the app has made besides."""
+        if role.closes and role.session is not None:
+            with anyio.CancelScope(shield=True), suppress(ManagerClosed):
+                await self._manager.close_session(role.session.id)
+        await self._end_stray(role, scope)
 
     async def _end_stray(self, role: Role, scope: Scope) -> None:
         """End a session of the app's that is no session here, within `close_timeout`."""

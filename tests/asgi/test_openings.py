@@ -356,6 +356,62 @@ async def test_any_other_message_with_an_ended_id_is_404_and_says_why(
     assert app.scopes == []
 
 
+LATE_METHOD = b'{"jsonrpc":"2.0","id":1,"params":{"pad":"%s"},"method":"tools/call"}' % (b"x" * 9_000)
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        ({}, LATE_METHOD),
+        ({}, LATE_METHOD.replace(b"tools/call", b"initialize")),
+        ({}, b'{"params":' + b"[" * 9_000),
+        ({"content_encoding": "gzip"}, b"\x1f\x8b"),
+        ({"content_encoding": "br"}, INITIALIZE),
+    ],
+)
+async def test_an_undecided_message_with_an_unknown_id_is_404_and_takes_no_place(
+    manager: SessionManager[Any], headers: dict[str, str], body: bytes, full: bool
+) -> None:
+    if full:
+        await fill(manager)
+    app = App(400)
+
+    client = await Client(posting(mcp_session_id="unknown", **headers), [http_body(body)]).go(
+        SessionLeaseMiddleware(app, manager, McpMatcher())
+    )
+
+    assert client.status == 404
+    assert app.scopes == []
+    assert manager.get_metrics().rejected[RejectionReason.MAX_SESSIONS] == 0
+
+
+@pytest.mark.parametrize("headers", [{}, {"content_encoding": "gzip"}])
+async def test_an_undecided_message_with_a_live_id_is_in_that_session(
+    manager: SessionManager[Any], headers: dict[str, str]
+) -> None:
+    session = await manager.create_session("live", data=None)
+    app = App()
+
+    await Client(posting(mcp_session_id="live", **headers), [http_body(LATE_METHOD)]).go(
+        SessionLeaseMiddleware(app, manager, McpMatcher())
+    )
+
+    assert app.sessions == [session]
+
+
+async def test_a_handshake_whose_body_would_decide_is_refused_with_an_unknown_id(manager: SessionManager[Any]) -> None:
+    class ByBody(McpMatcher):
+        def match(self, scope: Scope) -> Match:
+            return Match(session_ids=("unknown",), opens=Opens.BY_BODY)
+
+    scope = {**http(), "type": "websocket", "extensions": {"websocket.http.response": {}}}
+
+    client = await Client(scope).go(SessionLeaseMiddleware(App(), manager, ByBody()))
+
+    assert client.status == 404
+
+
 async def test_a_404_in_plain_text_says_why_too(manager: SessionManager[Any]) -> None:
     await manager.create_session("ended", data=None)
     await manager.close_session("ended")
@@ -669,13 +725,28 @@ async def test_a_manager_that_has_ended_answers_503(manager: SessionManager[Any]
 
 
 @pytest.mark.parametrize(
-    "client", ["203.0.113.7", "203.0.113.7:80", "2001:db8::/64", "[2001:db8::1]:80", "::ffff:10.0.0.1", "fe80::1%eth0"]
+    "client",
+    [
+        *("203.0.113.7", "203.0.113.7:80", "2001:db8::/64", "[2001:db8::1]:80", "::ffff:10.0.0.1", "fe80::1%eth0"),
+        *("::ffff:10.0.0.1:80", "203.0.113.7, 10.0.0.1", "203.0.113.7,10.0.0.1", "unknown, 10.0.0.1"),
+        *("for=192.0.2.43", 'For="[2001:db8:cafe::17]:4711"', "for=192.0.2.43;proto=http;by=203.0.113.43"),
+        *("for=unknown", "proto=https; for=_hidden", '"203.0.113.7"'),
+    ],
 )
 async def test_private_refuses_a_client_that_is_an_address(manager: SessionManager[Any], client: str) -> None:
     app = SessionLeaseMiddleware(App(), manager, CookieMatcher(), client=lambda _: client, private=True)
 
     with pytest.raises(ConfigError, match="private=True takes a client= that names one user"):
         await Client(http()).go(app)
+
+
+@pytest.mark.parametrize("client", ["ada", "ada@10.0.0.1", "cn=Ada Lovelace,ou=10", "1.2.3", "forward", "12:30"])
+async def test_private_takes_any_text_that_names_no_address(manager: SessionManager[Any], client: str) -> None:
+    app = SessionLeaseMiddleware(App(), manager, CookieMatcher(), client=lambda _: client, private=True)
+
+    await Client(http()).go(app)
+
+    assert len(manager) == 1
 
 
 def test_private_refuses_clients_that_are_always_addresses_when_it_is_made() -> None:

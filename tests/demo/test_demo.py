@@ -25,7 +25,6 @@ from otel_sessions import ConfigError, __version__
 from otel_sessions._program.otlp import require_exporters
 from otel_sessions.cli import main
 from otel_sessions.demo import run
-from otel_sessions.demo.processes.children import PortTaken
 from otel_sessions.demo.result.live import OutputFailed
 from otel_sessions.demo.result.report import FILES, ReportFailed
 from otel_sessions.demo.run import DemoFailed
@@ -155,7 +154,6 @@ def test_an_export_that_cannot_work_exits_with_2(
     ("failure", "status"),
     [
         (ConfigError("no"), 2),
-        (PortTaken("no"), 2),
         (ReportFailed("no"), 2),
         (OutputFailed("no"), 2),
         (DemoFailed("no"), 1),

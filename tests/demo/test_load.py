@@ -377,7 +377,7 @@ def test_a_load_under_nohup_outlives_its_terminal(nobody: str) -> None:
         (["--listen", "8080"], {}, "takes HOST:PORT"),
         (["--listen", "127.0.0.1:0"], {"OTEL_SESSIONS_MAX_SESSIONS": "many"}, "OTEL_SESSIONS_MAX_SESSIONS"),
         (["--listen", "127.0.0.1:0"], {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:port"}, "OTLP_ENDPOINT"),
-        (["--listen", "no.such.host.invalid:80"], {}, "cannot listen on no.such.host.invalid:80"),
+        (["--listen", "no.such.host.invalid:80"], {}, "--listen no.such.host.invalid:80: "),
     ],
 )
 def test_a_proxy_that_cannot_start_says_why_in_a_line_and_exits_with_2(

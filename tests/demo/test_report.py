@@ -124,7 +124,9 @@ def test_the_terminal_shows_the_last_view_and_the_verdict_and_asks_nobody_for_fo
 
     assert "sessions active" in said
     assert "The books balance:" in said
-    assert 'url("' not in (report / "terminal.svg").read_text()
+    style = (report / "terminal.svg").read_text()
+    assert 'url("' not in style
+    assert "font-family: monospace; font-size: 20px" in style  # apart, because not everything reads `font:`
 
 
 def test_every_blank_of_the_terminal_is_to_be_kept(report: Path) -> None:

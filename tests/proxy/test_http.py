@@ -202,6 +202,24 @@ def test_nobody_can_name_an_owner_but_a_trusted_proxy(start: StartProxy, http: h
     assert values(kept, "x-user") == ["ada"]
     assert values(dropped, "x-user") == []
     assert mistakable.status_code == 400
+    assert mistakable.text.startswith("the header x-user is repeated, is spelt with another mark for a hyphen, ")
+
+
+def test_an_owner_that_is_an_address_is_refused_with_one_line_in_the_log(
+    start: StartProxy, http: httpx2.Client
+) -> None:
+    owners = ["10.0.0.1", "2001:db8::1", "10.0.0.1, 10.0.0.2", 'for="[2001:db8::1]:80";proto=https']
+
+    with start("--matcher", "cookie", "--owner-header", "X-User", "--trusted-proxy", "127.0.0.1") as proxy:
+        refused = [http.get(f"{proxy.url}/asked", headers={"x-user": owner}) for owner in owners]
+        served = http.get(f"{proxy.url}/asked", headers={"x-user": "ada"})
+        log = proxy.process.log.read_text()
+
+    assert {answer.status_code for answer in refused} == {400}
+    assert refused[0].text == "the header with the owner names an address, which is no user\n"
+    assert served.status_code == 200
+    assert log.count("--owner-header") == 1
+    assert "Traceback" not in log
 
 
 # Streams
