@@ -20,7 +20,6 @@ author = project_copyright = "The otel-sessions contributors"
 release = version = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
-exclude_patterns = ["embedding.md"]  # its sections become pages of how-to/
 myst_heading_anchors = 3
 myst_enable_extensions = ["attrs_block", "deflist"]
 
