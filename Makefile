@@ -29,7 +29,7 @@ help: ## Show this list.
 demo: $(VENV)/.demo ## Show two proxies under the same load for a minute, one of which leaks.
 	@$(BIN)/otel-sessions demo --report build/demo
 
-demo-pictures: demo ## Draw the README's pictures of the demo anew, from a run.
+demo-pictures: demo ## Draw the pictures of the demo anew, from a run.
 	cp build/demo/memory.svg docs/demo-memory.svg
 	cp build/demo/terminal.svg docs/demo-terminal.svg
 

@@ -73,19 +73,20 @@ class SessionConfig:
     - `max_sessions`: the cap on reserved, live and still closing sessions together.
     - `cleanup_on_shutdown`: whether close hooks run at shutdown.
     - `emergency_idle_time`, `emergency_session_age`: the limits of an emergency pass, which runs when the cap is
-      reached. One above its normal limit acts as the normal one, for every session.
+      reached. An emergency limit above its normal limit acts as the normal limit, for every session.
     - `max_sessions_per_client`: the same cap for the sessions of one `client`.
     - `close_timeout`, `close_concurrency`: how long a close hook or an export may take, and how many run at once.
     - `drain_timeout`: how long holders keep a session that has reached its age, and any session at shutdown.
     - `shutdown_timeout`: the longest that a shutdown takes, drain and hooks included.
-    - `max_unused_time`: a further limit on idle time, for a session that nobody has used since its opening: it has had
-      neither a second lease nor a touch. It ends as `idle_timeout`. It holds for every session, whatever
-      `max_idle_time` the session has of its own.
-    - `per_client_at_cap`: what a client gets that is at its cap: `"refuse"`, or with `"evict_oldest"` the place of its
-      own unleased session that has idled longest, which ends as `evicted`.
+    - `max_unused_time`: a further limit on idle time, for a session that nobody has used since its opening. It has had
+      neither a second lease nor a touch. Such a session ends as `idle_timeout`, whatever `max_idle_time` it has of its
+      own.
+    - `per_client_at_cap`: what a client at its cap gets. With `"refuse"` it gets `TooManySessions`. With
+      `"evict_oldest"` its own unleased session that has idled longest ends as `evicted`, and gives its place.
 
-    A wrong value raises `ConfigError`, which names the setting and says what it takes. A cap without any limit that
-    could ever free a place is a `UserWarning`.
+    A wrong value raises `ConfigError`, which names the setting and says what it takes. Two mistakes are a
+    `UserWarning`: a cap with every limit off, and `per_client_at_cap="evict_oldest"` without
+    `max_sessions_per_client`.
     """
 
     cleanup_interval: float = field(

@@ -23,8 +23,8 @@ class SessionError(Exception):
 class TooManySessions(SessionError):
     """A cap is reached and no place could be freed.
 
-    `limit` is the cap that was met, `reason` says which one it was. `retry_after` is the number of seconds until the
-    next place may be free, None when that is unknown.
+    `limit` is the cap that was met, and `reason` says which cap. `retry_after` is the number of seconds until the next
+    place may be free, or None if the number is unknown.
     """
 
     __slots__ = ("limit", "reason", "retry_after")  # without a dict for each, a flood is refused faster
@@ -48,7 +48,7 @@ class TooManySessions(SessionError):
 
 
 class SessionNotFound(SessionError):
-    """There is no such session to use. `reason` is the `EndReason` of one that ended lately, else None."""
+    """There is no such session to use. `reason` says why it ended, if it ended lately; else it is None."""
 
     def __init__(self, session_id: str, reason: EndReason | None = None) -> None:
         super().__init__(f"no session {fingerprint(session_id)}" + (f": it ended ({reason})" if reason else ""))
@@ -60,7 +60,7 @@ class SessionNotFound(SessionError):
 
 
 class SessionExists(SessionError):
-    """The id is taken: by a live session, or by one whose close hook has not ended yet."""
+    """The id is taken: by a live session, or by a session whose close hook has not ended yet."""
 
     def __init__(self, session_id: str) -> None:
         super().__init__(f"session {fingerprint(session_id)} exists already; choose another id or close it first")
@@ -73,8 +73,8 @@ class SessionExists(SessionError):
 class ManagerClosed(SessionError):
     """The manager is not running; use it inside its `async with` block.
 
-    `entered` is False if the manager was never entered, which is a mistake in the program. It is True if the manager
-    shuts down or has ended, which passes.
+    `entered` is False if the manager was never entered: that is a mistake in the program. It is True if the manager
+    shuts down, or has ended.
     """
 
     def __init__(self, message: str = "the session manager is not running", *, entered: bool = True) -> None:
@@ -83,7 +83,7 @@ class ManagerClosed(SessionError):
 
 
 class SinkFull(SessionError):
-    """The sink's queue is full, since its disk is slow or takes nothing; the record is dropped."""
+    """The sink's queue is full, because its disk is slow or takes nothing. The record is dropped."""
 
 
 class SinkClosed(SessionError):

@@ -69,7 +69,7 @@ class End:
 
 
 class Session(Generic[DataT]):
-    """One client's state, found by an unguessable `id`; `data` is the embedder's own, `client` names whose it is.
+    """One client's state, found by an unguessable `id`. `data` is the embedder's own. `client` names whose it is.
 
     Made by a `SessionManager`, never by hand. Compared and hashed by identity.
     """
@@ -106,12 +106,12 @@ class Session(Generic[DataT]):
         self._end: End | None = None
 
     def touch(self) -> None:
-        """Note activity: idle time starts anew and `message_count` grows by one. Ends nothing and checks nothing."""
+        """Note activity: idle time starts anew, and `message_count` grows by one. Nothing is checked or ended."""
         self._last = self._shared.clock()
         self._count += 1
 
     def note_activity(self) -> None:
-        """Start idle time anew and count nothing: for a further part of what is counted already."""
+        """Start idle time anew, and count nothing: for a further part of a message that is counted already."""
         self._last = self._shared.clock()
 
     def _begin_lease(self, now: float) -> None:
@@ -120,9 +120,9 @@ class Session(Generic[DataT]):
         self._count = self._count + 1 if self._count else _OPENING
 
     def fail(self, why: str | BaseException) -> None:
-        """Hide the session at once; the next pass that finds it without a lease ends it (`failed`).
+        """Hide the session at once. The next pass that finds it without a lease ends it, as `failed`.
 
-        `why` becomes `failure`; only the first one counts, and none once the session is ended.
+        `why` becomes `failure`. A second call changes nothing, and neither does a call after the session has ended.
         """
         if self._end is None:
             self._end = End(failure=why)
@@ -130,7 +130,7 @@ class Session(Generic[DataT]):
                 self._file_due()
 
     def is_stale(self, max_idle_time: float) -> bool:
-        """Return whether no lease is held and the last activity lies `max_idle_time` seconds back, or more."""
+        """Return whether no lease is held and the last activity was `max_idle_time` seconds ago, or earlier."""
         _, last, now = self._use()
         return not self._pins and now >= last + max_idle_time
 
@@ -145,17 +145,17 @@ class Session(Generic[DataT]):
 
     @property
     def failure(self) -> str | BaseException | None:
-        """What `fail` was told first, None if the session has not failed."""
+        """What `fail` was told first; None if the session has not failed."""
         return self._end.failure if self._end else None
 
     @property
     def end_reason(self) -> EndReason | None:
-        """Why the session was ended, None while it lives."""
+        """Why the session was ended; None while it lives."""
         return self._end.reason if self._end else None
 
     @property
     def idle_for(self) -> float:
-        """Seconds since the last activity, 0 while a lease is held; stands still once the session is ended."""
+        """Seconds since the last activity; 0 while a lease is held. It stands still once the session is ended."""
         if self._pins:
             return 0.0
         _, last, now = self._use()
@@ -163,7 +163,7 @@ class Session(Generic[DataT]):
 
     @property
     def age(self) -> float:
-        """Seconds since the session was made; stands still once it is ended."""
+        """Seconds since the session was made. They stand still once the session is ended."""
         _, _, now = self._use()
         return max(0.0, now - self._created)
 

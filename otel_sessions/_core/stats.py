@@ -30,9 +30,11 @@ class Counts(dict[WordT, int]):
 class CleanupReport:
     """What one cleanup pass did, or, from a preview, what it would do.
 
-    `examined` counts the sessions looked at, `cleaned` the ended ones by reason (every reason is there), `hook_errors`
-    the close hooks and exports that failed, `remaining` the sessions there afterwards. `duration` is in seconds, hooks
-    and exports included.
+    - `examined`: how many sessions the pass looked at.
+    - `cleaned`: how many sessions it ended, by reason. Every reason is there.
+    - `hook_errors`: how many close hooks and exports failed.
+    - `remaining`: how many sessions were there afterwards.
+    - `duration`: the seconds that it took, hooks and exports included.
     """
 
     trigger: Trigger
@@ -56,9 +58,10 @@ class CleanupReport:
 class SessionStats:
     """A manager's books at one moment: `total_created == total_cleaned + currently_active`, always.
 
-    `currently_active` includes the `leased` and the `closing` ones; `reserved` counts places that are no sessions yet,
-    `waiting` the creators that wait at a cap. The mappings hold every key.
-    `seconds_since_cleanup` runs from the manager's last entry until there was a pass.
+    - `currently_active` includes the sessions that are `leased` or `closing`.
+    - `reserved` counts places without a session yet, and `waiting` the creators that wait at a cap.
+    - `rejected` and `cleaned_by_reason` hold every key.
+    - `seconds_since_cleanup` runs from the last pass, or from the manager's last entry until there is a pass.
     """
 
     total_created: int

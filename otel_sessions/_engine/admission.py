@@ -167,7 +167,7 @@ class Admission(Generic[DataT]):
 
 
 class Reservation(Generic[DataT]):
-    """A reserved place for one session. Leaving the block without `commit` gives it back, if `give_back` has not."""
+    """A reserved place for one session. Leaving the block without `commit` gives the place back."""
 
     def __init__(self, admission: Admission[DataT], client: str | None) -> None:
         self._admission = admission
@@ -195,7 +195,7 @@ class Reservation(Generic[DataT]):
         self.give_back()
 
     def give_back(self) -> None:
-        """Return the place before the block ends, if it has become no session: nothing can be committed any more."""
+        """Give the place back before the block ends, unless it has become a session. Then `commit` is not possible."""
         if self._reserved:
             self._reserved = False
             self._admission.give_back(self._client)
@@ -229,13 +229,15 @@ class Reservation(Generic[DataT]):
         max_idle_time: Limit = UNSET,
         max_session_age: Limit = UNSET,
     ) -> Session[Any]:
-        """Turn the place into a session, visible at once; a new id is made if none is given.
+        """Turn the place into a session, which is visible at once. Without `session_id` a new id is made.
 
-        Works once, inside the block. `client` replaces the one that the place was reserved for; the other keywords are
-        those of `SessionManager.create_session`. Raises `SessionExists`, `ConfigError` (a wrong limit),
-        `TooManySessions` (the cap of another `client`; nobody is evicted for it, since this cannot wait),
-        `ManagerClosed` (during a shutdown) and `TypeError` (an id that is no text); the place is kept then, for
-        another try.
+        It works once, inside the block. `client` replaces the client that the place was reserved for. The other
+        keywords are those of `SessionManager.create_session`.
+
+        Raises `SessionExists`, `ConfigError` for a wrong limit, `TypeError` for an id that is no text, and
+        `ManagerClosed` during a shutdown. Raises `TooManySessions` for the cap of another `client`, for whom no session
+        is evicted.
+        After an error the place is kept, for another try.
         """
         if not self._reserved:
             raise RuntimeError("a place is committed once, inside its `async with` block, and not after give_back")

@@ -130,7 +130,7 @@ class Leases(Generic[DataT]):
 
 
 class Pin(Generic[DataT]):
-    """A lease for one `with` block; its value is the session."""
+    """A lease for one `with` block. Its value is the session."""
 
     __slots__ = ("_leases", "_session", "_session_id")
 
@@ -174,7 +174,7 @@ class Holder(ABC, Generic[DataT]):
 
 
 class Hold(Holder[DataT]):
-    """A lease for one `with` block whose holder is told when the session is ended; its value is the session."""
+    """A lease for one `with` block, whose holder is told when the session is ended. Its value is the session."""
 
     __slots__ = ("_on_end",)
 
@@ -213,7 +213,7 @@ class Hold(Holder[DataT]):
 
 
 class Lease(Holder[DataT]):
-    """A lease for one `async with` block, bound to its task; its value is the session."""
+    """A lease for one `async with` block, bound to its task. Its value is the session."""
 
     __slots__ = ("_scope",)
 

@@ -43,13 +43,13 @@ class SessionManager(Generic[DataT]):
             async with manager.lease(session.id) as session:
                 ...
 
-    `on_close(session, reason)` is awaited when a session ends, in a task of the manager's own, for `close_timeout`
-    seconds at most; `sink.export(session, reason)` before it. `name` tells managers apart on metrics. A provider that
-    is None is the global one, also if that is set later. `clock` returns seconds and must work on any thread; a reading
-    that is not finite or goes back counts as the last good one.
+    When a session ends, the manager awaits `sink.export(session, reason)`, then `on_close(session, reason)`. Each has
+    `close_timeout` seconds, in a task of the manager's own. `name` tells managers apart on metrics. A provider that is
+    None is the global provider, even if that is set later. `clock` returns seconds, on any thread. A reading that is
+    not finite, or that goes back, counts as the last good reading.
 
-    A manager may be entered again once it has ended, also on another event loop. If its loop was closed inside the
-    block, the manager has ended, and its sessions count as `shutdown`; in a forked process, its copy has ended, too.
+    A manager may be entered again after it has ended, on another event loop, too. If its loop is closed inside the
+    block, the manager has ended, and its sessions count as `shutdown`. In a forked process the copy has ended, too.
     """
 
     def __init__(
@@ -128,11 +128,11 @@ class SessionManager(Generic[DataT]):
             raise cancelled
 
     async def shutdown(self) -> None:
-        """Refuse new sessions, let leases drain, end every session, stop the background task, and wait for all that.
+        """Refuse new sessions, let leases drain, end every session, and stop the background task.
 
-        May be called again and by many at once; returns within `shutdown_timeout` seconds of the first call. Does
-        nothing before the block is entered. A close hook that calls it asks for it and goes on. Raises `RuntimeError`
-        on another event loop than the manager's.
+        Many callers may call it. It returns within `shutdown_timeout` seconds of the first call. Before the block is
+        entered it does nothing. A close hook that calls it does not wait. Raises `RuntimeError` on another event loop
+        than the manager's.
         """
         supervisor = self._supervisor
         if supervisor is None:
@@ -175,16 +175,16 @@ class SessionManager(Generic[DataT]):
         max_idle_time: Limit = UNSET,
         max_session_age: Limit = UNSET,
     ) -> Session[Any]:
-        """Make a session and return it; its id is made here if none is given.
+        """Make a session and return it. Without `session_id` the manager makes an unguessable id.
 
         `client` is whose session it is, for `max_sessions_per_client`. `max_idle_time` and `max_session_age` replace
-        the configured limits for this session, in seconds; None switches one off. At the cap this waits up to
-        `close_timeout` seconds for a place that is about to be free. At the client's cap it does so for the place of
-        the client's longest idle session, if `per_client_at_cap` is `"evict_oldest"`. An id whose session is due, but
-        not ended yet, is waited for and reused.
+        the configured limits for this session, in seconds; None switches a limit off. At the cap it waits for a place
+        that is about to be free, for `close_timeout` seconds at most. With `per_client_at_cap="evict_oldest"` it also
+        waits for the place of the client's longest idle session. If the session of this id is due, but not ended yet,
+        it ends that session first.
 
-        Raises `TooManySessions`, `SessionExists`, `ConfigError` for a wrong limit, `TypeError` for an id that is no
-        text, `ManagerClosed`, and `RuntimeError` on another event loop than the manager's.
+        Raises `TooManySessions`, `SessionExists`, `ManagerClosed`, `ConfigError` for a wrong limit, `TypeError` for an
+        id that is no text, and `RuntimeError` on another event loop.
         """
         supervisor = self._running_here()
         admission = supervisor.admission
@@ -201,15 +201,15 @@ class SessionManager(Generic[DataT]):
             raise
 
     def reserve(self, *, client: str | None = None) -> Reservation[DataT]:
-        """Return a place for one session, to be used as `async with manager.reserve() as place`.
+        """Return a place for one session: `async with manager.reserve() as place`.
 
-        For an id that is only known later: `place.commit(id, data=...)` makes the session; leaving the block without
-        gives the place back. Entering it waits and raises as `create_session` does.
+        Use it if the id is known only later. `place.commit(id, data=...)` makes the session. Leaving the block without
+        `commit` gives the place back. Entering the block waits and raises as `create_session` does.
         """
         return Reservation(self._running().admission, client)
 
     def get(self, session_id: str) -> Session[DataT] | None:
-        """Return a session, or None if there is none or it is stale, expired, failed or ended. Never touches it."""
+        """Return a session, or None if it does not exist, or is stale, expired, failed or ended. It is no activity."""
         session = self._sessions.get(session_id)
         if session is None or session._end is not None:
             return None
@@ -220,9 +220,9 @@ class SessionManager(Generic[DataT]):
         return None
 
     def touch(self, session_id: str) -> Session[DataT] | None:
-        """Note activity of a session and return it, or None where `get` returns None; that changes nothing.
+        """Note activity of a session and return it. Return None if `get` returns None; then nothing changes.
 
-        The same as `get`, then `Session.touch`: in one step, with one reading of the clock.
+        It is `get` and `Session.touch` in one step, with one reading of the clock.
         """
         session = self._sessions.get(session_id)
         if session is None or session._end is not None:
@@ -245,13 +245,13 @@ class SessionManager(Generic[DataT]):
         """Return a pin for one `with` block whose holder is told when the session is ended. Entering it is a touch.
 
         `on_end(reason)` asks the holder to leave the block soon; it may leave the block itself. It is called at most
-        once, and never after the block is left. That is when the session is ended in spite of the hold:
-        `drain_timeout` seconds after a pass has found it expired, by `close_session`, or by a shutdown. The session is
-        hidden then; its close hook starts once all holders have left, or `close_timeout` seconds later.
+        once, and never after the block is left. It is called if the session is ended in spite of the hold: by
+        `close_session`, by a shutdown, or `drain_timeout` seconds after a pass has found it expired. The session is
+        hidden then. Its close hook starts once all holders have left, or `close_timeout` seconds later.
 
         `on_end` is not called if the holder itself ends the session: inside the block, or in a task that was started
-        there. It is called in the task of whoever ends the session, and must neither block nor raise; an exception is
-        logged, and changes nothing else. Enter and leave it on the manager's own loop. Entering raises
+        there. It runs in the task of whoever ends the session, and must neither block nor raise. An exception is
+        logged, and changes nothing else. Enter and leave the block on the manager's own loop. Entering raises
         `SessionNotFound` and `ManagerClosed`. Raises `TypeError` if `on_end` cannot be called.
         """
         if not callable(on_end):
@@ -267,10 +267,10 @@ class SessionManager(Generic[DataT]):
         return Lease(self._leases, session_id)
 
     async def close_session(self, session_id: str) -> bool:
-        """End a session by hand; return True for the one caller that ended it, after its hook or the hook's timeout.
+        """End a session by hand. Return True to the one caller that ended it, after its hook or the hook's timeout.
 
-        Hidden at once. Other tasks' bound leases are cancelled, never the caller's own. False at once if there is no
-        such session. Raises `ManagerClosed`, and `RuntimeError` on another event loop than the manager's.
+        The session is hidden at once. Other tasks' leases are cancelled, never the caller's own. If there is no such
+        session, return False at once. Raises `ManagerClosed`, and `RuntimeError` on another loop than the manager's.
         """
         supervisor = self._running_here()
         session = self._sessions.get(session_id)
@@ -295,15 +295,15 @@ class SessionManager(Generic[DataT]):
     ) -> CleanupReport:
         """Run a cleanup pass now and return its report, hooks included.
 
-        The keywords replace the configured limits, in seconds, for sessions that have none of their own; None
-        switches one off. Raises `ConfigError` for a wrong limit, `ManagerClosed`, and `RuntimeError` on another event
-        loop than the manager's.
+        The keywords replace the configured limits, in seconds; None switches a limit off. A session keeps a limit of
+        its own. Raises `ConfigError` for a wrong limit, `ManagerClosed`, and `RuntimeError` on another event loop than
+        the manager's.
         """
         idle, age = checked(max_idle_time, max_session_age)
         return await self._running_here().passes.manual(idle, age)
 
     async def preview_cleanup(self, *, max_idle_time: Limit = UNSET, max_session_age: Limit = UNSET) -> CleanupReport:
-        """Report what `cleanup_stale_sessions` would end now; nothing is ended, counted or traced.
+        """Report what `cleanup_stale_sessions` would end now. Nothing is ended, counted or traced.
 
         Raises what `cleanup_stale_sessions` raises.
         """
@@ -319,7 +319,7 @@ class SessionManager(Generic[DataT]):
         return await self._running_here().passes.emergency()
 
     def get_metrics(self) -> SessionStats:
-        """Return the books at this moment. Works on any thread, and before and after the manager runs, too."""
+        """Return the books at this moment. It works on any thread, and also before and after the manager runs."""
         totals = self._books.totals()
         if self._has_lost_its_loop():
             totals = totals.settled()

@@ -55,8 +55,8 @@ class SessionLeaseMiddleware:
         app = SessionLeaseMiddleware(app, manager, CookieMatcher(), data=lambda scope: Basket())
 
     The manager must run while requests are served, as in the app's lifespan. The lease spans the whole exchange,
-    streams included. A request counts as one message, and so do each message of a WebSocket and each part of an event
-    stream that is more than comments.
+    streams included. A request counts as one message. Each message of a WebSocket counts, too, and so does each part
+    of an event stream that is more than comments.
 
     - `data` makes what a new session carries, from the scope; None without it. It must not be an async function, which
       is a `ConfigError`: a session never exists without its data. The app may fill the data later.
@@ -67,9 +67,8 @@ class SessionLeaseMiddleware:
       Under a mount, as with `Mount("/mcp", ...)`, paths begin behind it, as the mounted app's own routes do.
     - `stream_idle_timeout` ends a stream or WebSocket on which nothing but comments has passed either way for so many
       seconds; None for never.
-    - `on_stray` is awaited with the id of each session that the app has made and that can be no session here, and with
-      the scope of its request. It should end that session in the app. Without it such sessions go on, and the first
-      one is logged.
+    - `on_stray` should end a session in the app that can be no session here. It is awaited with the id of the session
+      and the scope of its request. Without `on_stray` such sessions go on, and the first one is logged.
 
     Answers of this middleware's own:
 

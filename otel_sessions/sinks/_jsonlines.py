@@ -34,23 +34,27 @@ class JsonLinesSink(Generic[DataT]):
         async with JsonLinesSink[Upstream]("sessions.jsonl") as sink, SessionManager[Upstream](sink=sink) as manager:
             ...
 
-    Enter it around the manager: entering opens the file, leaving writes what is still queued. Each takes
-    `close_timeout` seconds at most. It may be entered again once it was left; its counts go on.
+    Enter it around the manager. Entering opens the file. Leaving writes what is still queued. Each takes
+    `close_timeout` seconds at most. A sink may be entered again after it was left. Its counts go on.
 
-    `describe(session)` returns what to add under the key `description`: a mapping that `json` can encode, written as it
-    is. It runs on the event loop, so it should only look at `session.data`. If it raises, or what it returns is no JSON
-    or too long, the record is written without it, says so in `description_error`, and the error is the sink's.
+    `describe(session)` returns what to add under the key `description`: a mapping that `json` can encode. The mapping
+    is written as it is. `describe` runs on the event loop, so it should only look at `session.data`. If it raises, or
+    returns something that is no JSON or too long, the record is written without a description. The record then has
+    `description_error`, and the manager counts an error of its sink.
 
-    The file has mode 0600 if it is made here. Before it passes `max_bytes` it becomes `path.1`, and what was that
-    `path.2`, up to `path.keep`; the oldest is deleted. A file or a folder that is moved or deleted underneath is made
-    anew. Only one sink at a time writes to a path, in whatever process: a second one is refused on entry, so give each
-    process a path of its own. On a file system without locks nobody sees to that, and two would lose files when they
-    rotate. There is no fsync: what is written outlives the process, not a power cut. It needs a POSIX system.
+    A file that the sink makes has mode 0600. Before the file passes `max_bytes`, it becomes `path.1`, and `path.1`
+    becomes `path.2`, up to `path.keep`. The oldest file is deleted. If the file or its folder is moved or deleted, the
+    sink makes it anew. There is no fsync: what is written outlives the process, not a power cut. It needs a POSIX
+    system.
 
-    What the disk refuses is tried again until it is taken; meanwhile a queue of `queue_bytes` fills. A record that
-    finds it full, and one that is still in it when leaving took too long, is dropped: `export` raises `SinkFull`, which
-    the manager counts as its sink's error; a log line says it, while running at most once a minute. Records given to
-    `export` = `written` + `dropped` + `waiting`.
+    Only one sink at a time writes to a path, in whatever process: a second sink is refused on entry. So give each
+    process a path of its own. On a file system without locks two sinks are not noticed, and lose files when they
+    rotate.
+
+    If the disk refuses a record, the sink tries again until the disk takes it. Meanwhile a queue of `queue_bytes`
+    fills. A record that finds the queue full is dropped, and so is a record that is still queued when leaving took too
+    long. `export` then raises `SinkFull`, which the manager counts as an error of its sink. A log line says so, at most
+    once a minute while the sink runs. Records given to `export` = `written` + `dropped` + `waiting`.
     """
 
     def __init__(

@@ -30,9 +30,9 @@ _encode: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 class Record:
     """What is left of an ended session.
 
-    `session` and `client` are hashes, as logs show them. `duration` is in seconds, datetimes are in UTC. `state` is
-    the one that the session ends in, `closed` or `failed`. `description` is what the embedder has added, if anything;
-    `description_error` names the exception for which that is missing.
+    `session` and `client` are fingerprints, as logs show them. `duration` is in seconds, and datetimes are in UTC.
+    `state` is the last state of the session: `closed` or `failed`. `description` is what `describe` has added.
+    `description_error` names the exception if `describe` failed.
     """
 
     session: str

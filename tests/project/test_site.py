@@ -1,6 +1,7 @@
 """What the documentation site says is what the code says, and in plain words."""
 
 import asyncio
+import inspect
 import re
 import shlex
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from types import ModuleType
 
 import pytest
 
+import otel_sessions
 from docs import settings, signals, speed
 from otel_sessions import JsonLinesSink, SessionManager, fingerprint
 from otel_sessions._core import exceptions
@@ -97,9 +99,22 @@ def test_no_sentence_of_a_page_is_too_long_to_be_read_once(page: Path) -> None:
     assert long == []
 
 
+@pytest.mark.parametrize("name", public_names("otel_sessions"))
+def test_no_sentence_of_a_docstring_in_the_reference_is_too_long(name: str) -> None:
+    value = getattr(otel_sessions, name)
+    members = [member for key, member in vars(value).items() if key[0] != "_"] if isinstance(value, type) else []
+    texts = [inspect.getdoc(one) or "" for one in (value, *members) if is_ours(one)]
+    long = [sentence for text in texts for sentence in sentences(text) if words(sentence) > MOST_WORDS]
+    assert long == []
+
+
+def is_ours(value: object) -> bool:
+    return getattr(inspect.unwrap(getattr(value, "fget", value)), "__module__", "").startswith("otel_sessions")  # type: ignore[arg-type]
+
+
 def sentences(text: str) -> Iterator[str]:
     """Yield the sentences of a page's paragraphs and lists, without code, tables, headings and the targets of links."""
-    text = re.sub(r"^```.*?^```$|<!--.*?-->", "\n", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"^```.*?^```$|<!--.*?-->|^    .*?$", "\n", text, flags=re.DOTALL | re.MULTILINE)
     text = re.sub(r"\]\([^)]*\)", "]", text)
     for paragraph in re.split(r"\n\s*\n|\n(?=\s*(?:- |\d+\. |#|\||: |> ))", text):
         if not paragraph.strip().startswith(("|", "#", "![")):
