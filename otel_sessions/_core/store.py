@@ -139,7 +139,7 @@ class Store(Generic[DataT]):
         self.books.add_removed(reason, len(sessions))
 
     def write_off(self) -> None:
-        """Forget all sessions, since their loop or process is gone: they end as `shutdown`, and other books count."""
+        """Forget all sessions, since their loop or process is gone. They end as `shutdown`; other books count them."""
         self.refuse()
         for session in self.closing.values():
             assert session._end is not None
