@@ -1,6 +1,6 @@
-"""A session manager for proxies: bounded memory, every session accounted for, its whole life in OpenTelemetry.
+"""A session manager for proxies. Memory is bounded, every session is counted, and OpenTelemetry shows its whole life.
 
-A name is imported when it is first used, so that the command can answer Ctrl-C before anything heavy is loaded.
+A public name is imported on first use. So the command can handle Ctrl-C before it loads a heavy module.
 """
 
 from importlib import import_module
@@ -118,7 +118,7 @@ _HOMES: Final = {name: module for module, names in _NAMES.items() for name in na
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name from the module that has it."""
+    """Import a public name from its module. Raises `AttributeError` if the name is not public."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value: object = getattr(import_module(f".{_HOMES[name]}", __name__), name)
