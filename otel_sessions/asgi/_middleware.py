@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from inspect import isasyncgenfunction, iscoroutinefunction
+from types import CoroutineType
 from typing import Any, Final
 
 import anyio
@@ -252,7 +253,8 @@ class SessionLeaseMiddleware:
             async with self._manager.reserve(client=self._owner(scope)) as place:
 
                 def commit(session_id: str) -> Session[Any]:
-                    return adoption.commit(lambda: place.commit(session_id, data=self._make(inner)), self._manager)
+                    data = self._make(inner)  # what it raises is the embedder's own
+                    return adoption.commit(lambda: place.commit(session_id, data=data), self._manager)
 
                 exchange.role = Adopting(matcher, inner, commit, place.give_back)
                 await adoption.run(partial(exchange.run, self._app, inner))
@@ -306,7 +308,11 @@ class SessionLeaseMiddleware:
             )
 
     def _make(self, scope: Scope) -> Any:
-        return None if self._data is None else self._data(scope)
+        made = None if self._data is None else self._data(scope)
+        if isinstance(made, CoroutineType):  # of an async function that a plain one has called
+            made.close()
+            raise ConfigError("data takes a plain function, not one that returns a coroutine")
+        return made
 
 
 def _require_sync(key: str, function: object) -> None:

@@ -21,6 +21,7 @@ from otel_sessions import (
     Session,
     SessionConfig,
     SessionManager,
+    SessionNotFound,
 )
 from otel_sessions.asgi import (
     SESSION,
@@ -1027,6 +1028,33 @@ def test_an_async_function_whose_result_is_needed_at_once_is_refused(key: str, f
 
     with pytest.raises(ConfigError, match=f"{key} takes a plain function, not an async one"):
         SessionLeaseMiddleware(App(), SessionManager(), **settings)
+
+
+@pytest.mark.parametrize("matcher", [HeaderMatcher(), McpMatcher()])
+async def test_data_that_is_a_coroutine_is_refused_and_leaves_no_session(
+    manager: SessionManager[Any], matcher: SessionMatcher
+) -> None:
+    app = SessionLeaseMiddleware(App(headers=MADE), manager, matcher, data=lambda scope: async_function(scope))
+
+    with pytest.raises(ConfigError, match="data takes a plain function"):
+        await initializing().go(app)
+
+    assert (len(manager), manager.get_metrics().reserved) == (0, 0)
+
+
+@pytest.mark.parametrize("matcher", [HeaderMatcher(), McpMatcher()])
+@pytest.mark.parametrize("error", [ConfigError("of data"), SessionNotFound("another"), KeyError("of data")])
+async def test_what_data_raises_is_raised_as_it_is_and_leaves_no_session(
+    manager: SessionManager[Any], matcher: SessionMatcher, error: Exception
+) -> None:
+    def fail(scope: Scope) -> None:
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        await initializing().go(SessionLeaseMiddleware(App(headers=MADE), manager, matcher, data=fail))
+
+    assert caught.value is error
+    assert (len(manager), manager.get_metrics().reserved) == (0, 0)
 
 
 @pytest.mark.parametrize("data", [dict, list, lambda scope: scope, partial(dict, a=1)])
