@@ -1,4 +1,4 @@
-"""A file to which lines are appended. It is rotated by size, and made anew after it was moved or removed.
+"""A file to which lines are appended. It is rotated by size, and made again after it was moved or removed.
 
 A crash or a full disk may tear a line. The next line then starts on a fresh line, so it never joins the torn line. No
 file is ever cut. All calls wait for the disk, so they belong on a thread of their own.
