@@ -80,7 +80,6 @@ def _load(options: argparse.Namespace) -> int:
 
 def _demo(options: argparse.Namespace) -> int:
     from ._program.otlp import ENDPOINT, require_exporters
-    from .demo.processes.children import PortTaken
     from .demo.result.live import OutputClosed, OutputFailed
     from .demo.result.report import ReportFailed
     from .demo.run import DemoFailed, Options, run
@@ -92,7 +91,7 @@ def _demo(options: argparse.Namespace) -> int:
         if options.otlp is not None:
             require_exporters({**os.environ, ENDPOINT: options.otlp})
         return run(_made(Options, options))
-    except (ConfigError, OutputFailed, PortTaken, ReportFailed) as error:
+    except (ConfigError, OutputFailed, ReportFailed) as error:
         return _fail(error, 2)
     except DemoFailed as error:
         return _fail(error, 1)

@@ -15,9 +15,10 @@ from typing import Final
 import httpx2
 import pytest
 
+from .waiting import PATIENCE
+
 ROOT: Final = Path(__file__).parents[1]
 HOST: Final = "127.0.0.1"
-START_SECONDS: Final = 30.0
 
 
 def free_port() -> int:
@@ -35,16 +36,18 @@ class Running:
         self._environ = {**clean_environ(), **environ}
         self.process = self._start()
 
-    def terminate(self, seconds: float = 20.0) -> float:
-        """Tell it to stop and return after how many seconds it did; kill it, and fail, if it does not in time."""
-        began = time.monotonic()
+    def terminate(self) -> int:
+        """Tell it to stop, and return its exit status; kill it, and fail, if it does not stop."""
         self.process.terminate()
+        return self.end()
+
+    def end(self) -> int:
+        """Wait for its end, and return its exit status; kill it, and fail, if the end does not come."""
         try:
-            self.process.wait(seconds)
+            return self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             self.kill()
-            pytest.fail(f"{self._command[0]} did not stop on SIGTERM; it said:\n{self.said()}")
-        return time.monotonic() - began
+            pytest.fail(f"{self._command} did not stop; it said:\n{self.said()}")
 
     def kill(self) -> None:
         self.process.kill()
@@ -94,7 +97,7 @@ def running_module(module: str, folder: Path, *arguments: str, name: str = "", *
 
 
 @contextlib.contextmanager
-def killed_late(process: "subprocess.Popen[str]", seconds: float = 60.0) -> Iterator[None]:
+def killed_late(process: "subprocess.Popen[str]", seconds: float = PATIENCE) -> Iterator[None]:
     """Kill a process at the end of the block, and after so many seconds, so that reading from it ends at last."""
     late = threading.Timer(seconds, process.kill)
     late.start()
@@ -116,7 +119,7 @@ def clean_environ() -> dict[str, str]:
 
 def until_listens(port: int, process: Running) -> None:
     """Wait until somebody listens."""
-    end = time.monotonic() + START_SECONDS
+    end = time.monotonic() + PATIENCE
     while time.monotonic() < end and process.process.poll() is None:
         with contextlib.suppress(OSError), socket.create_connection((HOST, port), 1.0):
             return
@@ -126,13 +129,13 @@ def until_listens(port: int, process: Running) -> None:
 
 def until_answers(url: str, process: Running, *, status: int = 200) -> None:
     """Wait until a URL answers as it should."""
-    end = time.monotonic() + START_SECONDS
+    end = time.monotonic() + PATIENCE
     with httpx2.Client(trust_env=False) as http:
         while time.monotonic() < end:
             if process.process.poll() is not None:
                 break
             with contextlib.suppress(httpx2.HTTPError):
-                if http.get(url, timeout=1.0).status_code == status:
+                if http.get(url, timeout=PATIENCE).status_code == status:
                     return
             time.sleep(0.1)
     pytest.fail(f"{url} does not answer; its program said:\n{process.said()}", pytrace=False)

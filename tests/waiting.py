@@ -2,14 +2,18 @@
 
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import pytest
 
 ValueT = TypeVar("ValueT")
+PATIENCE: Final = 100.0
+"""Seconds; longer than anything takes on a machine that is busy. Only what never comes takes as long."""
+NEVER: Final = "600"
+"""What a program is given as a limit, in seconds, that must not be what ends the wait."""
 
 
-def until(read: Callable[[], ValueT], wanted: Callable[[ValueT], bool], seconds: float = 30.0) -> ValueT:
+def until(read: Callable[[], ValueT], wanted: Callable[[ValueT], bool], seconds: float = PATIENCE) -> ValueT:
     """Read until the value is as wanted, and return it. Fail with the last one."""
     end = time.monotonic() + seconds
     while not wanted(value := read()):

@@ -183,8 +183,8 @@ class SessionManager(Generic[DataT]):
         client's longest idle session, and the method waits for the place in the same way. If the session of the given
         id is due, the method ends this session, waits for its close hook, and uses the id again.
 
-        Raises `TooManySessions`, `SessionExists`, `ConfigError` if a limit is wrong, `TypeError` if the id is not a
-        `str`, `ManagerClosed`, and `RuntimeError` on another event loop than the manager's.
+        Raises `TooManySessions` and `SessionExists`. Raises `ConfigError` if a limit is wrong, and `TypeError` if the
+        id is not a `str`. Raises `ManagerClosed`, and `RuntimeError` on another event loop than the manager's.
         """
         supervisor = self._running_here()
         admission = supervisor.admission

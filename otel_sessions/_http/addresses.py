@@ -14,7 +14,11 @@ Network = IPv4Network | IPv6Network
 
 _V4: Final = re.compile(r"([0-9.]+)(?::([0-9]{1,5}))?", re.ASCII)
 _V6: Final = re.compile(r"([0-9A-Fa-f:.]+)(%[^\s\[\]%/]+)?")
+_V6_BEFORE_PORT: Final = re.compile(r"([0-9A-Fa-f:]+:[0-9]+(?:\.[0-9]+){3}(?:%[^\s\[\]%/:]+)?):([0-9]{1,5})", re.ASCII)
+"""An IPv6 address that ends in an IPv4 address (RFC 4291, section 2.2.3): only a port can follow that."""
 _BRACKETED: Final = re.compile(r"\[([^\[\]]*)\](?::([0-9]{1,5}))?", re.ASCII)
+_APART: Final = re.compile(r"[\s,;\"]+")
+"""What parts the entries of a list, and what stands around the values of `Forwarded` (RFC 7239, section 4)."""
 _PREFIX: Final = re.compile(r"[0-9]{1,3}", re.ASCII)
 _LAST_PORT: Final = 65535
 _MAPPED_BITS: Final = 96
@@ -27,7 +31,8 @@ def read_address(text: str) -> IP | None:
     """Return the address that a text names, or None.
 
     White space around it, a port, brackets (RFC 3986, section 3.2.2) and a zone (RFC 4007, section 11) are taken off.
-    An IPv4 address that is mapped into IPv6 is the IPv4 address. A port above 65535 makes the text no address.
+    An IPv4 address that is mapped into IPv6 is the IPv4 address. It may have a port without brackets, since the port is
+    still clear there. A port above 65535 makes the text no address.
     """
     text = text.strip()
     bracketed = _BRACKETED.fullmatch(text)
@@ -36,6 +41,9 @@ def read_address(text: str) -> IP | None:
     plain = _V4.fullmatch(text)
     if plain:
         return _v4(plain[1]) if _is_port(plain[2]) else None
+    before_port = _V6_BEFORE_PORT.fullmatch(text)
+    if before_port:
+        return _v6(before_port[1]) if _is_port(before_port[2]) else None
     return _v6(text)
 
 
@@ -66,6 +74,16 @@ def is_address(text: str) -> bool:
     bits = 128 if ":" in address else 32
     found = _v6(address) if ":" in address else _v4(address)
     return found is not None and bool(_PREFIX.fullmatch(prefix)) and int(prefix) <= bits
+
+
+def names_address(text: str) -> bool:
+    """Return whether a text names a host rather than a user: it is an address, or has one in it.
+
+    Proxies write such texts in `X-Forwarded-For`, a list of addresses, and in `Forwarded`, where each `for=` names a
+    host (RFC 7239, section 5.2).
+    """
+    pieces = _APART.split(text)
+    return any(is_address(piece) or piece.lower().startswith("for=") for piece in pieces)
 
 
 def is_in(address: IP | None, networks: Sequence[Network]) -> bool:

@@ -3,6 +3,8 @@
 import socket
 from typing import Final
 
+from .flags import naming
+
 _PROBES: Final = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 """Seconds of silence, seconds between probes, probes: a peer that is gone is found within a minute."""
 _TAKES_NOTHING_MILLISECONDS: Final = 60_000
@@ -29,3 +31,15 @@ def listen(address: tuple[str, int]) -> socket.socket:
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _TAKES_NOTHING_MILLISECONDS)
     return listener
+
+
+def listen_as(flag: str, address: tuple[str, int]) -> socket.socket:
+    """Return a listening socket for the address that a flag names. Raises `ConfigError`, with the flag."""
+    with naming(flag, written(address)):
+        return listen(address)
+
+
+def written(address: tuple[str, int]) -> str:
+    """Return a host and a port as people write them."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

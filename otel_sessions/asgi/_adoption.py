@@ -1,62 +1,73 @@
-"""A lease for an app that runs already: its session begins with the app's own answer."""
+"""The session of an app that runs already: it begins with the app's own answer, and is held until the app is done.
+
+Who ends the session from inside the app goes on, as under any other lease. Whoever else ends it cancels the app.
+"""
 
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import anyio
-from anyio.abc import TaskGroup
 
-from otel_sessions._core.exceptions import ManagerClosed, SessionError, SessionNotFound
+from otel_sessions._core.exceptions import SessionError, SessionNotFound
 from otel_sessions._core.session import Session
+from otel_sessions._core.words import EndReason
+from otel_sessions._engine.leases import Hold
 from otel_sessions._engine.manager import SessionManager
 
+_inside: ContextVar[tuple["Adoption", ...]] = ContextVar("otel_sessions_inside", default=())
+"""The adoptions in whose apps this task runs. A hold alone would not tell: the app's tasks are older than the hold."""
 
-class Holder:
-    """Holds a lease from a task beside the app, and cancels the app when the lease is lost."""
 
-    def __init__(self, manager: SessionManager[Any]) -> None:
+class Adoption:
+    """Runs an app, and holds the session that the app's answer makes. `lost` says why there is no session any more."""
+
+    def __init__(self) -> None:
         self.ran = False
         self.lost: SessionError | None = None
-        self._manager = manager
-        self._over = anyio.Event()
-        self._tasks: TaskGroup | None = None
+        self._scope = anyio.CancelScope()
+        self._hold: Hold[Any] | None = None
 
     async def run(self, app: Callable[[], Awaitable[None]]) -> None:
         """Run the app; what it raises is raised as it is, unless the session was lost."""
         self.ran = True
-        failure: Exception | None = None
-        async with anyio.create_task_group() as self._tasks:
-            try:
-                await app()
-            except Exception as error:  # the task group would wrap it
-                failure = error
-            finally:
-                self._over.set()
+        outer = _inside.get()
+        _inside.set((*outer, self))
         try:
-            if failure is not None and self.lost is None:
-                raise failure
+            with self._scope:
+                await app()
+        except Exception:
+            if self.lost is None:
+                raise
         finally:
-            del failure  # its traceback holds this frame
+            _inside.set(outer)
+            self._leave()
 
-    def commit(self, make: Callable[[], Session[Any]]) -> Session[Any]:
+    def commit(self, make: Callable[[], Session[Any]], manager: SessionManager[Any]) -> Session[Any]:
         """Make the session and hold it. If there can be no session after all, there is no answer either."""
-        assert self._tasks is not None
         try:
             session = make()
+            hold = manager.hold(session.id, partial(self._end, session.id))
+            hold.__enter__()
         except SessionError as error:
             self._lose(error)
             raise
-        self._tasks.start_soon(self._hold, session.id)
+        self._hold = hold
         return session
 
-    async def _hold(self, session_id: str) -> None:
-        try:
-            async with self._manager.lease(session_id):
-                await self._over.wait()
-        except (ManagerClosed, SessionNotFound) as error:
-            self._lose(error)
+    def _end(self, session_id: str, reason: EndReason) -> None:
+        """Take note that the session ends. Called in the context of whoever ends it."""
+        if self in _inside.get():
+            self._leave()
+        else:
+            self._lose(SessionNotFound(session_id, reason))
 
     def _lose(self, error: SessionError) -> None:
-        assert self._tasks is not None
-        self.lost = error.with_traceback(None)  # its frames hold this holder, and the session with it
-        self._tasks.cancel_scope.cancel()
+        self.lost = error.with_traceback(None)  # its frames hold this adoption, and the session with it
+        self._scope.cancel()
+
+    def _leave(self) -> None:
+        hold, self._hold = self._hold, None
+        if hold is not None:
+            hold.__exit__(None, None, None)

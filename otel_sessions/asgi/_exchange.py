@@ -1,7 +1,7 @@
 """One HTTP request or WebSocket as it passes between server and app: what was said so far, and how it can still end.
 
 An exchange knows the protocol, and notes activity on the session of its `role`. What an answer means for the session,
-the role decides (`_roles`): it is asked once, when the answer starts.
+the role decides (`_roles`): it is asked once, when the answer starts, and told when the start has been sent.
 """
 
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -27,6 +27,7 @@ _MOST_PARTS: Final = 1024
 """Parts of a body that are kept while it is looked at."""
 _FIRST_LOOK: Final = 256
 """Bytes of an unfinished body before the first look; each further look waits for twice as many."""
+_LEAST_REFUSAL: Final = 400
 _GOING_AWAY, _POLICY_VIOLATION, _TRY_AGAIN_LATER = 1001, 1008, 1013
 """RFC 6455, section 7.4.1, and the registry that it sets up."""
 
@@ -45,8 +46,8 @@ class Exchange:
     """
 
     __slots__ = (
-        *("_events", "_idle_timeout", "_looked_at", "_over", "_receive", "_scope", "_send", "_silence", "_started"),
-        "_streams",
+        *("_events", "_has_left", "_idle_timeout", "_looked_at", "_over", "_receive", "_scope", "_send", "_silence"),
+        *("_started", "_streams"),
         "role",
     )
     starts = "http.response.start"
@@ -59,6 +60,8 @@ class Exchange:
         self._idle_timeout = idle_timeout
         self._silence: anyio.CancelScope | None = None
         self._looked_at: list[Message] | None = None
+        self._has_left = False
+        """Whether the client is known to have left."""
         self._started = False
         self._over = False
         self._streams = False
@@ -76,10 +79,10 @@ class Exchange:
             with anyio.move_on_after(_LAST_WORD_SECONDS):  # the client may have stopped reading
                 await self._hang_up()
 
-    async def body_opens(self, opens: BodyOpens) -> bool:
+    async def body_opens(self, opens: BodyOpens) -> bool | None:
         """Return whether the request's body says that it may open a session; what was read, the app gets all the same.
 
-        A body that has not told by its first 8 KiB may open. A client that has left opens nothing.
+        None if the first 8 KiB of the body do not tell. A client that has left opens nothing.
         """
         start, complete, next_look = b"", False, _FIRST_LOOK
         looked_at = self._looked_at = []
@@ -95,12 +98,14 @@ class Exchange:
                 decided = opens(start[:MOST_LOOKED_AT], complete)
                 if decided is not None:
                     return decided
-        return True
+        return None
 
     async def receive(self) -> Message:
         message: Message = self._looked_at.pop(0) if self._looked_at else await self._receive()
         if message.get("more_body"):
             self._note_activity()
+        elif message["type"] == "http.disconnect":
+            self._has_left = True
         return message
 
     async def send(self, message: Message) -> None:
@@ -111,7 +116,10 @@ class Exchange:
             if self._over:
                 self._expect_more()
         elif kind == self.starts:
-            message = self._start(message)
+            await self._send(self._start(message))
+            if not self._has_left:  # servers take what they cannot send any more
+                self.role.answer_sent()
+            return
         await self._send(message)
 
     async def refuse(self, error: SessionError, answer: Answer) -> None:
@@ -182,7 +190,7 @@ class WebSocket(Exchange):
     async def receive(self) -> Message:
         message: Message = await self._receive()
         if message["type"] == "websocket.disconnect":
-            self._over = True
+            self._has_left = self._over = True
             self._expect_more()
         if message["type"] == "websocket.receive":
             self._note_message()
@@ -192,9 +200,18 @@ class WebSocket(Exchange):
         if message["type"] in ("websocket.close", "websocket.http.response.start"):
             self._over = True
             self._expect_more()
+        if message["type"] == "websocket.http.response.start":
+            message = self._deny(message)
         if message["type"] == "websocket.send":
             self._note_message()
         await super().send(message)
+
+    def _deny(self, message: Message) -> Message:
+        """Take note of an app's refusal of the handshake: it refuses with whatever status."""
+        said = message.get("headers", ())
+        said = said if isinstance(said, list) else list(said)
+        headers = self.role.answer_starts(max(message.get("status", 403), _LEAST_REFUSAL), said)
+        return message if headers is said else {**message, "headers": headers}
 
     async def _hang_up(self) -> None:
         if not self._over:

@@ -16,7 +16,8 @@ from ._exchange import ASGIApp, Message, Receive, Send
 
 _LifespanT = TypeVar("_LifespanT", bound=Callable[[Any], AbstractAsyncContextManager[Any]])
 
-_FAILURES: Final = (Exception, SystemExit)
+_EXITS: Final = (SystemExit, KeyboardInterrupt)
+_FAILURES: Final = (Exception, *_EXITS)
 """What a startup may raise: `sys.exit("no database")` is as usual there as an error."""
 
 _logger = logging.getLogger("otel_sessions")
@@ -59,6 +60,10 @@ class RunManager:
     The lifespan of `app`, if it has one, starts before the manager and ends after the manager has shut down. A startup
     or shutdown that fails is reported to the server with its message and raised. Everything else passes to `app`.
     The server must have its lifespan protocol on.
+
+    An app has no lifespan if it answers in another protocol, or returns before its startup is complete. It has none,
+    either, if it raises an error before it has received or sent an event of the protocol. If it raises later, or exits
+    at any time (`SystemExit`, `KeyboardInterrupt`), its startup has failed.
     """
 
     def __init__(self, app: ASGIApp, manager: SessionManager[Any]) -> None:
@@ -100,8 +105,9 @@ class RunManager:
 class _Behind:
     """The lifespan of the app behind: entered when its startup is complete, left when its shutdown is.
 
-    An app has no lifespan if it raises, returns or answers something else before its startup is complete; the server
-    goes on without events then (ASGI specification, Lifespan Protocol, Scope). Entering and leaving do nothing.
+    If the app has no lifespan, entering and leaving do nothing: the server goes on without events then (ASGI
+    specification, Lifespan Protocol, Scope). The specification has servers go on after an error at the startup event,
+    too. Here such a startup has failed, because it would run without what it was to set up.
     """
 
     def __init__(self, app: ASGIApp, scope: Any) -> None:
@@ -111,7 +117,7 @@ class _Behind:
         self._scope = scope
         self._failure: BaseException | None = None
         self._given = 0  # events
-        self._complete = self._failed = False
+        self._complete = self._failed = self._speaks_otherwise = False
         self._started, self._stopping, self._over = anyio.Event(), anyio.Event(), anyio.Event()
 
     async def run(self) -> None:
@@ -126,10 +132,10 @@ class _Behind:
 
     async def __aenter__(self) -> None:
         await self._started.wait()
-        if self._failed:
+        if self._failed or self._has_raised_at_startup():
             raise self._reason("startup")
         if not self._complete:
-            self._say_that_it_has_none()
+            _logger.debug("the app behind has no lifespan; the manager runs without it", exc_info=self._failure)
 
     async def __aexit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> None:
         if not self._complete:
@@ -159,12 +165,14 @@ class _Behind:
             self._complete = True
             self._started.set()
         elif kind != "lifespan.shutdown.complete":
+            self._speaks_otherwise = True
             raise RuntimeError(f"{kind!r} answers no event of the lifespan protocol")
 
     def _reason(self, stage: str) -> BaseException:
         return self._failure or RuntimeError(self.complaint or f"the {stage} of the app behind failed")
 
-    def _say_that_it_has_none(self) -> None:
-        """Log it, loudly where the app raised after it had taken its startup event: its startup may have failed."""
-        level = logging.WARNING if self._failure is not None and self._given else logging.DEBUG
-        _logger.log(level, "the app behind has no lifespan; the manager runs without it", exc_info=self._failure)
+    def _has_raised_at_startup(self) -> bool:
+        """Return whether the app has raised as an app with a lifespan does, and before its startup was complete."""
+        if self._complete or self._failure is None:
+            return False
+        return isinstance(self._failure, _EXITS) or (self._given > 0 and not self._speaks_otherwise)

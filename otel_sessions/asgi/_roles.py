@@ -1,7 +1,8 @@
 """What an exchange is for a session, and what the start of the app's answer therefore means.
 
 Each role is asked once. It changes headers, and says what is left to do when the app is done: whether the session
-`closes`, and whether the app has made a `stray` session. No role holds its exchange: no cycle keeps an ended session in
+`closes`, and whether the app has made a `stray` session. What a client is told counts as told only once it is sent: a
+session whose client has not learnt its id closes. No role holds its exchange: no cycle keeps an ended session in
 memory until the garbage collector runs.
 """
 
@@ -41,8 +42,20 @@ class Role(Protocol):
     def answer_starts(self, status: int, headers: Headers) -> Headers:
         """Take note of the app's answer and return its headers as the client gets them."""
 
+    def answer_sent(self) -> None:
+        """Take note that the start of the answer has been sent to a client that has not left."""
 
-class Outside:
+
+class _Silent:
+    """A role that makes no difference between an answer that is sent and one that is lost."""
+
+    __slots__ = ()
+
+    def answer_sent(self) -> None:
+        pass
+
+
+class Outside(_Silent):
     """An exchange in no session, whose answer is the app's own."""
 
     session = None
@@ -54,24 +67,31 @@ class Outside:
 
 
 class Opening:
-    """The first exchange of a session whose id is made here. If the app refuses (400 and above), the session closes."""
+    """The first exchange of a session whose id is made here.
+
+    The session closes if the app refuses (400 and above), and if the client has left before the answer.
+    """
 
     stray = None
 
     def __init__(self, matcher: IssuingMatcher, session: Session[Any], scope: Scope) -> None:
         self.session = session
         self.closes = True
+        self._announces = False
         self._matcher = matcher
         self._scope = scope
 
     def answer_starts(self, status: int, headers: Headers) -> Headers:
         if status >= 400 or self.session.end_reason is not None:
             return headers
-        self.closes = False
+        self._announces = True
         return _announced(self._matcher, self.session, self._scope, headers)
 
+    def answer_sent(self) -> None:
+        self.closes = not self._announces
 
-class Only:
+
+class Only(_Silent):
     """The only exchange of a session that lasts no longer, and whose id nobody is told."""
 
     closes = True
@@ -89,24 +109,30 @@ class Using:
 
     closes = False
     stray = None
-    __slots__ = ("_matcher", "_renewals", "_scope", "session")
+    __slots__ = ("_matcher", "_renewals", "_renews", "_scope", "session")
 
     def __init__(self, matcher: IssuingMatcher, session: Session[Any], scope: Scope, renewals: "Renewals") -> None:
         self.session = session
         self._matcher = matcher
         self._scope = scope
         self._renewals = renewals
+        self._renews = False
 
     def answer_starts(self, status: int, headers: Headers) -> Headers:
         session, renew_after = self.session, self._matcher.renew_after
         if renew_after is None or status >= 400 or session.end_reason is not None:
             return headers
-        if not self._renewals.due(session, renew_after):
+        if not self._renewals.is_due(session, renew_after):
             return headers
+        self._renews = True
         return _announced(self._matcher, session, self._scope, headers)
 
+    def answer_sent(self) -> None:
+        if self._renews:
+            self._renewals.note(self.session)
 
-class Asking:
+
+class Asking(_Silent):
     """An exchange with an app that makes ids, in a session or in none. The app's answer may end the session.
 
     With `once` the session is for this exchange alone.
@@ -138,10 +164,9 @@ class Adopting:
     """An exchange whose answer may open a session under an id of the app's.
 
     `commit` makes the session and raises if there can be none; `give_back` returns the place that is kept until then.
-    The id that the app names is `stray` if no session comes of it, unless another session has that id.
+    The id that the app names is `stray` if no session comes of it, unless another session has that id. The session
+    closes if its client has left before the answer.
     """
-
-    closes = False
 
     def __init__(
         self,
@@ -151,6 +176,7 @@ class Adopting:
         give_back: Callable[[], None],
     ) -> None:
         self.session: Session[Any] | None = None
+        self.closes = False
         self.stray: str | None = None
         self._matcher = matcher
         self._scope = scope
@@ -168,8 +194,12 @@ class Adopting:
             self.stray = None
             raise
         self.stray = None
+        self.closes = True
         self._scope[SESSION] = self.session
         return unshared(self._matcher.announce(named, self._scope, headers), self._matcher.request_header)
+
+    def answer_sent(self) -> None:
+        self.closes = False
 
 
 class Renewals:
@@ -180,15 +210,15 @@ class Renewals:
         self._told_at: dict[str, float] = {}
         """The session's age in seconds when its client was told again; its opening, at age 0, is not in here."""
 
-    def due(self, session: Session[Any], renew_after: float) -> bool:
-        """Return whether a client has to be told again, and note that it is told now."""
-        age = session.age
-        if age - self._told_at.get(session.id, 0.0) < renew_after:
-            return False
+    def is_due(self, session: Session[Any], renew_after: float) -> bool:
+        """Return whether a client has to be told again; `renew_after` is in seconds."""
+        return session.age - self._told_at.get(session.id, 0.0) >= renew_after
+
+    def note(self, session: Session[Any]) -> None:
+        """Note that a client has been told now."""
         if len(self._told_at) > 2 * len(self._manager) + 64:
             self._told_at = {key: told for key, told in self._told_at.items() if key in self._manager}
-        self._told_at[session.id] = age
-        return True
+        self._told_at[session.id] = session.age
 
 
 def _is_cancelled() -> bool:

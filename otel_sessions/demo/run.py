@@ -21,12 +21,13 @@ import anyio
 from otel_sessions import SessionConfig
 from otel_sessions._program.otlp import ENDPOINT
 from otel_sessions._program.signals import hangups
+from otel_sessions._program.sockets import listen_as
 
 from .limits import BUFFER_BYTES, demo_limits, flags_of, without_cleanup
 from .load.clients import Load, LoadOptions
 from .load.mcp import connections
 from .load.scenario import PHASES, Scenario, Stage
-from .processes.children import HOST, Child, listen, running, url_of
+from .processes.children import HOST, Child, running, url_of
 from .processes.contender import Contender, pace
 from .result.history import State
 from .result.live import WIDTH, Show, say, showing, sum_up
@@ -76,7 +77,7 @@ class Options(LoadOptions):
 def run(options: Options) -> int:
     """Run the demo, print what it comes to and write the report; return 0, or 1 if the verdict is bad.
 
-    Raises `ConfigError`, `PortTaken`, `DemoFailed`, `OutputClosed`, `OutputFailed` and `ReportFailed`, and
+    Raises `ConfigError`, `DemoFailed`, `OutputClosed`, `OutputFailed` and `ReportFailed`, and
     `KeyboardInterrupt` on SIGTERM and SIGHUP as on SIGINT.
     """
     limits = demo_limits(options.clients)
@@ -99,7 +100,7 @@ async def _run(options: Options, limits: SessionConfig) -> State:
     ports = {_UPSTREAM: options.upstream_port, _OURS: options.port, _TWIN: options.twin_port}
     with ExitStack() as stack:
         parts = [_UPSTREAM, *limits_of]
-        listeners = {part: stack.enter_context(listen((HOST, ports[part]), part.flag)) for part in parts}
+        listeners = {part: stack.enter_context(listen_as(part.flag, (HOST, ports[part]))) for part in parts}
         urls = {part: url_of(listener) for part, listener in listeners.items()}
         say(*_greeting(options, limits, urls))
         children = {}

@@ -1,8 +1,12 @@
 """What each request of a client meets first: refusals that need no session, and then the middleware."""
 
+import logging
 from collections.abc import Callable
+from http import HTTPStatus
+from typing import Final
 
 from otel_sessions._engine.manager import SessionManager
+from otel_sessions._http.addresses import names_address
 from otel_sessions.asgi import ASGIApp, Receive, Send, SessionLeaseMiddleware
 from otel_sessions.matchers import Headers, Scope, header
 
@@ -14,6 +18,10 @@ from .peer import Peer
 from .rules import Refusal, target_of
 from .settings import Settings
 from .upstream import Upstream
+
+_NO_OWNER: Final = (HTTPStatus.BAD_REQUEST, "the header with the owner names an address, which is no user")
+
+_logger = logging.getLogger("otel_sessions.proxy")
 
 
 class Front:
@@ -32,6 +40,7 @@ class Front:
         self._rules = settings.rules
         self._trust = settings.rules.trust
         self._owner = None if settings.owner_header is None else settings.owner_header.lower().encode("latin-1")
+        self._has_warned = False
         self._upstream = upstream
         self._remember = remember
         self._farewell = farewell
@@ -49,7 +58,7 @@ class Front:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["scheme"] = scheme_of(scope, self._trust)
-        refused = self._rules.refusal(scope)
+        refused = self._rules.refusal(scope) or self._refused_owner(scope)
         if scope["type"] == "http":
             await self._serve_http(scope, receive, send, refused)
         elif refused is None:
@@ -65,6 +74,16 @@ class Front:
             await self._leased(scope, patient(receive, self._rules.timeouts.idle_timeout), send)
         except Refused as error:  # while the middleware looked at the body
             await refuse(send, error)
+
+    def _refused_owner(self, scope: Scope) -> Refusal | None:
+        """Return why nobody can own the session of a request, or None: all who share an address would share it."""
+        owner = None if self._owner is None else self._client(scope)
+        if owner is None or not names_address(owner):
+            return None
+        if not self._has_warned:
+            self._has_warned = True
+            _logger.warning("requests are refused, since --owner-header names an address in them, and not a user")
+        return _NO_OWNER
 
     def _client(self, scope: Scope) -> str | None:
         if self._owner is None:

@@ -6,7 +6,7 @@ from typing import Final
 
 from otel_sessions._http.addresses import IP, Network, is_in, read_address
 from otel_sessions.asgi._client import ClientAddress, forwarded_for, sender_of
-from otel_sessions.matchers import Headers, Scope, header, pairs_of
+from otel_sessions.matchers import Headers, Scope, header, pairs_of, spelt
 
 HOP_BY_HOP: Final = frozenset(
     {
@@ -64,7 +64,7 @@ def towards_upstream(scope: Scope, trust: Trust, host: bytes | None) -> list[tup
     headers = [
         (name, value)
         for name, value in end_to_end(list(pairs_of(scope)))
-        if name != b"host" and (not _is_word(name, trust) or (trusted and b"_" not in name))
+        if name != b"host" and (not _is_word(name, trust) or (trusted and spelt(name) == name))
     ]
     theirs = (header(scope, b"host") or "").encode("latin-1")
     known = {name for name, _ in headers}
@@ -75,11 +75,6 @@ def towards_upstream(scope: Scope, trust: Trust, host: bytes | None) -> list[tup
     own += [(b"forwarded", _forwarded(address))] if b"forwarded" in known else []
     headers = [(name, value) for name, value in headers if name != b"x-forwarded-for"]
     return [(b"host", theirs if host is None else host), *headers, *own]
-
-
-def spelt(name: bytes) -> bytes:
-    """Return a header's name as an upstream may read it that knows no difference between `_` and `-`."""
-    return name.replace(b"_", b"-")
 
 
 def _is_word(name: bytes, trust: Trust) -> bool:

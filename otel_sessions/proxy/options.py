@@ -28,7 +28,9 @@ from .peer import EndpointMatcher
 
 _PROXY: Final = "proxy"
 _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
+_PLAIN: Final = re.compile(r"[A-Za-z0-9-]+", re.ASCII)
 _A_NAME: Final = "the name of a header or a cookie"
+_A_PLAIN_NAME: Final = "the name of a header, of letters, digits and hyphens"
 _LEAST_HEAD: Final = 1024
 _MCP: Final = EndpointMatcher()
 
@@ -37,6 +39,13 @@ def _token(name: str) -> str:
     """Return a name that a header or a cookie can have (RFC 9110, 5.6.2)."""
     if not _TOKEN.fullmatch(name):
         raise Expected(_A_NAME)
+    return name
+
+
+def _owner(name: str) -> str:
+    """Return a name that only this spelling of a header stands for: an upstream may take other marks for hyphens."""
+    if not _PLAIN.fullmatch(name):
+        raise Expected(_A_PLAIN_NAME)
     return name
 
 
@@ -155,7 +164,7 @@ TRUSTED_PROXY: Final[Option[tuple[Network, ...]]] = Option(
 OWNER_HEADER: Final[Option[str | None]] = Option(
     name="owner_header",
     table=_PROXY,
-    kind=text(_A_NAME, _token),
+    kind=text(_A_PLAIN_NAME, _owner),
     default=None,
     unit="NAME",
     help="the header in which a trusted proxy names the user, who owns the session",

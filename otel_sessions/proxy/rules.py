@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final, cast
 
-from otel_sessions.matchers import Scope, header, headers_of, pairs_of
+from otel_sessions.matchers import Scope, header, headers_of, pairs_of, spelt
 
-from .headers import Trust, spelt, towards_upstream
+from .headers import Trust, towards_upstream
 
 Refusal = tuple[HTTPStatus, str]
 """Why a request is not passed on, for its client."""
@@ -17,7 +17,7 @@ _BAD_FRAMING: Final = "a request with both Content-Length and Transfer-Encoding 
 _BAD_HOST: Final = "a request without a good Host is refused"
 _PORT: Final = "[0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}"
 _HOST: Final = re.compile(rf"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:({_PORT}|65[0-4][0-9]{{2}}|655[0-3][0-9]))?")
-_AMBIGUOUS: Final = "a request is refused that says twice, or for one connection only, what decides about its session"
+_AMBIGUOUS: Final = "the header {} is repeated, is spelt with another mark for a hyphen, or is listed in Connection"
 _DECISIVE: Final = frozenset({b"mcp-protocol-version"})
 _BAD_TARGET: Final = "a request for anything but a path is refused"
 _BAD_PATH: Final = "a path with . or .. in it is refused"
@@ -57,8 +57,9 @@ class Rules:
             return HTTPStatus.BAD_REQUEST, _BAD_FRAMING
         if not _is_host(header(scope, b"host") or ""):
             return HTTPStatus.BAD_REQUEST, _BAD_HOST
-        if self._is_ambiguous(scope):
-            return HTTPStatus.BAD_REQUEST, _AMBIGUOUS
+        ambiguous = self._ambiguous(scope)
+        if ambiguous is not None:
+            return HTTPStatus.BAD_REQUEST, _AMBIGUOUS.format(ambiguous)
         target = target_of(scope)
         if not target.startswith(b"/") or b"#" in target:
             return HTTPStatus.BAD_REQUEST, _BAD_TARGET
@@ -70,18 +71,19 @@ class Rules:
             return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the request's head is larger than this proxy passes on"
         return None
 
-    def _is_ambiguous(self, scope: Scope) -> bool:
-        """Return whether this proxy and the upstream may read another session or owner out of the same request.
+    def _ambiguous(self, scope: Scope) -> str | None:
+        """Return the name of a header of which this proxy and the upstream may read different values, or None.
 
-        To some upstreams an underscore in a header's name is a hyphen (CGI, RFC 3875, 4.1.18, and so WSGI).
+        Such headers decide which session a request is in, and who owns the session.
         """
         names = [name for name, _ in pairs_of(scope)]
         spellings = [spelt(name) for name in names]
         hop = {token.strip().lower() for line in headers_of(scope, b"connection") for token in line.split(",")}
-        return any(
-            spellings.count(name) > 1 or (name in spellings and (name not in names or name.decode("latin-1") in hop))
-            for name in _DECISIVE | self.trust.words
-        )
+        for name in sorted(_DECISIVE | self.trust.words):
+            text = name.decode("latin-1")
+            if spellings.count(name) > 1 or (name in spellings and (name not in names or text in hop)):
+                return text
+        return None
 
     def refusal(self, scope: Scope) -> Refusal | None:
         """Return why a request is not passed on, or None.

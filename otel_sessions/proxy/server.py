@@ -12,16 +12,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import anyio
 
-from otel_sessions._core.options import Option
 from otel_sessions._engine.manager import SessionManager
 from otel_sessions._program.flags import naming
 from otel_sessions._program.logs import log_to_stderr
 from otel_sessions._program.otlp import exporting
-from otel_sessions._program.sockets import listen
+from otel_sessions._program.sockets import listen_as, written
 from otel_sessions.asgi import Receive, Send
 from otel_sessions.matchers import AdoptingMatcher, Headers, Scope
 from otel_sessions.sinks._jsonlines import JsonLinesSink
@@ -32,8 +31,8 @@ from .farewell import Farewell
 from .forward import Forwarder
 from .front import Front
 from .peer import Peer
+from .sessionless import Sessionless
 from .settings import Settings, unread_variables
-from .unleased import Unleased
 from .upstream import Upstream
 
 _logger = logging.getLogger("otel_sessions.proxy")
@@ -80,8 +79,8 @@ class Proxy:
             settings.sessions, name="proxy", on_close=None if farewell is None else farewell.to, sink=self._sink
         )
         self._forwarder = _forwarder(settings, self._upstream)
-        self._unleased = Unleased(self._pass_on, settings.matcher)
-        front = Front(settings, self._upstream, self.manager, self._unleased, session_data, farewell)
+        self._sessionless = Sessionless(self._pass_on, settings.matcher)
+        front = Front(settings, self._upstream, self.manager, self._sessionless, session_data, farewell)
         self._server = Server(front, settings.rules.max_header, self._drain)
         self._health = Server(self._say_health, settings.rules.max_header, _drain_nothing)
         self._address: tuple[str, int] | None = None
@@ -99,6 +98,8 @@ class Proxy:
         if self._serving is not None:
             raise RuntimeError("the proxy has run already; make another one")
         async with AsyncExitStack() as exits:
+            for given in filter(None, (self._listener, self._health_listener)):
+                exits.enter_context(given)
             self._listener, self._health_listener = _listeners(self.settings, self._listener, self._health_listener)
             self._address = self._listener.getsockname()[:2]
             exits.enter_context(self._listener)
@@ -116,6 +117,7 @@ class Proxy:
             if self._serving.done():
                 await self._serving
             self._exits = exits.pop_all()
+        _logger.info("listening on %s, for %s", written(self.address), self.settings.upstream)
         return self
 
     async def __aexit__(
@@ -128,19 +130,19 @@ class Proxy:
 
         Raises what entering the block raises.
         """
-        async with self:
-            with self.ended_by_signals():
+        with self.ended_by_signals():
+            async with self:
                 await self.wait_closed()
 
     @contextmanager
     def ended_by_signals(self) -> Iterator[None]:
-        """Shut down in order on the first SIGINT, SIGTERM or SIGHUP that comes while the block lasts.
+        """Shut down in order on the first SIGINT, SIGTERM or SIGHUP that comes while this block lasts.
 
-        A second SIGINT or SIGTERM ends the process at once. SIGHUP is not counted: the first SIGINT or SIGTERM after
-        SIGHUP, or a second SIGHUP, changes nothing. This holds from the log line "listening on" on.
+        Enter it before the proxy's own block, so that no request is answered without it. A second SIGINT or SIGTERM
+        ends the process at once. SIGHUP is not counted: the first SIGINT or SIGTERM after SIGHUP, or a second SIGHUP,
+        changes nothing.
         """
         with self._server.ended_by_signals():
-            _logger.info("listening on %s, for %s", _written(self.address), self.settings.upstream)
             yield
 
     async def wait_closed(self) -> None:
@@ -168,7 +170,7 @@ class Proxy:
         limits = self.settings.sessions
         drained = time.monotonic() + min(limits.drain_timeout, limits.shutdown_timeout)
         await self.manager.shutdown()
-        await self._unleased.end(max(0.0, drained - time.monotonic()))
+        await self._sessionless.end(max(0.0, drained - time.monotonic()))
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The app behind the middleware."""
@@ -218,21 +220,11 @@ def _listeners(
     """Return the sockets, opened where they are not given. Raises `ConfigError`, and then has opened nothing."""
     with ExitStack() as opened:
         if listener is None:
-            listener = opened.enter_context(_listen(options.LISTEN, settings.listen))
+            listener = opened.enter_context(listen_as(options.LISTEN.flag, settings.listen))
         if health is None and settings.health is not None:
-            health = opened.enter_context(_listen(options.HEALTH, settings.health))
+            health = opened.enter_context(listen_as(options.HEALTH.flag, settings.health))
         opened.pop_all()
     return listener, health
-
-
-def _listen(option: Option[Any], address: tuple[str, int]) -> socket.socket:
-    with naming(option.flag, _written(address)):
-        return listen(address)
-
-
-def _written(address: tuple[str, int]) -> str:
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _sink(settings: Settings) -> JsonLinesSink[Peer] | None:

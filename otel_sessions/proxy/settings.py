@@ -20,10 +20,11 @@ _USUAL: Final = Values({option.name: option.usual for option in options.PROXY_OP
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """A whole proxy: its addresses, how it finds sessions, and what it passes on. `docs/settings.md` says what each is.
+    """A whole proxy: its addresses, how it finds sessions, and what it passes on.
 
-    The defaults are those of the command `otel-sessions proxy`. An address is a host and a port, and port 0
-    is any free one.
+    The page of settings in the documentation says what each setting is. The defaults are those of the command
+    `otel-sessions proxy`. An address is a host and a port. Port 0 is any free port. Raises `ConfigError` for settings
+    that contradict each other.
     """
 
     listen: tuple[str, int] = _USUAL[options.LISTEN]
@@ -40,6 +41,9 @@ class Settings:
     export_max_bytes: int = _USUAL[options.EXPORT_MAX_BYTES]
     export_keep: int = _USUAL[options.EXPORT_KEEP]
 
+    def __post_init__(self) -> None:
+        _require_consistent(self)
+
     @property
     def tells_upstream(self) -> bool:
         """Whether the upstream has sessions of its own, to be ended with ours."""
@@ -54,7 +58,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def read(flags: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
     """Return the settings. Raises `ConfigError`, which names the flag, the variable or the key."""
     values = merged(options.TABLES, flags, environ)
-    _require_consistent(values)
     return Settings(
         listen=values[options.LISTEN],
         health=values[options.HEALTH],
@@ -77,18 +80,17 @@ def unread_variables(environ: Mapping[str, str]) -> list[str]:
     return warnings_of(options.TABLES, environ)
 
 
-def _require_consistent(values: Values) -> None:
-    rewrites, hosts, origins = (
-        values[options.REWRITE_HOST],
-        values[options.ALLOW_HOST],
-        values[options.ALLOW_ORIGIN],
-    )
+def _require_consistent(settings: Settings) -> None:
+    rules, owner = settings.rules, settings.owner_header
+    rewrites, hosts, origins = rules.rewrite_host, rules.allow_host, rules.allow_origin
     if rewrites and not hosts:
         raise ConfigError("--rewrite-host needs --allow-host: the upstream cannot tell a foreign Host any more")
     if (hosts or origins) and not rewrites:
         raise ConfigError("--allow-host and --allow-origin need --rewrite-host: else the upstream decides on them")
-    if values[options.OWNER_HEADER] and not values[options.TRUSTED_PROXY]:
+    if owner and not rules.trust.networks:
         raise ConfigError("--owner-header needs --trusted-proxy: nobody else's word is taken")
+    if owner and owner.lower().encode("latin-1") not in rules.trust.words:
+        raise ConfigError("owner_header is to be one of rules.trust.words: else a client could send it to the upstream")
 
 
 def _rules(values: Values) -> Rules:

@@ -34,25 +34,27 @@ class JsonLinesSink(Generic[DataT]):
         async with JsonLinesSink[Upstream]("sessions.jsonl") as sink, SessionManager[Upstream](sink=sink) as manager:
             ...
 
-    Enter the sink around the manager: entering opens the file, leaving writes the queued records. Each takes at most
-    `close_timeout` seconds. A sink that was left may be entered again; its counts go on.
+    Enter the sink around the manager. Entering opens the file; leaving writes the queued records. Each takes at most
+    `close_timeout` seconds. A sink that was left may be entered again, and its counts go on.
 
     `describe(session)` returns a mapping that `json` can encode. The record has this mapping under `description`.
     `describe` runs on the event loop, so it should only read `session.data`. If `describe` raises, or its result is not
-    JSON or too long, the record is written without a description. `description_error` then names the exception, which
-    `export` raises.
+    JSON or too long, the record is written without a description. `description_error` then names the exception, and the
+    manager counts an error of its sink.
 
-    A file that the sink makes has mode 0600. Before the file passes `max_bytes`, it becomes `path.1`. The old `path.1`
-    becomes `path.2`, up to `path.keep`; the oldest file is deleted. If the file or its folder is moved or deleted, the
-    sink makes a new one. Only one sink at a time may write to a path, also across processes: entering a
-    second sink raises `OSError`. So give each process its own path. A file system without locks does not refuse the
-    second sink, and two sinks lose files when they rotate. The sink calls no fsync: a record survives the end of the
-    process, but maybe not a power cut. The sink needs a POSIX system.
+    A file that the sink makes has mode 0600. Before the file passes `max_bytes`, it becomes `path.1`, and `path.1`
+    becomes `path.2`, up to `path.keep`. The oldest file is deleted. If the file or its folder is moved or deleted, the
+    sink makes a new file. The sink calls no fsync: a record survives the end of the process, but not a power cut. The
+    sink needs a POSIX system.
 
-    If the disk refuses a write, the sink tries again until the disk takes it; meanwhile a queue of `queue_bytes` fills.
-    If the queue is full, the record is dropped and `export` raises `SinkFull`, which the manager counts as an error. If
-    leaving takes too long, the queued records are dropped. A log line reports dropped records, at most once a minute
-    while the sink is entered. Records given to `export` = `written` + `dropped` + `waiting`.
+    Only one sink at a time writes to a path, in all processes together. Entering a second sink raises `OSError`. So
+    give each process a path of its own. A file system without locks does not refuse the second sink. Two sinks on one
+    path lose files when they rotate.
+
+    If the disk refuses a record, the sink tries again until the disk takes it. Meanwhile a queue of `queue_bytes`
+    fills. If the queue is full, the record is dropped and `export` raises `SinkFull`, which the manager counts as an
+    error of its sink. If leaving takes too long, the queued records are dropped. A log line says so, at most once a
+    minute while the sink runs. Records given to `export` = `written` + `dropped` + `waiting`.
     """
 
     def __init__(

@@ -30,9 +30,10 @@ _encode: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 class Record:
     """The record of an ended session.
 
-    `session` and `client` are hashes, as logs show them. `duration` is in seconds; datetimes are in UTC. `state` is the
-    final state, `closed` or `failed`. `failure` is the text of the session's failure, or None. `description` is the
-    mapping that the embedder added, or None. `description_error` names the exception if the description is missing.
+    `session` and `client` are fingerprints, as logs show them. `duration` is in seconds, and datetimes are in UTC.
+    `state` is the last state of the session: `closed` or `failed`. `failure` is the text of its failure, or None.
+    `description` is the mapping that `describe` returned, or None. `description_error` names the exception if
+    `describe` failed.
     """
 
     session: str

@@ -37,7 +37,7 @@ class Server:
         scope: dict[str, Any] = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": self.state}
         try:
             await app(scope, self._receive, self._send)
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
             self.raised = error
         self.ended = True
         self._answered.set()
@@ -182,10 +182,8 @@ async def raises_at_once(scope: Any, receive: Receive, send: Send) -> None:
     await greet(scope, receive, send)
 
 
-async def raises_after_the_event(scope: Any, receive: Receive, send: Send) -> None:
-    if scope["type"] != "http":
-        await receive()
-        raise KeyError("path")
+async def greets_after_the_event(scope: Any, receive: Receive, send: Send) -> None:
+    await receive()
     await greet(scope, receive, send)
 
 
@@ -201,7 +199,7 @@ async def returns_after_the_event(scope: Any, receive: Receive, send: Send) -> N
         await receive()
 
 
-WITHOUT = [raises_at_once, raises_after_the_event, returns_at_once, returns_after_the_event, greet]
+WITHOUT = [raises_at_once, greets_after_the_event, returns_at_once, returns_after_the_event, greet]
 
 
 @pytest.mark.parametrize("app", WITHOUT)
@@ -218,16 +216,52 @@ async def test_an_app_without_a_lifespan_is_served_while_the_manager_runs(
     assert course.seen == ["hook: shutdown"]
 
 
-@pytest.mark.parametrize(("app", "level"), [(raises_at_once, "DEBUG"), (raises_after_the_event, "WARNING")])
-async def test_an_app_whose_startup_may_have_failed_is_said_to_have_no_lifespan(
-    manager: SessionManager[None], app: ASGIApp, level: str, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("app", [raises_at_once, greets_after_the_event])
+async def test_an_error_of_an_app_without_a_lifespan_is_in_the_debug_log(
+    manager: SessionManager[None], app: ASGIApp, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.DEBUG, logger="otel_sessions"):
         async with serving(RunManager(app, manager)):
             pass
     (record,) = [record for record in caplog.records if "no lifespan" in record.message]
-    assert record.levelname == level
+    assert record.levelname == "DEBUG"
     assert record.exc_info is not None
+
+
+@pytest.mark.parametrize("after", ["nothing", "the event", "a word of its own"])
+@pytest.mark.parametrize("error", [KeyError("database"), SystemExit("database"), KeyboardInterrupt("database")])
+async def test_a_startup_that_raises_has_failed_but_for_an_error_before_any_event(
+    manager: SessionManager[None], after: str, error: BaseException
+) -> None:
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        if after != "nothing":
+            await receive()
+        if after == "a word of its own":
+            await send({"type": "lifespan.startup.failed", "message": "no database"})
+        raise error
+
+    async with serving(RunManager(app, manager)) as server:
+        pass
+
+    if after == "nothing" and isinstance(error, KeyError):
+        assert server.kinds == ["startup.complete", "shutdown.complete"]
+    else:
+        assert server.kinds == ["startup.failed"]
+        assert "database" in str(server.answers[0]["message"])
+        assert server.raised is not None
+        with pytest.raises(ManagerClosed):
+            await manager.create_session()
+
+
+async def test_an_app_that_exits_while_it_is_served_is_reported_at_the_shutdown(manager: SessionManager[None]) -> None:
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        raise KeyboardInterrupt("stop")
+
+    async with serving(RunManager(app, manager)) as server:
+        await settle()
+    assert server.answers[1:] == [{"type": "lifespan.shutdown.failed", "message": "KeyboardInterrupt: stop"}]
 
 
 async def test_the_apps_lifespan_encloses_the_manager(manager: SessionManager[None], course: Course) -> None:

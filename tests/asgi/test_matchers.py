@@ -152,6 +152,104 @@ async def test_a_session_closed_under_the_answer_that_made_it_ends_the_stream(
     assert client.sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
 
 
+async def close_own(manager: SessionManager[object]) -> None:
+    assert await manager.close_session("of-the-upstream")
+
+
+@pytest.mark.parametrize("task", ["the app's own", "a child of the app", "the one that the app is a child of"])
+async def test_an_app_that_ends_its_own_session_in_its_opening_exchange_goes_on(
+    manager: SessionManager[object], task: str
+) -> None:
+    ended: list[float] = []
+
+    async def logout() -> None:
+        began = anyio.current_time()
+        await close_own(manager)
+        ended.append(anyio.current_time() - began)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        start: Message = {"type": "http.response.start", "status": 200, "headers": [SSE, *INITIALIZED.headers]}
+        told, over = anyio.Event(), anyio.Event()
+
+        async def say(message: Message) -> None:
+            await send(message)
+
+        async def child() -> None:
+            await told.wait()
+            await logout()
+            over.set()
+
+        async with anyio.create_task_group() as tasks:
+            if task == "a child of the app":
+                tasks.start_soon(child)
+            if task == "the one that the app is a child of":
+                tasks.start_soon(say, start)
+                await settle()
+                await logout()
+            else:
+                await send(start)
+                told.set()
+                await (over.wait() if task == "a child of the app" else logout())
+        await send({"type": "http.response.body", "body": b"done", "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    client = await initializing().go(SessionLeaseMiddleware(app, manager, McpMatcher()))
+
+    assert client.body == b"done"
+    assert ended == [0]  # nobody was waited for
+    assert len(manager) == 0
+    assert manager.get_metrics().leased == 0
+
+
+async def test_an_app_that_ends_its_own_session_still_has_its_close_hook_called_once(clock: Clock) -> None:
+    hooks: list[EndReason] = []
+
+    async def on_close(session: Session[object], reason: EndReason) -> None:
+        hooks.append(reason)
+
+    manager = SessionManager[object](CONFIG, clock=clock, on_close=on_close)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [SSE, *INITIALIZED.headers]})
+        await close_own(manager)
+        await send({"type": "http.response.body", "body": b"done"})
+
+    async with manager:
+        client = await initializing().go(SessionLeaseMiddleware(app, manager, McpMatcher()))
+
+    assert client.body == b"done"
+    assert hooks == [EndReason.CLOSED]
+
+
+async def test_a_task_that_outlives_the_opening_exchange_is_a_stranger_to_later_ones(
+    manager: SessionManager[object],
+) -> None:
+    go = anyio.Event()
+    apps = Answering(headers=(SSE, *INITIALIZED.headers), forever=True)
+
+    async with anyio.create_task_group() as tasks:
+
+        async def later() -> None:
+            await go.wait()
+            await close_own(manager)
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["method"] == "POST":
+                tasks.start_soon(later)
+                await Answering(headers=INITIALIZED.headers)(scope, receive, send)
+            else:
+                await apps(scope, receive, send)
+
+        leased = SessionLeaseMiddleware(app, manager, McpMatcher())
+        await initializing().go(leased)
+        stream = Client(http("GET", mcp_session_id="of-the-upstream"))
+        tasks.start_soon(stream.go, leased)
+        await settle()
+        go.set()
+
+    assert stream.sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
+
+
 async def test_at_the_cap_an_opening_is_refused_in_json_rpc_before_the_app_is_asked(
     manager: SessionManager[object],
 ) -> None:

@@ -1,6 +1,7 @@
 """Streams: what in them is a use of a session, when a silent one ends, and cookies that are sent again."""
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -9,10 +10,10 @@ import pytest
 from hypothesis import given
 
 from otel_sessions import ConfigError, Session, SessionConfig, SessionManager
-from otel_sessions.asgi import Message, Receive, Scope, Send, SessionLeaseMiddleware, session_of
+from otel_sessions.asgi import ASGIApp, Message, Receive, Scope, Send, SessionLeaseMiddleware, session_of
 from otel_sessions.asgi._events import Events
-from otel_sessions.matchers import CookieMatcher, McpMatcher
-from tests.exchanges import Client, http, http_body
+from otel_sessions.matchers import CookieMatcher, HeaderMatcher, McpMatcher, SessionMatcher
+from tests.exchanges import Client, http, http_body, initializing
 from tests.virtual import Clock
 
 pytestmark = pytest.mark.anyio
@@ -366,6 +367,84 @@ async def test_a_cookie_in_use_is_sent_again_after_half_of_its_max_age(manager: 
         again.append(cookie(await Client(http(cookie=told)).go(app)))
 
     assert again == [[], [], [first], [], [], [first]]
+
+
+class Lossy(Client):
+    """A client that is gone before the start of the answer gets to it, as a server shows it: in one of three ways."""
+
+    how = "raises"
+
+    async def receive(self) -> Message:
+        if self.how == "disconnects" and not self.says:
+            return {"type": "websocket.disconnect" if self.scope["type"] == "websocket" else "http.disconnect"}
+        return await super().receive()
+
+    async def send(self, message: Message) -> None:
+        if self.how == "raises":
+            raise OSError("the connection is closed")
+        if self.how == "hangs":
+            await anyio.sleep_forever()
+        await super().send(message)
+
+
+LOSSES = ["raises", "hangs", "disconnects"]
+
+
+async def lose(client: Lossy, how: str, app: ASGIApp) -> None:
+    client.how = how
+    with anyio.move_on_after(1), suppress(OSError):
+        await client.go(app)
+
+
+async def patient(scope: Scope, receive: Receive, send: Send) -> None:
+    """An app that hears of its client before it answers."""
+    await receive()
+    with anyio.move_on_after(0.5):
+        await receive()
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.accept"})
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"mcp-session-id", b"of-the-app")]})
+    await send({"type": "http.response.body", "body": b"done"})
+
+
+@pytest.mark.parametrize("how", LOSSES)
+async def test_a_cookie_that_was_lost_with_its_answer_is_sent_again_with_the_next(
+    manager: SessionManager[None], how: str
+) -> None:
+    await manager.create_session("s")
+    app = SessionLeaseMiddleware(patient, manager, CookieMatcher(max_age=100))
+    await anyio.sleep(60)
+
+    await lose(Lossy(http(cookie="otel-session=s")), how, app)
+    again = await Client(http(cookie="otel-session=s")).go(app)
+    told = await Client(http(cookie="otel-session=s")).go(app)
+
+    assert len(cookie(again)) == 1
+    assert cookie(told) == []
+
+
+@pytest.mark.parametrize("how", LOSSES)
+@pytest.mark.parametrize("matcher", [HeaderMatcher(), CookieMatcher(), McpMatcher()])
+async def test_an_opening_whose_answer_was_lost_leaves_no_session(
+    manager: SessionManager[None], matcher: SessionMatcher, how: str
+) -> None:
+    opening = initializing()
+
+    await lose(Lossy(opening.scope, opening.says), how, SessionLeaseMiddleware(patient, manager, matcher))
+
+    stats = manager.get_metrics()
+    assert (stats.total_created, stats.currently_active, stats.reserved, stats.leased) == (1, 0, 0, 0)
+
+
+@pytest.mark.parametrize("how", LOSSES)
+async def test_a_websocket_whose_acceptance_was_lost_leaves_no_session(manager: SessionManager[None], how: str) -> None:
+    client = Lossy({**http(), "type": "websocket"}, [{"type": "websocket.connect"}])
+
+    await lose(client, how, SessionLeaseMiddleware(patient, manager))
+
+    stats = manager.get_metrics()
+    assert (stats.total_created, stats.currently_active, stats.leased) == (1, 0, 0)
 
 
 async def test_an_answer_that_sends_a_cookie_again_is_kept_out_of_shared_caches(manager: SessionManager[None]) -> None:

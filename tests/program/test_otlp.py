@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from otel_sessions import ConfigError
+from otel_sessions._program import otlp
 from otel_sessions._program.otlp import LostTelemetry, require_exporters
 from otel_sessions.cli import main
 from tests.processes import clean_environ, killed_late
@@ -195,6 +196,35 @@ def test_a_wrong_url_is_refused_without_its_credentials(
 
 
 @pytest.mark.processes
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["cli", "proxy", "--upstream", "http://127.0.0.1:9"],
+        ["cli", "load", "--target", "http://127.0.0.1:9"],
+        ["cli", "demo", "--port", "0"],
+        ["demo.processes.proxy", "--upstream", "http://127.0.0.1:9"],
+        ["demo.processes.upstream"],
+    ],
+    ids=" ".join,
+)
+def test_no_program_starts_with_an_endpoint_that_means_another_host(command: list[str]) -> None:
+    module, *arguments = command
+    ended = subprocess.run(
+        [sys.executable, "-m", f"otel_sessions.{module}", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**clean_environ(), "OTEL_EXPORTER_OTLP_ENDPOINT": "http://ada:123/s3cret@collector"},
+    )
+
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("otel-sessions: OTEL_EXPORTER_OTLP_ENDPOINT takes a URL with at most one @")
+    assert ended.stderr.count("\n") == 1
+    assert not any(secret in ended.stderr for secret in (*SECRETS, "123"))
+
+
+@pytest.mark.processes
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
 def test_a_program_names_the_collector_that_it_cannot_reach(protocol: str) -> None:
     collector = "127.0.0.1:9"  # nobody listens there
@@ -216,3 +246,8 @@ def test_a_program_names_the_collector_that_it_cannot_reach(protocol: str) -> No
 
     assert line.startswith(f"telemetry is lost: the export to http://{collector} failed: ")
     assert not any(secret in line for secret in SECRETS)
+
+
+def test_a_collector_that_never_answers_is_given_two_seconds_at_the_end() -> None:
+    """That nothing waits for longer is shown by the proxy, with exports that take ten minutes."""
+    assert otlp._FLUSH_SECONDS == 2.0

@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 from tests.processes import HOST, Running, free_port, running_module, until_answers
-from tests.waiting import until
+from tests.waiting import NEVER, PATIENCE, until
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,11 +21,18 @@ class Origin:
     process: Running
 
     def counts(self) -> dict[str, int]:
-        counts: dict[str, int] = httpx2.get(f"{self.url}/counts", trust_env=False).json()
+        counts: dict[str, int] = httpx2.get(f"{self.url}/counts", trust_env=False, timeout=PATIENCE).json()
         return counts
 
-    def until_none(self, what: str, seconds: float = 10.0) -> None:
-        until(lambda: self.counts()[what], lambda count: count == 0, seconds)
+    def until(self, what: str, count: int) -> None:
+        until(lambda: self.counts()[what], lambda counted: counted == count)
+
+    def until_none(self, what: str) -> None:
+        self.until(what, 0)
+
+    def release(self) -> None:
+        """Let those that it holds go on."""
+        httpx2.post(f"{self.url}/release", trust_env=False, timeout=PATIENCE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +44,18 @@ class Proxy:
     process: Running
 
     def said_of_itself(self) -> dict[str, Any]:
-        said: dict[str, Any] = httpx2.get(f"{self.health}/healthz", trust_env=False).json()
+        said: dict[str, Any] = httpx2.get(f"{self.health}/healthz", trust_env=False, timeout=PATIENCE).json()
         return said
 
-    def until_active(self, count: int, seconds: float = 10.0) -> None:
-        until(lambda: self.said_of_itself()["active"], lambda active: active == count, seconds)
+    def until_active(self, count: int) -> None:
+        until(lambda: self.said_of_itself()["active"], lambda active: active == count)
 
+    def until_it_shuts_down(self) -> None:
+        """Wait until its health endpoint says so, which means that it has seen the signal."""
+        until(self.said_of_itself, lambda said: said["status"] == "shutting down")
+
+
+PATIENT = {"OTEL_SESSIONS_CLOSE_TIMEOUT_SECS": NEVER, "OTEL_SESSIONS_SHUTDOWN_TIMEOUT_SECS": NEVER}
 
 StartProxy = Callable[..., contextlib.AbstractContextManager[Proxy]]
 
@@ -63,9 +76,11 @@ def start_origin(folder: Path, port: int | None = None) -> Iterator[Origin]:
 
 @contextlib.contextmanager
 def start_proxy(folder: Path, upstream: str, *flags: str, **environ: str) -> Iterator[Proxy]:
+    """Start a proxy, whose limits on others' slowness are far away where a test sets none."""
     front, health = free_port(), free_port()
     addresses = ("--upstream", upstream, "--listen", f"{HOST}:{front}", "--health", f"{HOST}:{health}")
-    with running_module("cli", folder, "proxy", *addresses, *flags, name=f"proxy-{front}", **environ) as process:
+    limits = {**PATIENT, **environ}
+    with running_module("cli", folder, "proxy", *addresses, *flags, name=f"proxy-{front}", **limits) as process:
         until_answers(f"http://{HOST}:{health}/healthz", process)
         yield Proxy(url=f"http://{HOST}:{front}", health=f"http://{HOST}:{health}", process=process)
         if process.process.poll() is None:  # in order, so that the upstream hears of what is left
@@ -91,5 +106,5 @@ def proxy(origin: Origin, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture
 def http() -> Iterator[httpx2.Client]:
-    with httpx2.Client(trust_env=False, timeout=10.0) as http:
+    with httpx2.Client(trust_env=False, timeout=PATIENCE) as http:
         yield http

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 import uvicorn
 from starlette.applications import Starlette
@@ -15,7 +15,8 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 SESSIONS: dict[str, str] = {}
-COUNTS = {"streams": 0, "waiting": 0, "sockets": 0, "farewells": 0}
+COUNTS = {"streams": 0, "waiting": 0, "sockets": 0, "farewells": 0, "held": 0}
+RELEASED: list[asyncio.Event] = []
 
 
 async def asked(request: Request) -> Response:
@@ -51,7 +52,7 @@ async def large(request: Request) -> Response:
     return StreamingResponse(body(), media_type="application/octet-stream")
 
 
-async def events(request: Request) -> Response:
+async def events(request: Request, headers: Mapping[str, str] | None = None) -> Response:
     async def body() -> AsyncIterator[bytes]:
         COUNTS["streams"] += 1
         try:
@@ -63,15 +64,15 @@ async def events(request: Request) -> Response:
         finally:
             COUNTS["streams"] -= 1
 
-    return StreamingResponse(body(), media_type="text/event-stream")
+    return StreamingResponse(body(), headers=headers, media_type="text/event-stream")
 
 
 async def halting(request: Request) -> Response:
-    """Pause between two events, and in the midst of one."""
+    """Be held between two events, or pause, and pause in the midst of one."""
 
     async def body() -> AsyncIterator[bytes]:
         yield b"data: 1\n\n"
-        await asyncio.sleep(1)
+        await (hold() if "held" in request.query_params else asyncio.sleep(1))
         yield b"data: 2"
         await asyncio.sleep(1)
         yield b" goes on\n\n"
@@ -100,8 +101,27 @@ async def never(request: Request) -> Response:
     return Response(status_code=204)
 
 
-async def slow(request: Request) -> Response:
-    await asyncio.sleep(float(request.query_params["seconds"]))
+async def hold() -> None:
+    """Wait until a test says that it may go on."""
+    released = asyncio.Event()
+    RELEASED.append(released)
+    COUNTS["held"] += 1
+    try:
+        await released.wait()
+    finally:
+        COUNTS["held"] -= 1
+
+
+async def release(request: Request) -> Response:
+    """Let everybody go on who is held now."""
+    for released in RELEASED:
+        released.set()
+    RELEASED.clear()
+    return Response(status_code=204)
+
+
+async def held(request: Request) -> Response:
+    await hold()
     return Response("at last")
 
 
@@ -135,11 +155,16 @@ async def mcp(request: Request) -> Response:
     made = request.query_params.get("id")
     COUNTS["farewells"] += request.method == "DELETE"
     if request.method == "POST" and (named is None or made):
+        if "held" in request.query_params:
+            await hold()
         await asyncio.sleep(float(request.query_params.get("seconds", "0")))
         session_id = made or uuid.uuid4().hex
         SESSIONS[session_id] = request.headers.get("authorization", "")
         status = int(request.query_params.get("status", "200"))
-        return JSONResponse({"result": "initialized"}, status, headers={"mcp-session-id": session_id})
+        headers = {"mcp-session-id": session_id}
+        if "stream" in request.query_params:
+            return await events(request, headers)
+        return JSONResponse({"result": "initialized"}, status, headers=headers)
     if named not in SESSIONS:
         return JSONResponse({"error": "the origin knows no such session"}, 404)
     if request.method == "DELETE":
@@ -188,7 +213,8 @@ app = Starlette(
         Route("/halting", halting),
         Route("/silent", silent),
         Route("/never", never, methods=["GET", "POST"]),
-        Route("/slow", slow),
+        Route("/held", held),
+        Route("/release", release, methods=["POST"]),
         Route("/gone", gone),
         Route("/sized-events", sized_events),
         Route("/breaks", breaks),

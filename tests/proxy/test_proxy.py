@@ -8,6 +8,7 @@ import socket
 import textwrap
 import typing
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2
@@ -15,8 +16,9 @@ import pytest
 
 import otel_sessions.proxy
 from otel_sessions import ConfigError, ManagerClosed, SessionConfig
+from otel_sessions._http.addresses import read_network
 from otel_sessions._program.sockets import listen
-from otel_sessions.proxy import Peer, Proxy, Settings
+from otel_sessions.proxy import Peer, Proxy, Settings, Trust
 from otel_sessions.proxy.options import PROXY_OPTIONS
 from tests.exchanges import INITIALIZE
 
@@ -30,6 +32,8 @@ pytestmark = [
 ]
 
 HERE = ("127.0.0.1", 0)
+USUAL = Settings(upstream="http://127.0.0.1:9000").rules
+BEHIND = Trust(networks=(read_network("10.0.0.0/8"),))
 
 
 def settings(origin: Origin, **values: typing.Any) -> Settings:
@@ -149,6 +153,14 @@ class TestThatCannotRun:
                 pass
         assert listener.fileno() == -1
 
+    async def test_a_socket_that_it_was_given_is_closed_then_too(self, origin: Origin) -> None:
+        listener = listen(HERE)
+        with socket.create_server(HERE) as other:
+            proxy = Proxy(settings(origin, health=other.getsockname()[:2]), listener=listener)
+            with pytest.raises(ConfigError, match="--health "):
+                await proxy.__aenter__()
+        assert listener.fileno() == -1
+
     async def test_it_runs_once(self, origin: Origin) -> None:
         proxy = Proxy(settings(origin))
         async with proxy:
@@ -180,6 +192,17 @@ class TestAsAProgram:
         assert number == signal.SIGHUP or signal.getsignal(number) is handler
         signal.signal(number, handler)
 
+    async def test_a_signal_that_comes_before_it_listens_ends_it_in_order(self, origin: Origin) -> None:
+        handler = signal.getsignal(signal.SIGTERM)
+        proxy = Proxy(settings(origin))
+        with proxy.ended_by_signals():
+            signal.raise_signal(signal.SIGTERM)
+            async with proxy:
+                await proxy.wait_closed()
+
+        assert len(proxy.manager) == 0
+        assert signal.getsignal(signal.SIGTERM) is handler
+
 
 class TestSettings:
     async def test_their_defaults_are_those_of_the_command(self) -> None:
@@ -190,6 +213,21 @@ class TestSettings:
         for option in PROXY_OPTIONS:
             if option.name != "upstream" and hasattr(made, option.name):
                 assert getattr(made, option.name) == option.usual, option.name
+
+    @pytest.mark.parametrize(
+        ("values", "says"),
+        [
+            ({"rules": replace(USUAL, rewrite_host=True)}, "--rewrite-host needs --allow-host"),
+            ({"rules": replace(USUAL, allow_host=frozenset({"a"}))}, "--allow-host and --allow-origin need"),
+            ({"owner_header": "x-user"}, "--owner-header needs --trusted-proxy"),
+            ({"owner_header": "x-user", "rules": replace(USUAL, trust=BEHIND)}, "one of rules.trust.words"),
+        ],
+    )
+    async def test_settings_that_contradict_each_other_are_refused(
+        self, values: dict[str, typing.Any], says: str
+    ) -> None:
+        with pytest.raises(ConfigError, match=says):
+            Settings(upstream="http://127.0.0.1:9000", **values)
 
 
 class TestPublicNames:

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from tests.exchanges import INITIALIZE
 from tests.processes import HOST, clean_environ, free_port, killed_late
-from tests.waiting import until
+from tests.waiting import NEVER, PATIENCE
 
 from .conftest import Origin, StartProxy
 
@@ -64,7 +65,7 @@ def test_from_the_line_that_says_listening_on_a_signal_ends_it_in_order(
 ) -> None:
     with listening(program) as proxy:
         proxy.send_signal(number)
-        assert proxy.wait(20) == 0
+        assert proxy.wait(PATIENCE) == 0
         assert proxy.stderr is not None
         assert "Traceback" not in proxy.stderr.read()
 
@@ -79,7 +80,7 @@ def test_whatever_ends_it_in_order_tells_the_upstream_and_leaves_its_records(
         opened(f"http://{HOST}:{port}")
         assert origin.counts()["sessions"] == 1
         proxy.send_signal(number)
-        assert proxy.wait(20) == 0
+        assert proxy.wait(PATIENCE) == 0
 
     assert origin.counts()["sessions"] == 0
     assert file.read_text().count("shutdown") == 1
@@ -89,17 +90,17 @@ def test_whatever_ends_it_in_order_tells_the_upstream_and_leaves_its_records(
 def test_a_second_hangup_cuts_nothing_short_because_a_closing_terminal_sends_two(
     first: signal.Signals, start: StartProxy, http: httpx2.Client, origin: Origin
 ) -> None:
-    with start("--drain-timeout", "1") as proxy:
-        session_id = opened(proxy.url)
-        with http.stream("GET", f"{proxy.url}/mcp", headers={"mcp-session-id": session_id}) as answer:
-            parts = answer.iter_raw()
-            next(parts)
-            proxy.process.process.send_signal(first)
-            until(lambda: httpx2.get(f"{proxy.health}/healthz", trust_env=False), lambda said: said.is_error)
-            proxy.process.process.send_signal(signal.SIGHUP)
-            assert b"".join(parts).endswith(b"\n\n")  # a clean end: anything else raises
+    with start("--drain-timeout", NEVER) as proxy, ThreadPoolExecutor(1) as beside:
+        headers = {"mcp-session-id": opened(proxy.url)}
+        flying = beside.submit(http.get, f"{proxy.url}/held", headers=headers)
+        origin.until("held", 1)
+        proxy.process.process.send_signal(first)
+        proxy.until_it_shuts_down()
+        proxy.process.process.send_signal(signal.SIGHUP)
+        origin.release()
 
-        assert proxy.process.process.wait(20) == 0
+        assert flying.result().text == "at last"
+        assert proxy.process.end() == 0
     assert origin.counts()["sessions"] == 0
 
 
@@ -107,17 +108,17 @@ def test_a_second_hangup_cuts_nothing_short_because_a_closing_terminal_sends_two
 def test_after_a_hangup_the_first_signal_of_another_kind_cuts_nothing_short(
     number: signal.Signals, start: StartProxy, http: httpx2.Client, origin: Origin
 ) -> None:
-    with start("--drain-timeout", "1") as proxy:
-        session_id = opened(proxy.url)
-        with http.stream("GET", f"{proxy.url}/mcp", headers={"mcp-session-id": session_id}) as answer:
-            parts = answer.iter_raw()
-            next(parts)
-            proxy.process.process.send_signal(signal.SIGHUP)
-            until(lambda: httpx2.get(f"{proxy.health}/healthz", trust_env=False), lambda said: said.is_error)
-            proxy.process.process.send_signal(number)
-            assert b"".join(parts).endswith(b"\n\n")  # a clean end: anything else raises
+    with start("--drain-timeout", NEVER) as proxy, ThreadPoolExecutor(1) as beside:
+        headers = {"mcp-session-id": opened(proxy.url)}
+        flying = beside.submit(http.get, f"{proxy.url}/held", headers=headers)
+        origin.until("held", 1)
+        proxy.process.process.send_signal(signal.SIGHUP)
+        proxy.until_it_shuts_down()
+        proxy.process.process.send_signal(number)
+        origin.release()
 
-        assert proxy.process.process.wait(20) == 0
+        assert flying.result().text == "at last"
+        assert proxy.process.end() == 0
     assert origin.counts()["sessions"] == 0
 
 
@@ -125,15 +126,15 @@ def test_after_a_hangup_the_first_signal_of_another_kind_cuts_nothing_short(
 def test_a_second_signal_that_is_no_hangup_ends_it_at_once(
     second: signal.Signals, start: StartProxy, http: httpx2.Client, origin: Origin
 ) -> None:
-    with start("--drain-timeout", "600", "--shutdown-timeout", "600") as proxy:
+    with start("--drain-timeout", NEVER) as proxy:
         session_id = opened(proxy.url)
         with http.stream("GET", f"{proxy.url}/mcp", headers={"mcp-session-id": session_id}) as answer:
             next(answer.iter_raw())
             proxy.process.process.send_signal(signal.SIGTERM)
-            until(lambda: httpx2.get(f"{proxy.health}/healthz", trust_env=False), lambda said: said.is_error)
+            proxy.until_it_shuts_down()
             proxy.process.process.send_signal(second)
 
-            assert proxy.process.process.wait(20) == 128 + second
+            assert proxy.process.end() == 128 + second
     origin.until_none("streams")
     httpx2.delete(f"{origin.url}/mcp", headers={"mcp-session-id": session_id}, trust_env=False)
 
@@ -145,5 +146,5 @@ def test_a_hangup_that_is_ignored_as_under_nohup_ends_nothing(program: tuple[str
         proxy.send_signal(signal.SIGHUP)
         opened(f"http://{HOST}:{port}")
         proxy.send_signal(signal.SIGTERM)
-        assert proxy.wait(20) == 0
+        assert proxy.wait(PATIENCE) == 0
     assert origin.counts()["sessions"] == 0

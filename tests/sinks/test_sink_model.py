@@ -30,8 +30,9 @@ from otel_sessions import (
 )
 from otel_sessions._core.words import Skipped
 from otel_sessions.sinks import _writer as writer_module
+from tests.waiting import PATIENCE
 
-from .disks import PATIENCE, Disk, rotated
+from .disks import Disk, rotated
 
 BACKENDS = ["asyncio", "trio"]
 

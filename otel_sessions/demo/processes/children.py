@@ -15,26 +15,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO, Final
 
-from otel_sessions._program import sockets
-
 HOST: Final = "127.0.0.1"
 _STOP_SECONDS: Final = 15.0
 _STDERR_LINES: Final = 20
 """How many lines of a process's stderr are kept, the latest."""
-
-
-class PortTaken(Exception):
-    """A port cannot be listened on; the message says which one, why, and what to do."""
-
-
-def listen(address: tuple[str, int], flag: str) -> socket.socket:
-    """Return a socket that listens on an address, on any free port if that is 0. Raises `PortTaken`."""
-    try:
-        return sockets.listen(address)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-        host, port = address
-        raise PortTaken(f"cannot listen on {host}:{port}: {reason}; choose another port with {flag}") from error
 
 
 def url_of(listener: socket.socket) -> str:

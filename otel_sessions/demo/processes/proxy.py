@@ -13,11 +13,11 @@ from contextlib import ExitStack
 from otel_sessions import ConfigError
 from otel_sessions._program.arguments import positive
 from otel_sessions._program.otlp import exporting, require_exporters
+from otel_sessions._program.sockets import listen_as
 from otel_sessions.proxy import Proxy, Settings
 from otel_sessions.proxy._uvicorn import quieten
 from otel_sessions.proxy.settings import add_arguments, read, unread_variables
 
-from .children import PortTaken, listen
 from .readings import Readings, Weights
 from .serving import add_descriptor, give_up, inherited, log
 
@@ -30,9 +30,9 @@ def main() -> None:
     try:
         require_exporters()
         settings = read(options, os.environ)
-        listener = inherited(options) or listen(settings.listen, "--listen")
-        health = None if settings.health is None else listen(settings.health, "--health")
-    except (ConfigError, OSError, PortTaken) as error:
+        listener = inherited(options) or listen_as("--listen", settings.listen)
+        health = None if settings.health is None else listen_as("--health", settings.health)
+    except (ConfigError, OSError) as error:
         give_up(error)
     log(options, settings.log_format)
     quieten()
@@ -52,8 +52,9 @@ async def _serve(
     weights: Weights,
     readings: Readings | None,
 ) -> None:
-    async with Proxy(settings, listener=listener, health=health, session_data=weights.remember) as proxy:
-        with proxy.ended_by_signals():
+    proxy = Proxy(settings, listener=listener, health=health, session_data=weights.remember)
+    with proxy.ended_by_signals():
+        async with proxy:
             if readings is not None:
                 readings.follow(proxy.manager)
             await proxy.wait_closed()

@@ -16,9 +16,10 @@ from typing import NoReturn
 import uvicorn
 from starlette.applications import Starlette
 
+from otel_sessions import ConfigError
 from otel_sessions._program.logs import complain, log_to_stderr
-
-from .children import PortTaken, listen
+from otel_sessions._program.otlp import require_exporters
+from otel_sessions._program.sockets import listen_as
 
 
 def add_descriptor(parser: argparse.ArgumentParser) -> None:
@@ -42,13 +43,14 @@ def log(options: argparse.Namespace, log_format: str = "text") -> None:
 
 
 def serve(app: Starlette, options: argparse.Namespace) -> None:
-    """Serve `app` where the options say, until SIGTERM; leave with status 2 where that cannot be listened on.
+    """Serve `app` where the options say, until SIGTERM; leave with status 2 where that is not possible.
 
     The process dies of that signal in the end, as is usual, once the app's lifespan is over.
     """
     try:
-        listener = inherited(options) or listen(options.listen, "--listen")
-    except PortTaken as error:
+        require_exporters()
+        listener = inherited(options) or listen_as("--listen", options.listen)
+    except ConfigError as error:
         give_up(error)
     log(options)
     config = uvicorn.Config(

@@ -28,8 +28,8 @@ _COLUMNS: Final = 80
 _TERMINAL: Final = """\
 <svg viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg" xml:space="preserve">
 <style>
-.{unique_id}-matrix {{ font: {char_height}px/{line_height}px monospace }}
-.{unique_id}-title {{ font: bold 18px sans-serif }}
+.{unique_id}-matrix {{ font-family: monospace; font-size: {char_height}px }}
+.{unique_id}-title {{ font-family: sans-serif; font-size: 18px; font-weight: bold }}
 {styles}
 </style>
 <defs>

@@ -13,7 +13,7 @@ _ENDING_SECONDS: Final = 2.0
 """How long those may take that are told to end: more than an exchange waits for its client."""
 
 
-class Unleased:
+class Sessionless:
     """An app around another, behind the middleware, that can end what the middleware does not."""
 
     def __init__(self, app: ASGIApp, matcher: SessionMatcher) -> None:
@@ -54,6 +54,6 @@ class Unleased:
             await exchange.refuse(error, self._matcher.refusal(error))
 
     async def _wait(self, seconds: float) -> None:
-        if self._quiet is not None:
-            with anyio.move_on_after(seconds):
+        with anyio.move_on_after(seconds):
+            while self._quiet is not None and not self._quiet.is_set():
                 await self._quiet.wait()
