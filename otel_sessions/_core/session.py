@@ -111,8 +111,8 @@ class Session(Generic[DataT]):
     def touch(self) -> None:
         """Note activity: idle time starts again at 0, and `message_count` grows by one.
 
-        Checks no limit: a stale session that no pass has ended yet becomes usable again. Nothing visible changes after
-        the end.
+        Checks no limit: a stale session that no pass has ended yet becomes usable again. After the end, a touch changes
+        nothing that is visible.
         """
         self._last = self._shared.clock()
         self._count += 1

@@ -62,7 +62,7 @@ class SessionStats:
     - `currently_active` includes the `leased` and the `closing` sessions. `peak_active` is the highest value so far.
     - `reserved` is the number of places that are taken but are not sessions yet.
     - `waiting` is the number of creators that wait at a cap.
-    - `cleanup_errors` is the number of failed hooks, exports and passes, and of other errors in the cleanup.
+    - `cleanup_errors` is the number of failed hooks, exports and passes, and of other handled errors.
     - `rejected` and `cleaned_by_reason` have every reason as a key.
     - `last_cleanup` is the report of the last pass, or None if there was no pass.
     - `seconds_since_cleanup` runs from the last pass, or from the manager's entry until there is a pass.

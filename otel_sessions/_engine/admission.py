@@ -233,7 +233,7 @@ class Reservation(Generic[DataT]):
         """Turn the place into a session that is visible at once, and return the session.
 
         Works once, inside the block. If no `session_id` is given, an id is made. `client` replaces the client of the
-        reservation. The other keywords are those of `SessionManager.create_session`.
+        reservation. The other keywords are as for `SessionManager.create_session`.
 
         Raises `SessionExists`, `ConfigError` if a limit is wrong, `TypeError` if the id is not a `str`, and
         `ManagerClosed` during a shutdown. Raises `TooManySessions` if another `client` is at its cap: a commit cannot

@@ -113,7 +113,7 @@ class Leases(Generic[DataT]):
     def release_all(self, session: Session[DataT]) -> "list[Holder[DataT]]":
         """End all leases on a session that is about to end.
 
-        Return the holders that have to leave: all except those of the running task and its ancestors.
+        Return the holders that have to leave: all except the holders of the running task and its ancestors.
         """
         session._pins = 0
         self._books.add_released()

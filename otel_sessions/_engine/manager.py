@@ -245,9 +245,9 @@ class SessionManager(Generic[DataT]):
         """Return a pin for one `with` block, with a callback for the end of the session. Entering is a touch.
 
         `on_end(reason)` asks the holder to leave the block soon, and may leave the block itself. It is called at most
-        once, never after the block, and only if the session is ended in spite of the hold: by `close_session`, by a
-        shutdown, or `drain_timeout` seconds after a pass has found the session expired. The session is hidden then.
-        Its close hook starts when all holders have left, or `close_timeout` seconds later.
+        once, and never after the block: if `close_session`, a shutdown or the end of a drain ends the session. A drain
+        begins when a pass finds the session expired, and lasts `drain_timeout` seconds. The session is hidden before
+        the call. Its close hook starts when all holders have left, or `close_timeout` seconds later.
 
         `on_end` is not called if the holder itself ends the session, in the block or in a task started there. `on_end`
         runs in the task that ends the session, and must neither block nor raise. An exception is logged and changes

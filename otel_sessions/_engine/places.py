@@ -138,7 +138,7 @@ class Places(Generic[DataT]):
             self._books.add_unreserved()
 
     def _hand_over(self, client: str | None) -> bool:
-        """Give a freed place to a creator that waits for a place of this client. Return whether there is one."""
+        """Give a freed place to a creator that waits for a place of this client. Return whether a creator got it."""
         waiter = self.clients.next_waiter(client)
         if waiter is None or self.is_full:
             return False
