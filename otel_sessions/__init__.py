@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from ._core.limits import UNSET, Limit, Unset
     from ._core.session import Session, SessionMetadata
     from ._core.stats import CleanupReport, SessionStats
-    from ._core.words import EndReason, Outcome, PerClientAtCap, RejectionReason, SessionState, Skipped, Trigger
+    from ._core.words import EndReason, Outcome, PerClientAtCap, RejectionReason, SessionState, Trigger
     from ._engine.admission import Reservation
     from ._engine.ending import CloseHook
     from ._engine.hooks import SessionSink
     from ._engine.leases import Hold, Lease, Pin
     from ._engine.manager import SessionManager
     from .sinks._jsonlines import JsonLinesSink
-    from .sinks.records import Record, read_records
+    from .sinks.records import Record, Skipped, read_records
 
 __all__ = [
     "UNSET",
@@ -93,10 +93,7 @@ _NAMES: Final = {
         "TooManySessions",
     ),
     "_engine.manager": ("SessionManager",),
-    "sinks.records": (
-        "Record",
-        "read_records",
-    ),
+    "sinks.records": ("Record", "Skipped", "read_records"),
     "_core.limits": ("UNSET", "Limit", "Unset"),
     "_core.session": ("Session", "SessionMetadata"),
     "sinks._jsonlines": ("JsonLinesSink",),
@@ -110,7 +107,6 @@ _NAMES: Final = {
         "PerClientAtCap",
         "RejectionReason",
         "SessionState",
-        "Skipped",
         "Trigger",
     ),
 }

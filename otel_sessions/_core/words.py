@@ -82,10 +82,3 @@ class CleanupError(StrEnum):
     SINK = "sink"
     PASS = "pass"
     OTHER = "_OTHER"
-
-
-class Skipped(StrEnum):
-    """Why a line of a sink's file is not a record: `torn` begins like a record, `foreign` is something else."""
-
-    TORN = "torn"
-    FOREIGN = "foreign"

@@ -13,9 +13,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Final, TextIO
 
-from otel_sessions._core.words import Skipped
-
-from .records import Record, read_records
+from .records import Record, Skipped, read_records
 
 _STDIN: Final = "-"
 _ROW: Final = "{:19} {:16} {:16} {:>6} {:>6} {}"

@@ -9,12 +9,13 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from typing import Any, BinaryIO, Final, Self
 from urllib.parse import quote
 
 from otel_sessions._core.ids import fingerprint
 from otel_sessions._core.session import DataT, Session
-from otel_sessions._core.words import EndReason, SessionState, Skipped
+from otel_sessions._core.words import EndReason, SessionState
 
 MAX_LINE: Final = 65536
 """Bytes of the longest record, line end included."""
@@ -24,6 +25,13 @@ _BEGINNING: Final = b'{"session":"'
 _HASH: Final = re.compile(r"[0-9a-f]{16}")
 
 _encode: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+
+class Skipped(StrEnum):
+    """Why a line of a sink's file is not a record: `torn` begins like a record, `foreign` is something else."""
+
+    TORN = "torn"
+    FOREIGN = "foreign"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,10 +15,9 @@ import pytest
 from hypothesis import given
 
 from otel_sessions import EndReason, SessionState
-from otel_sessions._core.words import Skipped
 from otel_sessions.cli import main
 from otel_sessions.sinks._table import in_order
-from otel_sessions.sinks.records import MAX_LINE, Record, read_records
+from otel_sessions.sinks.records import MAX_LINE, Record, Skipped, read_records
 from tests.processes import ROOT
 from tests.waiting import PATIENCE
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from otel_sessions import EndReason, JsonLinesSink, Session, SessionConfig, SessionManager, fingerprint, read_records
-from otel_sessions._core.words import Skipped
+from otel_sessions.sinks.records import Skipped
 from tests.processes import ROOT, killed_late
 from tests.waiting import PATIENCE
 

@@ -28,8 +28,8 @@ from otel_sessions import (
     fingerprint,
     read_records,
 )
-from otel_sessions._core.words import Skipped
 from otel_sessions.sinks import _writer as writer_module
+from otel_sessions.sinks.records import Skipped
 from tests.waiting import PATIENCE
 
 from .disks import Disk, rotated
