@@ -35,8 +35,10 @@ class _NoWaiting(selectors.DefaultSelector):
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
             return super().select(None)  # only another thread can go on from here
-        self._loop.pass_time(max(0.0, timeout))
-        return super().select(0)
+        ready = super().select(0)
+        if not ready:
+            self._loop.pass_time(max(0.0, timeout))
+        return ready
 
 
 class Clock:

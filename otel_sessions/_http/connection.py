@@ -1,0 +1,204 @@
+"""One connection to an upstream: bytes out, an answer in, and no wait without a deadline. asyncio only.
+
+A connection serves one request after another, and knows nothing about them but what it has to send and the `Answer`
+that takes what comes. It is over as soon as `error` is set, and never used again. Bytes that come while no answer is
+awaited end it.
+"""
+
+import asyncio
+import select
+from collections.abc import Callable
+from typing import Final, cast
+
+from .messages import Answer, BadAnswer, UpstreamError
+
+_HIGH_WATER: Final = 65536
+"""How many bytes of a body wait to be taken before the upstream is kept waiting."""
+
+
+class HungUp(UpstreamError):
+    """The upstream ended the connection before its answer was whole."""
+
+
+class TimedOut(UpstreamError):
+    """The upstream neither answered nor took the request in time."""
+
+
+class CallClosed(UpstreamError):
+    """This side has ended the call while somebody waited for it."""
+
+
+class Wait:
+    """The place where one task waits for the other end, and `late` is called if it waits too long.
+
+    The timer runs on after a wait has ended, so a wait costs one reading of the clock.
+    """
+
+    __slots__ = ("_deadline", "_late", "_loop", "_seconds", "_timer", "_waiter")
+
+    def __init__(self, late: Callable[[], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._late = late
+        self._waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._seconds: float | None = None
+        self._deadline = 0.0
+
+    async def last(self, seconds: float | None) -> None:
+        """Wait for `end`, or until `late` was called after so many seconds; None for as long as it takes."""
+        self._waiter = self._loop.create_future()
+        self._seconds = seconds
+        self.prolong()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def prolong(self) -> None:
+        """Count the seconds of the present wait from now on."""
+        if self._seconds is not None:
+            self._deadline = self._loop.time() + self._seconds
+            if self._timer is None or self._timer.when() > self._deadline:
+                self._start()
+
+    def end(self) -> None:
+        """Let the task go on."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def stop(self) -> None:
+        """Let the task go on, and leave no timer behind."""
+        self.end()
+        self._seconds = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _start(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(self._deadline, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._waiter is None or self._seconds is None:
+            return
+        if self._loop.time() < self._deadline:
+            self._start()
+        else:
+            self._late()
+
+
+class Connection(asyncio.Protocol):
+    """A connection that asyncio has made."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        """Why the connection is over, or None."""
+        self._answer: Answer | None = None
+        self._reading = Wait(self._not_answered)
+        self._writing = Wait(self._not_taken)
+        self._is_full = False
+        self._is_paused = False
+        self._probe = select.poll() if hasattr(select, "poll") else None  # Windows has none
+
+    # What a request does with it
+
+    def ask(self, answer: Answer, *pieces: bytes) -> None:
+        """Send a request, or its beginning; from now on `answer` takes what comes."""
+        self._answer = answer
+        self._transport.writelines(pieces)
+
+    async def write(self, seconds: float | None, *pieces: bytes) -> None:
+        """Send what follows, and wait while the upstream takes nothing, at most so many seconds.
+
+        Raises `error` if the connection is over.
+        """
+        if self.error is None:
+            self._transport.writelines(pieces)
+            self._reading.prolong()
+            if self._is_full:
+                await self._writing.last(seconds)
+        if self.error is not None:
+            raise self.error
+
+    async def progress(self, seconds: float | None) -> None:
+        """Wait until the answer has gone on or the connection is over; after so many seconds it is."""
+        if self.error is None:
+            await self._reading.last(seconds)
+
+    def resume(self) -> None:
+        """Let the upstream go on if it was kept waiting, because what came from it was taken."""
+        if self._is_paused and self.error is None:
+            self._is_paused = False
+            self._transport.resume_reading()
+
+    def rest(self) -> bool:
+        """Expect nothing more, and return whether the connection may serve another request."""
+        self._answer = None
+        return self.error is None and self._transport.get_write_buffer_size() == 0
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the connection is not over, and the system holds no byte and no end of it that nobody has read."""
+        return self.error is None and not (self._probe and self._probe.poll(0))
+
+    def fail(self, error: Exception) -> None:
+        """End the connection at once; `error` is why, if it was not over yet."""
+        if self.error is None:
+            self.error = error
+        self._transport.abort()
+        self._reading.stop()
+        self._writing.stop()
+
+    def close(self) -> None:
+        """End a connection that rests."""
+        self.error = self.error or CallClosed("the connection was closed")
+        self._reading.stop()
+        self._writing.stop()
+        self._transport.close()
+
+    # What asyncio tells
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        if self._probe:
+            self._probe.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+
+    def data_received(self, data: bytes) -> None:
+        answer = self._answer
+        if answer is None:
+            self.fail(BadAnswer("the upstream sent bytes that no request asked for"))
+            return
+        had_head = answer.head is not None
+        try:
+            answer.feed(data)
+        except BadAnswer as error:
+            self.fail(error)
+            return
+        if answer.buffered > _HIGH_WATER and not answer.whole and not self._is_paused:
+            self._is_paused = True
+            self._transport.pause_reading()
+        if answer.is_readable or (answer.head is not None and not had_head):
+            self._reading.end()
+
+    def eof_received(self) -> None:
+        self.connection_lost(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if exc is None and self.error is None and self._answer is not None:
+            self._answer.end()
+        self.fail(HungUp("the upstream hung up before its answer was whole"))
+
+    def pause_writing(self) -> None:
+        self._is_full = True
+
+    def resume_writing(self) -> None:
+        self._is_full = False
+        self._writing.end()
+
+    def _not_answered(self) -> None:
+        self.fail(TimedOut("the upstream did not go on with its answer in time"))
+
+    def _not_taken(self) -> None:
+        self.fail(TimedOut("the upstream did not take the request in time"))

@@ -1,0 +1,290 @@
+"""HTTP/1.1 messages as bytes: a request that goes out, and an answer out of bytes that may be cut anywhere.
+
+Nothing here waits or knows a socket. An answer is either what RFC 9112 says, or `BadAnswer`. What follows an answer is
+never a part of it, and never a part of the next one: each answer has a parser of its own. Header bytes stay as they
+came; trailers are dropped.
+"""
+
+import re
+from collections.abc import AsyncIterable
+from dataclasses import dataclass
+from typing import Final
+
+import httptools
+
+Headers = list[tuple[bytes, bytes]]
+
+_IDEMPOTENT: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
+"""RFC 9110, section 9.2.2."""
+_KEPT_SECONDS: Final = 4.0
+"""Less than servers usually keep an idle connection (uvicorn 5 s), so that a request seldom meets one that closes."""
+_MARGIN_SECONDS: Final = 1.0
+_TIMEOUT: Final = re.compile(rb"(?:^|[,; \t])timeout=([0-9]{1,9})(?:$|[,; \t])", re.IGNORECASE)
+_FIRST_STATUS: Final = 100
+_SWITCHING_PROTOCOLS: Final = 101
+_FIRST_FINAL_STATUS: Final = 200
+_NO_CONTENT: Final = 204
+_LAST_STATUS: Final = 599
+_BODILESS: Final = (_NO_CONTENT, 304)
+
+
+class Request:
+    """A request on its way out: `pieces` at once, then each of `parts` by `frame`, then `last`.
+
+    The target and the headers go out as they are. The body is as long as a Content-Length among the headers says.
+    Where there is none, the length of whole bytes is added, and parts are sent chunked. Raises `ValueError` for what
+    would not be exactly one request.
+    """
+
+    __slots__ = ("_left", "is_head", "is_idempotent", "is_sent", "parts", "pieces")
+
+    def __init__(
+        self, method: bytes, target: bytes, headers: Headers, body: bytes | AsyncIterable[bytes] | None = None
+    ) -> None:
+        whole = b"" if body is None else body if isinstance(body, bytes) else None
+        lines = [b"%b %b HTTP/1.1" % (method, target), *(b"%b: %b" % pair for pair in headers)]
+        self._left = _announced(headers)
+        if whole is None and self._left is None:
+            lines.append(b"Transfer-Encoding: chunked")
+        elif whole is not None and self._left is None and body is not None:
+            lines.append(b"Content-Length: %d" % len(whole))
+        elif whole is not None and self._left not in (None, len(whole)):
+            raise ValueError("the body of a request is not as long as its Content-Length says")
+        head = b"\r\n".join([*lines, b"", b""])
+        if not _is_one_head(head, len(lines)) or lines[0].count(b" ") != 2:
+            raise ValueError("a line end or a space in the head of a request would make it another request")
+        self.pieces: Final = (head, whole) if whole else (head,)
+        self.parts: Final = None if isinstance(body, bytes) else body
+        """What is left of the body when `pieces` are sent, or None."""
+        self.is_sent = self.parts is None
+        """Whether all of the body was handed out."""
+        self.is_head: Final = method == b"HEAD"
+        self.is_idempotent: Final = method in _IDEMPOTENT
+
+    def frame(self, part: bytes) -> tuple[bytes, ...]:
+        """Return a part of the body as it goes out. Raises `ValueError` if it is more than was announced."""
+        if self._left is None:
+            return (b"%x\r\n" % len(part), part, b"\r\n") if part else ()  # an empty chunk would be the last one
+        self._left -= len(part)
+        if self._left < 0:
+            raise ValueError("the body of a request is longer than its Content-Length says")
+        self.is_sent = self._left == 0
+        return (part,)
+
+    def last(self) -> tuple[bytes, ...]:
+        """Return what ends the body. Raises `ValueError` if it is less than was announced."""
+        if self._left:
+            raise ValueError("the body of a request is shorter than its Content-Length says")
+        self.is_sent = True
+        return (b"0\r\n\r\n",) if self._left is None else ()
+
+
+def _announced(headers: Headers) -> int | None:
+    """Return the Content-Length, or None. Raises `ValueError` for another framing than one number of bytes."""
+    length = None
+    for name, value in headers:
+        kind = name.lower()
+        if kind == b"content-length" and length is None and value.isdigit():
+            length = int(value)
+        elif kind in (b"content-length", b"transfer-encoding"):
+            raise ValueError("a request is framed by the client, or by one Content-Length")
+    return length
+
+
+def _is_one_head(head: bytes, lines: int) -> bool:
+    """Return whether these are as many lines, of which no reader makes more or fewer."""
+    folded = b"\n " in head or b"\n\t" in head
+    return not (folded or b"\0" in head) and head.count(b"\n") == head.count(b"\r") == lines + 1
+
+
+class UpstreamError(Exception):
+    """A request has no whole answer. `otel_sessions._http.client` draws the tree of these errors."""
+
+
+class BadAnswer(UpstreamError):
+    """What the upstream said is no HTTP, is ambiguous, or is larger than allowed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Head:
+    """The head of a final answer: its status from 200 to 599, and its headers as they came."""
+
+    status: int
+    headers: Headers
+
+
+class _Framing:
+    """What a head says about the length of its body and about its connection."""
+
+    __slots__ = ("codings", "kept_seconds", "length")
+
+    def __init__(self, headers: Headers) -> None:
+        self.codings: list[bytes] = []
+        self.length: bytes | None = None
+        self.kept_seconds = _KEPT_SECONDS
+        for name, value in headers:
+            kind = name.lower()
+            if kind == b"transfer-encoding":
+                self.codings.append(value.lower())
+            elif kind == b"content-length":
+                self.length = value
+            elif kind == b"keep-alive" and (told := _TIMEOUT.search(value)):
+                self.kept_seconds = min(self.kept_seconds, max(0.0, int(told[1]) - _MARGIN_SECONDS))
+
+    @property
+    def is_announced(self) -> bool:
+        return bool(self.codings) or self.length is not None
+
+    def contradicts(self, status: int) -> bool:
+        """Whether a body is announced that this status cannot have, so that one may follow all the same."""
+        return bool(status in _BODILESS and self.codings) or (status == _NO_CONTENT and self.length not in (None, b"0"))
+
+    def check(self, status: int, version: str) -> None:
+        """Raise `BadAnswer` for what llhttp lets pass, and two readers may read in two ways."""
+        if version not in ("1.0", "1.1"):
+            raise BadAnswer(f"the upstream answered in HTTP/{version}")
+        if not _FIRST_STATUS <= status <= _LAST_STATUS or status == _SWITCHING_PROTOCOLS:
+            raise BadAnswer(f"the upstream answered with status {status}")
+        if self.codings and (self.codings != [b"chunked"] or version == "1.0"):
+            raise BadAnswer("the upstream's answer has a Transfer-Encoding that is not chunked alone")
+        if status < _FIRST_FINAL_STATUS and self.is_announced:
+            raise BadAnswer(f"the upstream announced a body for status {status}")
+
+
+class Answer:
+    """Takes bytes by `feed`, gives the body by `take`.
+
+    `max_head` is how many bytes may come before the body, heads with status 1xx included, and how many may come between
+    two parts of the body. `to_head` says that the request was a HEAD.
+    """
+
+    __slots__ = (
+        "_bare",
+        "_headers",
+        "_max_head",
+        "_parser",
+        "_parts",
+        "_to_head",
+        "_until_close",
+        "begun",
+        "buffered",
+        "head",
+        "kept_seconds",
+        "whole",
+    )
+
+    def __init__(self, *, to_head: bool, max_head: int) -> None:
+        self.begun = False
+        """Whether a byte of the answer has come."""
+        self.head: Head | None = None
+        self.whole = False
+        """Whether all of the answer has come."""
+        self.kept_seconds = 0.0
+        """How long the connection may be kept once the answer is whole; 0 if it may not be kept."""
+        self.buffered = 0
+        """How many bytes of the body wait to be taken."""
+        self._to_head = to_head
+        self._max_head = max_head
+        self._bare = 0  # bytes since the start, the head, or the last byte of the body
+        self._headers: Headers = []
+        self._parts: list[bytes] = []
+        self._until_close = False
+        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether the body goes on or ends here, without more bytes from the upstream."""
+        return self.buffered > 0 or self.whole
+
+    def feed(self, data: bytes) -> None:
+        """Take what the upstream sent next, at least one byte. Raises `BadAnswer`."""
+        if not self.begun and not data.startswith(b"H"):  # llhttp also reads empty lines, RTSP/ and ICE/
+            raise BadAnswer("the upstream's answer does not begin with HTTP/")
+        self.begun = True
+        room = self._max_head - self._bare
+        self._bare += len(data)
+        if self.head is None and len(data) > room:
+            self._parse(data[:room])
+            data = data[room:]
+            if self.head is None:
+                raise BadAnswer(f"the head of the upstream's answer is larger than {self._max_head} bytes")
+        self._parse(data)
+        if self._bare > self._max_head and not self.whole:
+            raise BadAnswer(f"more than {self._max_head} bytes came between two parts of the upstream's answer")
+
+    def end(self) -> None:
+        """Take note that the upstream has closed in order: some bodies end so (RFC 9112, section 6.3, rule 8)."""
+        if self._until_close:
+            self.whole = True
+
+    def take(self) -> bytes:
+        """Return what has come of the body since the last time."""
+        body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        self._parts.clear()
+        self.buffered = 0
+        return body
+
+    def _parse(self, data: bytes) -> None:
+        if data.endswith((b"\r", b"\n")):  # llhttp skips empty lines after an answer and does not say so
+            self._execute(data[:-1])
+            self._execute(data[-1:])
+        else:
+            self._execute(data)
+
+    def _execute(self, data: bytes) -> None:
+        if self._parser is None:
+            self.kept_seconds = 0.0
+            return
+        problem = _problem(self._parser, data)
+        if self.whole:
+            self._parser = None  # it refers to this answer, and this answer to it
+            self.kept_seconds = 0.0 if problem else self.kept_seconds
+        elif problem is not None:
+            raise problem
+
+    # What the parser calls. It goes on after the end of the answer, so each looks whether that was reached.
+
+    def on_message_begin(self) -> None:
+        if self.whole:
+            self.kept_seconds = 0.0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.head is None:  # else it is a trailer
+            self._headers.append((name, value.rstrip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        if self.head is not None:
+            return
+        parser = self._parser
+        assert parser is not None
+        status, version = parser.get_status_code(), parser.get_http_version()
+        framing = _Framing(self._headers)
+        framing.check(status, version)
+        if status < _FIRST_FINAL_STATUS:
+            self._headers = []
+            return
+        self._bare = 0
+        self.head = Head(status=status, headers=self._headers)
+        self.whole = self._to_head
+        self._until_close = status not in _BODILESS and not framing.is_announced
+        if not self._to_head and version == "1.1" and parser.should_keep_alive() and not framing.contradicts(status):
+            self.kept_seconds = framing.kept_seconds
+
+    def on_body(self, part: bytes) -> None:
+        if not self.whole:
+            self._bare = 0
+            self._parts.append(part)
+            self.buffered += len(part)
+
+    def on_message_complete(self) -> None:
+        self.whole = self.head is not None
+
+
+def _problem(parser: httptools.HttpResponseParser, data: bytes) -> BadAnswer | None:
+    """Let the parser read on, and return what is wrong."""
+    try:
+        parser.feed_data(data)
+    except httptools.HttpParserError as error:
+        refused = error.__context__  # raised by what the parser called
+        return refused if isinstance(refused, BadAnswer) else BadAnswer(f"the upstream's answer is no HTTP: {error}")
+    return None
