@@ -20,6 +20,8 @@ from .settings import Settings
 from .upstream import Upstream
 
 _NO_OWNER: Final = (HTTPStatus.BAD_REQUEST, "the header with the owner names an address, which is no user")
+_ALLOW: Final = ((b"allow", b"GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH"),)
+"""What a 405 has to say (RFC 9110, 15.5.6)."""
 
 _logger = logging.getLogger("otel_sessions.proxy")
 
@@ -68,7 +70,7 @@ class Front:
 
     async def _serve_http(self, scope: Scope, receive: Receive, send: Send, refused: Refusal | None) -> None:
         if refused is not None:
-            await answer(send, *refused)
+            await answer(send, *refused, *(_ALLOW if refused[0] is HTTPStatus.METHOD_NOT_ALLOWED else ()))
             return
         try:
             await self._leased(scope, patient(receive, self._rules.timeouts.idle_timeout), send)

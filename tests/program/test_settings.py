@@ -495,7 +495,7 @@ class TestTheCommand:
             "anyio",
             "argparse",
             "asyncio",
-            "h11",
+            "httptools",
             "httpx2",
             "logging",
             "opentelemetry",
