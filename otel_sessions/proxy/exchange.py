@@ -77,6 +77,8 @@ class Exchange:
         self._expects_continue = head.expects_continue
         self._left: int | None = None
         """Bytes of the answer that were told and are still to come."""
+        self._unsent = b""
+        """The head of the answer, until it is written with what comes next; an answer without a body is one write."""
         self._is_chunked = False
         self._has_body = True
         self._goes_on = True
@@ -131,6 +133,7 @@ class Exchange:
     def _give_up(self) -> None:
         if self.is_gone or self.is_answered:
             return
+        self._flush()
         if self._is_chunked or self._left is not None:
             self._carrier.cut()
         else:
@@ -183,8 +186,20 @@ class Exchange:
             self._goes_on = self._goes_on and self._is_chunked
             lines += [b"transfer-encoding: chunked\r\n"] if self._is_chunked else []
         lines += [] if self._goes_on else [b"connection: close\r\n"]
-        self._carrier.write(b"".join([*lines, b"\r\n"]))
+        self._unsent = b"".join([*lines, b"\r\n"])
         self.is_started = True
+        if self._has_body:
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Write the head, unless the first part of the body has taken it along."""
+        if self._unsent and not self.is_gone:
+            self._write(b"")
+
+    def _write(self, data: bytes) -> None:
+        unsent, self._unsent = self._unsent, b""
+        if unsent or data:
+            self._carrier.write(unsent + data)
 
     def _lines(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> Iterator[bytes]:
         """Yield the app's header lines, but for those that are about the connection, and note what they say."""
@@ -202,12 +217,13 @@ class Exchange:
                 yield b"%s: %s\r\n" % (name, value)
 
     def _send_body(self, body: bytes, more: bool) -> None:
-        if self._has_body and (body or not more):
+        if self._has_body:
             self._write_body(body, more)
         if more:
             return
         if self._left:
             raise RuntimeError(f"the answer is {self._left} bytes shorter than its Content-Length")
+        self._write(b"")
         self.is_answered = True
         self._body.clear()
         self._tell()
@@ -216,14 +232,13 @@ class Exchange:
     def _write_body(self, body: bytes, more: bool) -> None:
         if self._is_chunked:
             end = b"" if more else b"0\r\n\r\n"
-            self._carrier.write(b"%x\r\n%s\r\n%s" % (len(body), body, end) if body else end)
+            self._write(b"%x\r\n%s\r\n%s" % (len(body), body, end) if body else end)
             return
         if self._left is not None:
             if len(body) > self._left:
                 raise RuntimeError("the answer is longer than its Content-Length")
             self._left -= len(body)
-        if body:
-            self._carrier.write(body)
+        self._write(body)
 
     async def _fail(self) -> None:
         text = b"Internal Server Error"

@@ -1,13 +1,16 @@
 """What each request of a client meets first: refusals that need no session, and then the middleware."""
 
 import logging
+import math
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final
 
+import anyio
+
 from otel_sessions._engine.manager import SessionManager
 from otel_sessions._http.addresses import names_address
-from otel_sessions.asgi import ASGIApp, Receive, Send, SessionLeaseMiddleware
+from otel_sessions.asgi import ASGIApp, Message, Receive, Send, SessionLeaseMiddleware
 from otel_sessions.matchers import Headers, Scope, header
 
 from . import websocket
@@ -15,7 +18,7 @@ from .farewell import Farewell
 from .forward import Refused, answer, patient, refuse
 from .headers import scheme_of
 from .peer import Peer
-from .rules import Refusal, target_of
+from .rules import STALLED, Refusal, target_of
 from .settings import Settings
 from .upstream import Upstream
 
@@ -24,6 +27,24 @@ _ALLOW: Final = ((b"allow", b"GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH"),)
 """What a 405 has to say (RFC 9110, 15.5.6)."""
 
 _logger = logging.getLogger("otel_sessions.proxy")
+
+
+def in_time(receive: Receive, seconds: float | None) -> Receive:
+    """Return the `receive` of a request that holds a place; it raises `Refused` if the body takes longer as a whole."""
+    end = math.inf if seconds is None else anyio.current_time() + seconds
+    reading = True
+
+    async def receive_in_time() -> Message:
+        nonlocal reading
+        message: Message | None = None
+        with anyio.CancelScope(deadline=end if reading else math.inf):
+            message = await receive()
+        if message is None:
+            raise Refused(*STALLED)
+        reading = bool(message.get("more_body", False))
+        return message
+
+    return receive_in_time
 
 
 class Front:

@@ -14,6 +14,7 @@ from .headers import Trust, towards_upstream
 Refusal = tuple[HTTPStatus, str]
 """Why a request is not passed on, for its client."""
 TOO_LARGE: Final = (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the request is larger than this proxy passes on")
+STALLED: Final = (HTTPStatus.REQUEST_TIMEOUT, "the request did not come in time")
 _BAD_HOST: Final = "a request without a good Host is refused"
 _PORT: Final = "[0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}"
 _HOST: Final = re.compile(rf"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:({_PORT}|65[0-4][0-9]{{2}}|655[0-3][0-9]))?")

@@ -23,7 +23,7 @@ from otel_sessions._program.flags import naming
 from otel_sessions._program.logs import log_to_stderr
 from otel_sessions._program.otlp import exporting
 from otel_sessions._program.sockets import listen_as, written
-from otel_sessions.asgi import Receive, Send
+from otel_sessions.asgi import OPENING, SESSION, Receive, Send
 from otel_sessions.matchers import AdoptingMatcher, Headers, Scope
 from otel_sessions.sinks._jsonlines import JsonLinesSink
 
@@ -33,7 +33,7 @@ from .connection import Limits
 from .door import most_connections
 from .farewell import Farewell
 from .forward import Forwarder
-from .front import Front
+from .front import Front, in_time
 from .peer import Peer
 from .sessionless import Sessionless
 from .settings import Settings, unread_variables
@@ -185,8 +185,10 @@ class Proxy:
         """The app behind the middleware."""
         if scope["type"] == "websocket":
             await websocket.pass_on(scope, receive, send, self._upstream, self.settings.rules)
-        else:
-            await self._forwarder(scope, receive, send)
+            return
+        if OPENING in scope and scope[SESSION] is None:  # a place is taken, which a slow client must not hold for ever
+            receive = in_time(receive, self.settings.rules.timeouts.idle_timeout)
+        await self._forwarder(scope, receive, send)
 
     async def _say_health(self, scope: Scope, _receive: Receive, send: Send) -> None:
         """The app that says whether new sessions are taken: 200, or 503 from the first signal on."""

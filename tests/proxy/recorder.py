@@ -1,5 +1,6 @@
 """An upstream that keeps every whole request that reaches it, byte by byte, and answers from a script."""
 
+import re
 import socket
 import socketserver
 import threading
@@ -101,3 +102,8 @@ def talk(port: int, *parts: bytes, seconds: float = 20) -> bytes:
         while more := connection.recv(65536):
             said += more
         return said
+
+
+def statuses(said: bytes) -> list[int]:
+    """Return the statuses of all answers in what was said."""
+    return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d\d\d) ", said)]

@@ -2,7 +2,6 @@
 
 import base64
 import os
-import re
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import pytest
 from tests.processes import HOST
 
 from .conftest import start_proxy
-from .recorder import Recorder, Seen, talk
+from .recorder import Recorder, Seen, statuses, talk
 
 pytestmark = pytest.mark.processes
 
@@ -25,11 +24,6 @@ LAST = b"GET /last HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
 NEXT = b"GET /next HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
 KEY = base64.b64encode(bytes(16))
 HANDSHAKE = b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %s\r\n" % KEY
-
-
-def statuses(said: bytes) -> list[int]:
-    """Return the statuses of all answers in what was said."""
-    return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d\d\d) ", said)]
 
 
 @dataclass(frozen=True, kw_only=True)
