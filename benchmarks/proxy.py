@@ -121,7 +121,7 @@ def write(path: Path, rounds: Rounds, pairs: list[Pair], connections: int, clock
     """Write every round, beside the machine's description."""
     sessions = cost(pairs)
     document = {
-        "machine": machine("h11", "httpx2", "uvicorn"),
+        "machine": machine("httptools", "httpx2", "uvicorn", "uvloop"),
         "connections": connections,
         "cpu": clock.name,
         "sessions": {**asdict(sessions), "share": sessions.share, "verdict": sessions.verdict},

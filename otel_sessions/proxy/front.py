@@ -1,13 +1,16 @@
 """What each request of a client meets first: refusals that need no session, and then the middleware."""
 
 import logging
+import math
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final
 
+import anyio
+
 from otel_sessions._engine.manager import SessionManager
 from otel_sessions._http.addresses import names_address
-from otel_sessions.asgi import ASGIApp, Receive, Send, SessionLeaseMiddleware
+from otel_sessions.asgi import ASGIApp, Message, Receive, Send, SessionLeaseMiddleware
 from otel_sessions.matchers import Headers, Scope, header
 
 from . import websocket
@@ -15,13 +18,33 @@ from .farewell import Farewell
 from .forward import Refused, answer, patient, refuse
 from .headers import scheme_of
 from .peer import Peer
-from .rules import Refusal, target_of
+from .rules import STALLED, Refusal, target_of
 from .settings import Settings
 from .upstream import Upstream
 
 _NO_OWNER: Final = (HTTPStatus.BAD_REQUEST, "the header with the owner names an address, which is no user")
+_ALLOW: Final = ((b"allow", b"GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH"),)
+"""What a 405 has to say (RFC 9110, 15.5.6)."""
 
 _logger = logging.getLogger("otel_sessions.proxy")
+
+
+def in_time(receive: Receive, seconds: float | None) -> Receive:
+    """Return the `receive` of a request that holds a place; it raises `Refused` if the body takes longer as a whole."""
+    end = math.inf if seconds is None else anyio.current_time() + seconds
+    reading = True
+
+    async def receive_in_time() -> Message:
+        nonlocal reading
+        message: Message | None = None
+        with anyio.CancelScope(deadline=end if reading else math.inf):
+            message = await receive()
+        if message is None:
+            raise Refused(*STALLED)
+        reading = bool(message.get("more_body", False))
+        return message
+
+    return receive_in_time
 
 
 class Front:
@@ -68,7 +91,7 @@ class Front:
 
     async def _serve_http(self, scope: Scope, receive: Receive, send: Send, refused: Refusal | None) -> None:
         if refused is not None:
-            await answer(send, *refused)
+            await answer(send, *refused, *(_ALLOW if refused[0] is HTTPStatus.METHOD_NOT_ALLOWED else ()))
             return
         try:
             await self._leased(scope, patient(receive, self._rules.timeouts.idle_timeout), send)

@@ -11,6 +11,7 @@ from otel_sessions.matchers import Headers, Scope, header, pairs_of, spelt
 HOP_BY_HOP: Final = frozenset(
     {
         b"connection",
+        b"http2-settings",
         b"keep-alive",
         b"proxy-authenticate",
         b"proxy-authorization",
@@ -70,7 +71,7 @@ def towards_upstream(scope: Scope, trust: Trust, host: bytes | None) -> list[tup
     known = {name for name, _ in headers}
     chain = ", ".join([*(forwarded_for(scope) if trusted else []), _UNKNOWN if address is None else str(address)])
     own = [(b"x-forwarded-for", chain.encode("latin-1"))]
-    own += [(b"x-forwarded-host", theirs)] if b"x-forwarded-host" not in known else []
+    own += [(b"x-forwarded-host", theirs)] if theirs and b"x-forwarded-host" not in known else []
     own += [(b"x-forwarded-proto", _scheme(scope))] if b"x-forwarded-proto" not in known else []
     own += [(b"forwarded", _forwarded(address))] if b"forwarded" in known else []
     headers = [(name, value) for name, value in headers if name != b"x-forwarded-for"]

@@ -113,6 +113,30 @@ IDLE_TIMEOUT: Final[Option[float]] = Option(
     unit=SECONDS,
     help="how long to wait for more from the client or the upstream",
 )
+HEAD_TIMEOUT: Final[Option[float]] = Option(
+    name="head_timeout",
+    table=_PROXY,
+    kind=POSITIVE,
+    default=30.0,
+    unit=SECONDS,
+    help="how long the head of a request may take",
+)
+MAX_CONNECTIONS: Final[Option[int | None]] = Option(
+    name="max_connections",
+    table=_PROXY,
+    kind=COUNT,
+    default=None,
+    unit="connections",
+    help="how many clients' connections may be open; unset: what the descriptors allow, at most 10000",
+)
+LOOP: Final[Option[str]] = Option(
+    name="loop",
+    table=_PROXY,
+    kind=word(["auto", "uvloop", "asyncio"], str),
+    default="auto",
+    unit="auto|uvloop|asyncio",
+    help="the event loop; auto is uvloop where it is installed",
+)
 COMMENT_AFTER: Final[Option[float]] = Option(
     name="comment_after",
     table=_PROXY,
@@ -227,7 +251,8 @@ EXPORT_KEEP: Final[Option[int]] = Option(
 )
 
 PROXY_OPTIONS: Final = (
-    *(UPSTREAM, LISTEN, HEALTH, MATCHER, CONNECT_TIMEOUT, IDLE_TIMEOUT, COMMENT_AFTER, STREAM_IDLE_TIMEOUT, SKIP),
+    *(UPSTREAM, LISTEN, HEALTH, MATCHER, CONNECT_TIMEOUT, HEAD_TIMEOUT, IDLE_TIMEOUT, COMMENT_AFTER),
+    *(STREAM_IDLE_TIMEOUT, SKIP, MAX_CONNECTIONS, LOOP),
     *(MAX_BODY, MAX_HEADER, TRUSTED_PROXY, OWNER_HEADER, REWRITE_HOST, ALLOW_HOST, ALLOW_ORIGIN, LOG_FORMAT),
     *(EXPORT, EXPORT_MAX_BYTES, EXPORT_KEEP),
 )

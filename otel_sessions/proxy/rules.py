@@ -8,12 +8,13 @@ from typing import Final, cast
 
 from otel_sessions.matchers import Scope, header, headers_of, pairs_of, spelt
 
+from .exchange import TARGET
 from .headers import Trust, towards_upstream
 
 Refusal = tuple[HTTPStatus, str]
 """Why a request is not passed on, for its client."""
 TOO_LARGE: Final = (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the request is larger than this proxy passes on")
-_BAD_FRAMING: Final = "a request with both Content-Length and Transfer-Encoding is refused"
+STALLED: Final = (HTTPStatus.REQUEST_TIMEOUT, "the request did not come in time")
 _BAD_HOST: Final = "a request without a good Host is refused"
 _PORT: Final = "[0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}"
 _HOST: Final = re.compile(rf"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:({_PORT}|65[0-4][0-9]{{2}}|655[0-3][0-9]))?")
@@ -50,12 +51,14 @@ class Rules:
 
     def headers(self, scope: Scope, own_host: bytes) -> list[tuple[bytes, bytes]]:
         """Return a request's headers as the upstream gets them, which knows itself by `own_host`."""
-        return towards_upstream(scope, self.trust, own_host if self.rewrite_host else None)
+        own = self.rewrite_host or has_no_host(scope)
+        return towards_upstream(scope, self.trust, own_host if own else None)
 
     def _malformed(self, scope: Scope) -> Refusal | None:
-        if header(scope, b"content-length") is not None and header(scope, b"transfer-encoding") is not None:
-            return HTTPStatus.BAD_REQUEST, _BAD_FRAMING
-        if not _is_host(header(scope, b"host") or ""):
+        if scope.get("method") == "TRACE":
+            return HTTPStatus.METHOD_NOT_ALLOWED, "TRACE is refused"
+        host = header(scope, b"host")
+        if not _is_host(host or "") and not (host is None and has_no_host(scope)):
             return HTTPStatus.BAD_REQUEST, _BAD_HOST
         ambiguous = self._ambiguous(scope)
         if ambiguous is not None:
@@ -95,7 +98,7 @@ class Rules:
             return malformed
         if not self.rewrite_host:
             return None
-        if (header(scope, b"host") or "").lower() not in self.allow_host:
+        if (header(scope, b"host") or "").lower() not in self.allow_host and not has_no_host(scope):
             return HTTPStatus.MISDIRECTED_REQUEST, "this proxy does not serve that host"
         if not self.allow_origin.issuperset(headers_of(scope, b"origin")):
             return HTTPStatus.FORBIDDEN, "requests from that origin are refused"
@@ -118,8 +121,15 @@ def _told_length(scope: Scope) -> int:
     return int(told) if told.isdecimal() else 0
 
 
+def has_no_host(scope: Scope) -> bool:
+    """Return whether a request names no host, as HTTP/1.0 allows; no browser sends such a request."""
+    return scope.get("http_version") == "1.0" and header(scope, b"host") is None
+
+
 def target_of(scope: Scope) -> bytes:
     """Return the path and the query as the client wrote them."""
+    if TARGET in scope:
+        return cast("bytes", scope[TARGET])
     path = cast("bytes", scope.get("raw_path") or str(scope["path"]).encode())
     query = cast("bytes", scope.get("query_string", b""))
     return path + (b"?" + query if query else b"")

@@ -11,31 +11,38 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Final, Self
 
 import anyio
 
+from otel_sessions._core.exceptions import ConfigError
 from otel_sessions._engine.manager import SessionManager
 from otel_sessions._program.flags import naming
 from otel_sessions._program.logs import log_to_stderr
 from otel_sessions._program.otlp import exporting
 from otel_sessions._program.sockets import listen_as, written
-from otel_sessions.asgi import Receive, Send
+from otel_sessions.asgi import OPENING, SESSION, Receive, Send
 from otel_sessions.matchers import AdoptingMatcher, Headers, Scope
 from otel_sessions.sinks._jsonlines import JsonLinesSink
 
 from . import options, websocket
 from ._uvicorn import Server, quieten
+from .connection import Limits
+from .door import most_connections
 from .farewell import Farewell
 from .forward import Forwarder
-from .front import Front
+from .front import Front, in_time
 from .peer import Peer
 from .sessionless import Sessionless
 from .settings import Settings, unread_variables
 from .upstream import Upstream
 
 _logger = logging.getLogger("otel_sessions.proxy")
+
+_MOST_HEALTH: Final = 16
+"""How many connections may be open where health is asked for."""
 
 
 class Proxy:
@@ -81,8 +88,13 @@ class Proxy:
         self._forwarder = _forwarder(settings, self._upstream)
         self._sessionless = Sessionless(self._pass_on, settings.matcher)
         front = Front(settings, self._upstream, self.manager, self._sessionless, session_data, farewell)
-        self._server = Server(front, settings.rules.max_header, self._drain)
-        self._health = Server(self._say_health, settings.rules.max_header, _drain_nothing)
+        limits = Limits(
+            max_header=settings.rules.max_header,
+            head_timeout=settings.head_timeout,
+            idle_timeout=settings.rules.timeouts.idle_timeout,
+        )
+        self._server = Server(front, limits, settings.max_connections or most_connections(), self._drain)
+        self._health = Server(self._say_health, limits, _MOST_HEALTH, _drain_nothing)
         self._address: tuple[str, int] | None = None
         self._serving: asyncio.Task[None] | None = None
         self._exits = AsyncExitStack()
@@ -176,8 +188,10 @@ class Proxy:
         """The app behind the middleware."""
         if scope["type"] == "websocket":
             await websocket.pass_on(scope, receive, send, self._upstream, self.settings.rules)
-        else:
-            await self._forwarder(scope, receive, send)
+            return
+        if OPENING in scope and scope[SESSION] is None:  # a place is taken, which a slow client must not hold for ever
+            receive = in_time(receive, self.settings.rules.timeouts.idle_timeout)
+        await self._forwarder(scope, receive, send)
 
     async def _say_health(self, scope: Scope, _receive: Receive, send: Send) -> None:
         """The app that says whether new sessions are taken: 200, or 503 from the first signal on."""
@@ -201,13 +215,26 @@ def run(settings: Settings) -> int:
     for warning in unread_variables(os.environ):
         _logger.warning("%s", warning)
     listener, health = _listeners(settings, None, None)
-    with exporting("otel-sessions-proxy"):
-        asyncio.run(_serve(settings, listener, health))
+    with exporting("otel-sessions-proxy"), asyncio.Runner(loop_factory=_loop_factory(settings.loop)) as runner:
+        runner.run(_serve(settings, listener, health))
     return 0
 
 
 async def _serve(settings: Settings, listener: socket.socket, health: socket.socket | None) -> None:
     await Proxy(settings, listener=listener, health=health).serve()
+
+
+def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes the event loop of that name, None for asyncio's own. Raises `ConfigError`, with the flag."""
+    if name == "asyncio":
+        return None
+    if find_spec("uvloop") is None:
+        if name == "uvloop":
+            raise ConfigError(f"{options.LOOP.flag} uvloop: uvloop is not installed")
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop
 
 
 async def _drain_nothing() -> None:

@@ -36,6 +36,9 @@ class Settings:
     owner_header: str | None = _USUAL[options.OWNER_HEADER]
     skip: tuple[str, ...] = _USUAL[options.SKIP]
     stream_idle_timeout: float | None = _USUAL[options.STREAM_IDLE_TIMEOUT]
+    head_timeout: float = _USUAL[options.HEAD_TIMEOUT]
+    max_connections: int | None = _USUAL[options.MAX_CONNECTIONS]
+    loop: str = _USUAL[options.LOOP]
     log_format: str = _USUAL[options.LOG_FORMAT]
     export: str | None = _USUAL[options.EXPORT]
     export_max_bytes: int = _USUAL[options.EXPORT_MAX_BYTES]
@@ -68,6 +71,9 @@ def read(flags: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
         owner_header=values[options.OWNER_HEADER],
         skip=values[options.SKIP],
         stream_idle_timeout=values[options.STREAM_IDLE_TIMEOUT],
+        head_timeout=values[options.HEAD_TIMEOUT],
+        max_connections=values[options.MAX_CONNECTIONS],
+        loop=values[options.LOOP],
         log_format=values[options.LOG_FORMAT],
         export=values[options.EXPORT],
         export_max_bytes=values[options.EXPORT_MAX_BYTES],

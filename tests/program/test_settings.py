@@ -496,7 +496,7 @@ class TestTheCommand:
             "anyio",
             "argparse",
             "asyncio",
-            "h11",
+            "httptools",
             "httpx2",
             "logging",
             "opentelemetry",

@@ -427,7 +427,7 @@ def test_a_body_larger_than_allowed_is_413_whatever_it_says_of_its_size(start: S
         b"GET /base\\..\\asked HTTP/1.1\r\nHost: h\r\n\r\n",
         b"GET /.. HTTP/1.1\r\nHost: h\r\n\r\n",
         b"GET %2Fasked HTTP/1.1\r\nHost: h\r\n\r\n",
-        b"GET http://elsewhere.example/asked HTTP/1.1\r\nHost: h\r\n\r\n",
+        b"GET ftp://elsewhere.example/asked HTTP/1.1\r\nHost: h\r\n\r\n",
         b"OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n",
         b"CONNECT elsewhere.example:443 HTTP/1.1\r\nHost: h\r\n\r\n",
     ],

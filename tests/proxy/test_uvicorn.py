@@ -1,7 +1,6 @@
 """What the proxy uses of uvicorn's insides is there in the version that is installed."""
 
 import ast
-import asyncio
 import inspect
 import logging
 import textwrap
@@ -9,11 +8,12 @@ import textwrap
 import pytest
 import uvicorn
 from uvicorn.config import HTTP_PROTOCOLS, WS_PROTOCOLS
-from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets import websockets_sansio_impl
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 
-from otel_sessions.proxy._uvicorn import REFUSED_HANDSHAKE, Connection, Server, quieten
+from otel_sessions.proxy._uvicorn import REFUSED_HANDSHAKE, Server, quieten
+from otel_sessions.proxy.connection import Limits
 
 pytestmark = pytest.mark.no_cover
 
@@ -34,10 +34,25 @@ async def nothing() -> None:
         (uvicorn.Server, "shutdown", ["self", "sockets"]),
         (uvicorn.Server, "capture_signals", ["self"]),
         (uvicorn.Server, "handle_exit", ["self", "sig", "frame"]),
-        (H11Protocol, "data_received", ["self", "data"]),
-        (H11Protocol, "handle_events", ["self"]),
-        (H11Protocol, "on_response_complete", ["self"]),
-        (H11Protocol, "shutdown", ["self"]),
+        (WebSocketsSansIOProtocol, "connection_made", ["self", "transport"]),
+        (WebSocketsSansIOProtocol, "connection_lost", ["self", "exc"]),
+        (WebSocketsSansIOProtocol, "data_received", ["self", "data"]),
+        (WebSocketsSansIOProtocol, "eof_received", ["self"]),
+        (WebSocketsSansIOProtocol, "pause_writing", ["self"]),
+        (WebSocketsSansIOProtocol, "resume_writing", ["self"]),
+        (WebSocketsSansIOProtocol, "shutdown", ["self"]),
+        (WebSocketsSansIOProtocol, "keepalive_timeout", ["self"]),
+        (WebSocketsSansIOProtocol, "on_task_complete", ["self", "task"]),
+        (WebSocketsSansIOProtocol, "receive", ["self"]),
+        (WebSocketsSansIOProtocol, "send", ["self", "message"]),
+        (WebSocketsSansIOProtocol, "handle_connect", ["self", "event"]),
+        (WebSocketsSansIOProtocol, "handle_text", ["self", "event"]),
+        (WebSocketsSansIOProtocol, "handle_bytes", ["self", "event"]),
+        (WebSocketsSansIOProtocol, "handle_cont", ["self", "event"]),
+        (WebSocketsSansIOProtocol, "handle_ping", ["self"]),
+        (WebSocketsSansIOProtocol, "handle_pong", ["self", "event"]),
+        (WebSocketsSansIOProtocol, "handle_parser_exception", ["self"]),
+        (WebSocketsSansIOProtocol, "send_receive_event_to_app", ["self"]),
     ],
     ids=lambda value: value if isinstance(value, str) else getattr(value, "__name__", ""),
 )
@@ -63,12 +78,27 @@ def test_a_method_that_is_overridden_or_called_is_there(kind: type, name: str, p
         (uvicorn.Server, "self.handle_exit", "capture_signals"),
         (uvicorn.Server, "self._captured_signals", "capture_signals"),
         (uvicorn.Server, "self.should_exit", "on_tick"),
-        (H11Protocol, "self.handle_events(", "data_received"),
-        (H11Protocol, "self.on_response_complete", "handle_events"),
-        (H11Protocol, "self.cycle", "handle_events"),
-        (H11Protocol, "self.flow", "handle_events"),
-        (H11Protocol, "self.transport", "connection_made"),
-        (H11Protocol, "self.conn", "__init__"),
+        (WebSocketsSansIOProtocol, "self.handle_events(", "data_received"),
+        (WebSocketsSansIOProtocol, "self.handle_text(", "handle_events"),
+        (WebSocketsSansIOProtocol, "self.handle_bytes(", "handle_events"),
+        (WebSocketsSansIOProtocol, "self.handle_cont(", "handle_events"),
+        (WebSocketsSansIOProtocol, "self.handle_ping(", "handle_events"),
+        (WebSocketsSansIOProtocol, "self.handle_pong(", "handle_events"),
+        (WebSocketsSansIOProtocol, "self.handle_connect(", "handle_events"),
+        (WebSocketsSansIOProtocol, "self.handle_parser_exception(", "data_received"),
+        (WebSocketsSansIOProtocol, "self.on_task_complete", "handle_connect"),
+        (WebSocketsSansIOProtocol, "self.scope", "handle_connect"),
+        (WebSocketsSansIOProtocol, "self.handshake_complete", "handle_connect"),
+        (WebSocketsSansIOProtocol, "self.queue", "receive"),
+        (WebSocketsSansIOProtocol, "self.read_paused", "send"),
+        (WebSocketsSansIOProtocol, "self.close_sent", "send"),
+        (WebSocketsSansIOProtocol, "self.writable", "send"),
+        (WebSocketsSansIOProtocol, "self.curr_msg_data_type", "handle_text"),
+        (WebSocketsSansIOProtocol, "self.conn", "__init__"),
+        (WebSocketsSansIOProtocol, "self.loop", "__init__"),
+        (WebSocketsSansIOProtocol, "self.keepalive_timeout", "send_keepalive_ping"),
+        (WebSocketsSansIOProtocol, "self.transport", "connection_made"),
+        (ServerState, "self.tasks", "__init__"),
         (ServerState, "self.connections", "__init__"),
     ],
     ids=lambda value: value if isinstance(value, str) else value.__name__,
@@ -78,30 +108,16 @@ def test_an_attribute_is_used_where_the_proxy_relies_on_it(kind: type, name: str
 
 
 def test_a_server_has_what_is_read_of_it() -> None:
-    server = Server(app, 65536, nothing)
+    server = Server(app, Limits(), 1, nothing)
 
     assert server.should_exit is False
     assert server._captured_signals == []
     assert server.server_state.connections == set()
 
 
-@pytest.mark.anyio
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_a_connection_has_what_is_read_of_it() -> None:
-    config = uvicorn.Config(app, http=Connection, lifespan="off", log_config=None)
-    config.load()
-    connection = Connection(config=config, server_state=ServerState(), app_state={})
-    connection.connection_made(asyncio.Transport())
-
-    assert connection.conn.their_state is not None
-    assert hasattr(connection, "cycle")
-    assert callable(connection.flow.resume_reading)
-    assert callable(connection.transport.abort)
-
-
 def test_the_protocols_that_are_asked_for_are_known() -> None:
     assert "websockets-sansio" in WS_PROTOCOLS
-    assert HTTP_PROTOCOLS["h11"].endswith("h11_impl:H11Protocol")
+    assert "httptools" in HTTP_PROTOCOLS
 
 
 def test_a_websocket_that_an_app_refuses_is_logged_in_the_words_that_are_left_out() -> None:

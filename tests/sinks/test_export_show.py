@@ -356,7 +356,7 @@ class TestAsAProcess:
             import sys
             from otel_sessions.cli import main
             status = main(["export", "show", sys.argv[1]])
-            extras = ("httpx2", "uvicorn", "websockets", "rich", "psutil", "starlette", "h11", "opentelemetry.sdk")
+            extras = ("httpx2", "uvicorn", "websockets", "rich", "psutil", "starlette", "httptools", "opentelemetry.sdk")
             sys.exit(status or str([name for name in extras if name in sys.modules] or ""))
         """
         command = [sys.executable, "-c", "\n".join(line.strip() for line in program.splitlines()), str(path)]

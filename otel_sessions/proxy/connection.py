@@ -1,0 +1,377 @@
+"""A client's connection: requests in, one after the other, and each answered before the next one is read.
+
+```text
+            head whole                  answer written, body read
+  AWAITED ─────────────▶ EXCHANGE ─────────────────────────────────▶ AWAITED
+     │ malformed, late      │ malformed, or an answer before the body's end, or the last one
+     └──────────┬───────────┘
+                ▼
+             LEAVING   nothing is read as a request any more; what still comes is dropped
+```
+
+Each state has a deadline, but for an exchange, whose deadlines are its app's. While an answer is under way reading goes
+on, so that a client that leaves is heard; what comes early waits for its turn.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from http import HTTPStatus
+from typing import Final, cast
+from urllib.parse import unquote
+
+from otel_sessions.asgi import ASGIApp
+from otel_sessions.matchers import Scope
+
+from .chunks import Body, Chunked, Sized
+from .deadline import Deadline
+from .exchange import TARGET, Exchange, status_line
+from .head import END, Head, Malformed, check_beginning, read_head
+
+_MOST_EARLY: Final = 65536
+"""Bytes of requests that may wait for their turn."""
+_MOST_DROPPED: Final = 65536
+"""Bytes of a body that are read after its answer, so that the connection can go on."""
+_NEXT_SECONDS: Final = 75.0
+"""How long a connection is kept without a request."""
+_LEAVING_SECONDS: Final = 2.0
+"""How long a client that was refused may take to read it and leave (RFC 9112, 9.6)."""
+_LATE: Final = (HTTPStatus.REQUEST_TIMEOUT, "the request did not come in time")
+_TOO_LARGE: Final = (
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    "the request's head is larger than this proxy passes on",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What a client's connection is allowed: `max_header` bytes a head, and seconds."""
+
+    max_header: int = 65536
+    head_timeout: float = 30.0
+    idle_timeout: float | None = 300.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Serving:
+    """What the connections of a server share. `upgrade` makes the protocol that a WebSocket goes on with."""
+
+    app: ASGIApp
+    limits: Limits
+    upgrade: Callable[[], asyncio.Protocol]
+    connections: set[object] = field(default_factory=set)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+
+class _State(Enum):
+    AWAITED = auto()
+    EXCHANGE = auto()
+    LEAVING = auto()
+
+
+class Connection(asyncio.Protocol):
+    """One client's connection over HTTP/1.1."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+        self._limits = serving.limits
+        self._loop = asyncio.get_running_loop()
+        self._deadline = Deadline(self._loop, self._expired)
+        self._state = _State.AWAITED
+        self._pending = bytearray()
+        self._searched = 0
+        self._exchange: Exchange | None = None
+        self._body: Body = Sized(0)
+        self._writable: asyncio.Event | None = None
+        self._unwritten = 0
+        self._stuck_since = 0.0
+        self._is_paused = False
+        self._is_due = False
+        self._ends = False
+        self._proto: dict[str, object] = {}
+
+    # What the transport says
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self._serving.connections.add(self)
+        server, client = transport.get_extra_info("sockname"), transport.get_extra_info("peername")
+        self._proto = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "server": tuple(server[:2]) if isinstance(server, (tuple, list)) else None,
+            "client": tuple(client[:2]) if isinstance(client, (tuple, list)) else None,
+            "scheme": "http" if transport.get_extra_info("sslcontext") is None else "https",
+            "root_path": "",
+        }
+        self._deadline.set(self._limits.head_timeout)
+
+    def eof_received(self) -> None:
+        """Hear that the client says no more; nothing is under way any more for a client that is half gone."""
+        self._state = _State.LEAVING
+        self._pending.clear()
+        self._leave_exchange()
+        self._watch_writing()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self._serving.connections.discard(self)
+        self._deadline.close()
+        self._pending.clear()
+        self._leave_exchange()
+        self.resume_writing()
+
+    def data_received(self, data: bytes) -> None:
+        if self._state is _State.LEAVING:
+            return
+        self._pending += data
+        self._advance()
+
+    def pause_writing(self) -> None:
+        if self._writable is None or self._writable.is_set():
+            self._writable = asyncio.Event()
+        self._watch_writing()
+
+    def resume_writing(self) -> None:
+        if self._writable is not None and not self._writable.is_set():
+            self._writable.set()
+            if self._exchange is not None and not self._exchange.is_answered:
+                self._deadline.set(None)
+
+    # What the exchange says
+
+    def write(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    async def writable(self) -> None:
+        if self._writable is not None and not self._writable.is_set():
+            await self._writable.wait()
+
+    def body_taken(self) -> None:
+        if self._pending:
+            self._soon()
+        else:
+            self._read_on(True)
+
+    def may_go_on(self) -> bool:
+        if self._ends or self._exchange is None or self._exchange.is_read:
+            return not self._ends
+        left = self._body.left
+        return left is not None and left <= _MOST_DROPPED and not self._exchange.waits_to_be_asked
+
+    def answered(self, *, goes_on: bool) -> None:
+        if not goes_on or self._ends:
+            self._leave()
+        elif self._exchange is not None and self._exchange.is_read:
+            self._next()
+        else:
+            self._deadline.set(self._limits.head_timeout)
+            self._soon()
+
+    def cut(self) -> None:
+        self._state = _State.LEAVING
+        self._leave_exchange()
+        self._watch_writing()
+        self.transport.close()
+
+    def abort(self) -> None:
+        self.transport.abort()
+
+    def shutdown(self) -> None:
+        """Close as soon as nothing is under way."""
+        self._ends = True
+        if self._state is _State.AWAITED:
+            self._leave()
+
+    # One step after the other
+
+    def _soon(self) -> None:
+        """Go on reading in the loop's next turn: after a bounded amount of work, others come first."""
+        if not self._is_due:
+            self._is_due = True
+            self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        self._is_due = False
+        self._advance()
+
+    def _advance(self) -> None:
+        try:
+            if self._state is _State.AWAITED:
+                self._read_head()
+            if self._state is _State.EXCHANGE:
+                self._read_body()
+        except Malformed as fault:
+            self._refuse(fault.status, fault.text)
+
+    def _read_head(self) -> None:
+        while self._pending.startswith(b"\r\n"):  # RFC 9112, 2.2
+            del self._pending[:2]
+        if not self._pending:
+            return
+        end = self._pending.find(END, max(0, self._searched - len(END)))
+        size = len(self._pending) if end < 0 else end + len(END)
+        if size > self._limits.max_header:
+            raise Malformed(*_TOO_LARGE)
+        if end < 0:
+            if not self._searched:
+                self._deadline.set(self._limits.head_timeout)
+            self._searched = size
+            if self._pending != b"\r":
+                check_beginning(bytes(self._pending))
+            return
+        raw = bytes(self._pending[:size])
+        self._searched = 0
+        head = read_head(raw)
+        if head.is_websocket:
+            self._upgrade(head)
+            return
+        del self._pending[:size]
+        self._begin(head)
+
+    def _begin(self, head: Head) -> None:
+        self._deadline.set(None)
+        self._state = _State.EXCHANGE
+        self._exchange = exchange = Exchange(head, self)
+        self._body = Chunked() if head.length is None else Sized(head.length)
+        path, _, query = head.target.partition(b"?")
+        scope: Scope = {
+            **self._proto,
+            "http_version": head.version,
+            "method": head.method,
+            "path": unquote(path.decode("latin-1")) if b"%" in path else path.decode("latin-1"),
+            "raw_path": path,
+            "query_string": query,
+            "headers": head.headers,
+            TARGET: head.target,
+        }
+        task = self._loop.create_task(exchange.run(self._serving.app, scope))
+        self._serving.tasks.add(task)
+        task.add_done_callback(self._serving.tasks.discard)
+        if self._body.is_whole:
+            exchange.put(b"", is_last=True)
+
+    def _read_body(self) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        if not self._body.is_whole:
+            self._take(exchange)
+        if not self._body.is_whole:
+            self._read_on(not exchange.is_full and not self._is_due)
+        elif exchange.is_answered:
+            self._next()
+        else:
+            self._read_on(True)
+            if len(self._pending) > _MOST_EARLY:
+                self.transport.abort()  # nobody has so much to ask before there is an answer
+
+    def _take(self, exchange: Exchange) -> None:
+        """Give the exchange a bounded part of what has come of its body."""
+        before = len(self._pending)
+        if not before or exchange.is_full:
+            return
+        part = self._body.take(self._pending)
+        exchange.put(part, is_last=self._body.is_whole)
+        if not self._body.is_whole and 0 < len(self._pending) < before:
+            self._soon()
+
+    def _next(self) -> None:
+        """Wait for the next request, or take it if it is here."""
+        self._exchange = None
+        self._state = _State.AWAITED
+        self._read_on(True)
+        idle = self._limits.idle_timeout
+        self._deadline.set(_NEXT_SECONDS if idle is None else min(_NEXT_SECONDS, idle))
+        if self._pending:
+            self._soon()
+
+    def _upgrade(self, head: Head) -> None:
+        """Hand the connection to the protocol of WebSockets, with the handshake and all that is behind it."""
+        size = self._pending.find(END) + len(END)
+        lines = [b"GET %s HTTP/1.1\r\n" % head.target, *(b"%s: %s\r\n" % pair for pair in head.headers), b"\r\n"]
+        behind = bytes(self._pending[size:])
+        self._pending.clear()
+        self._deadline.close()
+        self._state = _State.LEAVING
+        self._serving.connections.discard(self)
+        protocol = self._serving.upgrade()
+        self.transport.set_protocol(protocol)
+        protocol.connection_made(self.transport)
+        protocol.data_received(b"".join([*lines, behind]))
+
+    # Ends
+
+    def _refuse(self, status: HTTPStatus, said: str) -> None:
+        """Say what is wrong, if nothing has been said, and close: nobody knows where the next request begins."""
+        if self._exchange is not None and self._exchange.is_started:
+            self.transport.abort()
+            return
+        text = b"%s\n" % said.encode("latin-1", "replace")
+        self.transport.write(
+            b"%scontent-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%s"
+            % (status_line(status), len(text), text)
+        )
+        self._leave()
+
+    def _leave(self) -> None:
+        """Say no more, and close once the client has left; what it still sends would make it lose what was said."""
+        self._state = _State.LEAVING
+        self._pending.clear()
+        self._leave_exchange()
+        if self.transport.is_closing():
+            return
+        self._watch_writing()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+            self._read_on(True)
+        else:
+            self.transport.close()
+
+    def _leave_exchange(self) -> None:
+        if self._exchange is not None and not self._exchange.is_answered:
+            self._exchange.disconnect()
+        self._exchange = None
+
+    # Deadlines
+
+    def _expired(self) -> None:
+        """Act on the deadline of the state that the connection is in."""
+        if self._state is _State.AWAITED and self._pending:
+            self._refuse(*_LATE)
+        elif self._state is _State.AWAITED or (self._exchange is not None and self._exchange.is_answered):
+            self._leave()
+        else:
+            self._check_writing()
+
+    def _watch_writing(self) -> None:
+        """Give the client time to take what is written, as long as it goes on taking."""
+        self._unwritten = self.transport.get_write_buffer_size()
+        self._stuck_since = self._loop.time()
+        self._look_again()
+
+    def _look_again(self) -> None:
+        idle = self._limits.idle_timeout
+        self._deadline.set(_LEAVING_SECONDS if idle is None else min(_LEAVING_SECONDS, idle))
+
+    def _check_writing(self) -> None:
+        now, idle = self.transport.get_write_buffer_size(), self._limits.idle_timeout
+        if not now:
+            if self._state is _State.LEAVING:
+                self.transport.abort()
+        elif now < self._unwritten:
+            self._watch_writing()
+        elif idle is not None and self._loop.time() - self._stuck_since >= idle:
+            self.transport.abort()
+        else:
+            self._look_again()
+
+    def _read_on(self, reads: bool) -> None:
+        if reads is not self._is_paused or self.transport.is_closing():
+            return
+        self._is_paused = not reads
+        if reads:
+            self.transport.resume_reading()
+        else:
+            self.transport.pause_reading()

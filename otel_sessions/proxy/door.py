@@ -1,0 +1,131 @@
+"""The door: it accepts connections, as many as may be open, and refuses the others at once.
+
+A process without descriptors for more keeps one in hand, so that whoever knocks is turned away and does not wait. What
+is refused is logged once a second at most.
+"""
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+_MOST: Final = 10_000
+_SPARE: Final = 64
+"""Descriptors that are left to the upstream's kept connections, to health, to files and to logs."""
+_AT_A_STRETCH: Final = 16
+"""How many connections are accepted before others have their turn."""
+_NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_SAID: Final = b"too many connections are open\n"
+_REFUSAL: Final = (
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n"
+    b"retry-after: 1\r\nconnection: close\r\n\r\n%s" % (len(_SAID), _SAID)
+)
+
+_logger = logging.getLogger("otel_sessions.proxy")
+
+
+def most_connections() -> int:
+    """Return how many connections may be open where no option says it.
+
+    It is 10,000, or half of the descriptors that are left after 64 spare ones, because each connection may need another
+    one to the upstream. Of fewer than 128 descriptors half are spare.
+    """
+    if sys.platform == "win32":
+        return _MOST
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return _MOST
+    return max(1, min(_MOST, (limit - min(_SPARE, limit // 2)) // 2))
+
+
+class Door:
+    """Accepts connections on a listening socket, which it closes at its end.
+
+    `make` makes the protocol of a connection; `count` says how many are open, of which there may be `most`.
+    """
+
+    def __init__(
+        self, listener: socket.socket, make: Callable[[], asyncio.Protocol], count: Callable[[], int], most: int
+    ) -> None:
+        listener.setblocking(False)
+        self._listener = listener
+        self._make = make
+        self._count = count
+        self._most = most
+        self._in_hand = _open_one()
+        self._refused = 0
+        self._logged = -1.0
+        self._task = asyncio.create_task(self._accept_all())
+        self._task.add_done_callback(self._end)
+
+    def close(self) -> None:
+        """Accept no more."""
+        self._task.cancel()
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        self._listener.close()
+        _close(self._in_hand)
+        if not task.cancelled() and task.exception() is not None:
+            _logger.error("no more connections are accepted", exc_info=task.exception())
+
+    async def _accept_all(self) -> None:
+        loop = asyncio.get_running_loop()
+        turns = 0
+        while True:
+            turns += 1
+            if turns % _AT_A_STRETCH == 0:
+                await asyncio.sleep(0)
+            try:
+                connection, _ = await loop.sock_accept(self._listener)
+            except OSError as error:
+                if error.errno in _NO_DESCRIPTORS:
+                    self._shed()
+                continue  # or a client has left before it was accepted
+            if self._count() >= self._most:
+                self._refuse(connection)
+            else:
+                with suppress(OSError):  # a client has left already
+                    await loop.connect_accepted_socket(self._make, connection)
+
+    def _refuse(self, connection: socket.socket) -> None:
+        """Say that there are too many. A close with something unread would take the answer with it."""
+        with connection, suppress(OSError):
+            connection.setblocking(False)
+            connection.send(_REFUSAL)
+            connection.shutdown(socket.SHUT_WR)
+            connection.recv(65536)
+        self._note(f"{self._most} are open, which is --max-connections")
+
+    def _shed(self) -> None:
+        """Accept the one who waits for longest with the descriptor in hand, and close."""
+        _close(self._in_hand)
+        with suppress(OSError):
+            self._listener.accept()[0].close()
+        self._in_hand = _open_one()
+        self._note("the process has no descriptors left")
+
+    def _note(self, why: str) -> None:
+        self._refused += 1
+        now = time.monotonic()
+        if now - self._logged >= 1.0 or self._logged < 0:
+            _logger.warning("connections refused: %d; %s", self._refused, why)
+            self._refused, self._logged = 0, now
+
+
+def _open_one() -> int | None:
+    with suppress(OSError):
+        return os.open(os.devnull, os.O_RDONLY)
+    return None
+
+
+def _close(descriptor: int | None) -> None:
+    if descriptor is not None:
+        os.close(descriptor)

@@ -1,0 +1,251 @@
+"""One request and its answer, as an ASGI app sees them, over a connection that does the reading and the writing."""
+
+import asyncio
+import logging
+import re
+from collections.abc import Iterable, Iterator
+from http import HTTPStatus
+from typing import Final, Protocol, cast
+
+from otel_sessions.asgi import ASGIApp, Message
+from otel_sessions.matchers import Scope
+
+from .head import Head
+
+TARGET: Final = "otel_sessions.proxy.target"
+"""Where a scope has the request's target as its client wrote it."""
+_MOST_HELD: Final = 65536
+"""Bytes of a body that wait for the app; it is read on once the app has taken them."""
+_BODILESS: Final = frozenset({204, 304})
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_BAD_IN_VALUE: Final = re.compile(rb"[\x00\r\n]")
+
+_logger = logging.getLogger("otel_sessions.proxy")
+
+
+def status_line(status: int) -> bytes:
+    """Return the first line of an answer."""
+    try:
+        phrase = HTTPStatus(status).phrase
+    except ValueError:
+        phrase = ""
+    return b"HTTP/1.1 %d %s\r\n" % (status, phrase.encode("ascii"))
+
+
+_STATUS_LINES: Final = {status: status_line(status) for status in range(200, 600)}
+
+
+class Carrier(Protocol):
+    """The connection that an exchange is on."""
+
+    def write(self, data: bytes) -> None: ...
+
+    async def writable(self) -> None:
+        """Wait until the client has taken enough of what was written, or is gone."""
+        ...
+
+    def body_taken(self) -> None:
+        """Hear that the app has taken what was read of the body."""
+        ...
+
+    def may_go_on(self) -> bool:
+        """Return whether the connection can have another request after this one."""
+        ...
+
+    def answered(self, *, goes_on: bool) -> None:
+        """Hear that the answer is written as a whole."""
+        ...
+
+    def cut(self) -> None:
+        """Close behind what is written, because the answer stays incomplete."""
+        ...
+
+    def abort(self) -> None:
+        """Break the connection off, because an answer without a length stays incomplete."""
+        ...
+
+
+class Exchange:
+    """What the connection puts in with `put` and `disconnect`, the app gets; what the app sends goes to `carrier`."""
+
+    def __init__(self, head: Head, carrier: Carrier) -> None:
+        self._head = head
+        self._carrier = carrier
+        self._body = bytearray()
+        self._heard: asyncio.Event | None = None
+        self._expects_continue = head.expects_continue
+        self._left: int | None = None
+        """Bytes of the answer that were told and are still to come."""
+        self._unsent = b""
+        """The head of the answer, until it is written with what comes next; an answer without a body is one write."""
+        self._is_chunked = False
+        self._has_body = True
+        self._goes_on = True
+        self._has_told_end = False
+        self.is_read = False
+        """Whether the request is here as a whole."""
+        self.is_started = False
+        self.is_answered = False
+        self.is_gone = False
+        """Whether the client has left."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the app has to take some of the body before more is read."""
+        return len(self._body) >= _MOST_HELD
+
+    @property
+    def waits_to_be_asked(self) -> bool:
+        """Whether the client sends its body only if it is told to."""
+        return self._expects_continue
+
+    def put(self, part: bytes, *, is_last: bool) -> None:
+        """Add a part of the request's body; an app that has answered gets no more."""
+        if not self.is_answered:
+            self._body += part
+        self.is_read = is_last
+        if part:
+            self._expects_continue = False
+        self._tell()
+
+    def disconnect(self) -> None:
+        """Tell the app that its client is gone."""
+        self.is_gone = True
+        self._tell()
+
+    async def run(self, app: ASGIApp, scope: Scope) -> None:
+        """Let the app answer. What it raises is logged; the client gets a 500, or sees that the answer is cut."""
+        try:
+            await app(scope, self.receive, self.send)
+        except asyncio.CancelledError:
+            self._give_up()
+            raise
+        except BaseException as error:
+            _logger.error("the app has failed", exc_info=error)
+        if self.is_gone or self.is_answered:
+            return
+        if not self.is_started:
+            await self._fail()
+        else:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        if self.is_gone or self.is_answered:
+            return
+        self._flush()
+        if self._is_chunked or self._left is not None:
+            self._carrier.cut()
+        else:
+            self._carrier.abort()
+
+    async def receive(self) -> Message:
+        if self._expects_continue and not (self.is_started or self.is_read or self.is_gone):
+            self._expects_continue = False
+            self._carrier.write(_CONTINUE)
+        while not (self.is_gone or self.is_answered):
+            if self._body or (self.is_read and not self._has_told_end):
+                return self._next()
+            if self._heard is None:
+                self._heard = asyncio.Event()
+            self._heard.clear()
+            await self._heard.wait()
+        return {"type": "http.disconnect"}
+
+    def _next(self) -> Message:
+        body = bytes(self._body)
+        self._body.clear()
+        self._has_told_end = self.is_read
+        if not self.is_read:
+            self._carrier.body_taken()
+        return {"type": "http.request", "body": body, "more_body": not self._has_told_end}
+
+    async def send(self, message: Message) -> None:
+        await self._carrier.writable()
+        if self.is_gone:
+            return
+        if self.is_answered:
+            raise RuntimeError("the answer is complete already")
+        wanted = "http.response.body" if self.is_started else "http.response.start"
+        if message["type"] != wanted:
+            raise RuntimeError(f"{wanted} has to come, not {message['type']}")
+        if self.is_started:
+            self._send_body(cast("bytes", message.get("body", b"")), bool(message.get("more_body", False)))
+        else:
+            self._start(
+                cast("int", message["status"]),
+                cast("Iterable[tuple[bytes, bytes]]", message.get("headers", ())),
+            )
+
+    def _start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        self._has_body = self._head.method != "HEAD" and status not in _BODILESS
+        self._goes_on = self._head.keeps_alive and self._carrier.may_go_on()
+        lines = [_STATUS_LINES[status], *self._lines(status, headers)]
+        if self._has_body and self._left is None:
+            self._is_chunked = self._head.version == "1.1"
+            self._goes_on = self._goes_on and self._is_chunked
+            lines += [b"transfer-encoding: chunked\r\n"] if self._is_chunked else []
+        lines += [] if self._goes_on else [b"connection: close\r\n"]
+        self._unsent = b"".join([*lines, b"\r\n"])
+        self.is_started = True
+        if self._has_body:
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Write the head, unless the first part of the body has taken it along."""
+        if self._unsent and not self.is_gone:
+            self._write(b"")
+
+    def _write(self, data: bytes) -> None:
+        unsent, self._unsent = self._unsent, b""
+        if unsent or data:
+            self._carrier.write(unsent + data)
+
+    def _lines(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> Iterator[bytes]:
+        """Yield the app's header lines, but for those that are about the connection, and note what they say."""
+        for name, value in headers:
+            name = name.lower()
+            if not _NAME.fullmatch(name) or _BAD_IN_VALUE.search(value):
+                raise RuntimeError("the app sends a malformed header")
+            if name == b"connection":
+                self._goes_on = self._goes_on and b"close" not in value.lower()
+            elif name == b"content-length":
+                self._left = int(value) if self._has_body else None
+                if status != 204:  # RFC 9110, 8.6
+                    yield b"content-length: %s\r\n" % value
+            elif name != b"transfer-encoding":
+                yield b"%s: %s\r\n" % (name, value)
+
+    def _send_body(self, body: bytes, more: bool) -> None:
+        if self._has_body:
+            self._write_body(body, more)
+        if more:
+            return
+        if self._left:
+            raise RuntimeError(f"the answer is {self._left} bytes shorter than its Content-Length")
+        self._write(b"")
+        self.is_answered = True
+        self._body.clear()
+        self._tell()
+        self._carrier.answered(goes_on=self._goes_on)
+
+    def _write_body(self, body: bytes, more: bool) -> None:
+        if self._is_chunked:
+            end = b"" if more else b"0\r\n\r\n"
+            self._write(b"%x\r\n%s\r\n%s" % (len(body), body, end) if body else end)
+            return
+        if self._left is not None:
+            if len(body) > self._left:
+                raise RuntimeError("the answer is longer than its Content-Length")
+            self._left -= len(body)
+        self._write(body)
+
+    async def _fail(self) -> None:
+        text = b"Internal Server Error"
+        headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(text))]
+        await self.send({"type": "http.response.start", "status": 500, "headers": headers})
+        await self.send({"type": "http.response.body", "body": text})
+
+    def _tell(self) -> None:
+        if self._heard is not None:
+            self._heard.set()

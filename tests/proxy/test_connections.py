@@ -1,0 +1,233 @@
+"""How long a client's connection lasts, state by state, and how many there may be, on both loops."""
+
+import contextlib
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+import psutil
+import pytest
+
+from tests.processes import HOST, free_port, running, until_answers
+from tests.waiting import PATIENCE, until
+
+from .conftest import PATIENT, Origin, start_proxy
+from .recorder import Recorder, statuses, talk
+
+pytestmark = pytest.mark.processes
+
+LARGE = 16 * 1024 * 1024
+ANSWERS = {"/large": b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % LARGE + bytes(LARGE)}
+ASK = b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n"
+INITIALIZE = b"POST /mcp HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: 10000\r\n\r\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """A proxy with small timeouts."""
+
+    port: int
+    pid: int
+
+    def said(self, *parts: bytes) -> bytes:
+        return talk(self.port, *parts, seconds=PATIENCE)
+
+    def until_closed(self, client: socket.socket) -> None:
+        """Wait until the proxy's side of a connection is gone."""
+        there = client.getsockname()
+
+        def is_open() -> bool:
+            return any(
+                one.raddr and one.raddr[1] == there[1] for one in psutil.Process(self.pid).net_connections("tcp")
+            )
+
+        until(is_open, lambda still: not still)
+
+
+@pytest.fixture(scope="module", params=["uvloop", "asyncio"])
+def hasty(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    upstream = Recorder(ANSWERS)
+    flags = ("--loop", request.param, "--head-timeout", "0.4", "--idle-timeout", "0.8", "--max-sessions", "2")
+    with start_proxy(tmp_path_factory.mktemp("hasty"), upstream.url, *flags) as proxy:
+        yield Running(port=int(proxy.url.rsplit(":", 1)[1]), pid=proxy.process.process.pid)
+    upstream.close()
+
+
+def connected(proxy: Running) -> socket.socket:
+    return socket.create_connection((HOST, proxy.port), PATIENCE)
+
+
+def drip(client: socket.socket, part: bytes) -> bytes:
+    """Send a part over and over, slowly, until the other side closes, and return what it said."""
+    client.settimeout(0.05)
+    said = b""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        try:
+            client.sendall(part)
+            more = client.recv(65536)
+            if not more:
+                return said
+            said += more
+        except TimeoutError:
+            continue
+        except OSError:
+            return said
+    pytest.fail("the connection stays open")
+
+
+@pytest.mark.parametrize(
+    ("parts", "answers"),
+    [
+        ([], []),
+        ([b"\r\n"], []),
+        ([b"GET /x HT"], [408]),
+        ([b"GET /x HTTP/1.1\r\nHost: h\r\nX-A"], [408]),
+        ([ASK], [200]),
+        ([ASK, b"GET"], [200, 408]),
+        ([ASK, ASK[:-2]], [200, 408]),
+        ([ASK + b"G"], [200, 408]),
+        ([b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nab"], [408]),
+        ([b"POST /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nab"], [408]),
+        ([b"POST /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"], [408]),
+        ([b"POST /../x HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nab"], [400]),
+        ([b"POST /../x HTTP/1.1\r\nHost: h\r\nContent-Length: 400000\r\n\r\nab"], [400]),
+        ([b"NONSENSE\r\n\r\n"], [400]),
+        ([b"GET /x HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-Web"], [408]),
+    ],
+    ids=lambda value: repr(value)[:60],
+)
+def test_a_client_that_says_no_more_is_left_by_the_deadline(
+    hasty: Running, parts: list[bytes], answers: list[int]
+) -> None:
+    assert statuses(hasty.said(*parts)) == answers
+
+
+@pytest.mark.parametrize(
+    ("beginning", "part"),
+    [
+        (b"", b"\r\n"),
+        (b"GET /x HTTP/1.1\r\nHost: h\r\nX-A: ", b"a"),
+        (ASK + b"GET /x HTTP/1.1\r\nHost: h\r\nX-A: ", b"a"),
+        (b"NONSENSE\r\n\r\n", b"x"),
+        (b"POST /../x HTTP/1.1\r\nHost: h\r\nContent-Length: 40000\r\n\r\n", b"x"),
+        (b"POST /../x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+        (INITIALIZE, b" "),
+    ],
+    ids=lambda value: repr(value)[:60],
+)
+def test_a_client_that_drips_is_left_by_the_deadline(hasty: Running, beginning: bytes, part: bytes) -> None:
+    with connected(hasty) as client:
+        client.sendall(beginning)
+        drip(client, part)
+
+
+@pytest.mark.parametrize("close", [b"", b"Connection: close\r\n"])
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_client_that_does_not_read_its_answer_is_left(hasty: Running, close: bytes, leaves: bool) -> None:
+    with connected(hasty) as client:
+        client.sendall(b"GET /large HTTP/1.1\r\nHost: h\r\n%s\r\n" % close)
+        if leaves:
+            client.shutdown(socket.SHUT_WR)
+
+        hasty.until_closed(client)
+
+
+def test_a_client_that_reads_slowly_gets_all_of_its_answer(hasty: Running) -> None:
+    got = 0
+    with connected(hasty) as client:
+        client.sendall(b"GET /large HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+        while more := client.recv(1024 * 1024):
+            got += len(more)
+            time.sleep(0.1)  # longer in all than any of its deadlines
+
+    assert got > LARGE
+
+
+def test_half_sent_openings_hold_no_place_past_the_limit(hasty: Running) -> None:
+    with contextlib.ExitStack() as clients:
+        for _ in range(4):
+            client = clients.enter_context(connected(hasty))
+            client.sendall(INITIALIZE + b"{" + b" " * 9000)
+
+        answer = until(lambda: hasty.said(INITIALIZE + b" " * 10000 + ASK), lambda said: b" 503 " not in said)
+
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_websocket_that_does_not_read_is_left(origin: Origin, tmp_path: Path) -> None:
+    with start_proxy(tmp_path, origin.url, "--idle-timeout", "0.8", "--matcher", "header:x-session-id") as started:
+        proxy = Running(port=int(started.url.rsplit(":", 1)[1]), pid=started.process.process.pid)
+        frame = b"\x82\xfe\xff\xff\x00\x00\x00\x00" + bytes(65535)
+        with connected(proxy) as client:
+            client.sendall(
+                b"GET /echo HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+                b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+            )
+            assert client.recv(1000).startswith(b"HTTP/1.1 101 ")
+            client.settimeout(0.3)
+            with contextlib.suppress(OSError):
+                while True:
+                    client.sendall(frame)
+
+            proxy.until_closed(client)
+
+
+# How many
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_a_process_out_of_descriptors_turns_others_away_and_answers_for_its_health(tmp_path: Path, loop: str) -> None:
+    upstream, front, health = Recorder({}), free_port(), free_port()
+    flags = f"--loop {loop} --head-timeout 4 --listen {HOST}:{front} --health {HOST}:{health} --upstream {upstream.url}"
+    program = f"ulimit -n 64; exec {sys.executable} -m otel_sessions.cli proxy {flags}"
+    with running("proxy", ["bash", "-c", program], tmp_path, PATIENT) as process:
+        until_answers(f"http://{HOST}:{health}/healthz", process)
+        began = time.monotonic()
+        with contextlib.ExitStack() as silent:
+            for _ in range(70):
+                silent.enter_context(socket.create_connection((HOST, front), PATIENCE))
+            for _ in range(10):
+                assert (
+                    httpx2.get(f"http://{HOST}:{health}/healthz", trust_env=False, timeout=PATIENCE).status_code == 200
+                )
+                assert answer_or_nothing(front)[:12] in (b"", b"HTTP/1.1 200", b"HTTP/1.1 503")
+            until(lambda: answer_or_nothing(front), lambda said: said.startswith(b"HTTP/1.1 200"))
+        lines = process.said().splitlines()
+
+    upstream.close()
+    refusals = [line for line in lines if "connections refused" in line]
+    assert 1 <= len(refusals) <= time.monotonic() - began + 1
+    assert "Traceback" not in "\n".join(lines)
+
+
+def answer_or_nothing(port: int) -> bytes:
+    try:
+        return talk(port, b"GET /x HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", seconds=PATIENCE)
+    except ConnectionError:
+        return b""
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_more_connections_than_the_limit_are_refused_until_others_leave(tmp_path: Path, loop: str) -> None:
+    upstream = Recorder({})
+    with start_proxy(tmp_path, upstream.url, "--loop", loop, "--max-connections", "2") as started:
+        port = int(started.url.rsplit(":", 1)[1])
+        with contextlib.ExitStack() as clients:
+            for _ in range(2):
+                client = clients.enter_context(socket.create_connection((HOST, port), PATIENCE))
+                client.sendall(ASK)
+                assert client.recv(1000).startswith(b"HTTP/1.1 200")
+            with socket.create_connection((HOST, port), PATIENCE) as third:
+                refused = third.recv(1000)
+        until(lambda: answer_or_nothing(port), lambda said: said.startswith(b"HTTP/1.1 200"))
+        log = started.process.said()
+
+    upstream.close()
+    assert refused.startswith(b"HTTP/1.1 503 ")
+    assert b"\r\nretry-after: 1\r\n" in refused
+    assert "--max-connections" in log
