@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 V = TypeVar("V", bound="LoadOptions")
 
 _NEEDS = {
-    "proxy": ("httpx2", "uvicorn", "websockets"),
-    "demo": ("httpx2", "matplotlib", "psutil", "rich", "starlette", "uvicorn", "websockets"),
+    "proxy": ("httptools", "uvicorn", "websockets"),
+    "demo": ("httptools", "httpx2", "matplotlib", "psutil", "rich", "starlette", "uvicorn", "websockets"),
     "load": ("httpx2",),
 }
 """What each command cannot do without; all of it comes with its extra."""

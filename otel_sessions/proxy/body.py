@@ -25,9 +25,14 @@ async def pass_body(parts: AsyncIterator[bytes], head: Headers, send: Send, comm
 
 def _may_get_comments(head: Headers) -> bool:
     """Return whether a body is a stream of events as it stands there, and of no length that is told before."""
-    kinds = dict(head)
-    told = b"content-encoding" in kinds or b"content-length" in kinds
-    return kinds.get(b"content-type", b"").lower().startswith(b"text/event-stream") and not told
+    names = {name for name, _ in head}
+    return is_event_stream(head) and not names & {b"content-encoding", b"content-length"}
+
+
+def is_event_stream(head: Headers) -> bool:
+    """Return whether an answer is a stream of events."""
+    kind = next((value for name, value in head if name == b"content-type"), b"")
+    return kind.lower().startswith(b"text/event-stream")
 
 
 class _Body:

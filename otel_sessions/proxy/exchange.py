@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
 from typing import Final, Protocol, cast
 
@@ -14,6 +14,7 @@ from .head import Head
 
 TARGET: Final = "otel_sessions.proxy.target"
 """Where a scope has the request's target as its client wrote it."""
+_EXCHANGE: Final = "otel_sessions.proxy.exchange"
 _MOST_HELD: Final = 65536
 """Bytes of a body that wait for the app; it is read on once the app has taken them."""
 _BODILESS: Final = frozenset({204, 304})
@@ -34,6 +35,13 @@ def status_line(status: int) -> bytes:
 
 
 _STATUS_LINES: Final = {status: status_line(status) for status in range(200, 600)}
+
+
+def watch(scope: Scope, on_gone: Callable[[], None]) -> None:
+    """Call `on_gone` once the client of a request has left, at once if that has happened."""
+    exchange = cast("Exchange | None", scope.get(_EXCHANGE))
+    if exchange is not None:
+        exchange.when_gone(on_gone)
 
 
 class Carrier(Protocol):
@@ -74,6 +82,7 @@ class Exchange:
         self._carrier = carrier
         self._body = bytearray()
         self._heard: asyncio.Event | None = None
+        self._on_gone: Callable[[], None] | None = None
         self._expects_continue = head.expects_continue
         self._left: int | None = None
         """Bytes of the answer that were told and are still to come."""
@@ -113,9 +122,20 @@ class Exchange:
         """Tell the app that its client is gone."""
         self.is_gone = True
         self._tell()
+        on_gone, self._on_gone = self._on_gone, None
+        if on_gone is not None:
+            on_gone()
+
+    def when_gone(self, on_gone: Callable[[], None]) -> None:
+        """Call `on_gone` once the client is gone."""
+        if self.is_gone:
+            on_gone()
+        else:
+            self._on_gone = on_gone
 
     async def run(self, app: ASGIApp, scope: Scope) -> None:
         """Let the app answer. What it raises is logged; the client gets a 500, or sees that the answer is cut."""
+        scope[_EXCHANGE] = self
         try:
             await app(scope, self.receive, self.send)
         except asyncio.CancelledError:

@@ -1,14 +1,13 @@
 """How the upstream is told that a session is over: by a DELETE with what the session's client last showed."""
 
 import logging
-from typing import Final
 
 import anyio
-import httpx2
 
 from otel_sessions._core.ids import fingerprint
 from otel_sessions._core.session import Session
 from otel_sessions._core.words import EndReason
+from otel_sessions._http.client import BadAnswer, HungUp, UpstreamError
 from otel_sessions.asgi._app_sessions import is_told
 from otel_sessions.matchers import Headers
 
@@ -17,9 +16,6 @@ from .rules import Timeouts
 from .upstream import Upstream
 
 _logger = logging.getLogger("otel_sessions.proxy")
-
-_BROKEN: Final = (httpx2.NetworkError, httpx2.RemoteProtocolError)
-"""What a connection that breaks raises, before its answer is there."""
 
 
 class Farewell:
@@ -64,18 +60,22 @@ class Farewell:
         """Send the upstream a DELETE with what the client showed in its last request."""
         headers = [*credentials(last), (MCP_ID, session_id.encode("latin-1"))]
         try:
-            try:
-                status = await self._ask(target, headers)
-            except _BROKEN:
-                status = await self._ask(target, headers, fresh=True)
-        except httpx2.TransportError as error:
+            status = await self._ask(target, headers)
+        except UpstreamError as error:
             kind = type(error).__name__
             raise ConnectionError(f"the DELETE of a session did not reach the upstream ({kind})") from None
         if not is_told(status):
             raise ConnectionError(f"the upstream answered {status} to the DELETE of a session")
 
-    async def _ask(self, target: bytes, headers: Headers, *, fresh: bool = False) -> int:
-        """Return the status of the answer. Raises `httpx2.TransportError`."""
+    async def _ask(self, target: bytes, headers: Headers) -> int:
+        """Return the status of the answer; ask once more if the first connection breaks. Raises `UpstreamError`."""
         timeouts = Timeouts(connect_timeout=self._close_timeout, idle_timeout=self._close_timeout)
-        async with self._upstream.ask("DELETE", target, headers, None, timeouts, fresh=fresh) as response:
-            return response.status_code
+        asked = False
+        while True:
+            with self._upstream.call(b"DELETE", target, headers, None, timeouts) as call:
+                try:
+                    return (await call.head()).status
+                except (HungUp, BadAnswer):
+                    if asked:
+                        raise
+                    asked = True

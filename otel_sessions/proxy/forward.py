@@ -4,22 +4,24 @@ Nothing is collected: a slow reader slows the writer. A client that leaves takes
 the answer's head is still awaited; but not where that head may name a new session, which is then ended there.
 """
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Final, cast
 
 import anyio
-import httpx2
 
+from otel_sessions._http.client import Call, CallClosed, CannotConnect, TimedOut, UpstreamError
 from otel_sessions.asgi import OPENING, SESSION, Message, Receive, Send
-from otel_sessions.matchers import AdoptingMatcher, Scope, header, headers_of
+from otel_sessions.matchers import AdoptingMatcher, Headers, Scope, header, headers_of
 
-from .body import pass_body
+from .body import is_event_stream, pass_body
+from .exchange import watch
 from .headers import end_to_end
 from .peer import peer_of
 from .rules import TOO_LARGE, Rules, Timeouts, target_of
-from .upstream import Upstream
+from .upstream import Body, Upstream
 
 _logger = logging.getLogger("otel_sessions.proxy")
 
@@ -56,85 +58,135 @@ class Forwarder:
         self._close_timeout = close_timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = _Request(scope, receive, self._rules)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(request.watch, tasks.cancel_scope, self._close_timeout)
-            await self._pass_on(scope, request, send)
-            tasks.cancel_scope.cancel()
-
-    async def _pass_on(self, scope: Scope, request: "_Request", send: Send) -> None:
-        headers = self._rules.headers(scope, self._upstream.host)
-        timeouts = _timeouts(scope, self._rules.timeouts)
-        started = False
+        started = _Started(send)
         try:
-            async with self._upstream.ask(
-                str(scope["method"]), target_of(scope), headers, request.body(), timeouts, awaiting=request.awaiting
-            ) as response:
-                peer = None if self._matcher is None else peer_of(scope)
-                if peer is not None and self._matcher is not None:
-                    peer.note(headers, response.status_code)
-                    peer.told = peer.told or self._matcher.ends(scope, response.status_code)
-                started = True
-                head = end_to_end([(name.lower(), value) for name, value in response.headers.raw])
-                await send({"type": "http.response.start", "status": response.status_code, "headers": head})
-                parts = cast("AsyncIterator[bytes]", response.stream)
-                await pass_body(parts, head, send, self._rules.comment_after)
-        except _Gone:
+            body = await _body(receive, self._rules.max_body) if _has_body(scope) else None
+            await self._pass_on(scope, body, started)
+        except (_Gone, CallClosed):
             return
         except Refused as error:
             await refuse(send, error)
-        except httpx2.TransportError as error:  # an answer that has started is left incomplete, as it came
+        except UpstreamError as error:  # an answer that has started is left incomplete, as it came
             status, text = _trouble(error)
             _logger.warning("%s: %s", text, type(error).__name__)
-            if not started:
+            if not started.is_started:
                 await answer(send, status, text)
 
+    async def _pass_on(self, scope: Scope, body: Body, send: "_Started") -> None:
+        headers = self._rules.headers(scope, self._upstream.host)
+        timeouts = _timeouts(scope, self._rules.timeouts)
+        method = str(scope["method"]).encode("latin-1")
+        with self._upstream.call(method, target_of(scope), headers, body, timeouts) as call:
+            client = _Client(call, self._close_timeout if _is_opening(scope) else None)
+            watch(scope, client.leave)
+            head = await call.head()
+            client.has_answer()
+            self._note(scope, headers, head.status)
+            passed = end_to_end([(name.lower(), value) for name, value in head.headers])
+            start = {"type": "http.response.start", "status": head.status, "headers": passed}
+            if client.is_gone:
+                await _tell_nobody(send, start)
+                return
+            await send(start)
+            await self._pass_body(call, passed, send, timeouts.idle_timeout)
 
-class _Request:
-    """A client's request: its body as it comes, and whether the client is still there."""
+    def _note(self, scope: Scope, headers: Headers, status: int) -> None:
+        """Note what the upstream says of the session that a request is in."""
+        peer = None if self._matcher is None else peer_of(scope)
+        if peer is not None and self._matcher is not None:
+            peer.note(headers, status)
+            peer.told = peer.told or self._matcher.ends(scope, status)
 
-    def __init__(self, scope: Scope, receive: Receive, rules: Rules) -> None:
-        self._receive = receive
-        self._max_body = rules.max_body
-        self.awaiting: Final = anyio.CancelScope(shield=_is_opening(scope))
-        """Where the head of the answer is awaited."""
-        self._has_body = _has_body(scope)
-        self._read = anyio.Event()
-        if not self._has_body:
-            self._read.set()
-
-    def body(self) -> AsyncIterator[bytes] | None:
-        return self._parts() if self._has_body else None
-
-    async def watch(self, exchange: anyio.CancelScope, close_timeout: float) -> None:
-        """Cancel the exchange when the client leaves; what it sends is read by others first.
-
-        The head of an answer that may name a new session is then awaited for `close_timeout` seconds.
-        """
-        await self._read.wait()
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self.awaiting.deadline = anyio.current_time() + close_timeout
-        exchange.cancel()
-
-    async def _parts(self) -> AsyncIterator[bytes]:
-        total = 0
+    async def _pass_body(self, call: Call, head: Headers, send: Send, idle_timeout: float | None) -> None:
+        streams = is_event_stream(head)
+        if streams and self._rules.comment_after is not None:
+            await pass_body(_parts(call), head, send, self._rules.comment_after)
+            return
+        patience = None if streams else idle_timeout
         more = True
         while more:
-            message = await self._next()
-            part, more = cast("bytes", message.get("body", b"")), bool(message.get("more_body", False))
-            total += len(part)
-            if self._max_body is not None and total > self._max_body:
-                raise Refused(*TOO_LARGE)
-            if part:
-                yield part
-        self._read.set()
+            part = await call.read(patience)
+            more = not call.is_over
+            await send({"type": "http.response.body", "body": part, "more_body": more})
 
-    async def _next(self) -> Message:
-        message: Message = await self._receive()
-        if message["type"] == "http.disconnect":
-            raise _Gone
-        return message
+
+class _Started:
+    """A `send` that knows whether the answer has started."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.is_started = False
+
+    async def __call__(self, message: Message) -> None:
+        self.is_started = True
+        await self._send(message)
+
+
+class _Client:
+    """Whether the client of a call is still there. If it leaves, the call is closed.
+
+    With `patience`, the head of an answer is awaited for so many seconds more, because it may name a new session.
+    """
+
+    def __init__(self, call: Call, patience: float | None) -> None:
+        self.is_gone = False
+        self._call = call
+        self._patience = patience
+
+    def leave(self) -> None:
+        self.is_gone = True
+        if self._patience is None:
+            self._call.close()
+        else:
+            asyncio.get_running_loop().call_later(self._patience, self._call.close)
+
+    def has_answer(self) -> None:
+        self._patience = None
+
+
+async def _tell_nobody(send: Send, start: Message) -> None:
+    """Show the middleware an answer whose client has left: a cancelled exchange gets no session."""
+    with anyio.CancelScope() as left:
+        left.cancel()
+        await send(start)
+
+
+async def _body(receive: Receive, most: int | None) -> Body:
+    """Return a request's body: as a whole if it has come as a whole, else in parts.
+
+    Raises `_Gone` if the client has left, and `Refused` for more than `most` bytes.
+    """
+    message = await _next(receive)
+    first, more = cast("bytes", message.get("body", b"")), bool(message.get("more_body", False))
+    if most is not None and len(first) > most:
+        raise Refused(*TOO_LARGE)
+    return _body_in_parts(first, receive, most) if more else first
+
+
+async def _body_in_parts(first: bytes, receive: Receive, most: int | None) -> AsyncIterator[bytes]:
+    part, total, more = first, len(first), True
+    while True:
+        if part:
+            yield part
+        if not more:
+            return
+        message = await _next(receive)
+        part, more = cast("bytes", message.get("body", b"")), bool(message.get("more_body", False))
+        total += len(part)
+        if most is not None and total > most:
+            raise Refused(*TOO_LARGE)
+
+
+async def _next(receive: Receive) -> Message:
+    message: Message = await receive()
+    if message["type"] == "http.disconnect":
+        raise _Gone
+    return message
+
+
+async def _parts(call: Call) -> AsyncIterator[bytes]:
+    while part := await call.read(None):
+        yield part
 
 
 def patient(receive: Receive, idle_timeout: float | None) -> Receive:
@@ -176,10 +228,10 @@ def _has_body(scope: Scope) -> bool:
     return header(scope, b"transfer-encoding") is not None or (header(scope, b"content-length") or "0") != "0"
 
 
-def _trouble(error: httpx2.TransportError) -> tuple[HTTPStatus, str]:
-    if isinstance(error, (httpx2.ConnectError, httpx2.ConnectTimeout)):
+def _trouble(error: UpstreamError) -> tuple[HTTPStatus, str]:
+    if isinstance(error, CannotConnect):
         return _UNREACHABLE
-    return _LATE if isinstance(error, httpx2.TimeoutException) else _BROKEN
+    return _LATE if isinstance(error, TimedOut) else _BROKEN
 
 
 def _timeouts(scope: Scope, usual: Timeouts) -> Timeouts:

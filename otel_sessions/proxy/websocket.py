@@ -81,17 +81,17 @@ class _Connect(connect):
 
 
 async def _connect(scope: Scope, upstream: Upstream, rules: Rules) -> ClientConnection:
-    url = upstream.url.copy_with(scheme={"http": "ws", "https": "wss"}[upstream.url.scheme])
+    scheme = "wss" if upstream.is_tls else "ws"
     headers = rules.headers(scope, upstream.host)
     host = next(value for name, value in headers if name == b"host")
     own = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers if not _is_own(name)]
-    target = upstream.url.raw_path.rstrip(b"/") + target_of(scope)
+    target = upstream.path + target_of(scope)
     behind = await _Connect(
-        f"{url.scheme}://{host.decode('latin-1')}",
+        f"{scheme}://{host.decode('latin-1')}",
         target.decode("latin-1"),
-        host=upstream.url.host,
-        server_hostname=upstream.url.host if url.scheme == "wss" else None,
-        port=upstream.url.port or {"ws": 80, "wss": 443}[url.scheme],
+        host=upstream.hostname,
+        server_hostname=upstream.hostname if upstream.is_tls else None,
+        port=upstream.port,
         additional_headers=own,
         user_agent_header=None,
         subprotocols=[Subprotocol(name) for name in cast("list[str]", scope.get("subprotocols") or [])] or None,

@@ -356,7 +356,8 @@ class TestAsAProcess:
             import sys
             from otel_sessions.cli import main
             status = main(["export", "show", sys.argv[1]])
-            extras = ("httpx2", "uvicorn", "websockets", "rich", "psutil", "starlette", "httptools", "opentelemetry.sdk")
+            extras = ("httptools", "httpx2", "uvicorn", "websockets", "rich", "psutil", "starlette")
+            extras += ("opentelemetry.sdk",)
             sys.exit(status or str([name for name in extras if name in sys.modules] or ""))
         """
         command = [sys.executable, "-c", "\n".join(line.strip() for line in program.splitlines()), str(path)]
