@@ -185,10 +185,8 @@ class Call:
         if not answer.is_readable:
             raise self._trouble(connection)
         body = answer.take()
-        if answer.whole:
-            self.close()
-        elif connection is not None:
-            connection.resume()
+        if connection is not None:
+            self._go_on(connection)
         return body
 
     @property
@@ -209,6 +207,7 @@ class Call:
         if self._answer.whole and self._request.is_sent and connection.rest():
             self._kept.keep(connection, self._answer.kept_seconds)
         else:
+            self._answer.take()  # and so nobody reads on
             connection.fail(CallClosed("the call was closed"))
 
     async def _ask(self, connection: Connection) -> Head:
@@ -223,6 +222,12 @@ class Call:
         if self._answer.head is None:
             raise self._trouble(connection)
         return self._answer.head
+
+    def _go_on(self, connection: Connection) -> None:
+        if self._answer.whole:
+            self.close()
+        else:
+            connection.resume()
 
     async def _send(self, connection: Connection, parts: AsyncIterable[bytes]) -> None:
         seconds = self._limits.write_timeout

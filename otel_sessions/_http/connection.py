@@ -6,7 +6,10 @@ awaited end it.
 """
 
 import asyncio
+import contextlib
+import os
 import select
+import sys
 from collections.abc import Callable
 from typing import Final, cast
 
@@ -100,7 +103,6 @@ class Connection(asyncio.Protocol):
         self._writing = Wait(self._not_taken)
         self._is_full = False
         self._is_paused = False
-        self._probe = select.poll() if hasattr(select, "poll") else None  # Windows has none
 
     # What a request does with it
 
@@ -112,13 +114,12 @@ class Connection(asyncio.Protocol):
     async def write(self, seconds: float | None, *pieces: bytes) -> None:
         """Send what follows, and wait while the upstream takes nothing, at most so many seconds.
 
-        Raises `error` if the connection is over.
+        Others have their turn each time, however fast the parts come. Raises `error` if the connection is over.
         """
         if self.error is None:
             self._transport.writelines(pieces)
             self._reading.prolong()
-            if self._is_full:
-                await self._writing.last(seconds)
+            await (self._writing.last(seconds) if self._is_full else asyncio.sleep(0))
         if self.error is not None:
             raise self.error
 
@@ -141,7 +142,7 @@ class Connection(asyncio.Protocol):
     @property
     def is_silent(self) -> bool:
         """Whether the connection is not over, and the system holds no byte and no end of it that nobody has read."""
-        return self.error is None and not (self._probe and self._probe.poll(0))
+        return self.error is None and (sys.platform == "win32" or not self._probe.poll(0))
 
     def fail(self, error: Exception) -> None:
         """End the connection at once; `error` is why, if it was not over yet."""
@@ -162,8 +163,10 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        if self._probe:
-            self._probe.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+        self._descriptor: int = transport.get_extra_info("socket").fileno()
+        if sys.platform != "win32":  # which has no poll()
+            self._probe = select.poll()
+            self._probe.register(self._descriptor, select.POLLIN)
 
     def data_received(self, data: bytes) -> None:
         answer = self._answer
@@ -186,8 +189,8 @@ class Connection(asyncio.Protocol):
         self.connection_lost(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if exc is None and self.error is None and self._answer is not None:
-            self._answer.end()
+        if self._answer is not None and self.error is None:
+            self._read_the_last(self._answer, exc)
         self.fail(HungUp("the upstream hung up before its answer was whole"))
 
     def pause_writing(self) -> None:
@@ -196,6 +199,18 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._is_full = False
         self._writing.end()
+
+    def _read_the_last(self, answer: Answer, exc: Exception | None) -> None:
+        """Note that the upstream has ended the connection in order, or read what it said before it did otherwise.
+
+        An upstream may answer early, and end the connection with the rest of the request unread. asyncio gives up a
+        connection that cannot be written to, although the answer is there to read.
+        """
+        if exc is None:
+            answer.end()
+        elif self._transport.get_extra_info("ssl_object") is None:
+            with contextlib.suppress(OSError, BadAnswer):
+                answer.feed(os.read(self._descriptor, _HIGH_WATER))
 
     def _not_answered(self) -> None:
         self.fail(TimedOut("the upstream did not go on with its answer in time"))

@@ -522,6 +522,77 @@ async def test_an_upstream_that_ends_while_a_body_is_sent_is_an_error(upstream: 
     await parts.ended.wait()
 
 
+async def test_a_part_that_comes_after_the_upstream_has_ended_goes_nowhere(upstream: Upstream, client: Client) -> None:
+    parts = Parts()
+    with post(client, parts) as call:
+        heading = asyncio.ensure_future(call.head())
+        await (await upstream.peer()).hangs_up()
+        with pytest.raises(HungUp):
+            await heading
+        parts.come(b"abc")
+        await parts.ended.wait()
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+async def test_an_early_answer_is_not_lost_if_the_upstream_ends_the_connection_at_once(
+    kind: str, tmp_path: Path
+) -> None:
+    listener = socket.socket(socket.AF_UNIX if kind == "unix" else socket.AF_INET)
+    listener.bind(str(tmp_path / "socket") if kind == "unix" else ("127.0.0.1", 0))
+    listener.listen()
+
+    async def body() -> AsyncIterator[bytes]:
+        peer, _ = listener.accept()  # the loop does not run while the upstream answers and ends
+        yield b"abc"
+        peer.sendall(EARLY)
+        peer.close()  # a reset, since it has not read
+        yield b"def"  # asyncio sends it at once, and cannot
+        await asyncio.Event().wait()
+
+    with listener:
+        address = listener.getsockname()
+        origin = Origin(path=address) if kind == "unix" else Origin(host=address[0], port=address[1])
+        assert await whole(Client(origin).call(b"POST", b"/", HOST, body(), limits=PATIENT)) == (401, b"no")
+
+
+async def test_a_new_connection_that_is_reset_at_once_is_an_error(upstream: Upstream, client: Client) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x" * 65536
+
+    asking = asyncio.ensure_future(whole(client.call(b"POST", b"/", HOST, endless(), limits=PATIENT)))
+    peer = await upstream.peer()
+    await peer.heard()
+    peer.resets()
+    with pytest.raises(HungUp):
+        await asking
+
+
+async def test_a_body_that_is_always_ready_lets_others_have_their_turn(upstream: Upstream, client: Client) -> None:
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def ready() -> AsyncIterator[bytes]:
+        for _ in range(1000):
+            yield b"x"
+
+    other = asyncio.ensure_future(others())
+    asking = asyncio.ensure_future(whole(client.call(b"POST", b"/", HOST, ready(), limits=PATIENT)))
+    peer = await upstream.peer()
+    await peer.heard()
+    before = turns
+    await peer.heard()
+    assert turns - before > 900
+    await peer.says(FINE)
+    assert await asking == (200, b"ok")
+    other.cancel()
+
+
 # Backpressure
 
 
@@ -611,7 +682,18 @@ async def test_a_call_that_is_closed_ends_whoever_waits_for_its_body(upstream: U
     with pytest.raises(CallClosed):
         await call.read(60)
     await parts.ended.wait()
+    assert not call.is_over
     assert await peer.left() == b""
+
+
+async def test_a_call_that_is_closed_gives_nothing_of_what_has_come(upstream: Upstream, client: Client) -> None:
+    with get(client) as call:
+        heading = asyncio.ensure_future(call.head())
+        peer = await upstream.peer()
+        await peer.says(OK + b"Content-Length: 9\r\n\r\nabc")
+        await heading
+    with pytest.raises(CallClosed):
+        await call.read(60)
 
 
 async def test_a_call_that_is_closed_before_its_head_sends_nothing(upstream: Upstream, client: Client) -> None:
@@ -725,6 +807,21 @@ async def test_answers_come_over_tls_and_the_connection_is_kept(authority: trust
     assert await talk(get(client), again(secret.peers[0]), FINE) == (200, b"ok")
     client.close()
     assert await secret.peers[0].left() == b""
+
+
+async def test_an_answer_over_tls_that_is_reset_is_not_whole(authority: trustme.CA, tmp_path: Path) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("upstream.example").configure_cert(context)
+    async with Upstream().listening(None, context) as upstream:
+        with get(Client(trusting(authority, upstream.origin))) as call:
+            heading = asyncio.ensure_future(call.head())
+            peer = await upstream.peer()
+            await peer.heard()
+            await peer.says(OK + b"\r\n")
+            await heading
+            peer.resets()
+            with pytest.raises(HungUp):
+                await call.read(60)
 
 
 async def test_a_certificate_of_somebody_else_is_no_connection(authority: trustme.CA, secret: Upstream) -> None:
