@@ -31,9 +31,9 @@ from .exchange import TARGET
 
 _LAST_SECONDS: Final = 1
 """How long connections may take to close once their exchanges have ended."""
-_SLICE: Final = 1024
+_SLICE: Final = 256
 """Bytes of frames that are read at once."""
-_MOST_SLICES: Final = 16
+_MOST_SLICES: Final = 64
 _MOST_FRAMES: Final = 64
 """How many slices, and how many frames, one turn of the loop reads."""
 REFUSED_HANDSHAKE: Final = "ASGI callable returned without completing handshake."

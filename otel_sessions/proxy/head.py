@@ -20,6 +20,8 @@ _BEGINNING: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+( |$)")
 _ABSOLUTE: Final = re.compile(rb"(?i:https?)://([^/?#@]+)([/?#].*)?")
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}")
 _FRAMING: Final = frozenset({b"content-length", b"host", b"transfer-encoding"})
+_MOST_LINES: Final = 500
+"""How many header lines a head has at most: each costs memory and time, however short it is."""
 END: Final = b"\r\n\r\n"
 """What ends a head."""
 
@@ -53,6 +55,8 @@ class Head:
 
 def read_head(raw: bytes) -> Head:
     """Return the head that `raw` is, up to and with its empty line. Raises `Malformed`."""
+    if raw.count(b"\r\n") > _MOST_LINES:
+        raise Malformed(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"a request has at most {_MOST_LINES} header lines")
     method, target, version = _read_line(raw[: raw.index(b"\r\n")])
     headers = _read_headers(raw)
     said = _collect(headers)

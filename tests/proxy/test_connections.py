@@ -41,9 +41,8 @@ class Running:
         there = client.getsockname()
 
         def is_open() -> bool:
-            return any(
-                one.raddr and one.raddr[1] == there[1] for one in psutil.Process(self.pid).net_connections("tcp")
-            )
+            open_now = psutil.Process(self.pid).net_connections("tcp")
+            return there[1] in [one.raddr[1] for one in open_now if len(one.raddr)]
 
         until(is_open, lambda still: not still)
 
@@ -159,22 +158,58 @@ def test_half_sent_openings_hold_no_place_past_the_limit(hasty: Running) -> None
     assert answer.startswith(b"HTTP/1.1 200 ")
 
 
-def test_a_websocket_that_does_not_read_is_left(origin: Origin, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pytest.param(b"\x82\xfe\xff\xff\x00\x00\x00\x00" + bytes(65535), id="messages"),
+        pytest.param((b"\x89\xfd\x00\x00\x00\x00" + bytes(125)) * 400, id="pings"),
+    ],
+)
+def test_a_websocket_that_does_not_read_fills_no_memory_and_is_left(
+    origin: Origin, tmp_path: Path, frame: bytes
+) -> None:
     with start_proxy(tmp_path, origin.url, "--idle-timeout", "0.8", "--matcher", "header:x-session-id") as started:
         proxy = Running(port=int(started.url.rsplit(":", 1)[1]), pid=started.process.process.pid)
-        frame = b"\x82\xfe\xff\xff\x00\x00\x00\x00" + bytes(65535)
+        memory = psutil.Process(proxy.pid).memory_info
         with connected(proxy) as client:
             client.sendall(
                 b"GET /echo HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
                 b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
             )
             assert client.recv(1000).startswith(b"HTTP/1.1 101 ")
+            before = memory().rss
             client.settimeout(0.3)
             with contextlib.suppress(OSError):
                 while True:
                     client.sendall(frame)
 
+            assert memory().rss - before < 10 * 1024 * 1024
             proxy.until_closed(client)
+
+
+@pytest.mark.parametrize("segments", [1, 2])
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_a_client_that_leaves_is_heard_behind_a_request_that_came_early(
+    origin: Origin, tmp_path: Path, loop: str, segments: int
+) -> None:
+    waits = b"POST /never HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\na"
+    with start_proxy(tmp_path, origin.url, "--loop", loop) as started:
+        port = int(started.url.rsplit(":", 1)[1])
+        with socket.create_connection((HOST, port), PATIENCE) as client:
+            client.sendall(waits + ASK if segments == 1 else waits)
+            origin.until("waiting", 1)
+            if segments == 2:
+                client.sendall(ASK)
+        origin.until_none("waiting")
+
+
+def test_a_client_that_asks_for_too_much_before_it_has_an_answer_is_cut_off(hasty: Running) -> None:
+    with connected(hasty) as client, contextlib.suppress(OSError):
+        client.sendall(ASK + b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 900000\r\n\r\n" + bytes(900_000))
+        while client.recv(65536):
+            pass
+
+    assert hasty.said(ASK[:-2] + b"Connection: close\r\n\r\n").startswith(b"HTTP/1.1 200 ")
 
 
 # How many

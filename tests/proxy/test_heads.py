@@ -98,6 +98,10 @@ def test_a_header_line_that_may_mean_two_things_is_refused(line: str) -> None:
     assert status_of("POST / HTTP/1.1", "Host: h", line) == 400
 
 
+def test_a_head_has_a_limited_number_of_lines() -> None:
+    assert status_of("GET / HTTP/1.1", "Host: h", *["a: b"] * 500) == 431
+
+
 @pytest.mark.parametrize("coding", ["gzip, chunked", "identity, chunked"])
 def test_a_coding_that_is_not_exactly_chunked_is_refused(coding: str) -> None:
     assert status_of("POST / HTTP/1.1", "Host: h", f"Transfer-Encoding: {coding}") == 501

@@ -1,0 +1,107 @@
+"""No client keeps the loop to itself: the longest stretch of processor time between two turns of others is bounded."""
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+import pytest
+
+from otel_sessions.matchers import HeaderMatcher
+from otel_sessions.proxy import Proxy, Settings
+from tests.processes import HOST
+from tests.waiting import PATIENCE
+
+from .conftest import Origin
+from .recorder import Recorder
+
+pytestmark = [pytest.mark.anyio, pytest.mark.processes]
+
+MOST: Final = 0.05
+"""Seconds of processor time that one client may take at a stretch."""
+HANDSHAKE: Final = (
+    b"GET /echo HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+MASK: Final = bytes(4)
+CLOSE: Final = b"\x88\x80" + MASK
+CHUNKED: Final = b"POST /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+GET: Final = b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n"
+LAST: Final = b"GET /x HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+    return "asyncio", {"use_uvloop": request.param == "uvloop"}
+
+
+@pytest.fixture
+def recorder() -> Iterator[Recorder]:
+    recorder = Recorder({})
+    yield recorder
+    recorder.close()
+
+
+def exchange(port: int, first: bytes, rest: bytes) -> int:
+    """Send all, and read meanwhile, until the other side closes; return how much it said."""
+    said = 0
+    with contextlib.suppress(OSError), socket.create_connection((HOST, port), PATIENCE) as client:
+        client.sendall(first)
+        with ThreadPoolExecutor(1) as other:
+            if first == HANDSHAKE:
+                assert client.recv(65536).startswith(b"HTTP/1.1 101")
+            other.submit(client.sendall, rest)
+            while more := client.recv(65536):
+                said += len(more)
+    return said
+
+
+async def longest_stretch(upstream: str, client: Callable[[int], int]) -> float:
+    """Return the most processor time that the loop's thread spent between two turns of a task, while a client talks."""
+    settings = Settings(upstream=upstream, listen=(HOST, 0), matcher=HeaderMatcher("x-session-id"))
+    async with Proxy(settings) as proxy:
+        talking = asyncio.get_running_loop().run_in_executor(None, client, proxy.address[1])
+        longest = 0.0
+        while not talking.done():
+            before = time.thread_time()
+            await asyncio.sleep(0)
+            longest = max(longest, time.thread_time() - before)
+        assert await talking > 0
+    return longest
+
+
+@pytest.mark.parametrize(
+    ("first", "rest"),
+    [
+        pytest.param(CHUNKED, b"1\r\nx\r\n" * 100_000 + b"0\r\n\r\n", id="one-byte chunks"),
+        pytest.param(CHUNKED, b"1;e=1\r\nx\r\n" * 10_000 + b"0\r\n\r\n", id="chunks with extensions"),
+        pytest.param(CHUNKED, b"0\r\n" + b"a:\r\n" * 10_000 + b"\r\n", id="trailers"),
+        pytest.param(b"", GET * 2_000 + LAST, id="requests in one segment"),
+        pytest.param(b"GET /x HTTP/1.1\r\nHost: h\r\n", b"a:\r\n" * 16_000 + b"\r\n", id="tiny headers"),
+        pytest.param(b"GET /x HTTP/1.1\r\nHost: h\r\n", b"a:\r\n" * 400 + b"Connection: close\r\n\r\n", id="headers"),
+    ],
+)
+async def test_a_client_of_http_in_small_parts_leaves_others_their_turns(
+    recorder: Recorder, first: bytes, rest: bytes
+) -> None:
+    assert await longest_stretch(recorder.url, lambda port: exchange(port, first, rest)) < MOST
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        pytest.param((b"\x89\x80" + MASK) * 100_000, id="pings"),
+        pytest.param((b"\x8a\x80" + MASK) * 100_000, id="pongs"),
+        pytest.param((b"\x82\x80" + MASK) * 10_000, id="empty messages"),
+        pytest.param((b"\x81\x81" + MASK + b"a") * 10_000, id="texts of a letter"),
+        pytest.param(
+            b"\x01\x80" + MASK + (b"\x00\x81" + MASK + b"a") * 100_000 + b"\x80\x80" + MASK, id="tiny fragments"
+        ),
+        pytest.param(b"\x82\xff\x00\x00\x00\x00\x00\x80\x00\x00" + MASK + bytes(8 * 1024 * 1024), id="a large message"),
+    ],
+)
+async def test_a_websocket_in_small_parts_leaves_others_their_turns(origin: Origin, frames: bytes) -> None:
+    assert await longest_stretch(origin.url, lambda port: exchange(port, HANDSHAKE, frames + CLOSE)) < MOST
