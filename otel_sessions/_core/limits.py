@@ -44,7 +44,7 @@ class Limits:
         )
 
     def owned(self, idle: Limit, age: Limit) -> Self:
-        """Return these limits, replaced by a session's own limits where they are set."""
+        """Return these limits, replaced by a session's own limits if they are set."""
         if idle is not UNSET:
             self = replace(self, idle=or_infinite(idle), own_idle=True)
         if age is not UNSET:

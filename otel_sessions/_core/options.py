@@ -33,7 +33,7 @@ V_co = TypeVar("V_co", covariant=True)
 
 
 class NotTaken(ValueError):
-    """A value is wrong. The text says what the setting takes; it goes on after the name of the setting."""
+    """A value is wrong. The text says what the setting takes, and follows the name of the setting."""
 
 
 class Expected(ValueError):

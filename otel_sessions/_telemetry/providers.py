@@ -204,7 +204,7 @@ class _Registry:
             registration.metrics.add_departed(registration.name, registration.snapshot())
 
     def _unify(self, current: MeterProvider) -> None:
-        """Join what was registered with the API's proxy to the provider that has become the global one.
+        """Join the managers registered with the API's proxy to the provider that has become the global provider.
 
         The API's proxy passes its instruments on to the global provider. If that provider has our instruments already,
         it drops the proxy's callbacks in silence. So the proxy's managers move to the provider's metrics.

@@ -53,8 +53,8 @@ class JsonLinesSink(Generic[DataT]):
 
     If the disk refuses a record, the sink tries again until the disk takes it. Meanwhile a queue of `queue_bytes`
     fills. If the queue is full, the record is dropped and `export` raises `SinkFull`, which the manager counts as an
-    error of its sink. If leaving takes too long, the queued records are dropped. A log line says so, at most once a
-    minute while the sink runs. Records given to `export` = `written` + `dropped` + `waiting`.
+    error of its sink. If leaving takes too long, the queued records are dropped. A log line counts the dropped
+    records, at most once a minute while the sink runs. Records given to `export` = `written` + `dropped` + `waiting`.
     """
 
     def __init__(
