@@ -2,7 +2,7 @@
 # A second call finds the stamp of the first one and starts at once.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-pictures test proxy-test check clean stack-tools stack-test stack-picture dashboards settings bench \
+.PHONY: help demo demo-pictures test test-all proxy-test check docs clean stack-tools stack-test stack-picture dashboards settings bench \
 	bench-proxy up down compose
 
 VENV := .venv
@@ -17,18 +17,27 @@ export MPLCONFIGDIR := $(CURDIR)/$(VENV)/matplotlib
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
+# uv puts it into the same folder, and with PYTHON=... uses that interpreter.
+export UV_PROJECT_ENVIRONMENT := $(VENV)
+ifneq ($(origin PYTHON),file)
+export UV_PYTHON := $(PYTHON)
+endif
+
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
 
 demo: $(VENV)/.demo ## Show two proxies under the same load for a minute, one of which leaks.
 	@$(BIN)/otel-sessions demo --report build/demo
 
-demo-pictures: demo ## Draw the README's pictures of the demo anew, from a run.
+demo-pictures: demo ## Draw the pictures of the demo anew, from a run.
 	cp build/demo/memory.svg docs/demo-memory.svg
 	cp build/demo/terminal.svg docs/demo-terminal.svg
 
 test: $(VENV)/.dev ## Run all tests; the core's branch coverage must be 100 %.
 	$(BIN)/python -m pytest --ignore tests/stack --ignore tests/proxy -n 4 --dist worksteal --cov --cov-report=term-missing:skip-covered
+
+test-all: $(VENV)/.dev ## Test the core on every Python from 3.11 to 3.14 that is here; ENDS=1: the oldest and the newest.
+	@$(BIN)/python tests/pythons.py $(if $(ENDS),--ends)
 
 proxy-test: $(VENV)/.dev ## Test the proxy with real clients and servers, in processes of their own.
 	$(BIN)/python -m pytest tests/proxy
@@ -38,6 +47,10 @@ check: $(VENV)/.dev ## Lint, check the format, the types and the layers.
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+docs: $(VENV)/.docs ## Build the documentation site into build/docs; a warning or a broken link fails.
+	$(BIN)/sphinx-build -E -a -W --keep-going -n -q docs build/docs
+	@echo "The site is at build/docs/index.html."
 
 stack-tools: ## Build the stack's programs from source; needs Go 1.26, takes a quarter of an hour once.
 	@python3 tests/stack/tools/build.py
@@ -52,8 +65,8 @@ stack-picture: $(VENV)/.dev ## Draw docs/memory.svg anew, from a run against the
 dashboards: $(VENV)/.dev ## Write the dashboards' JSON from their description.
 	$(BIN)/python -m grafana.describe
 
-settings: $(VENV)/.dev ## Write docs/settings.md from the options in the code.
-	$(BIN)/python docs/settings.py
+settings: $(VENV)/.dev ## Write the docs' tables of settings, signals and speed from the code and the results.
+	$(BIN)/python -m docs
 
 bench: $(VENV)/.dev ## Measure the core against peers, a quarter of an hour; QUICK=1 takes under a minute.
 	$(BIN)/python -m benchmarks.core $(if $(QUICK),--quick)
@@ -95,6 +108,16 @@ ifdef UV
 else
 	@$(MAKE) --silent --no-print-directory $(VENV)/.pip
 	@$(BIN)/pip install --quiet --editable . --group dev
+endif
+	@touch $@
+
+$(VENV)/.docs: pyproject.toml uv.lock
+	@echo "$(SETUP) for the documentation. $(ONCE)"
+ifdef UV
+	@$(UV) sync --quiet --frozen --inexact --no-dev --group docs
+else
+	@$(MAKE) --silent --no-print-directory $(VENV)/.pip
+	@$(BIN)/pip install --quiet --editable . --group docs
 endif
 	@touch $@
 

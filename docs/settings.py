@@ -1,9 +1,14 @@
-"""Writes docs/settings.md from the options in the code: `python docs/settings.py`."""
+"""The page of settings, from the options in the code."""
 
 from pathlib import Path
+from typing import Final
 
-from otel_sessions._program.page import page
+from otel_sessions._program import page as written
 from otel_sessions.proxy.options import TABLES
 
-if __name__ == "__main__":
-    Path(__file__).with_suffix(".md").write_text(page(TABLES), encoding="utf-8")
+PATH: Final = Path(__file__).parent / "reference" / "settings.md"
+
+
+def page() -> str:
+    """Return the page as it should be now."""
+    return written.page(TABLES)

@@ -1,6 +1,6 @@
-"""A session manager for proxies: bounded memory, every session accounted for, its whole life in OpenTelemetry.
+"""A session manager for proxies. Memory is bounded, every session is counted, and OpenTelemetry shows its whole life.
 
-A name is imported when it is first used, so that the command can answer Ctrl-C before anything heavy is loaded.
+A public name is imported on first use. So the command can handle Ctrl-C before it loads a heavy module.
 """
 
 from importlib import import_module
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from ._core.limits import UNSET, Limit, Unset
     from ._core.session import Session, SessionMetadata
     from ._core.stats import CleanupReport, SessionStats
-    from ._core.words import EndReason, Outcome, PerClientAtCap, RejectionReason, SessionState, Skipped, Trigger
+    from ._core.words import EndReason, Outcome, PerClientAtCap, RejectionReason, SessionState, Trigger
     from ._engine.admission import Reservation
     from ._engine.ending import CloseHook
     from ._engine.hooks import SessionSink
     from ._engine.leases import Hold, Lease, Pin
     from ._engine.manager import SessionManager
     from .sinks._jsonlines import JsonLinesSink
-    from .sinks.records import Record, read_records
+    from .sinks.records import Record, Skipped, read_records
 
 __all__ = [
     "UNSET",
@@ -93,10 +93,7 @@ _NAMES: Final = {
         "TooManySessions",
     ),
     "_engine.manager": ("SessionManager",),
-    "sinks.records": (
-        "Record",
-        "read_records",
-    ),
+    "sinks.records": ("Record", "Skipped", "read_records"),
     "_core.limits": ("UNSET", "Limit", "Unset"),
     "_core.session": ("Session", "SessionMetadata"),
     "sinks._jsonlines": ("JsonLinesSink",),
@@ -110,7 +107,6 @@ _NAMES: Final = {
         "PerClientAtCap",
         "RejectionReason",
         "SessionState",
-        "Skipped",
         "Trigger",
     ),
 }
@@ -118,7 +114,7 @@ _HOMES: Final = {name: module for module, names in _NAMES.items() for name in na
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name from the module that has it."""
+    """Import a public name from its module. Raises `AttributeError` if the name is not public."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value: object = getattr(import_module(f".{_HOMES[name]}", __name__), name)

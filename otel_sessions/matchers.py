@@ -29,7 +29,7 @@ _REVISION: Final = re.compile(rb"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _OLD_TRANSPORT: Final = re.compile(rb"(^|&)session_?id=", re.IGNORECASE)
 """How messages of MCP's HTTP+SSE transport (revision 2024-11-05) name their session: in the query."""
 _MCP_ID: Final = b"mcp-session-id"
-_ASKED: Final = frozenset({_MCP_ID, b"mcp-protocol-version", b"content-type", b"content-encoding"})
+_ASKED: Final = frozenset({_MCP_ID, b"mcp-protocol-version", b"content-type", b"content-encoding", b"accept"})
 _SPELT: Final = b"".join(byte.lower() if byte.isalnum() else b"-" for byte in (bytes([code]) for code in range(256)))
 """Every letter in lower case, every digit, and a hyphen for anything else."""
 _INVALID_REQUEST, _SERVER_ERROR = -32600, -32000
@@ -138,7 +138,7 @@ class HeaderMatcher(IssuingMatcher):
     """
 
     def __init__(self, name: str = "x-session-id") -> None:
-        if not set_cookie.TOKEN.fullmatch(name):
+        if not set_cookie.is_token(name):
             raise ConfigError(f"the name of a header takes letters, digits and !#$%&'*+-.^_`|~, not {name!r}")
         self.name: Final = name.lower()
         self.request_header = self.name.encode("latin-1")
@@ -161,10 +161,11 @@ class CookieMatcher(IssuingMatcher):
     An unknown or ended id is replaced by a new one. `max_age` is in seconds; a cookie in use is sent again after half
     of that. Without `max_age` the cookie lasts as long as the browser does. `secure` None means: Secure if the request
     came over TLS; behind a proxy that ends TLS, say True. A cookie that browsers take only with Secure always has it:
-    one named `__Host-…` or `__Secure-…`, one with SameSite=None, and one that is `partitioned`.
+    one named `__Host-…`, `__Secure-…` or `__Http-…`, one with SameSite=None, and one that is `partitioned`.
 
-    Raises `ConfigError` for what browsers would reject (RFC 6265bis, sections 4.1.2 and 4.1.3): `secure=False` for such
-    a cookie, `__Host-` with a `domain` or another path than `/`, and text that no cookie can carry.
+    Raises `ConfigError` for what browsers would reject (RFC 6265bis, sections 4.1 and 5.7): `secure=False` for such a
+    cookie, `__Host-` with a `domain` or another path than `/`, a `domain` that is an address, a name of more than 3840
+    bytes, a path of more than 1024, and text that no cookie can carry. Raises it for values of a wrong type, too.
     """
 
     request_header = b"cookie"
@@ -212,13 +213,17 @@ class McpMatcher(AdoptingMatcher):
     pass without any id.
 
     Requests of MCP's older HTTP+SSE transport pass as well. With `sse_path` a GET of that path is a session for as long
-    as its stream lasts, so that the cap and the limits hold for these clients, too.
+    as its stream lasts, so that the cap and the limits hold for these clients, too. Under a mount, paths begin behind
+    the mount, as the mounted app's own routes do. A message of the older transport names its session in the query, and
+    does not accept an event stream. A message that does accept one is Streamable HTTP, whatever its query says.
+
+    Raises `ConfigError` for an `sse_path` that does not begin with `/`.
     """
 
     request_header = _MCP_ID
 
     def __init__(self, *, sse_path: str | None = None) -> None:
-        if sse_path is not None and not sse_path.startswith("/"):
+        if sse_path is not None and not str(sse_path).startswith("/"):
             raise ConfigError(f"sse_path takes a path that begins with /, not {sse_path!r}")
         self.sse_path: Final = sse_path
 
@@ -230,9 +235,9 @@ class McpMatcher(AdoptingMatcher):
             return Match()
         named = _ids_in(asked, _MCP_ID)
         if scope.get("method") == "POST":
-            opens = _opening_of_post(scope, said)
+            opens = _opening_of_post(scope, said, asked)
             return Match(session_ids=named, opens=Opens.NO if named and opens is Opens.YES else opens)
-        if not named and scope.get("method") == "GET" and scope.get("path") == self.sse_path:
+        if not named and scope.get("method") == "GET" and path_of(scope) == self.sse_path:
             return Match(opens=Opens.FOR_EXCHANGE)
         return Match(session_ids=named)
 
@@ -282,6 +287,17 @@ def headers_of(scope: Scope, name: bytes) -> list[str]:
     return [value.decode("latin-1") for key, value in pairs_of(scope) if key == name]
 
 
+def path_of(scope: Scope) -> str:
+    """Return a request's path as the app's own routes see it: without the mount (`root_path`), and at least `/`.
+
+    Some servers leave the mount out of `path`; then the path is whole already.
+    """
+    path, mount = str(scope.get("path", "")), str(scope.get("root_path") or "").rstrip("/")
+    if mount and (path == mount or path.startswith(mount + "/")):
+        path = path[len(mount) :]
+    return path or "/"
+
+
 def pairs_of(scope: Scope) -> Headers:
     """Return a request's headers, names in lower case."""
     headers: Headers = scope["headers"]
@@ -308,15 +324,20 @@ def _each_once(found: list[str]) -> tuple[str, ...]:
     return tuple(found) if len(found) < 2 else tuple(dict.fromkeys(found))
 
 
-def _opening_of_post(scope: Scope, said: Mapping[bytes, bytes]) -> Opens:
+def _opening_of_post(scope: Scope, said: Mapping[bytes, bytes], asked: Headers) -> Opens:
     """Return whether a POST may open a session of MCP: a coded body cannot be looked at, so its answer decides."""
     if not said.get(b"content-type", b"").lower().startswith(b"application/json"):
         return Opens.NO
     query = scope.get("query_string")
-    if query and _OLD_TRANSPORT.search(query):
+    if query and _OLD_TRANSPORT.search(query) and not _accepts_events(asked):
         return Opens.NO
     coded = said.get(b"content-encoding", b"identity").lower() not in (b"", b"identity")
     return Opens.YES if coded else Opens.BY_BODY
+
+
+def _accepts_events(headers: Headers) -> bool:
+    """Return whether a POST names event streams in `Accept`, as each of Streamable HTTP has to (MCP 2025-03-26)."""
+    return any(b"text/event-stream" in value.lower() for name, value in headers if name == b"accept")
 
 
 def _without(headers: Headers, name: bytes) -> list[tuple[bytes, bytes]]:

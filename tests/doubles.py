@@ -1,11 +1,11 @@
-"""What stands in for the embedder's code and for its clock: hooks, sinks and clocks that note, wait or break."""
+"""What stands in for the embedder's code and for its clock: hooks, sinks, requests and clocks that wait or break."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn
 
 import anyio
 
-from otel_sessions import EndReason, Session
+from otel_sessions import EndReason, Session, SessionManager, SessionNotFound
 
 from .virtual import Clock
 
@@ -70,6 +70,33 @@ class Sink:
         self.exported.append(session.id)
         if self._then is not None:
             await self._then(session, reason)
+
+
+class Request:
+    """A request that holds a session until it is cancelled, and takes a while to leave then."""
+
+    def __init__(self, manager: SessionManager[Any], session_id: str, lingers: float = 0.0) -> None:
+        self._lease = manager.lease(session_id)
+        self._lingers = lingers
+        self.error: SessionNotFound | None = None
+        self.left_at: float | None = None
+
+    async def __call__(self) -> None:
+        try:
+            async with self._lease:
+                try:
+                    await anyio.sleep_forever()
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        await anyio.sleep(self._lingers)
+        except SessionNotFound as error:
+            self.error = error
+            self.left_at = anyio.current_time()
+
+    @property
+    def reason(self) -> EndReason | None:
+        assert self.error is not None
+        return self.error.reason
 
 
 class FaultyClock(Clock):

@@ -10,15 +10,17 @@ from typing import Any
 
 import anyio
 
+from .waiting import PATIENCE
 
-def output_of(program: str, timeout: float = 60) -> list[str]:
+
+def output_of(program: str) -> list[str]:
     """Run a program in a process of its own and return what it printed; any other end than a clean one is an error."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(program)],
         capture_output=True,
         text=True,
         cwd=Path(__file__).parents[1],
-        timeout=timeout,
+        timeout=PATIENCE,
         check=False,
     )
     assert (done.stderr, done.returncode) == ("", 0)

@@ -1,1 +1,1 @@
-"""What is: the values and the state of sessions. Nothing here awaits."""
+"""The values and the state of sessions. Nothing here awaits."""

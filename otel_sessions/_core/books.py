@@ -1,8 +1,8 @@
 """The counters that always balance, and the bounded memory of why recent sessions ended.
 
-Only counts that grow are kept, all in one dict; what is there now follows from them. So each change of state, of one
-session or of many, is a single addition, and one C-level copy of the dict is a balanced snapshot on whichever thread it
-is taken: `created == cleaned + unleased + leased + closing`.
+`Books` keeps only counts that grow, all in one dict. The current numbers are differences of these counts. A change of
+state is one addition, for one session or for many. So one copy of the dict is a balanced snapshot on any thread:
+`created == cleaned + unleased + leased + closing`.
 """
 
 from collections import OrderedDict, deque
@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 
 from .words import CleanupError, EndReason, Occupancy, Outcome, RejectionReason, Trigger
 
-# Texts, whose hash is made once.
+# Plain strings: Python computes the hash of a string once.
 _CREATED: Final = "created"
 _LEASED: Final = "leased"
 _RELEASED: Final = "released"
@@ -33,7 +33,7 @@ KeyT = TypeVar("KeyT")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Totals:
-    """The books of one manager, or of several together, at one moment. Every key of the mappings is there."""
+    """The books of one manager, or the sum of several, at one moment. Each mapping has every key."""
 
     created: int
     cleaned: Mapping[EndReason, int]
@@ -57,7 +57,7 @@ class Totals:
         )
 
     def settled(self) -> "Totals":
-        """Return the totals of a manager that is gone: what it still held counts as ended by `shutdown`."""
+        """Return the totals of a manager that is gone. The sessions that it still held count as `shutdown`."""
         left = sum(self.active.values())
         return replace(
             self,
@@ -69,10 +69,10 @@ class Totals:
 
 
 class Books:
-    """One manager's counters. Written by its event loop alone, read from any thread.
+    """One manager's counters. Only the manager's event loop writes them; any thread may read them.
 
-    `active`, `leased`, `closing` and `reserved` are the owner's own running levels, for decisions on its loop;
-    telemetry and statistics take `totals()`. `limit` is the cap.
+    `active`, `leased`, `closing` and `reserved` are current numbers, for decisions on this loop. Telemetry and
+    statistics use `totals()`. `limit` is the cap.
     """
 
     def __init__(self, limit: int | None) -> None:
@@ -128,7 +128,7 @@ class Books:
         self._counts[_CLEANED[reason]] += 1
 
     def add_removed(self, reason: EndReason, count: int) -> None:
-        """Count sessions that were closing for no time at all; in between, another thread sees them closing."""
+        """Count sessions that end in one step. Between the two additions, another thread sees them as closing."""
         self.active -= count
         self._counts[_CLOSING] += count
         self._counts[_CLEANED[reason]] += count
@@ -143,9 +143,9 @@ class Books:
         self._counts[_ERRORS[kind]] += 1
 
     def succeeded(self) -> "Books":
-        """Return books that go on from these: what is there counts as ended by `shutdown`, as in `Totals.settled`.
+        """Return new books that go on from these. Current sessions count as `shutdown`, as in `Totals.settled`.
 
-        Whatever still writes to the old books changes nothing in the new ones.
+        Code that still writes to the old books does not change the new books.
         """
         totals, books = self.totals(), Books(self.limit)
         books.peak_active = self.peak_active
@@ -180,9 +180,9 @@ class Books:
 
 
 class RecentEnds:
-    """Why the latest sessions ended: the last 4,096 of them, by Python's own hash of the id, which never leaves this.
+    """Why the last 4,096 sessions ended, by Python's hash of the session id. No other object sees this hash.
 
-    When many end at once, most are forgotten before anybody asks: so they are put in order only then.
+    `add` only appends. `reason_of` moves the reasons into a dict, since most are forgotten before a caller asks.
     """
 
     CAPACITY: Final = 4096

@@ -1,7 +1,7 @@
-"""The embedder's clock. Only its good readings count.
+"""The embedder's clock, of which only the good readings count.
 
-A reading that is not finite, or lies before the last one, is replaced by the last good one. So time stands still while
-a clock misbehaves, and never goes back. What a clock raises is passed on: whoever asked decides what that ends.
+If a reading is not finite or lies before the last good reading, the last good reading is used instead. So time stands
+still while the clock misbehaves, and never goes back. The caller gets what the clock raises, and decides what to abort.
 """
 
 import time
@@ -9,21 +9,21 @@ from collections.abc import Callable
 from typing import Final
 
 _GOOD_BY_THEMSELVES: Final = (time.monotonic, time.perf_counter)
-"""Clocks that need no care, so that the hottest paths pay for none."""
+"""Clocks that never misbehave. The hottest paths call them without a check."""
 _LATEST: Final = 1e300
-"""Seconds; a finite reading beyond it may be infinite once it is divided by a tick."""
+"""Seconds. A larger finite reading may become infinite when it is divided by the length of a tick."""
 _NEVER: Final = -_LATEST
 
 
 class SteadyClock:
-    """A clock that is called as the embedder's is. May be called on any thread."""
+    """The embedder's clock, with bad readings replaced. May be called on any thread."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._last = _NEVER
 
     def __call__(self) -> float:
-        """Return seconds. Raises what the clock raises, and `ValueError` before it has given one good reading."""
+        """Return seconds. Raises what the clock raises, and `ValueError` if there is no good reading yet."""
         now = self._clock()
         if self._last <= now < _LATEST:
             self._last = now
@@ -32,19 +32,19 @@ class SteadyClock:
 
     @property
     def last(self) -> float:
-        """The last good reading. Raises `ValueError` if there was none."""
+        """The last good reading, in seconds. Raises `ValueError` if there is no good reading yet."""
         if self._last == _NEVER:
-            raise ValueError("the clock of the session manager has given no finite number of seconds yet")
+            raise ValueError("the session manager's clock has not returned a finite number of seconds yet")
         return self._last
 
 
 def steady(clock: Callable[[], float]) -> Callable[[], float]:
-    """Return a clock that gives good readings only: the same one where it does so by itself."""
+    """Return a clock that gives only good readings: `clock` itself if it never misbehaves."""
     return clock if clock in _GOOD_BY_THEMSELVES else SteadyClock(clock)
 
 
 def latest(clock: Callable[[], float]) -> float:
-    """Return a reading of a clock made by `steady`; the last good one if the embedder's raises."""
+    """Return the reading of a clock from `steady`, or the last good reading if the embedder's clock raises."""
     try:
         return clock()
     except Exception:

@@ -1,7 +1,7 @@
 """The settings of a manager: one frozen value, checked once when it is made.
 
-Whoever holds a `SessionConfig` holds a valid one. Each field describes itself, and `SESSION_OPTIONS` has what they say:
-files, variables, flags and documentation are made from it.
+Every `SessionConfig` is valid. Each field describes its own option, and `SESSION_OPTIONS` collects the options. Files,
+variables, flags and the documentation are made from these options.
 """
 
 import dataclasses
@@ -37,30 +37,30 @@ from .words import PerClientAtCap
 _logger = logging.getLogger("otel_sessions")
 
 _OF_THE_PROGRAMS: Final = tuple(f"{PREFIX}{program}_" for program in ("PROXY", "ADMIN", "FLEET", "DEMO"))
-"""How the variables start that our programs read by themselves."""
+"""Prefixes of the variables that our programs read themselves."""
 _WORD_AT_CAP: Final = word(PerClientAtCap, PerClientAtCap)
 
 _told: Final[set[str]] = set()
-"""The unknown variables that were logged."""
+"""The unknown variables that were logged already."""
 
 
 def check_limit(key: str, value: object) -> float | None:
-    """Return a limit in seconds, or None (off); raise `ConfigError` if `value` is neither."""
+    """Return `value` as a limit in seconds, or None for off. Raises `ConfigError` if `value` is neither."""
     return LIMIT.check(key, value)
 
 
 def check_seconds(key: str, value: object) -> float:
-    """Return a time in seconds; raise `ConfigError` if `value` is not a positive, finite number."""
+    """Return `value` as seconds. Raises `ConfigError` if `value` is not a positive, finite number."""
     return cast("float", POSITIVE.check(key, value))
 
 
 def check_count(key: str, value: object) -> int:
-    """Return a whole number of at least 1; raise `ConfigError` if `value` is anything else."""
+    """Return `value` as a count. Raises `ConfigError` if `value` is not a whole number of at least 1."""
     return cast("int", COUNT.check(key, value))
 
 
 def _option(kind: Kind[Any], unit: str, help: str) -> dict[str, object]:  # noqa: A002  # argparse's own word for it
-    """Return what a field says of itself."""
+    """Return the metadata of a field, from which its `Option` is made."""
     return {"kind": kind, "unit": unit, "help": help}
 
 
@@ -68,41 +68,42 @@ def _option(kind: Kind[Any], unit: str, help: str) -> dict[str, object]:  # noqa
 class SessionConfig:
     """The settings of a `SessionManager`. Times are in seconds; None switches a limit off.
 
-    - `cleanup_interval`: from one interval pass to the next.
-    - `max_idle_time`, `max_session_age`: when an unleased session is stale, and when any session is expired.
-    - `max_sessions`: the cap on reserved, live and still closing sessions together.
+    - `cleanup_interval`: the time from one interval pass to the next.
+    - `max_idle_time`: an unleased session that has been idle for this long is stale.
+    - `max_session_age`: a session of this age is expired, leased or not.
+    - `max_sessions`: the cap on reserved, live and closing sessions together.
     - `cleanup_on_shutdown`: whether close hooks run at shutdown.
     - `emergency_idle_time`, `emergency_session_age`: the limits of an emergency pass, which runs when the cap is
-      reached. One above its normal limit acts as the normal one, for every session.
-    - `max_sessions_per_client`: the same cap for the sessions of one `client`.
-    - `close_timeout`, `close_concurrency`: how long a close hook or an export may take, and how many run at once.
-    - `drain_timeout`: how long holders keep a session that has reached its age, and any session at shutdown.
-    - `shutdown_timeout`: the longest that a shutdown takes, drain and hooks included.
-    - `max_unused_time`: a further limit on idle time, for a session that nobody has used since its opening: it has had
-      neither a second lease nor a touch. It ends as `idle_timeout`. It holds for every session, whatever
-      `max_idle_time` the session has of its own.
-    - `per_client_at_cap`: what a client gets that is at its cap: `"refuse"`, or with `"evict_oldest"` the place of its
-      own unleased session that has idled longest, which ends as `evicted`.
+      reached. An emergency limit above its normal limit acts as the normal limit, for every session.
+    - `max_sessions_per_client`: the cap on the sessions of one `client`, counted as for `max_sessions`.
+    - `close_timeout`: how long one close hook or export may take, and how long a creator waits for a place.
+    - `close_concurrency`: for how many sessions exports and close hooks run at once.
+    - `drain_timeout`: how long holders keep an expired session, and any session at shutdown.
+    - `shutdown_timeout`: the longest time that a shutdown takes, drain and hooks included.
+    - `max_unused_time`: a second idle limit, for a session that has had neither a second lease nor a touch. The session
+      ends as `idle_timeout`. This limit also holds for sessions with a `max_idle_time` of their own.
+    - `per_client_at_cap`: what happens when a client at its cap asks for one more session. `"refuse"` refuses the
+      session. `"evict_oldest"` ends the client's unleased session that has idled longest, as `evicted`.
 
-    A wrong value raises `ConfigError`, which names the setting and says what it takes. A cap without any limit that
-    could ever free a place is a `UserWarning`.
+    Raises `ConfigError` for a wrong value; the error names the setting and says what the setting takes. Warns with a
+    `UserWarning` if no limit can ever free a place under the cap, or if `"evict_oldest"` has no cap to act on.
     """
 
     cleanup_interval: float = field(
         default=60.0,
-        metadata=_option(POSITIVE, SECONDS, "from one cleanup pass to the next"),
+        metadata=_option(POSITIVE, SECONDS, "the time from one cleanup pass to the next"),
     )
     max_idle_time: float | None = field(
         default=3600.0,
-        metadata=_option(LIMIT, SECONDS, "an unleased session that is idle for this long is stale, and ends"),
+        metadata=_option(LIMIT, SECONDS, "an unleased session idle for this long is stale and ends"),
     )
     max_session_age: float | None = field(
         default=86400.0,
-        metadata=_option(LIMIT, SECONDS, "a session this old is expired, leased or not, and ends"),
+        metadata=_option(LIMIT, SECONDS, "a session of this age is expired and ends, leased or not"),
     )
     max_sessions: int | None = field(
         default=1000,
-        metadata=_option(CAP, "sessions", "the cap on reserved, live and still closing sessions together"),
+        metadata=_option(CAP, "sessions", "the cap on reserved, live and closing sessions together"),
     )
     cleanup_on_shutdown: bool = field(
         default=True,
@@ -110,11 +111,11 @@ class SessionConfig:
     )
     emergency_idle_time: float | None = field(
         default=300.0,
-        metadata=_option(LIMIT, SECONDS, "at the cap, sessions idle for this long are evicted, longest idle first"),
+        metadata=_option(LIMIT, SECONDS, "at the cap, unleased sessions idle for this long end, longest idle first"),
     )
     emergency_session_age: float | None = field(
         default=3600.0,
-        metadata=_option(LIMIT, SECONDS, "at the cap, unleased sessions this old are evicted too"),
+        metadata=_option(LIMIT, SECONDS, "at the cap, unleased sessions of this age end, too"),
     )
     max_sessions_per_client: int | None = field(
         default=None,
@@ -123,7 +124,7 @@ class SessionConfig:
     close_timeout: float = field(
         default=5.0,
         metadata=_option(
-            POSITIVE, SECONDS, "how long a close hook or an export may take, and a creator waits for a place"
+            POSITIVE, SECONDS, "the time for a close hook or an export, and for a creator to wait for a place"
         ),
     )
     close_concurrency: int = field(
@@ -136,18 +137,18 @@ class SessionConfig:
     )
     shutdown_timeout: float = field(
         default=30.0,
-        metadata=_option(POSITIVE, SECONDS, "the longest that a shutdown takes, drain and hooks included"),
+        metadata=_option(POSITIVE, SECONDS, "the longest time that a shutdown takes, drain and hooks included"),
     )
     max_unused_time: float | None = field(
         default=None,
-        metadata=_option(LIMIT, SECONDS, "a session that nobody has used since its opening is stale after this long"),
+        metadata=_option(LIMIT, SECONDS, "an idle limit for a session that has had neither a second lease nor a touch"),
     )
     per_client_at_cap: PerClientAtCap | Literal["refuse", "evict_oldest"] = field(
         default=PerClientAtCap.REFUSE,
         metadata=_option(
             _WORD_AT_CAP,
             "refuse|evict_oldest",
-            "whether a client at its cap is refused, or its longest idle session ends",
+            "whether a client at its cap is refused, or the client's longest idle session ends",
         ),
     )
 
@@ -160,7 +161,7 @@ class SessionConfig:
         )
         if self.max_sessions is not None and all(limit is None for limit in limits):
             warnings.warn(
-                f"max_sessions={self.max_sessions} with every limit off: only closing a session frees its place",
+                f"max_sessions={self.max_sessions} with every limit off: only a close frees a place; set a limit",
                 stacklevel=3,
             )
         if self.per_client_at_cap == PerClientAtCap.EVICT_OLDEST and self.max_sessions_per_client is None:
@@ -168,11 +169,11 @@ class SessionConfig:
 
     @classmethod
     def from_toml(cls, path: str | os.PathLike[str]) -> Self:
-        """Return the settings in table `[session]` of a TOML file; what it leaves out keeps its default.
+        """Return the settings in the table `[session]` of a TOML file. A field without a key keeps its default.
 
-        A key is the field's name, with `_secs` behind it where it is in seconds; the text `"off"` stands for None.
-        Other tables are ignored. Raises `ConfigError` for an unknown key, a wrong value, or a file that is not TOML,
-        and `OSError` for a file that cannot be read.
+        A key is the field's name, with `_secs` at the end if the field is in seconds. The text `"off"` stands for None.
+        Other tables are ignored. Raises `ConfigError` for an unknown key, a wrong value, or a file that is not TOML.
+        Raises `OSError` if the file cannot be read.
         """
         table = read_file(path).get(SESSION, {})
         if not isinstance(table, dict):
@@ -183,13 +184,15 @@ class SessionConfig:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ, base: Self | None = None) -> Self:
-        """Return `base` (the defaults when None) with what the environment sets.
+        """Return `base`, or the defaults if `base` is None, changed by the variables in `environ`.
 
-        A variable is `OTEL_SESSIONS_` and the file's key in capitals, as in `OTEL_SESSIONS_MAX_IDLE_TIME_SECS`; the
-        word `off` stands for None. An empty variable counts as unset, as OpenTelemetry's own do. A variable with that
-        prefix that no setting reads is logged once as a warning. Those of our programs (`OTEL_SESSIONS_PROXY_`,
-        `..._ADMIN_`, `..._FLEET_`, `..._DEMO_`), and those that Kubernetes sets for a service of that name, are left
-        alone. Raises `ConfigError`, which names the variable.
+        A variable is `OTEL_SESSIONS_` and the file's key in capitals, as in `OTEL_SESSIONS_MAX_IDLE_TIME_SECS`. The
+        word `off` stands for None. An empty variable counts as unset, as OpenTelemetry specifies for its own variables.
+        Raises `ConfigError` for a wrong value; the error names the variable.
+
+        An unknown variable with this prefix is logged once, as a warning. The variables of our programs
+        (`OTEL_SESSIONS_PROXY_`, `..._ADMIN_`, `..._FLEET_`, `..._DEMO_`) are left alone. So are the variables that
+        Kubernetes sets for a service of this name.
         """
         for name, similar in unknown_variables(SESSION_OPTIONS, environ).items():
             if not name.startswith(_OF_THE_PROGRAMS):
@@ -202,11 +205,11 @@ SESSION_OPTIONS: Final = tuple(
     Option(name=its.name, table=SESSION, default=its.default, **its.metadata)
     for its in dataclasses.fields(SessionConfig)
 )
-"""The settings of a `SessionConfig`, as its fields describe them."""
+"""The options of a `SessionConfig`, one for each field."""
 
 
 def read_file(path: str | os.PathLike[str]) -> dict[str, object]:
-    """Return what is in a TOML file. Raises `ConfigError` if it is not TOML, and `OSError` if it cannot be read."""
+    """Return the content of a TOML file. Raises `ConfigError` if it is not TOML, `OSError` if it cannot be read."""
     with open(path, "rb") as file:
         try:
             return tomllib.load(file)
@@ -215,7 +218,7 @@ def read_file(path: str | os.PathLike[str]) -> dict[str, object]:
 
 
 def no_table(name: str, value: object) -> str:
-    """Return what is wrong if `value` stands where a table should be."""
+    """Return the error text for a `value` where a table is expected."""
     return f"{name} takes a table, [{name}], not {value!r}"
 
 

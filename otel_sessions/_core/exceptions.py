@@ -1,15 +1,15 @@
-"""What can go wrong, each error named for the state that it met.
+"""The errors of this package, each named for the state that causes it.
 
     SessionError
-    ├── TooManySessions    a cap is reached; come back after `retry_after` seconds
-    ├── SessionNotFound    no such session, or it has ended; `reason` says why, if that is still known
-    ├── SessionExists      the id is in use, or its session is still closing
-    ├── ManagerClosed      the manager is not running: not entered yet, shutting down, or shut down
-    ├── SinkFull           a sink's queue is full; this session's record is dropped
-    ├── SinkClosed         a sink is used outside its block; a record that it was given is dropped
+    ├── TooManySessions    a cap is reached; try again after `retry_after` seconds
+    ├── SessionNotFound    no usable session has this id; `reason` says why, if the reason is known
+    ├── SessionExists      a session with this id is live or still closing
+    ├── ManagerClosed      the manager is not running, or is entered while it runs
+    ├── SinkFull           the sink's queue is full; the record of this session is dropped
+    ├── SinkClosed         the sink is used outside its block, or is entered while it is in use
     └── ConfigError        a setting is wrong; also a `ValueError`
 
-No message shows a session id, only its fingerprint.
+A message shows the fingerprint of a session id, never the id.
 """
 
 from .ids import fingerprint
@@ -17,17 +17,17 @@ from .words import EndReason, RejectionReason
 
 
 class SessionError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base class of this package's own errors."""
 
 
 class TooManySessions(SessionError):
     """A cap is reached and no place could be freed.
 
-    `limit` is the cap that was met, `reason` says which one it was. `retry_after` is the number of seconds until the
-    next place may be free, None when that is unknown.
+    `limit` is the cap that is reached; `reason` says which cap. `retry_after` is the number of seconds until the next
+    place may be free, or None if this number is unknown.
     """
 
-    __slots__ = ("limit", "reason", "retry_after")  # without a dict for each, a flood is refused faster
+    __slots__ = ("limit", "reason", "retry_after")  # no dict for each: a flood is refused faster
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class TooManySessions(SessionError):
 
 
 class SessionNotFound(SessionError):
-    """There is no such session to use. `reason` is the `EndReason` of one that ended lately, else None."""
+    """No usable session has this id. `reason` is the reason of a session that is due or ended lately, else None."""
 
     def __init__(self, session_id: str, reason: EndReason | None = None) -> None:
         super().__init__(f"no session {fingerprint(session_id)}" + (f": it ended ({reason})" if reason else ""))
@@ -60,10 +60,10 @@ class SessionNotFound(SessionError):
 
 
 class SessionExists(SessionError):
-    """The id is taken: by a live session, or by one whose close hook has not ended yet."""
+    """The id is in use: a session with this id is live, or its close hook has not ended yet."""
 
     def __init__(self, session_id: str) -> None:
-        super().__init__(f"session {fingerprint(session_id)} exists already; choose another id or close it first")
+        super().__init__(f"session {fingerprint(session_id)} exists already; choose another id or close the session")
         self.session_id = session_id
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -71,10 +71,10 @@ class SessionExists(SessionError):
 
 
 class ManagerClosed(SessionError):
-    """The manager is not running; use it inside its `async with` block.
+    """The manager is not running, or is entered while it runs. Use the manager inside its `async with` block.
 
-    `entered` is False if the manager was never entered, which is a mistake in the program. It is True if the manager
-    shuts down or has ended, which passes.
+    `entered` is False if the manager was never entered, which is a mistake in the program. Otherwise it is True: the
+    manager runs already, shuts down, or has ended.
     """
 
     def __init__(self, message: str = "the session manager is not running", *, entered: bool = True) -> None:
@@ -83,12 +83,15 @@ class ManagerClosed(SessionError):
 
 
 class SinkFull(SessionError):
-    """The sink's queue is full, since its disk is slow or takes nothing; the record is dropped."""
+    """The sink's queue is full, since the disk is slow or refuses writes. The record is dropped."""
 
 
 class SinkClosed(SessionError):
-    """The sink is not running; use it inside its `async with` block. A record that it was given is dropped."""
+    """The sink is not running, or is entered while it is in use. A record given to `export` is dropped.
+
+    Use the sink inside its `async with` block.
+    """
 
 
 class ConfigError(SessionError, ValueError):
-    """A setting is wrong. The message names its key and says what it takes."""
+    """A setting is wrong. The message names the setting and says what the setting takes."""

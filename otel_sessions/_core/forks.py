@@ -1,4 +1,4 @@
-"""What begins anew in a forked process, since all that it counts and writes is the parent's."""
+"""Objects that begin anew in a forked process, since their counts and writes belong to the parent process."""
 
 import logging
 import os
@@ -10,14 +10,14 @@ _logger = logging.getLogger("otel_sessions")
 
 
 class BeginsAnew(Protocol):
-    """What a forked process must not go on with."""
+    """An object with a state that a forked process must not go on with."""
 
     def start_anew_after_fork(self) -> None:
-        """Forget what is the parent's. Called in the child, before anything else of it runs."""
+        """Forget the parent's state. Python calls this in the child, right after the fork."""
 
 
 class Forks:
-    """All that begins anew after a fork, in the order in which it was added, for as long as it lives."""
+    """The objects that begin anew after a fork, in the order of `add`. They are held weakly."""
 
     def __init__(self) -> None:
         self._known: weakref.WeakValueDictionary[int, BeginsAnew] = weakref.WeakValueDictionary()
@@ -30,8 +30,8 @@ class Forks:
         for thing in list(self._known.values()):
             try:
                 thing.start_anew_after_fork()
-            except Exception:  # the others must begin anew all the same
-                _logger.exception("a copy in a forked process could not begin anew")
+            except Exception:  # the other objects must begin anew, too
+                _logger.exception("an object in a forked process could not begin anew")
 
 
 forks = Forks()

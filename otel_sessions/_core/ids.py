@@ -1,6 +1,6 @@
-"""Session ids are secrets: made here, and shown to people only as a fingerprint.
+"""Session ids are secrets. This module makes ids, and the fingerprints that people see instead.
 
-Whoever knows an id can use its session, so no log, span, error text or repr ever holds one.
+A person who knows an id can use its session. So no log, span, error text or repr shows an id.
 """
 
 import secrets
@@ -13,15 +13,15 @@ def new_id() -> str:
 
 
 def require_text(session_id: object) -> None:
-    """Raise `TypeError` if an id is not a text: nothing else can be hashed, compared and printed as one."""
+    """Raise `TypeError` if `session_id` is not a `str`."""
     if not isinstance(session_id, str):
         raise TypeError(f"a session id is a str, not {type(session_id).__name__}")
 
 
 def fingerprint(session_id: str) -> str:
-    """Return 16 hex digits that stand for an id: its BLAKE2b digest of 64 bits, as `b2sum -l 64` prints it.
+    """Return 16 hex digits that stand for an id: its 64-bit BLAKE2b digest, as `b2sum -l 64` prints it.
 
-    Raises `TypeError` if the id is not a text.
+    Raises `TypeError` if the id is not a `str`.
     """
     require_text(session_id)
     return blake2b(session_id.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()

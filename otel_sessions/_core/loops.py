@@ -1,4 +1,7 @@
-"""Which event loop this is, asyncio's by itself, trio's by the token of its run; and what a dead one leaves behind."""
+"""Which event loop is running, and whether it has ended.
+
+An asyncio loop is known by its object, a trio loop by the token of its run.
+"""
 
 import asyncio
 
@@ -6,7 +9,7 @@ import anyio
 
 
 class Home:
-    """The event loop that runs where this is made. Trio's stands for one run of it."""
+    """The event loop that is running when this object is made. On trio it stands for one run of trio."""
 
     def __init__(self) -> None:
         self._asyncio: asyncio.AbstractEventLoop | None = None
@@ -22,26 +25,26 @@ class Home:
             return self._trio is _trio_run()
         try:
             return asyncio.get_running_loop() is self._asyncio
-        except RuntimeError:  # no loop of asyncio runs here
+        except RuntimeError:  # no asyncio loop is running in this thread
             return False
 
     def is_closed(self) -> bool:
         """Return whether the loop will never run again.
 
-        False for trio's, which ends its system tasks, and so whatever belongs to them, before it closes.
+        Always False on trio: trio ends its system tasks before its loop ends, so nothing of a manager is left then.
         """
         return self._asyncio is not None and self._asyncio.is_closed()
 
 
 def is_collected(error: BaseException | None) -> bool:
-    """Return whether a block ends because its coroutine is closed, whatever its own code raised in answer."""
+    """Return whether a block ends because its coroutine was closed, even if the block then raised another error."""
     while error is not None and not isinstance(error, GeneratorExit):
         error = error.__context__
     return error is not None
 
 
 def _trio_run() -> object:
-    """Return what stands for the running loop of trio, None where it does not run."""
+    """Return the token of the running trio loop, or None if trio is not running in this thread."""
     import trio
 
     try:

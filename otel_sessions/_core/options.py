@@ -1,8 +1,8 @@
-"""What a setting is: its name, what it takes, its default, its unit and its help, in one value.
+"""One setting as one value: its name, its kind, its default, its unit and its help.
 
-Everything else about a setting comes from its `Option`: the flag, the variable, the key in a file, and the line of the
-documentation. A value is checked where it enters, and the error names that place. Nothing here knows where the values
-come from: tables and environments are passed in.
+The flag, the variable, the key in a file and the line in the documentation all come from the `Option`. A value is
+checked when it is read, and the error names its source. Nothing here reads a file or the environment: callers pass in
+tables and variables.
 """
 
 import difflib
@@ -17,7 +17,7 @@ from .exceptions import ConfigError
 
 PREFIX: Final = "OTEL_SESSIONS_"
 SESSION: Final = "session"
-"""The table of the settings that every manager has. Their variables have no word of their own behind the prefix."""
+"""The table of a manager's settings. The variables of this table have no table name after the prefix."""
 OFF: Final = "off"
 SECONDS: Final = "seconds"
 _SWITCH: Final = {
@@ -25,41 +25,42 @@ _SWITCH: Final = {
     **dict.fromkeys(["false", "0", "no", "off"], False),
 }
 _OF_KUBERNETES: Final = re.compile(rf"{PREFIX}(\w+_)?(PORT(_\w+)?|SERVICE_\w+)", re.ASCII)
-"""What Kubernetes sets in every container for a service `otel-sessions` or `otel-sessions-...` (Kubernetes, Service,
-Discovering services, Environment variables)."""
+"""Variables that Kubernetes sets in every container for a service `otel-sessions` or `otel-sessions-...` (Kubernetes
+documentation, "Service", section "Discovering services", "Environment variables")."""
 
 V = TypeVar("V")
 V_co = TypeVar("V_co", covariant=True)
 
 
 class NotTaken(ValueError):
-    """A value is wrong; the text says what is taken instead, and is ready to stand behind the name of the setting."""
+    """A value is wrong. The text says what the setting takes, and follows the name of the setting."""
 
 
 class Expected(ValueError):
-    """What `Kind.convert` raises if it can say more exactly than `Kind.takes` what it expects."""
+    """Raised by `Kind.convert` to describe the expected value more exactly than `Kind.takes` does."""
 
 
 def _shown(value: object) -> str:
     try:
         return repr(value)
     except ValueError:  # Python prints no int of more than 4,300 digits
-        return "one with so many digits"
+        return "a number with so many digits"
 
 
 def _plain(value: object) -> str:
-    """Return a text as it is, unless that could not be seen."""
+    """Return a text as it is, or its repr if the text is blank."""
     return value if isinstance(value, str) and value.strip() else _shown(value)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kind(Generic[V_co]):
-    """What a setting takes.
+    """The kind of value that a setting takes.
 
-    `takes` says it in words. `convert` makes a value of what a file or code gives, and raises `ValueError` if that is
-    wrong. `read` makes of a text what a file would have given. `show` writes a wrong value into the error; None if the
-    value may be secret. `item`: the setting is a list of such items, in a variable parted by commas, as a flag
-    repeatable.
+    - `takes` describes the values in words.
+    - `convert` turns a value from code or a file into the setting's value. It raises `ValueError` for a wrong value.
+    - `read` turns the text of a flag or a variable into the value that a file would hold.
+    - `show` returns a wrong value as the error shows it. None hides a value that may be secret.
+    - `item` is the kind of one item if the setting is a list. A variable separates items by commas; a flag repeats.
     """
 
     takes: str
@@ -70,7 +71,7 @@ class Kind(Generic[V_co]):
     item: "Kind[object] | None" = None
 
     def take(self, value: object, off: str = f'"{OFF}"') -> V_co | None:
-        """Return the value of a setting as code gives it, where None stands for off. Raises `NotTaken`."""
+        """Return the setting's value for a value in code, where None stands for off. Raises `NotTaken`."""
         if value is None and self.may_be_off:
             return None
         try:
@@ -82,21 +83,21 @@ class Kind(Generic[V_co]):
             raise NotTaken(f"takes {takes}{else_off}{given}") from None
 
     def take_written(self, value: object) -> V_co | None:
-        """The same for a value from a file, where the word `off` stands for None."""
+        """Return the setting's value for a value in a file, where the word `off` stands for off. Raises `NotTaken`."""
         return self.take(None if self.may_be_off and isinstance(value, str) and value.lower() == OFF else value)
 
     def take_text(self, text: str) -> V_co | None:
-        """The same for a text, as flags and variables are."""
+        """Return the setting's value for the text of a flag or a variable. Raises `NotTaken`."""
         return self.take_written(self.read(text.strip()))
 
     def check(self, name: str, value: object) -> V_co | None:
-        """Return the value of a setting that is called `name` in code. Raises `ConfigError`."""
+        """Return the value of the setting `name` for a value in code. Raises `ConfigError` if `value` is wrong."""
         return _named(name, lambda: self.take(value, off="None"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Option(Generic[V]):
-    """One setting. `default` is written as in a file; None stands for a setting that is off or must be given."""
+    """One setting. `default` is the value that a file would hold; None means that the setting is off or required."""
 
     name: str
     table: str
@@ -109,7 +110,7 @@ class Option(Generic[V]):
 
     @property
     def key(self) -> str:
-        """The key in a file; a setting of sessions in seconds says so in its key."""
+        """The key in a file. The key of a session setting in seconds ends with `_secs`."""
         return f"{self.name}_secs" if self.table == SESSION and self.unit == SECONDS else self.name
 
     @property
@@ -123,17 +124,17 @@ class Option(Generic[V]):
 
     @property
     def is_measured(self) -> bool:
-        """Whether the unit is that of a number, and not the form of a text."""
+        """Whether `unit` is the unit of a number, not the form of a text."""
         return self.unit.isalpha() and self.unit.islower()
 
     @property
     def written_unit(self) -> str:
-        """The unit as people read it, with the word that switches a limit off."""
+        """The unit as people read it, with the word `off` if the setting can be off."""
         return f"{self.unit} or {OFF}" if self.kind.may_be_off else self.unit
 
     @property
     def usual(self) -> V | None:
-        """The default, as code gives it."""
+        """The default as a value in code."""
         return None if self.default is None else self.kind.convert(self.default)
 
     @property
@@ -149,13 +150,13 @@ class Option(Generic[V]):
 
 
 def from_table(options: Iterable[Option[Any]], table: Mapping[str, object]) -> dict[str, object]:
-    """Return the values in a table of a file, by the names of their options. Raises `ConfigError`."""
+    """Return the values in a file's table, by option name. Raises `ConfigError` if a value is wrong."""
     known = {option.key: option for option in options}
     return {known[key].name: _named(key, partial(known[key].kind.take_written, value)) for key, value in table.items()}
 
 
 def require_known(name: str, options: Iterable[Option[Any]], table: Mapping[str, object]) -> None:
-    """Raise `ConfigError` for a key that table `name` has not."""
+    """Raise `ConfigError` if the table `name` has a key of no option."""
     known = [option.key for option in options]
     for key in table:
         if key not in known:
@@ -163,9 +164,9 @@ def require_known(name: str, options: Iterable[Option[Any]], table: Mapping[str,
 
 
 def from_environ(options: Iterable[Option[Any]], environ: Mapping[str, str]) -> dict[str, object]:
-    """Return the values in an environment, by the names of their options. Raises `ConfigError`.
+    """Return the values in an environment, by option name. Raises `ConfigError` if a value is wrong.
 
-    An empty variable counts as unset, as OpenTelemetry's own do.
+    An empty variable counts as unset, as OpenTelemetry specifies for its own variables.
     """
     return {
         option.name: _named(option.variable, partial(option.kind.take_text, environ[option.variable]))
@@ -175,7 +176,7 @@ def from_environ(options: Iterable[Option[Any]], environ: Mapping[str, str]) -> 
 
 
 def unknown_variables(options: Iterable[Option[Any]], environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables with our prefix that no option has, each with the most similar one that there is."""
+    """Return the variables with our prefix that no option reads, each with the most similar known variable."""
     known = [option.variable for option in options]
     return {
         name: difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.0)[0]
@@ -185,7 +186,7 @@ def unknown_variables(options: Iterable[Option[Any]], environ: Mapping[str, str]
 
 
 def several(kind: Kind[V]) -> Kind[tuple[V, ...]]:
-    """Return the kind of a setting that is a list of such values; a single value is a list of one."""
+    """Return the kind of a list of such values. A single value counts as a list with one item."""
 
     def convert(value: object) -> tuple[V, ...]:
         return tuple(kind.convert(one) for one in (value if isinstance(value, (list, tuple)) else [value]))
@@ -199,7 +200,7 @@ def several(kind: Kind[V]) -> Kind[tuple[V, ...]]:
 def number(
     takes: str, accepts: Callable[[float], bool], of: type[V], *, may_be_off: bool = False, inexact: bool = False
 ) -> Kind[V]:
-    """Return the kind of a number; `inexact` if it need not be whole. A bool is no number."""
+    """Return the kind of a number. `inexact` allows numbers that are not whole. A bool is not a number."""
 
     def convert(value: object) -> V:
         kinds = (int, float) if inexact else int
@@ -217,7 +218,7 @@ def number(
 
 
 def text(takes: str, convert: Callable[[str], V], *, may_be_off: bool = False, secret: bool = False) -> Kind[V]:
-    """Return the kind of a text, which is never empty; `convert` raises `ValueError` for a wrong one."""
+    """Return the kind of a text that is not blank. `convert` raises `ValueError` for a wrong text."""
 
     def of_text(value: object) -> V:
         if not isinstance(value, str) or not value.strip():
@@ -228,7 +229,7 @@ def text(takes: str, convert: Callable[[str], V], *, may_be_off: bool = False, s
 
 
 def word(words: Iterable[str], convert: Callable[[str], V]) -> Kind[V]:
-    """Return the kind of one word out of a few. In a variable or a flag it may be in capitals."""
+    """Return the kind of a setting that takes one of `words`. Variables and flags may use capitals."""
     known = tuple(words)
 
     def of_word(value: object) -> V:
@@ -240,7 +241,7 @@ def word(words: Iterable[str], convert: Callable[[str], V]) -> Kind[V]:
 
 
 def _named(name: str, take: Callable[[], V]) -> V:
-    """Return what is taken. Raises `ConfigError`, which says the name that the setting has where it was given."""
+    """Return what `take` returns. Turns `NotTaken` into a `ConfigError` that begins with `name`."""
     try:
         return take()
     except NotTaken as error:

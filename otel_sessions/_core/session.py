@@ -1,7 +1,7 @@
-"""One client's state, and what can be said of it at a moment.
+"""One client's state, and the questions that it answers about itself at one moment.
 
-A session is alive until it fails or is ended; it never comes back. Its underscored attributes are the manager's, which
-files, leases and ends it. What the embedder may do is touch and fail, both plain arithmetic.
+A session lives until it fails or is ended, and never comes back. The embedder may touch the session and fail it; both
+only set attributes. The attributes with an underscore belong to the manager, which files, leases and ends the session.
 """
 
 import sys
@@ -24,13 +24,16 @@ else:
 DataT = TypeVar("DataT", default=None)
 
 _OPENING: Final = True
-"""The count of a session that has had its opening lease and nothing else. It adds and prints as 1, and is not 1: so it
-takes no further attribute to tell a lease from a touch, and a touch stays as fast as it is."""
+"""The count of a session that has had its first lease, and no touch. True adds like 1, but is not the same object as 1.
+So the count tells a first lease from a touch without one more attribute, and a touch stays fast."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SessionMetadata:
-    """A session at one moment. Datetimes are in UTC; `last_activity` follows the monotonic clock, not the wall's."""
+    """A session at one moment. Datetimes are in UTC; `message_count` counts leases and touches.
+
+    `last_activity` is `created_at` plus seconds of the monotonic clock, so a change of the wall clock does not move it.
+    """
 
     created_at: datetime
     last_activity: datetime
@@ -40,9 +43,9 @@ class SessionMetadata:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shared(Limits):
-    """What sessions have in common: their limits, their clock, and where they are filed by the time they are due.
+    """What many sessions share: their limits, their clock and their wheel.
 
-    `wall_offset` is how far the wall's clock was ahead of theirs when they were made, in seconds.
+    `wall_offset` is the time of the wall clock minus the time of `clock` when the sessions were made, in seconds.
     """
 
     clock: Callable[[], float]
@@ -58,7 +61,7 @@ class Shared(Limits):
 
 @dataclass(slots=True)
 class End:
-    """What there is to say of a session that is not handed out any more."""
+    """Why a session is not handed out any more. `reason` is None if the session has failed but is not ended yet."""
 
     failure: str | BaseException | None = None
     reason: EndReason | None = None
@@ -69,9 +72,9 @@ class End:
 
 
 class Session(Generic[DataT]):
-    """One client's state, found by an unguessable `id`; `data` is the embedder's own, `client` names whose it is.
+    """One client's state, found by an unguessable `id`. `data` belongs to the embedder; `client` names the client.
 
-    Made by a `SessionManager`, never by hand. Compared and hashed by identity.
+    Only a `SessionManager` makes sessions. They are compared and hashed by identity.
     """
 
     __slots__ = (
@@ -106,23 +109,27 @@ class Session(Generic[DataT]):
         self._end: End | None = None
 
     def touch(self) -> None:
-        """Note activity: idle time starts anew and `message_count` grows by one. Ends nothing and checks nothing."""
+        """Note activity: idle time starts again at 0, and `message_count` grows by one.
+
+        Checks no limit: a stale session that no pass has ended yet becomes usable again. After the end, a touch changes
+        nothing that is visible.
+        """
         self._last = self._shared.clock()
         self._count += 1
 
     def note_activity(self) -> None:
-        """Start idle time anew and count nothing: for a further part of what is counted already."""
+        """Note activity without counting it: for a further part of a message that is counted already."""
         self._last = self._shared.clock()
 
     def _begin_lease(self, now: float) -> None:
-        """Note activity as `touch` does, and tell the first lease of all apart from what follows it."""
+        """Note activity as `touch` does, but count the first lease of an unused session as `_OPENING`."""
         self._last = now
         self._count = self._count + 1 if self._count else _OPENING
 
     def fail(self, why: str | BaseException) -> None:
-        """Hide the session at once; the next pass that finds it without a lease ends it (`failed`).
+        """Hide the session at once. The next pass that finds the session unleased ends it as `failed`.
 
-        `why` becomes `failure`; only the first one counts, and none once the session is ended.
+        `why` becomes `failure`. Only the first call counts, and no call counts after the end of the session.
         """
         if self._end is None:
             self._end = End(failure=why)
@@ -130,12 +137,13 @@ class Session(Generic[DataT]):
                 self._file_due()
 
     def is_stale(self, max_idle_time: float) -> bool:
-        """Return whether no lease is held and the last activity lies `max_idle_time` seconds back, or more."""
+        """Return whether the session is unleased and has been idle for `max_idle_time` seconds or longer."""
         _, last, now = self._use()
         return not self._pins and now >= last + max_idle_time
 
     @property
     def state(self) -> SessionState:
+        """`failed` from `fail` on, `closing` while the session is being ended, then `closed` or `failed`."""
         end = self._end
         if end is None:
             return SessionState.ACTIVE
@@ -145,17 +153,17 @@ class Session(Generic[DataT]):
 
     @property
     def failure(self) -> str | BaseException | None:
-        """What `fail` was told first, None if the session has not failed."""
+        """The first `why` that `fail` was given, or None if the session has not failed."""
         return self._end.failure if self._end else None
 
     @property
     def end_reason(self) -> EndReason | None:
-        """Why the session was ended, None while it lives."""
+        """Why the session was ended, or None before the end."""
         return self._end.reason if self._end else None
 
     @property
     def idle_for(self) -> float:
-        """Seconds since the last activity, 0 while a lease is held; stands still once the session is ended."""
+        """Seconds since the last activity; 0 while the session is leased. Stands still after the end of the session."""
         if self._pins:
             return 0.0
         _, last, now = self._use()
@@ -163,12 +171,13 @@ class Session(Generic[DataT]):
 
     @property
     def age(self) -> float:
-        """Seconds since the session was made; stands still once it is ended."""
+        """Seconds since the session was made. Stands still after the end of the session."""
         _, _, now = self._use()
         return max(0.0, now - self._created)
 
     @property
     def metadata(self) -> SessionMetadata:
+        """The session's times, count and state at this moment. Times and count stand still after the end."""
         count, last, _ = self._use()
         offset = self._shared.wall_offset
         return SessionMetadata(
@@ -179,29 +188,29 @@ class Session(Generic[DataT]):
         )
 
     def _use(self) -> tuple[int, float, float]:
-        """Return how often and when last it was used, and now; all as they were at the end, once it is ended."""
+        """Return the count, the time of the last activity, and now; after the end, the three values at the end."""
         end = self._end
         if end is not None and end.reason is not None:
             return int(end.count), end.last, end.at
         return int(self._count), self._last, self._shared.clock()
 
     def _file_due(self) -> None:
-        """See to it that the next pass finds this session, even one at this very moment; no clock can prevent it."""
+        """File the session so that the next pass finds it, even a pass at this moment. This reads no clock."""
         self._shared.wheel.file_due(self)
 
     def _is_unused(self) -> bool:
-        """Return whether there was neither a second lease nor a touch since the session was made."""
+        """Return whether the session has had neither a second lease nor a touch."""
         return not self._count or self._count is _OPENING
 
     def _usable(self, now: float) -> bool:
-        """Return whether the session may be handed out: mostly, a look at where it is filed is enough."""
+        """Return whether the session may be handed out. Mostly, its bucket says so without a look at its limits."""
         bucket = self._bucket
         if bucket is not None and now < bucket.not_before:
             return self._end is None
         return self._due(now, self._shared) is None
 
     def _due(self, now: float, limits: Limits) -> EndReason | None:
-        """Return why the session is not to be handed out, None if it is: failed before age before idleness."""
+        """Return why the session is due, or None if it may be handed out: failed before age before idleness."""
         if self._end is not None:
             return self._end.reason or EndReason.FAILED
         if now >= self._created + limits.age:
@@ -213,11 +222,11 @@ class Session(Generic[DataT]):
         return None
 
     def _reason(self, now: float, fallback: EndReason) -> EndReason:
-        """Return what an end at this moment counts as: what the session is due for anyway, else `fallback`."""
+        """Return the reason of an end at this moment: why the session is due, or `fallback` if it is not due."""
         return self._due(now, self._shared) or fallback
 
     def _deadline(self, now: float, limits: Limits) -> float:
-        """Return the earliest moment at which the session can be due, with whatever is known now."""
+        """Return the earliest time at which the session can be due, as far as is known now."""
         idle = limits.idle
         if limits.unused < idle and self._is_unused():
             idle = limits.unused

@@ -1,6 +1,6 @@
-"""What a manager and a cleanup pass report: frozen values, taken at one moment.
+"""The reports of a manager and of a cleanup pass: frozen values, taken at one moment.
 
-They can be pickled, copied and returned from a web framework's route; `as_dict` makes them ready for JSON.
+A report can be pickled, copied and returned from a web framework's route. `as_dict` makes the report ready for JSON.
 """
 
 from collections.abc import Mapping
@@ -15,10 +15,10 @@ WordT = TypeVar("WordT", bound=StrEnum)
 
 
 class Counts(dict[WordT, int]):
-    """Numbers by word. A dict for whoever reads, pickles or encodes it; it refuses every change."""
+    """A number for each word. It is read, pickled and encoded like a dict. Every change raises `TypeError`."""
 
     def _refuse(self, *_arguments: Any, **_named: Any) -> NoReturn:
-        raise TypeError("these counts were taken at one moment and do not change; make a dict of them")
+        raise TypeError("these counts were taken at one moment and do not change; make a dict of them first")
 
     __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
 
@@ -28,11 +28,13 @@ class Counts(dict[WordT, int]):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CleanupReport:
-    """What one cleanup pass did, or, from a preview, what it would do.
+    """What one cleanup pass did. From a preview: what a pass would do.
 
-    `examined` counts the sessions looked at, `cleaned` the ended ones by reason (every reason is there), `hook_errors`
-    the close hooks and exports that failed, `remaining` the sessions there afterwards. `duration` is in seconds, hooks
-    and exports included.
+    - `examined` is the number of sessions that the pass looked at.
+    - `cleaned` is the number of ended sessions by reason. Every reason is a key.
+    - `hook_errors` is the number of close hooks and exports that failed.
+    - `remaining` is the number of sessions after the pass.
+    - `duration` is in seconds, hooks and exports included.
     """
 
     trigger: Trigger
@@ -45,10 +47,11 @@ class CleanupReport:
 
     @property
     def total_cleaned(self) -> int:
+        """The number of sessions that the pass ended, for all reasons together."""
         return sum(self.cleaned.values())
 
     def as_dict(self) -> dict[str, object]:
-        """Return the report ready for JSON, `total_cleaned` included; words are plain strings."""
+        """Return the report as a dict that is ready for JSON, `total_cleaned` included. Words are plain strings."""
         return {**_plain(self), "total_cleaned": self.total_cleaned}
 
 
@@ -56,9 +59,13 @@ class CleanupReport:
 class SessionStats:
     """A manager's books at one moment: `total_created == total_cleaned + currently_active`, always.
 
-    `currently_active` includes the `leased` and the `closing` ones; `reserved` counts places that are no sessions yet,
-    `waiting` the creators that wait at a cap. The mappings hold every key.
-    `seconds_since_cleanup` runs from the manager's last entry until there was a pass.
+    - `currently_active` includes the `leased` and the `closing` sessions. `peak_active` is the highest value so far.
+    - `reserved` is the number of places that are taken but are not sessions yet.
+    - `waiting` is the number of creators that wait at a cap.
+    - `cleanup_errors` is the number of failed hooks, exports and passes, and of other handled errors.
+    - `rejected` and `cleaned_by_reason` have every reason as a key.
+    - `last_cleanup` is the report of the last pass, or None if there was no pass.
+    - `seconds_since_cleanup` runs from the last pass, or from the manager's entry until there is a pass.
     """
 
     total_created: int
@@ -77,7 +84,7 @@ class SessionStats:
     seconds_since_cleanup: float
 
     def as_dict(self) -> dict[str, object]:
-        """Return the statistics ready for JSON; words are plain strings, and `last_cleanup` is a dict or None."""
+        """Return a dict that is ready for JSON. Words are plain strings; `last_cleanup` is a dict or None."""
         last = self.last_cleanup
         return {**_plain(self), "last_cleanup": None if last is None else last.as_dict()}
 
@@ -89,7 +96,7 @@ def statistics(
     last_cleanup: CleanupReport | None,
     seconds_since_cleanup: float,
 ) -> SessionStats:
-    """Return what the books and the last pass say."""
+    """Return the statistics from the totals of the books and from the last pass."""
     cleaned = sum(totals.cleaned.values())
     return SessionStats(
         total_created=totals.created,

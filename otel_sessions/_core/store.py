@@ -1,8 +1,8 @@
-"""Which sessions there are: the map by id, those that are closing, and the wheel of what may be due.
+"""Which sessions there are: the live sessions by id, the closing sessions, and the wheel of sessions that may be due.
 
-A session enters by `add` and leaves by `hide` and `finish`, in that order and once each, or by `remove`, which is both
-in one step for all that end together; nothing else moves a session, and none that leaves has a lease any more.
-When one ends, and what happens in between, is decided elsewhere (`sweep`, `eviction`, `closing`).
+A session enters by `add`. It leaves by `hide` and then `finish`, or by `remove`, which does both in one step. The
+session has no lease any more then. Only `write_off` ends sessions otherwise, after their loop or process is gone. Other
+modules decide when a session ends, and what happens between `hide` and `finish` (`sweep`, `eviction`, `closing`).
 """
 
 import time
@@ -21,24 +21,24 @@ from .words import EndReason
 
 _SHORTEST_TICK = 0.001
 _SAME_WALL_CLOCK = 0.001
-"""Sessions whose wall clocks differ by less, in seconds, share the rest."""
+"""Seconds. New sessions go on sharing one `Shared` while their wall offsets differ by less."""
 
 _ELSEWHERE = (
-    "the session manager runs on another event loop; call it on its own, from other threads"
+    "the session manager runs on another event loop; call it on its own loop, from other threads"
     " by `anyio.from_thread.run`, `asyncio.run_coroutine_threadsafe` or `trio.from_thread.run`"
 )
 
 
 def never_entered(who: str) -> ManagerClosed:
     return ManagerClosed(
-        f"{who} was never entered; enter it, as in the app's lifespan: `async with manager`", entered=False
+        f"{who} was never entered; enter it first, as in the app's lifespan: `async with manager`", entered=False
     )
 
 
 class Store(Generic[DataT]):
-    """The sessions of one run of a manager: from one entry until its end.
+    """The sessions of one run of a manager: from one entry until the end of the run.
 
-    `accepting` says whether new sessions and leases are given; `home` is the loop of the run, None before it starts.
+    `accepting` says whether the store gives new sessions and leases. `home` is the loop of the run, None before it.
     """
 
     def __init__(self, config: SessionConfig, clock: Callable[[], float], books: Books) -> None:
@@ -53,16 +53,16 @@ class Store(Generic[DataT]):
         self._shared = Shared.normal(config, clock, self.wheel)
 
     def open(self, home: Home) -> None:
-        """Begin the run, on this loop."""
+        """Begin the run on the loop `home`."""
         self.home = home
         self.accepting = True
 
     def refuse(self) -> None:
-        """Give no new session and no new lease any more."""
+        """Stop giving new sessions and leases."""
         self.accepting = False
 
     def shared_at(self, now: float) -> Shared:
-        """Return what a session that is made now has in common with others."""
+        """Return what a session that is made at `now` shares with others."""
         offset = time.time() - now
         if abs(offset - self._shared.wall_offset) > _SAME_WALL_CLOCK:
             self._shared = replace(self._shared, wall_offset=offset)
@@ -73,26 +73,26 @@ class Store(Generic[DataT]):
         if not self.accepting:
             if self.home is None:
                 raise never_entered("the session manager")
-            raise ManagerClosed("the session manager is not running: it shuts down or has ended")
+            raise ManagerClosed("the session manager is not running: it is shutting down or has ended")
 
     def require_here(self) -> None:
-        """Raise `RuntimeError` if this is not the loop of the run, and `ManagerClosed` if that is closed."""
+        """Raise `RuntimeError` on another loop than the run's, and `ManagerClosed` if the run's loop is closed."""
         if self.home is not None and not self.home.is_here():
             self.require_open_loop()
             raise RuntimeError(_ELSEWHERE)
 
     def require_open_loop(self) -> None:
-        """Raise `ManagerClosed` if the loop of the run is closed, so that nothing of it can run any more."""
+        """Raise `ManagerClosed` if the loop of the run is closed."""
         if self.home is not None and self.home.is_closed():
-            raise ManagerClosed("the session manager is not running: its event loop was closed")
+            raise ManagerClosed("the session manager is not running: its event loop was closed; enter it again")
 
     def require_vacant(self, session_id: str) -> None:
-        """Raise `SessionExists` if the id is in use or its session is still closing."""
+        """Raise `SessionExists` if a session with this id is live or still closing."""
         if session_id in self.sessions or session_id in self.closing:
             raise SessionExists(session_id)
 
     def add(self, session_id: str, data: DataT, client: str | None, shared: Shared, now: float) -> Session[DataT]:
-        """Make a session under an id that is vacant, visible at once."""
+        """Make a session that is visible at once. Its id must be vacant."""
         session = Session(session_id, data, client, shared, now)
         self.sessions[session_id] = session
         self.books.add_created()
@@ -100,9 +100,9 @@ class Store(Generic[DataT]):
         return session
 
     def use(self, session_id: str) -> Session[DataT]:
-        """Touch a session that may be handed out, and return it.
+        """Touch a session for a lease, and return it.
 
-        Raises `ManagerClosed`, and `SessionNotFound` with the reason under which the session counts.
+        Raises `ManagerClosed`, and `SessionNotFound` with the reason for which the session is due or was ended.
         """
         self.require_accepting()
         session = self.sessions.get(session_id)
@@ -119,13 +119,13 @@ class Store(Generic[DataT]):
         return closing.end_reason if closing is not None else self.recent.reason_of(session_id)
 
     def hide(self, session: Session[DataT], reason: EndReason, now: float) -> None:
-        """Take a session out of sight and mark it closing, under the one reason it will be counted for."""
+        """Hide a session and mark it as closing. `reason` is the reason for which the session will be counted."""
         self._settle([session], reason, now, gone=False)
         self.closing[session.id] = session
         self.books.add_closing()
 
     def finish(self, session: Session[DataT]) -> None:
-        """Remove a hidden session for good, and count it."""
+        """Remove a hidden session for good, and count it as cleaned."""
         del self.closing[session.id]
         end = session._end
         assert end is not None
@@ -139,7 +139,7 @@ class Store(Generic[DataT]):
         self.books.add_removed(reason, len(sessions))
 
     def write_off(self) -> None:
-        """Forget all sessions, whose loop is gone: each has ended by `shutdown`, and is counted elsewhere."""
+        """Forget all sessions, since their loop or process is gone. They end as `shutdown`; other books count them."""
         self.refuse()
         for session in self.closing.values():
             assert session._end is not None

@@ -1,8 +1,8 @@
-"""Which sessions may be due: a lazy one-level wheel of ticks. Pure: no clock, no I/O.
+"""Which sessions may be due: a lazy one-level wheel of ticks. It reads no clock and does no I/O.
 
-An entry is filed under the first tick at or after its deadline, and a touch never moves it: when the tick comes, the
-pass files anew what was used meanwhile. So nothing comes out early, everything comes out once and at most one tick
-late, and an entry that is taken out leaves nothing behind.
+An entry is filed under the first tick at or after its deadline, and a touch never moves the entry. When the tick comes,
+the pass files again the entries that were used meanwhile. So each entry comes out once, never early and at most one
+tick late. The wheel keeps nothing of an entry that is taken out.
 """
 
 import heapq
@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 _FULL: Final = 5461
-"""The most entries of a bucket: two thirds of 8,192, which a dict holds before it grows. Never much to copy at once."""
+"""The most entries of a bucket: two thirds of 8,192, where a dict grows. So copying a bucket never takes long."""
 
 
 class Filed(Protocol):
-    """What the wheel needs of an entry: a place to note its `Bucket`, None while it is not filed."""
+    """What the wheel needs of an entry: an attribute for its `Bucket`, None while the entry is not filed."""
 
     _bucket: Any
 
@@ -26,7 +26,7 @@ EntryT = TypeVar("EntryT", bound=Filed)
 
 
 class Bucket(dict[EntryT, None]):
-    """Entries of one tick. The deadline of none of them is before `not_before`."""
+    """Entries of one tick. While the time is before `not_before`, no entry is due."""
 
     __slots__ = ("not_before", "tick")
 
@@ -42,23 +42,23 @@ class Wheel(Generic[EntryT]):
     def __init__(self, width: float) -> None:
         self._width = width
         self._buckets: dict[float, list[Bucket[EntryT]]] = {}
-        """By tick; what has no deadline is at the one that never comes, infinity."""
+        """By tick. Entries without a deadline are at the tick that never comes, infinity."""
         self._ticks: list[float] = []
-        """A heap of the buckets' ticks, and of some whose buckets are gone."""
+        """A heap of the buckets' ticks. It may also hold ticks whose buckets are gone."""
 
     def file(self, entry: EntryT, deadline: float, now: float) -> None:
-        """File an entry, or move it, so that a pass at `deadline` or within a tick after it finds it.
+        """File an entry, or move it, so that passes find it from `deadline` on, at most one tick late.
 
-        One that is due already is found by the next pass, even at `now`; one without a deadline (infinity) by none.
+        If the entry is due already, the next pass finds it, even at `now`. If `deadline` is infinity, no pass finds it.
         """
         passed = math.floor(now / self._width)
         ticks = deadline / self._width
-        # Rounding may put a deadline after now on a tick that has come: a pass would meet it over and over.
+        # Rounding may put a later deadline on a tick that has come: a pass would find the entry over and over.
         tick = passed if deadline <= now else ticks if math.isinf(ticks) else max(math.ceil(ticks), passed + 1)
         self._put(entry, tick)
 
     def file_due(self, entry: EntryT) -> None:
-        """File an entry, or move it, so that the next pass finds it, whatever time it is then."""
+        """File an entry, or move it, so that the next pass finds it at any time."""
         self._put(entry, -math.inf)
 
     def _put(self, entry: EntryT, tick: float) -> None:
@@ -74,7 +74,7 @@ class Wheel(Generic[EntryT]):
         entry._bucket = bucket
 
     def remove(self, entry: EntryT) -> None:
-        """Take an entry out; nothing happens if it is not filed."""
+        """Take an entry out. Nothing happens if the entry is not filed."""
         bucket: Bucket[EntryT] | None = entry._bucket
         if bucket is not None:
             del bucket[entry]
@@ -83,7 +83,7 @@ class Wheel(Generic[EntryT]):
                 self._drop_empty(bucket.tick)
 
     def take_due(self, now: float) -> Iterator[EntryT]:
-        """Take out the entries whose tick has come, one by one; what is filed for such a tick meanwhile, too."""
+        """Take out and yield the entries whose tick has come, also entries that are filed for such a tick meanwhile."""
         passed = math.floor(now / self._width)
         while self._ticks and (tick := self._ticks[0]) <= passed:
             if tick not in self._buckets:
@@ -97,21 +97,22 @@ class Wheel(Generic[EntryT]):
             self._drop_empty(tick)
 
     def coming(self, now: float) -> Iterator[EntryT]:
-        """Return the entries of the tick that `now` lies in: those that may be due although their tick has not come.
+        """Yield the entries of the tick that `now` lies in. They may be due although their tick has not come.
 
-        A bucket is copied when its turn comes: what is filed or moved meanwhile comes, comes twice, or does not.
+        Each bucket is copied when it is reached. An entry that is filed or moved during iteration may be yielded once,
+        twice or not at all.
         """
         for bucket in self._buckets.get(math.floor(now / self._width) + 1, ()):
             yield from list(bucket)
 
     def __iter__(self) -> Iterator[EntryT]:
-        """Return every entry that is filed, copied as by `coming`."""
+        """Yield every filed entry. Buckets are copied as in `coming`."""
         for buckets in list(self._buckets.values()):
             for bucket in buckets:
                 yield from list(bucket)
 
     def _drop_empty(self, tick: float) -> None:
-        """Drop a tick's empty buckets, and the tick with the last of them."""
+        """Drop the empty buckets of a tick, and the tick itself if no bucket is left."""
         if left := [bucket for bucket in self._buckets.get(tick, ()) if bucket]:
             self._buckets[tick] = left
             return

@@ -1,14 +1,14 @@
 """Every closed set of words that sessions, passes, signals and records use.
 
-Each word is a `StrEnum` member: it compares and hashes as its text, so the same spelling stands in code, in
-configuration, on metrics and in dashboards.
+Each word is a `StrEnum` member, which compares and hashes as its text. So code, configuration, metrics and dashboards
+use the same spelling.
 """
 
 from enum import StrEnum
 
 
 class SessionState(StrEnum):
-    """Where a session is in its life."""
+    """Where a session is in its life. A `closing` session is hidden, and its end is not complete yet."""
 
     ACTIVE = "active"
     CLOSING = "closing"
@@ -17,7 +17,7 @@ class SessionState(StrEnum):
 
 
 class EndReason(StrEnum):
-    """Why a session was cleaned. Each session has exactly one."""
+    """Why a session was ended. Each session is ended and counted for exactly one reason."""
 
     IDLE_TIMEOUT = "idle_timeout"
     MAX_AGE = "max_age"
@@ -37,7 +37,10 @@ class Trigger(StrEnum):
 
 
 class Outcome(StrEnum):
-    """How a cleanup pass went: `partial` if a hook or the sink failed, `error` if the pass itself aborted."""
+    """How a cleanup pass went.
+
+    `partial` if a close hook or the sink failed, `error` if the pass aborted, `cancelled` if the pass was cut short.
+    """
 
     SUCCESS = "success"
     PARTIAL = "partial"
@@ -61,7 +64,7 @@ class PerClientAtCap(StrEnum):
 
 
 class Occupancy(StrEnum):
-    """How a place that a session takes is used; the states of `otel_sessions.session.active`."""
+    """How a session uses its place: the states on the metric `otel_sessions.session.active`."""
 
     UNLEASED = "unleased"
     LEASED = "leased"
@@ -69,7 +72,7 @@ class Occupancy(StrEnum):
 
 
 class CleanupError(StrEnum):
-    """What failed during a cleanup; the `error.type` of `otel_sessions.cleanup.errors`.
+    """What failed during cleanup: the `error.type` on the metric `otel_sessions.cleanup.errors`.
 
     `OTHER` is the fallback that OpenTelemetry's semantic conventions name for `error.type`.
     """
@@ -79,10 +82,3 @@ class CleanupError(StrEnum):
     SINK = "sink"
     PASS = "pass"
     OTHER = "_OTHER"
-
-
-class Skipped(StrEnum):
-    """Why a line of a sink's file is no record: it begins like one and was not finished, or is something else."""
-
-    TORN = "torn"
-    FOREIGN = "foreign"

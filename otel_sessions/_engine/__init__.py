@@ -1,4 +1,4 @@
-"""What happens to sessions over time. Users import nothing from here; the way of a session is this:
+"""What happens to sessions over time. Users import nothing from here. The way of a session:
 
     create, reserve ─► admission ─► places ─► store ─► books ─► telemetry (on export)
                             │ full    ▲ freed   ▲
@@ -7,6 +7,6 @@
                              └──► eviction ────────────────┘         │
     request ─► leases ◄──────────────────────────────────────────────┘ asks the holders to leave
 
-Each arrow is a call, but for the export, which reads the books. No `await` lies between a check and the change that
+Each arrow is a call, except the export, which reads the books. No `await` stands between a check and the change that
 relies on it, so the books always balance.
 """

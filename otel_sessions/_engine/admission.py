@@ -1,7 +1,7 @@
-"""Who gets in: a creator takes a place, has room made for it, waits for one that is about to come back, or is refused.
+"""Who gets in: a creator takes a place, asks for room, waits for a place that is about to be free, or is refused.
 
-Nothing waits between a check and the change that relies on it, so the cap holds. Inside a close hook nobody waits: the
-place that it would wait for may be its own session's.
+No `await` stands between a check and the change that relies on it, so the cap holds. A creator inside a close hook
+never waits: the place may be the place of the hook's own session.
 """
 
 from types import TracebackType
@@ -26,11 +26,11 @@ from .passes import Passes
 from .places import Places
 
 _HANDOVER: Final = 0.01
-"""Seconds for a place to come back from a hook that has run out of time at the same moment as who waits for it."""
+"""Seconds. A hook and a creator may run out of time at the same moment; the place is handed over within this time."""
 
 
 class Admission(Generic[DataT]):
-    """Decides for one run of a manager who gets one of its places."""
+    """Decides who gets a place, in one run of a manager."""
 
     def __init__(
         self,
@@ -50,19 +50,19 @@ class Admission(Generic[DataT]):
         self._hooks = hooks
 
     def require_here(self) -> None:
-        """Raise `RuntimeError` if this is not the loop of the run."""
+        """Raise `RuntimeError` on another loop than the run's, and `ManagerClosed` if the run's loop is closed."""
         self._store.require_here()
 
     def require_accepting(self) -> None:
-        """Raise `ManagerClosed` unless new sessions are accepted; one that is refused by a shutdown is counted."""
+        """Raise `ManagerClosed`, and count the refusal, unless new sessions are accepted."""
         if not self._store.accepting:
             self._books.add_rejected(RejectionReason.SHUTDOWN)
             self._store.require_accepting()
 
     def take(self, client: str | None) -> Waiter | None:
-        """Reserve a place. If one is to be waited for, return who waits: for `wait`, before anything else happens.
+        """Reserve a place and return None, or return a waiter, which the caller must pass to `wait` at once.
 
-        Raises `TooManySessions` if there is none, and `ManagerClosed` once the manager shuts down.
+        Raises `TooManySessions` if no place is free or about to be free. Raises `ManagerClosed` during a shutdown.
         """
         self.require_accepting()
         places = self._places
@@ -78,7 +78,7 @@ class Admission(Generic[DataT]):
     async def wait(self, waiter: Waiter) -> None:
         """Wait for the place that `take` could not reserve yet.
 
-        Raises `TooManySessions` if it does not come in time, and `ManagerClosed` once the manager shuts down.
+        Raises `TooManySessions` if the place does not come in time, and `ManagerClosed` during a shutdown.
         """
         try:
             with anyio.move_on_after(self._close_timeout + _HANDOVER):
@@ -94,7 +94,7 @@ class Admission(Generic[DataT]):
             raise
 
     def give_back(self, client: str | None) -> None:
-        """Return a reserved place that became no session."""
+        """Give back a reserved place that did not become a session."""
         self._places.give_back(client)
 
     def commit(
@@ -107,7 +107,7 @@ class Admission(Generic[DataT]):
         *,
         reserved_for: str | None,
     ) -> Session[Any]:
-        """Turn a reserved place into a session. Whatever this raises, the place is reserved still."""
+        """Turn a reserved place into a session. If this raises, the place stays reserved."""
         self.require_accepting()
         if session_id is None:
             session_id = new_id()
@@ -126,7 +126,7 @@ class Admission(Generic[DataT]):
         return session
 
     def _take_from(self, client: str) -> Waiter | None:
-        """Take the place of one of the client's own sessions; return who waits for it, None if it is free already."""
+        """Take the place of one of the client's own sessions. Return its waiter, or None if the place came at once."""
         clients = self._places.clients
         if clients.evicts and not self._hooks.calling and not self._places.is_overfull:
             now = self._store.clock()
@@ -144,12 +144,12 @@ class Admission(Generic[DataT]):
         self._closer.end({reason: [session]}, otel_context.get_current(), Batch(), now)
 
     def _is_relieved(self) -> bool:
-        """Ask for places to be freed; return whether there is one at once, as eager tasks bring it about."""
+        """Request an emergency pass. Return whether the pass has freed a place at once, as it may with eager tasks."""
         self._passes.request()
         return not self._places.is_full
 
     def _may_wait(self) -> bool:
-        """Return whether one more creator may wait: for a place that closes, or for what a pass is looking for."""
+        """Return whether one more creator may wait: a closing session or a running pass may free a place for it."""
         places, limit = self._places, self._books.limit
         covered = places.waiting < places.coming or self._passes.finding
         return covered and (limit is None or places.waiting < limit) and not self._hooks.calling
@@ -167,7 +167,7 @@ class Admission(Generic[DataT]):
 
 
 class Reservation(Generic[DataT]):
-    """A reserved place for one session. Leaving the block without `commit` gives it back, if `give_back` has not."""
+    """A reserved place for one session. If the block ends without `commit`, the place is given back."""
 
     def __init__(self, admission: Admission[DataT], client: str | None) -> None:
         self._admission = admission
@@ -176,12 +176,13 @@ class Reservation(Generic[DataT]):
         self._reserved = False
 
     async def __aenter__(self) -> Self:
-        """Take the place.
+        """Take a place. At the cap, wait up to `close_timeout` seconds for a place that is about to be free.
 
-        Raises `TooManySessions`, `ManagerClosed`, and `RuntimeError` on another event loop than the manager's.
+        Raises `TooManySessions`, `ManagerClosed`, and `RuntimeError` on another event loop than the manager's or on a
+        second entry.
         """
         if self._entered:
-            raise RuntimeError("a place is entered once; call reserve() again")
+            raise RuntimeError("a reservation is entered once; call reserve() again")
         self._admission.require_here()
         self._entered = True
         if (waiter := self._admission.take(self._client)) is not None:
@@ -195,7 +196,7 @@ class Reservation(Generic[DataT]):
         self.give_back()
 
     def give_back(self) -> None:
-        """Return the place before the block ends, if it has become no session: nothing can be committed any more."""
+        """Give the place back before the block ends, unless it has become a session. No commit is possible then."""
         if self._reserved:
             self._reserved = False
             self._admission.give_back(self._client)
@@ -229,13 +230,15 @@ class Reservation(Generic[DataT]):
         max_idle_time: Limit = UNSET,
         max_session_age: Limit = UNSET,
     ) -> Session[Any]:
-        """Turn the place into a session, visible at once; a new id is made if none is given.
+        """Turn the place into a session that is visible at once, and return the session.
 
-        Works once, inside the block. `client` replaces the one that the place was reserved for; the other keywords are
-        those of `SessionManager.create_session`. Raises `SessionExists`, `ConfigError` (a wrong limit),
-        `TooManySessions` (the cap of another `client`; nobody is evicted for it, since this cannot wait),
-        `ManagerClosed` (during a shutdown) and `TypeError` (an id that is no text); the place is kept then, for
-        another try.
+        Works once, inside the block. If no `session_id` is given, an id is made. `client` replaces the client of the
+        reservation. The other keywords are as for `SessionManager.create_session`.
+
+        Raises `SessionExists`, `ConfigError` if a limit is wrong, `TypeError` if the id is not a `str`, and
+        `ManagerClosed` during a shutdown. Raises `TooManySessions` if another `client` is at its cap: a commit cannot
+        wait, so it evicts no session. After these errors the place is still reserved. Raises `RuntimeError` if the
+        place is not reserved.
         """
         if not self._reserved:
             raise RuntimeError("a place is committed once, inside its `async with` block, and not after give_back")

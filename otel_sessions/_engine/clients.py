@@ -1,8 +1,7 @@
-"""The places of each client: how many it has, and with `evict_oldest`, whose place a new session of it may take.
+"""The places of each client: their number, and with `evict_oldest` the session whose place a new session may take.
 
-A client is known for as long as it has a place. The sessions of each client are kept for `evict_oldest` only, and
-finding one looks at the sessions of that client alone. Who waits, and which session ends, is decided in
-`admission`.
+A client is kept while it has a place. The sessions of each client are kept for `evict_oldest` only, and a search looks
+at the sessions of one client. `admission` decides who waits and which session ends.
 """
 
 from typing import Generic
@@ -15,7 +14,7 @@ from otel_sessions._core.words import PerClientAtCap
 
 
 class Waiter:
-    """A creator who waits for a place, until `answered`. `own` says that it is a place of its own client's."""
+    """A creator that waits for a place, until `answered`. `own` is True if only a place of its own client will do."""
 
     def __init__(self, client: str | None, own: bool) -> None:
         self.client = client
@@ -25,7 +24,7 @@ class Waiter:
 
 
 class Clients(Generic[DataT]):
-    """The places of the clients of one manager, `max_sessions_per_client` for each; without it nothing is counted."""
+    """The places of a manager's clients, `max_sessions_per_client` for each. Without this cap nothing is counted."""
 
     def __init__(self, config: SessionConfig) -> None:
         self.max_sessions_per_client = config.max_sessions_per_client
@@ -33,7 +32,7 @@ class Clients(Generic[DataT]):
             self.max_sessions_per_client is not None and config.per_client_at_cap == PerClientAtCap.EVICT_OLDEST
         )
         self.waiting = 0
-        """How many creators wait for a place of their own client's."""
+        """The number of creators that wait for a place of their own client."""
         self._places: dict[str, int] = {}
         self._sessions: dict[str, dict[Session[DataT], None]] = {}
         self._waiters: dict[str, dict[Waiter, None]] = {}
@@ -46,12 +45,12 @@ class Clients(Generic[DataT]):
         )
 
     def enter(self, client: str | None) -> None:
-        """Count a place more."""
+        """Count one more place of a client."""
         if client is not None and self.max_sessions_per_client is not None:
             self._places[client] = self._places.get(client, 0) + 1
 
     def leave(self, client: str | None) -> None:
-        """Count a place less."""
+        """Count one place of a client less."""
         if client is None or self.max_sessions_per_client is None:
             return
         self._places[client] -= 1
@@ -70,17 +69,17 @@ class Clients(Generic[DataT]):
                 del self._sessions[session.client]
 
     def has_place_coming(self, client: str) -> bool:
-        """Return whether more sessions of a client are closing than creators wait for."""
+        """Return whether a client has more closing sessions than creators that wait for their places."""
         closing = sum(1 for session in self._sessions.get(client, ()) if session.end_reason is not None)
         return closing > len(self._waiters.get(client, ()))
 
     def first_to_go(self, client: str, now: float) -> Session[DataT] | None:
-        """Return a client's unleased session that is due, else the one that has idled longest; None without one."""
+        """Return a client's unleased session that is due, else its longest idle unleased session, or None."""
         unleased = (s for s in self._sessions.get(client, ()) if s.end_reason is None and not s._pins)
         return min(unleased, key=lambda s: (s._due(now, s._shared) is None, s._last), default=None)
 
     def queue(self, waiter: Waiter) -> None:
-        """Let a creator wait for a place of its client's, behind those who wait already."""
+        """Let a creator wait for a place of its client, behind the creators that wait already."""
         assert waiter.client is not None
         self._waiters.setdefault(waiter.client, {})[waiter] = None
         self.waiting += 1
@@ -97,7 +96,7 @@ class Clients(Generic[DataT]):
         self.waiting -= 1
 
     def next_waiter(self, client: str | None) -> Waiter | None:
-        """Return the creator who has waited longest for a place of a client's, None without one."""
+        """Return the creator that has waited longest for a place of a client, or None."""
         return next(iter(self._waiters.get(client or "", ())), None)
 
     def all_waiters(self) -> list[Waiter]:

@@ -1,8 +1,8 @@
 """How sessions end: the one way out.
 
-`end` hides sessions and settles their reason in one step. Those to which nobody else is bound, and for which nothing is
-to be called, are gone in that same step, all together; else their holders leave, the sink and the close hook are
-called, and then they are gone. So every session is counted once, for the reason that came first.
+`end` hides sessions and settles their reason in one step. A session without holders, sink and close hook is removed in
+the same step. For any other session the holders leave, then the sink and the close hook are called, then the session is
+removed. So every session is counted once, for the reason that came first.
 """
 
 import logging
@@ -53,10 +53,10 @@ class Closer(Generic[DataT]):
         self._quiet = Quiet()
 
     def end(self, due: Mapping[EndReason, list[Session[DataT]]], cause: Context, batch: Batch, now: float) -> None:
-        """End sessions that are in the map, by the reason that each of them counts as (`Session._reason`).
+        """End live sessions. `due` has them by the reason for which each session counts (`Session._reason`).
 
-        Their holders have to leave, all but the running task. `batch` can be waited for. All of them are hidden before
-        anything is called for one: with eager tasks a close hook runs in here, and may end sessions itself.
+        All holders have to leave, except the running task. The caller may wait for `batch`. All sessions are hidden
+        before the first call: with eager tasks a close hook runs inside this method, and may end sessions itself.
         """
         calls = self._hooks.calls
         closing: list[Ending[DataT]] = []
@@ -77,11 +77,11 @@ class Closer(Generic[DataT]):
             self._hide(closing, now)
 
     def drain(self, session: Session[DataT], cause: Context) -> None:
-        """Let the holders of an expired session keep it for `drain_timeout` seconds from the first such call."""
+        """Let the holders of an expired session keep the session for `drain_timeout` seconds after the first call."""
         self._draining.add(session, partial(self._end_drained, session, cause))
 
     def abandon(self) -> None:
-        """Remove at once whatever is still closing, its calls made or not."""
+        """Remove all closing sessions at once, whether their calls are made or not."""
         if self._pending:
             _logger.warning("%d sessions are removed before their close hooks have ended", len(self._pending))
         for ending in list(self._pending):
@@ -89,7 +89,7 @@ class Closer(Generic[DataT]):
             self._finish(ending)
 
     def forget(self) -> None:
-        """Let nothing come of what is still closing: the loop of the run is gone."""
+        """Forget the closing sessions, since the loop of the run is gone."""
         for ending in self._pending:
             ending.state = EndingState.GONE
         self._pending.clear()
@@ -99,7 +99,7 @@ class Closer(Generic[DataT]):
         await self._quiet.wait(lambda: not self._pending)
 
     def _hide(self, closing: list[Ending[DataT]], now: float) -> None:
-        """Hide all of them before anything is called that might ask for one."""
+        """Hide all these sessions before the first call, which may ask for one of them."""
         for ending in closing:
             ending.batch.pending += 1
             self._pending.add(ending)
@@ -124,10 +124,10 @@ class Closer(Generic[DataT]):
         self._telemetry.sessions_ended(sessions, reason, now)
 
     def _expel(self, endings: list[Ending[DataT]]) -> None:
-        """Ask all holders to leave: each of them, even if another one ends the program in answer."""
+        """Ask all holders to leave. Each holder is asked, even if another holder ends the program in answer."""
         with ExitStack() as asking:
             for ending in reversed(endings):
-                if not self._hooks.closed:  # else whatever is pending is about to be abandoned
+                if not self._hooks.closed:  # else the pending endings are about to be abandoned
                     self._leaving.add(ending, partial(self._call, ending))
                 on_left = partial(self._note_left, ending)
                 for holder in reversed(ending.holders):
@@ -140,7 +140,7 @@ class Closer(Generic[DataT]):
                 self._call(ending)
 
     def _call(self, ending: Ending[DataT]) -> None:
-        """Go on to the calls, whether the holders have left or their time is up."""
+        """Go on to the calls: the holders have left, or their time is up."""
         ending.state = EndingState.CALLING
         self._leaving.discard(ending)
         if ending.calls:

@@ -1,7 +1,7 @@
-"""A session on its way out: ended for one reason, and not gone yet.
+"""A session on its way out: it was ended for one reason, and is not removed yet.
 
-An ending is `LEAVING` while the holders leave, `CALLING` while the sink and the close hook run, and `GONE` once the
-session is removed. It never goes back. Who ended several sessions together waits for their batch.
+An ending is `LEAVING` while the holders leave, `CALLING` while the sink and the close hook run, and `GONE` when the
+session is removed. An ending never goes back. A caller that ends several sessions together waits for their batch.
 """
 
 from collections.abc import Awaitable, Callable
@@ -18,15 +18,16 @@ from .leases import Holder
 from .quiet import Quiet
 
 CloseHook = Callable[[Session[DataT], EndReason], Awaitable[None]]
+"""The embedder's code for an ended session, called with the session and its end reason. What it raises is logged."""
 
 inside: ContextVar[tuple[Any, ...]] = ContextVar("otel_sessions_inside", default=())
-"""The `Hooks` of whose calls the running task is a part."""
+"""The `Hooks` objects whose calls the running task is part of."""
 
 
 class Batch:
     """The endings that one caller waits for together.
 
-    `errors` counts the hooks and exports that failed; `cut` says that a shutdown gave some of them up.
+    `errors` is the number of hooks and exports that failed. `cut` is True if the end of the run abandoned an ending.
     """
 
     def __init__(self) -> None:
@@ -36,7 +37,7 @@ class Batch:
         self._quiet = Quiet()
 
     async def wait(self) -> None:
-        """Return when all of them are gone."""
+        """Return when all endings are gone."""
         await self._quiet.wait(lambda: not self.pending)
 
     def note_end(self, errors: int) -> None:
@@ -53,9 +54,9 @@ class EndingState(Enum):
 
 
 class Ending(Generic[DataT]):
-    """One session's ending: who has to leave, what is called then, and who waits for it.
+    """One session's ending: the holders that have to leave, the calls to make then, and the batch that waits.
 
-    `cause` is the telemetry context of the pass or the closer that ended it. `errors` counts the calls that failed.
+    `cause` is the telemetry context of the pass or the caller that ended the session. `errors` counts failed calls.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""How places are freed when all are taken: what is due ends, then who has idled longest, until a tenth is free.
+"""How places are freed at the cap: due sessions end, then the longest idle sessions, until a tenth of the cap is free.
 
-No leased session goes, and none is evicted that is within the emergency limits. It also knows when it is worth another
-try.
+A leased session is never evicted, nor is a session within the emergency limits. This module also knows when another
+pass can free a place.
 """
 
 import heapq
@@ -19,7 +19,7 @@ from .places import Places
 from .sweep import STRIDE, Due, LimitsOf, Sweep, limits_by, own_limits
 
 _PAUSE: Final = 1.0
-"""Seconds between the starts of two emergency passes that creators ask for."""
+"""Seconds between the starts of two emergency passes that creators request."""
 
 
 class Eviction(Generic[DataT]):
@@ -33,7 +33,7 @@ class Eviction(Generic[DataT]):
         self._cleanup_interval = config.cleanup_interval
         self._started_at = -inf
         self._next_chance_at = inf
-        """When an unleased session can go and a pass may start, infinity if that is unknown."""
+        """When a pass may start and an unleased session can go; infinity if this time is unknown."""
 
     def start(self, now: float) -> None:
         """Note that a pass starts."""
@@ -41,23 +41,23 @@ class Eviction(Generic[DataT]):
         self._next_chance_at = max(self._next_chance_at, now + _PAUSE)
 
     def start_again(self, now: float) -> bool:
-        """Note that a pass starts, unless one did less than a second ago; return whether that is so."""
+        """Note that a pass starts and return True, unless a pass started less than a second ago."""
         if now - self._started_at < _PAUSE:
             return False
         self.start(now)
         return True
 
     def retry_after(self) -> float | None:
-        """Return the seconds until a creator may be lucky, None if that is unknown."""
+        """Return the seconds until a place may be free, at most `cleanup_interval`, or None if unknown."""
         if self._next_chance_at == inf:
             return None
         wait = self._next_chance_at - self._store.clock()
         return self._cleanup_interval if wait > self._cleanup_interval else max(0.0, wait)
 
     async def free_places(self, sweep: Sweep[DataT]) -> None:
-        """End what is due, then evict the longest idle until a tenth of the cap is free or closing.
+        """End the due sessions, then evict the longest idle sessions until a tenth of the cap is free or closing.
 
-        Places that creators take meanwhile count as free: it is for them that they were freed.
+        Places that creators take meanwhile count as free: the pass frees places for these creators.
         """
         taken = self._places.taken
         evictable: _Evictable[DataT] = _Evictable(self._limits)
@@ -77,7 +77,7 @@ class Eviction(Generic[DataT]):
         self._next_chance_at = max(next_place_at, self._started_at + _PAUSE)
 
     def _wanted(self, taken: int) -> int:
-        """Return how many places are still to be freed; `taken` is how many were taken when the pass began."""
+        """Return the number of places still to be freed. `taken` is `Places.taken` at the start of the pass."""
         free, limit = self._places.free, self._books.limit
         if free is None or limit is None:
             return 0
@@ -85,9 +85,9 @@ class Eviction(Generic[DataT]):
 
 
 class _Evictable(Generic[DataT]):
-    """Unleased sessions past their limits, emergency ones included; the longest idle go first.
+    """Unleased sessions past their limits, emergency limits included. The longest idle session goes first.
 
-    `next_at` is when the next of the other unleased ones will be past its own, infinity if none ever.
+    `next_at` is when the next other unleased session will be past its limits; infinity if no session ever will.
     """
 
     def __init__(self, emergency: Limits) -> None:
@@ -99,7 +99,7 @@ class _Evictable(Generic[DataT]):
         return len(self._heap)
 
     def past_limits(self, stride: list[Session[DataT]], now: float) -> list[Session[DataT]]:
-        """Return those that are past their limits: what is due is among them, since no limit of its own is lower."""
+        """Return the sessions past their limits, emergency limits included. All due sessions are among them."""
         past = []
         for session in stride:
             deadline = session._deadline(now, self._limits_of(session))
@@ -115,7 +115,7 @@ class _Evictable(Generic[DataT]):
                 heapq.heappush(self._heap, (session._last, len(self._heap), session))
 
     def pop(self, most: int, now: float) -> Due[DataT]:
-        """Take out the first of them, and return those that may go still."""
+        """Take out at most `most` sessions. Return the sessions among them that may still go, by reason."""
         due: Due[DataT] = defaultdict(list)
         first = dict.fromkeys(heapq.heappop(self._heap)[2] for _ in range(min(most, len(self._heap))))
         for session in first:

@@ -1,8 +1,8 @@
-"""The embedder's code that a session's end calls: the sink's `export`, then the close hook.
+"""The embedder's code that runs when a session ends: the sink's `export`, then the close hook.
 
-Each call has a task of its own and `close_timeout` seconds; `close_concurrency` sessions are served at once, in the
-order in which they ended. Whatever a call does (raise, hang, swallow its cancellation, call the manager), the session
-goes on to its removal in time. The failure is logged and counted.
+Each call has its own task and `close_timeout` seconds. `close_concurrency` sessions are served at once, in the order of
+their ends. A call may raise, hang, swallow its cancellation or call the manager; its session is removed in time all the
+same. A failure is logged and counted.
 """
 
 import logging
@@ -26,21 +26,21 @@ from .tasks import Countdown, Task, Tasks
 _logger = logging.getLogger("otel_sessions")
 
 _PRESSING: Final = 1.0
-"""Seconds from one cancellation to the next, in a shutdown, of what ignores its cancellation."""
+"""Seconds between two cancellations, in a shutdown, of a call that ignores its cancellation."""
 
 
 class SessionSink(Protocol[DataT]):
-    """Takes the record of every session that ends, before its close hook runs."""
+    """Takes the record of every session that ends, before the close hook of the session runs."""
 
     async def export(self, session: Session[DataT], reason: EndReason) -> None:
-        """Take one record, within the manager's `close_timeout`.
+        """Take the record of one session, within `close_timeout` seconds (a setting of the manager).
 
-        What it raises is logged and counted, and never stops the cleanup.
+        An exception is logged and counted. It never stops the cleanup.
         """
 
 
 class _Call:
-    """One call: `over` when it has ended or its time is up."""
+    """One call. `over` is set when the call has ended or its time is up."""
 
     def __init__(self) -> None:
         self.over = anyio.Event()
@@ -65,7 +65,7 @@ class Hooks(Generic[DataT]):
     ) -> None:
         self.closed = False
         self.calls: list[tuple[CleanupError, CloseHook[DataT]]] = []
-        """What is to be called for a session that ends now, in this order."""
+        """The calls to make for a session that ends now, in this order."""
         if sink is not None:
             self.calls.append((CleanupError.SINK, sink.export))
         if on_close is not None:
@@ -81,7 +81,7 @@ class Hooks(Generic[DataT]):
 
     @property
     def calling(self) -> bool:
-        """Whether the running task is part of a call, which must wait for no other."""
+        """Whether the running task is part of a call. A call must not wait for another call."""
         return self in inside.get()
 
     def drop_hooks(self) -> None:
@@ -89,32 +89,32 @@ class Hooks(Generic[DataT]):
         self.calls = [call for call in self.calls if call[0] is not CleanupError.HOOK]
 
     def submit(self, ending: Ending[DataT], on_served: Callable[[Ending[DataT]], None]) -> None:
-        """Make an ending's calls when its turn comes, then call `on_served` with it."""
+        """Make the calls of an ending when its turn comes, then call `on_served(ending)`."""
         self._queue.append((ending, on_served))
         if self._runners < self._close_concurrency:
             self._runners += 1
             self._tasks.start("otel-sessions closing", self._serve)
 
     def cancel_again(self) -> None:
-        """Cancel once more what still runs although it was cancelled at its timeout."""
+        """Cancel again each call that still runs after it was cancelled at its timeout."""
         self._overstaying = {task for task in self._overstaying if not task.done}
         for task in self._overstaying:
             task.cancel()
 
     def forget(self) -> None:
-        """Call nothing any more."""
+        """Make no more calls."""
         self.closed = True
         self.calls = []
         self._queue.clear()
 
     def close(self) -> None:
-        """Call nothing any more, and cancel all that still runs."""
+        """Make no more calls, and cancel the calls that still run."""
         self.closed = True
         self.calls = []
         self._calls.cancel()
 
     async def cancel_all(self, until: float) -> None:
-        """Cancel all that still runs and wait for it, on the loop's time; who ignores that is asked every second."""
+        """Cancel all running calls every second and wait for them, until `until` on the loop's time."""
         now = anyio.current_time()
         pause = min(_PRESSING, (until - now) / 2)
         while self._calls and now < until:
@@ -126,7 +126,7 @@ class Hooks(Generic[DataT]):
             _logger.error("%d close hooks or exports ignore their cancellation and outlive the manager", left)
 
     async def keep_cancelling(self) -> None:
-        """Press every second, until this is cancelled."""
+        """Call `cancel_again` every second, until this task is cancelled."""
         while True:
             await anyio.sleep(_PRESSING)
             self.cancel_again()
@@ -138,7 +138,7 @@ class Hooks(Generic[DataT]):
                 try:
                     for kind, call in ending.calls:
                         await self._call(ending, kind, call)
-                except Exception:  # a log handler's own, for one: nothing can be said of it, but counted
+                except Exception:  # an error of a log handler, for example: it can only be counted
                     self._books.add_error(CleanupError.OTHER)
                 on_served(ending)
         finally:
@@ -154,14 +154,14 @@ class Hooks(Generic[DataT]):
                 await call(ending.session, ending.reason)
             except Exception as failure:
                 state.failure = failure
-            except BaseException as failure:  # its own cancellation, or a group with one in it
+            except BaseException as failure:  # its own cancellation, or a group with a cancellation
                 state.failure = failure
                 raise
             finally:
                 state.end()
 
         task = self._calls.start(f"otel-sessions {kind}", run, on_end=state.end)
-        # No cancel scope here: should the loop die in it, anyio would keep it, and all it holds, for good.
+        # No cancel scope here: if the loop died inside it, anyio would keep the scope and all that it holds forever.
         self._timeouts.add(state, state.over.set)
         try:
             await state.over.wait()

@@ -1,8 +1,8 @@
-"""Leases: what keeps a session from being idle while a request or a stream uses it.
+"""Leases: they keep a session from being idle while a request or a stream uses the session.
 
-A pin is arithmetic and may be held and left by any task in any order. A hold is a pin whose holder is told by a
-callback when the session is ended. A bound lease is a pin in a cancel scope of its own task. So a session that is ended
-by force takes its holders with it, but never the holder who ends it.
+A pin is a count; any task may leave it, in any order. A hold is a pin with a callback for the end of the session. A
+bound lease is a pin in a cancel scope of its own task. If a session is ended by force, the holders of holds and bound
+leases have to leave, except the holder that ends the session.
 """
 
 import logging
@@ -26,10 +26,10 @@ from .quiet import Quiet
 _logger = logging.getLogger("otel_sessions")
 
 _ENTERED: Final[Any] = object()
-"""Stands in the place of an id once it has been used, which happens once."""
+"""Replaces the session id of a lease that was entered, since a lease is entered once."""
 
 _held: ContextVar[tuple["Holder[Any]", ...]] = ContextVar("otel_sessions_held", default=())
-"""The holds and bound leases of the running task and of those it was started from."""
+"""The holds and bound leases of the running task and of the tasks that it was started from."""
 
 
 class Leases(Generic[DataT]):
@@ -40,16 +40,16 @@ class Leases(Generic[DataT]):
         self._books = store.books
         self._bound: dict[Session[DataT], list[Holder[DataT]]] = {}
         self._leaving: dict[Holder[DataT], Callable[[Holder[DataT]], None]] = {}
-        """What is to be called when a holder has left, who has to since the session was ended."""
+        """For each holder that has to leave: the function to call when the holder has left."""
         self._quiet = Quiet()
         self.new_scope: Callable[[], anyio.CancelScope] = anyio.CancelScope
 
     def enter_loop(self) -> None:
-        """Learn what makes a cancel scope on the running loop: `anyio.CancelScope` asks for the loop every time."""
+        """Learn the class of cancel scopes on the running loop: `anyio.CancelScope` looks the loop up every time."""
         self.new_scope = type(anyio.CancelScope())
 
     def acquire(self, session_id: str) -> Session[DataT]:
-        """Return a session with a lease on it. Raises `ManagerClosed` or `SessionNotFound`."""
+        """Lease a session and return it. Raises `ManagerClosed` or `SessionNotFound`."""
         session = self._store.use(session_id)
         if not session._pins:
             self._books.add_leased()
@@ -57,7 +57,7 @@ class Leases(Generic[DataT]):
         return session
 
     def require_here(self) -> None:
-        """Raise `RuntimeError` if this is not the loop of the run."""
+        """Raise `RuntimeError` on another loop than the run's, and `ManagerClosed` if the run's loop is closed."""
         self._store.require_here()
 
     def require_open_loop(self) -> None:
@@ -65,7 +65,7 @@ class Leases(Generic[DataT]):
         self._store.require_open_loop()
 
     def release(self, session: Session[DataT]) -> None:
-        """Give a lease back: idle time runs from here. Nothing happens if the session was ended meanwhile."""
+        """Give a lease back. Idle time runs from now on. Nothing happens if the session was ended meanwhile."""
         end = session._end
         if end is not None and end.reason is not None:
             return
@@ -83,7 +83,7 @@ class Leases(Generic[DataT]):
         await self._quiet.wait(lambda: not self._books.leased)
 
     def bind(self, holder: "Holder[DataT]", session_id: str) -> Session[DataT]:
-        """Return a session with a lease on it whose holder has to leave when the session is ended."""
+        """Lease a session and return it. The holder has to leave when the session is ended."""
         session = self.acquire(session_id)
         holders = self._bound.get(session)
         if holders is None:
@@ -91,7 +91,7 @@ class Leases(Generic[DataT]):
         else:
             holders.append(holder)
         outer = _held.get()
-        # A holder who has left in another context still stands in this one.
+        # A holder that was left in another context is still listed in this context.
         _held.set((*[one for one in outer if one.session is not None], holder) if outer else (holder,))
         return session
 
@@ -113,7 +113,7 @@ class Leases(Generic[DataT]):
     def release_all(self, session: Session[DataT]) -> "list[Holder[DataT]]":
         """End all leases on a session that is about to end.
 
-        Return the holders who have to leave: all but the running task and its ancestors.
+        Return the holders that have to leave: all except the holders of the running task and its ancestors.
         """
         session._pins = 0
         self._books.add_released()
@@ -121,7 +121,7 @@ class Leases(Generic[DataT]):
         return [holder for holder in self._bound.get(session, ()) if holder not in _held.get()]
 
     def expel(self, holder: "Holder[DataT]", reason: EndReason, on_left: "Callable[[Holder[DataT]], None]") -> None:
-        """Make a holder leave; `on_left` is called with it once its block is left, at once if that has happened."""
+        """Make a holder leave. `on_left(holder)` is called when its block is left, or at once if it is left already."""
         if holder.session is None:
             on_left(holder)
         else:
@@ -130,7 +130,10 @@ class Leases(Generic[DataT]):
 
 
 class Pin(Generic[DataT]):
-    """A lease for one `with` block; its value is the session."""
+    """A lease for one `with` block; the value of the block is the session.
+
+    Entering raises `SessionNotFound`, `ManagerClosed`, and `RuntimeError` on a second entry.
+    """
 
     __slots__ = ("_leases", "_session", "_session_id")
 
@@ -156,9 +159,9 @@ class Pin(Generic[DataT]):
 
 
 class Holder(ABC, Generic[DataT]):
-    """Whoever has to leave when the session is ended. `session` is what is held now, None before and after.
+    """A lease whose holder has to leave when the session is ended. `session` is None before and after the block.
 
-    What was started in the block may keep its holder in its context for long: so the holder does not keep the session.
+    A task that was started in the block may keep the `Holder` in its context for long. So `session` is dropped.
     """
 
     __slots__ = ("_leases", "_session_id", "session")
@@ -174,7 +177,11 @@ class Holder(ABC, Generic[DataT]):
 
 
 class Hold(Holder[DataT]):
-    """A lease for one `with` block whose holder is told when the session is ended; its value is the session."""
+    """A lease for one `with` block, with a callback for the end of the session.
+
+    The value of the block is the session. Entering raises `SessionNotFound`, `ManagerClosed`, and `RuntimeError` on a
+    second entry.
+    """
 
     __slots__ = ("_on_end",)
 
@@ -207,13 +214,17 @@ class Hold(Holder[DataT]):
             self._on_end(reason)
         except (KeyboardInterrupt, SystemExit):
             raise
-        except BaseException as error:  # a cancelled future's own, for one
+        except BaseException as error:  # a cancelled future's error, for example
             session = fingerprint(session_id)
             _logger.error("the on_end of a hold of session %s (%s) failed", session, reason, exc_info=error)
 
 
 class Lease(Holder[DataT]):
-    """A lease for one `async with` block, bound to its task; its value is the session."""
+    """A lease for one `async with` block, bound to its task; the value of the block is the session.
+
+    Entering raises `SessionNotFound`, `ManagerClosed`, and `RuntimeError` on another event loop or on a second entry.
+    Leaving raises `SessionNotFound` with the reason if the end of the session has cancelled the block.
+    """
 
     __slots__ = ("_scope",)
 
@@ -229,7 +240,7 @@ class Lease(Holder[DataT]):
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> bool | None:  # a plain bool tells type checkers that it may swallow any error of the block
+    ) -> bool | None:  # `bool` would tell type checkers that the block may swallow any error
         session, self.session = self.session, None
         assert session is not None
         try:
@@ -240,5 +251,5 @@ class Lease(Holder[DataT]):
             raise SessionNotFound(session.id, session.end_reason) from None
         return handled
 
-    def end(self, reason: EndReason) -> None:  # noqa: ARG002  # the block learns it from the session
+    def end(self, reason: EndReason) -> None:  # noqa: ARG002  # the block reads the reason from the session
         self._scope.cancel()

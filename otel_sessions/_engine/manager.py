@@ -1,7 +1,7 @@
-"""The public face: a `SessionManager` gives sessions, leases and reservations, and ends what is due.
+"""The public face: a `SessionManager` gives sessions, leases and reservations, and ends sessions that are due.
 
-One event loop owns a running manager: the loop that entered it. Outside of the `async with` block, what needs a running
-manager raises `ManagerClosed`. Each entry begins a run, which starts empty; the books go on from run to run.
+One event loop owns a running manager: the loop that entered the manager. Outside the `async with` block, methods that
+need a running manager raise `ManagerClosed`. Each entry begins a run without sessions; the books go on from run to run.
 """
 
 import time
@@ -36,20 +36,20 @@ from .supervisor import Supervisor
 
 
 class SessionManager(Generic[DataT]):
-    """Keeps sessions, at most `config.max_sessions` of them, and ends those that are idle, too old, closed or failed.
+    """Keeps at most `config.max_sessions` sessions, and ends the sessions that are stale, expired, closed or failed.
 
         async with SessionManager[Upstream](SessionConfig(max_sessions=10_000), on_close=hang_up) as manager:
             session = await manager.create_session(data=upstream)
             async with manager.lease(session.id) as session:
                 ...
 
-    `on_close(session, reason)` is awaited when a session ends, in a task of the manager's own, for `close_timeout`
-    seconds at most; `sink.export(session, reason)` before it. `name` tells managers apart on metrics. A provider that
-    is None is the global one, also if that is set later. `clock` returns seconds and must work on any thread; a reading
-    that is not finite or goes back counts as the last good one.
+    When a session ends, a task of the manager awaits `sink.export(session, reason)`, then `on_close(session, reason)`,
+    each for at most `close_timeout` seconds. `name` tells managers apart on metrics. A provider that is None is the
+    global provider, even if that provider is set later. `clock` returns seconds and must work on any thread. A reading
+    that is not finite or goes back counts as the last good reading.
 
-    A manager may be entered again once it has ended, also on another event loop. If its loop was closed inside the
-    block, the manager has ended, and its sessions count as `shutdown`; in a forked process, its copy has ended, too.
+    A manager may be entered again when it has ended, also on another event loop. If its loop is closed inside the
+    block, the manager has ended, and its sessions count as `shutdown`. The copy in a forked process has ended, too.
     """
 
     def __init__(
@@ -73,25 +73,25 @@ class SessionManager(Generic[DataT]):
         self._telemetry: Telemetry | None = None
         self._supervisor: Supervisor[DataT] | None = None
         self._abandoned = 0
-        """How many blocks were never left, because their loop was closed inside of them."""
+        """The number of blocks that were never left, because their loop was closed inside them."""
         self._take(Store(self.config, steady(clock), self._books))
 
     def _take(self, store: Store[DataT]) -> None:
-        """Go on with these sessions."""
+        """Use the sessions in this store from now on."""
         self._now = store.clock
         self._store = store
         self._leases = Leases(store)
         self._sessions = store.sessions
 
     async def __aenter__(self) -> Self:
-        """Start the background task. Raises `ManagerClosed` while the manager runs, and what its clock raises."""
+        """Start the background task. Raises `ManagerClosed` if the manager runs already, and what the clock raises."""
         last = None
         if self._supervisor is not None:
             self._notice_closed_loop(self._supervisor)
             if not self._supervisor.over:
                 raise ManagerClosed(f"session manager {self.name!r} runs already; leave its block first")
             clock = steady(self._clock)
-            clock()  # one that fails leaves the manager as it is
+            clock()  # a clock that raises leaves the manager as it is
             self._take(Store(self.config, clock, self._books))
             last = self._supervisor.passes.last
         if self._telemetry is None:
@@ -106,12 +106,12 @@ class SessionManager(Generic[DataT]):
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Shut down, in full even if the block was cancelled; takes `shutdown_timeout` seconds at most."""
+        """Shut down in full, even if the block was cancelled. This takes at most `shutdown_timeout` seconds."""
         supervisor = self._supervisor
         assert supervisor is not None
         self._notice_closed_loop(supervisor)
         if self._abandoned and (supervisor.disowned or is_collected(exc)):
-            self._abandoned -= 1  # not the block of a run that goes on: it is collected now, and must not await
+            self._abandoned -= 1  # the block of a run that is over: it is collected now, and must not await
             return
         if supervisor.over:
             return
@@ -122,17 +122,17 @@ class SessionManager(Generic[DataT]):
             while not supervisor.stopped.is_set():
                 try:
                     await supervisor.stopped.wait()
-                except anyio.get_cancelled_exc_class() as error:  # asyncio's own cancellation passes the shield
+                except anyio.get_cancelled_exc_class() as error:  # asyncio's own cancellation ignores the shield
                     cancelled = error
         if cancelled is not None:
             raise cancelled
 
     async def shutdown(self) -> None:
-        """Refuse new sessions, let leases drain, end every session, stop the background task, and wait for all that.
+        """Refuse new sessions, let leases drain, end every session and stop the background task. Wait for the end.
 
-        May be called again and by many at once; returns within `shutdown_timeout` seconds of the first call. Does
-        nothing before the block is entered. A close hook that calls it asks for it and goes on. Raises `RuntimeError`
-        on another event loop than the manager's.
+        May be called again and by many at once. Returns within `shutdown_timeout` seconds of the first call. Does
+        nothing before the first entry. In a close hook it requests the shutdown and returns at once. Raises
+        `RuntimeError` on another event loop than the manager's.
         """
         supervisor = self._supervisor
         if supervisor is None:
@@ -175,22 +175,22 @@ class SessionManager(Generic[DataT]):
         max_idle_time: Limit = UNSET,
         max_session_age: Limit = UNSET,
     ) -> Session[Any]:
-        """Make a session and return it; its id is made here if none is given.
+        """Make a session and return it. Make an id if no `session_id` is given.
 
-        `client` is whose session it is, for `max_sessions_per_client`. `max_idle_time` and `max_session_age` replace
-        the configured limits for this session, in seconds; None switches one off. At the cap this waits up to
-        `close_timeout` seconds for a place that is about to be free. At the client's cap it does so for the place of
-        the client's longest idle session, if `per_client_at_cap` is `"evict_oldest"`. An id whose session is due, but
-        not ended yet, is waited for and reused.
+        `max_sessions_per_client` counts the sessions of `client`. `max_idle_time` and `max_session_age`, in seconds,
+        replace the configured limits for this session; None switches a limit off. At the cap, the method waits up to
+        `close_timeout` seconds for a place that is about to be free. At the client's cap, `"evict_oldest"` ends the
+        client's longest idle session, and the method waits for the place in the same way. If the session of the given
+        id is due, the method ends this session, waits for its close hook, and uses the id again.
 
-        Raises `TooManySessions`, `SessionExists`, `ConfigError` for a wrong limit, `TypeError` for an id that is no
-        text, `ManagerClosed`, and `RuntimeError` on another event loop than the manager's.
+        Raises `TooManySessions` and `SessionExists`. Raises `ConfigError` if a limit is wrong, and `TypeError` if the
+        id is not a `str`. Raises `ManagerClosed`, and `RuntimeError` on another event loop than the manager's.
         """
         supervisor = self._running_here()
         admission = supervisor.admission
         idle, age = checked(max_idle_time, max_session_age)
         if session_id is not None:
-            admission.require_accepting()  # else it would end what is due for nothing
+            admission.require_accepting()  # first: a refusal must end no session
             await self._vacate(supervisor, session_id)
         if (waiter := admission.take(client)) is not None:
             await admission.wait(waiter)
@@ -201,28 +201,28 @@ class SessionManager(Generic[DataT]):
             raise
 
     def reserve(self, *, client: str | None = None) -> Reservation[DataT]:
-        """Return a place for one session, to be used as `async with manager.reserve() as place`.
+        """Return a reservation, for an id that is known later: `async with manager.reserve() as place`.
 
-        For an id that is only known later: `place.commit(id, data=...)` makes the session; leaving the block without
-        gives the place back. Entering it waits and raises as `create_session` does.
+        `place.commit(id, data=...)` makes the session. If the block ends without a commit, the place is given back.
+        Raises `ManagerClosed`. Entering waits for a place and raises as `Reservation.__aenter__` says.
         """
         return Reservation(self._running().admission, client)
 
     def get(self, session_id: str) -> Session[DataT] | None:
-        """Return a session, or None if there is none or it is stale, expired, failed or ended. Never touches it."""
+        """Return a session, or None if no session has this id or it is stale, expired, failed or ended. No touch."""
         session = self._sessions.get(session_id)
         if session is None or session._end is not None:
             return None
         now, bucket = self._now(), session._bucket
-        # No call is as frequent as this one: mostly, a look at where the session is filed is enough.
+        # The most frequent call: mostly, the bucket says that the session is not due, without a look at its limits.
         if (bucket is not None and now < bucket.not_before) or session._due(now, session._shared) is None:
             return session
         return None
 
     def touch(self, session_id: str) -> Session[DataT] | None:
-        """Note activity of a session and return it, or None where `get` returns None; that changes nothing.
+        """Touch a session and return it. If `get` would return None, return None and change nothing.
 
-        The same as `get`, then `Session.touch`: in one step, with one reading of the clock.
+        This does `get` and `Session.touch` in one step, with one reading of the clock.
         """
         session = self._sessions.get(session_id)
         if session is None or session._end is not None:
@@ -235,42 +235,43 @@ class SessionManager(Generic[DataT]):
         return session
 
     def pin(self, session_id: str) -> Pin[DataT]:
-        """Return a lease for one `with` block, whose value is the session. Entering it is a touch.
+        """Return a lease for one `with` block; the value of the block is the session. Entering is a touch.
 
-        Any task may leave it, in any order. Entering raises `SessionNotFound` and `ManagerClosed`.
+        Any task may leave the block, in any order. Entering raises `SessionNotFound` and `ManagerClosed`.
         """
         return Pin(self._leases, session_id)
 
     def hold(self, session_id: str, on_end: Callable[[EndReason], object]) -> Hold[DataT]:
-        """Return a pin for one `with` block whose holder is told when the session is ended. Entering it is a touch.
+        """Return a pin for one `with` block, with a callback for the end of the session. Entering is a touch.
 
-        `on_end(reason)` asks the holder to leave the block soon; it may leave the block itself. It is called at most
-        once, and never after the block is left. That is when the session is ended in spite of the hold:
-        `drain_timeout` seconds after a pass has found it expired, by `close_session`, or by a shutdown. The session is
-        hidden then; its close hook starts once all holders have left, or `close_timeout` seconds later.
+        `on_end(reason)` asks the holder to leave the block soon, and may leave the block itself. It is called at most
+        once, and never after the block: if `close_session`, a shutdown or the end of a drain ends the session. A drain
+        begins when a pass finds the session expired, and lasts `drain_timeout` seconds. The session is hidden before
+        the call. Its close hook starts when all holders have left, or `close_timeout` seconds later.
 
-        `on_end` is not called if the holder itself ends the session: inside the block, or in a task that was started
-        there. It is called in the task of whoever ends the session, and must neither block nor raise; an exception is
-        logged, and changes nothing else. Enter and leave it on the manager's own loop. Entering raises
-        `SessionNotFound` and `ManagerClosed`. Raises `TypeError` if `on_end` cannot be called.
+        `on_end` is not called if the holder itself ends the session, in the block or in a task started there. `on_end`
+        runs in the task that ends the session, and must neither block nor raise. An exception is logged and changes
+        nothing else. Enter and leave the block on the manager's own loop. Entering raises `SessionNotFound` and
+        `ManagerClosed`. Raises `TypeError` if `on_end` cannot be called.
         """
         if not callable(on_end):
             raise TypeError(f"on_end takes a function of the end reason, not {on_end!r}")
         return Hold(self._leases, session_id, on_end)
 
     def lease(self, session_id: str) -> Lease[DataT]:
-        """Return a lease for one `async with` block, whose value is the session. Entering it is a touch.
+        """Return a lease for one `async with` block; the value of the block is the session. Entering is a touch.
 
-        It is bound to its task: when the session is ended by force, the block is cancelled and raises
-        `SessionNotFound` with the reason. Entering raises `SessionNotFound` and `ManagerClosed`.
+        The lease is bound to its task. If the session is ended by force, the block is cancelled and raises
+        `SessionNotFound` with the reason. Entering raises as `Lease` says.
         """
         return Lease(self._leases, session_id)
 
     async def close_session(self, session_id: str) -> bool:
-        """End a session by hand; return True for the one caller that ended it, after its hook or the hook's timeout.
+        """End a session by hand. Return True, after the close hook or its timeout, to the one caller that ended it.
 
-        Hidden at once. Other tasks' bound leases are cancelled, never the caller's own. False at once if there is no
-        such session. Raises `ManagerClosed`, and `RuntimeError` on another event loop than the manager's.
+        The session is hidden at once. Bound leases of other tasks are cancelled, never the caller's. If no live session
+        has the id, the method returns False at once. Raises `ManagerClosed`, and `RuntimeError` on another event loop
+        than the manager's.
         """
         supervisor = self._running_here()
         session = self._sessions.get(session_id)
@@ -280,11 +281,11 @@ class SessionManager(Generic[DataT]):
         return True
 
     def set_max_sessions(self, max_sessions: int | None) -> None:
-        """Set the cap while the manager runs; None switches it off. It holds for later runs of this manager, too.
+        """Set the cap while the manager runs; None switches the cap off. Later runs of this manager keep the cap.
 
-        Creators who wait get the places that a higher cap adds. A cap below the number of sessions evicts none; nobody
-        gets in until there are fewer. Raises `ConfigError` for a wrong cap, `ManagerClosed`, and `RuntimeError` on
-        another event loop than the manager's.
+        Creators that wait get the places that a higher cap adds. A cap below the number of sessions evicts no session;
+        new sessions are refused until a place is free. Raises `ConfigError` if the cap is wrong, `ManagerClosed`, and
+        `RuntimeError` on another event loop than the manager's.
         """
         self._running_here().places.set_max_sessions(CAP.check("max_sessions", max_sessions))
 
@@ -293,17 +294,17 @@ class SessionManager(Generic[DataT]):
     async def cleanup_stale_sessions(
         self, *, max_idle_time: Limit = UNSET, max_session_age: Limit = UNSET
     ) -> CleanupReport:
-        """Run a cleanup pass now and return its report, hooks included.
+        """Run a cleanup pass now. Return its report when its close hooks and exports have ended.
 
-        The keywords replace the configured limits, in seconds, for sessions that have none of their own; None
-        switches one off. Raises `ConfigError` for a wrong limit, `ManagerClosed`, and `RuntimeError` on another event
+        The keywords, in seconds, replace the configured limits for sessions without limits of their own; None switches
+        a limit off. Raises `ConfigError` if a limit is wrong, `ManagerClosed`, and `RuntimeError` on another event
         loop than the manager's.
         """
         idle, age = checked(max_idle_time, max_session_age)
         return await self._running_here().passes.manual(idle, age)
 
     async def preview_cleanup(self, *, max_idle_time: Limit = UNSET, max_session_age: Limit = UNSET) -> CleanupReport:
-        """Report what `cleanup_stale_sessions` would end now; nothing is ended, counted or traced.
+        """Report what `cleanup_stale_sessions` would end now. The preview ends, counts and traces nothing.
 
         Raises what `cleanup_stale_sessions` raises.
         """
@@ -311,15 +312,15 @@ class SessionManager(Generic[DataT]):
         return await self._running_here().passes.preview(idle, age)
 
     async def emergency_cleanup(self) -> CleanupReport:
-        """Run the pass that makes room at the cap now, and return its report, hooks included.
+        """Run an emergency pass now. Return its report when its close hooks and exports have ended.
 
-        It ends what is due, then what is past the emergency limits, longest idle first, until a tenth of the cap is
-        free. Raises `ManagerClosed`, and `RuntimeError` on another event loop than the manager's.
+        The pass ends due sessions, then sessions past the emergency limits, longest idle first, until a tenth of the
+        cap is free. Raises `ManagerClosed`, and `RuntimeError` on another event loop than the manager's.
         """
         return await self._running_here().passes.emergency()
 
     def get_metrics(self) -> SessionStats:
-        """Return the books at this moment. Works on any thread, and before and after the manager runs, too."""
+        """Return the statistics at this moment. Works on any thread, also before and after a run of the manager."""
         totals = self._books.totals()
         if self._has_lost_its_loop():
             totals = totals.settled()
@@ -332,7 +333,7 @@ class SessionManager(Generic[DataT]):
         )
 
     def __len__(self) -> int:
-        """Return how many sessions there are, closing ones included."""
+        """Return the number of sessions, closing sessions included."""
         return 0 if self._has_lost_its_loop() else self._books.active
 
     def __contains__(self, session_id: object) -> bool:
@@ -342,7 +343,7 @@ class SessionManager(Generic[DataT]):
         return f"<SessionManager {self.name!r} {len(self)} sessions>"
 
     def _running(self) -> Supervisor[DataT]:
-        """Return the run that goes on. Raises `ManagerClosed` without one."""
+        """Return the current run. Raises `ManagerClosed` if the manager is not running."""
         supervisor = self._supervisor
         if supervisor is None:
             raise never_entered(f"session manager {self.name!r}")
@@ -352,7 +353,7 @@ class SessionManager(Generic[DataT]):
         return supervisor
 
     def _running_here(self) -> Supervisor[DataT]:
-        """Return the run that goes on. Raises `ManagerClosed` without one, `RuntimeError` on another loop."""
+        """Return the current run. Raises `ManagerClosed` without a run, `RuntimeError` on another loop."""
         supervisor, home = self._supervisor, self._store.home
         if supervisor is None or supervisor.over or home is None or not home.is_here():
             supervisor = self._running()
@@ -369,27 +370,27 @@ class SessionManager(Generic[DataT]):
             self._give_up(supervisor, self._books.succeeded())
 
     def _give_up(self, supervisor: Supervisor[DataT], books: Books) -> None:
-        """Count the run as over, whose loop or process is gone; other books take the place of those it writes to."""
+        """Count the run as over, since its loop or process is gone. Report `books` instead of the books of the run."""
         assert self._telemetry is not None
         supervisor.disown()
         self._books = books
         self._telemetry.go_on_in(books)
 
     def start_anew_after_fork(self) -> None:
-        """Begin with empty books in a process that was forked: all that they count is the parent's."""
+        """Begin with empty books in a forked process, since the counts belong to the parent process."""
         assert self._supervisor is not None
         self._give_up(self._supervisor, Books(self._books.limit))
         self._supervisor.passes.start_anew()
 
     async def _vacate(self, supervisor: Supervisor[DataT], session_id: str) -> None:
-        """End the session that stands under an id, if it is due and nobody uses it; else raise `SessionExists`."""
+        """Free an id: end its session if it is due and unleased. Raises `SessionExists` if the id is in use."""
         session = self._sessions.get(session_id)
         if session is not None and not session._pins and session._due(self._now(), session._shared):
             await self._end(supervisor, session)
         self._store.require_vacant(session_id)
 
     async def _end(self, supervisor: Supervisor[DataT], session: Session[DataT]) -> None:
-        """End a session and wait for what that calls; a hook or a sink that ends one does not wait."""
+        """End a session and wait for its export and close hook. A caller inside a hook or an export does not wait."""
         batch, now = Batch(), self._now()
         reason = session._reason(now, EndReason.CLOSED)
         supervisor.closer.end({reason: [session]}, otel_context.get_current(), batch, now)

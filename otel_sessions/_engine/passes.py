@@ -1,7 +1,7 @@
-"""Cleanup passes: find what is to go, end it, wait for what that calls, report.
+"""Cleanup passes: find the sessions to end, end them, wait for their hooks, report.
 
-Finding is exclusive between passes and works for about a millisecond before it lets the loop go on; hooks run outside
-of that, and the next pass never waits for them. Every pass has one span and one report, whatever happens in it.
+Only one pass at a time finds sessions. It works for about a millisecond, then lets the loop go on. The next pass never
+waits for the hooks of this pass. Every pass has one span and one report, whatever happens in it.
 """
 
 import time
@@ -29,11 +29,11 @@ from .sweep import Sweep, limits_by
 from .tasks import Tasks
 
 Find = Callable[[Sweep[DataT]], Awaitable[None]]
-"""What a pass does with its sweep: it finds what is to go, and ends it."""
+"""What a pass does with its sweep: it finds the sessions to end, and ends them."""
 
 
 class _Finding:
-    """Whether a pass is finding what to end: until it has found that or is over, however it ends."""
+    """Whether a pass is finding sessions to end. Finding stops when the pass has found them or is over."""
 
     def __init__(self, on_found: Callable[[], None] = lambda: None) -> None:
         self._on_found = on_found
@@ -44,7 +44,7 @@ class _Finding:
         return self._pass is not None
 
     def begin(self) -> Callable[[], None]:
-        """Return what ends it. Called once more, that does nothing, even if another pass is finding by then."""
+        """Begin, and return the function that stops the finding. The function works once, for this pass only."""
         begun = self._pass = object()
 
         def found() -> None:
@@ -70,7 +70,7 @@ class Passes(Generic[DataT]):
     ) -> None:
         self.last: CleanupReport | None = None
         self.last_at = store.clock()
-        """When the last pass had found what was to go, by the manager's clock; the start before there was one."""
+        """When the last pass had found its sessions, by the manager's clock; at first, when the run began."""
         self._store = store
         self._closer = closer
         self._hooks = hooks
@@ -87,7 +87,7 @@ class Passes(Generic[DataT]):
         self.last, self.last_at = None, latest(self._store.clock)
 
     async def manual(self, idle: Limit, age: Limit) -> CleanupReport:
-        """End what is due, or what is under other limits, in the caller's own task."""
+        """End the sessions that are due, maybe under other limits, in the caller's own task."""
 
         async def end_due(sweep: Sweep[DataT]) -> None:
             if idle is UNSET and age is UNSET:
@@ -110,13 +110,13 @@ class Passes(Generic[DataT]):
         """Report what `manual` would do, and do nothing."""
         started = time.perf_counter()
         sweep = Sweep(self._store, self._closer, Context())
-        async with self._finding:  # what a pass files anew meanwhile would come twice
+        async with self._finding:  # a session that a pass files again meanwhile would be counted twice
             await sweep.count_due_under(limits_by(lambda shared: shared.replaced(idle, age)))
         remaining = self._books.active - sum(sweep.cleaned.values())
         return _report(Trigger.MANUAL, Outcome.SUCCESS, sweep, remaining, time.perf_counter() - started)
 
     def start_interval(self) -> bool:
-        """Start an interval pass in a task of its own, unless the last one has not done with finding yet."""
+        """Start an interval pass in its own task and return True, unless the last interval pass is still finding."""
         if self._interval_finding.goes_on:
             return False
         self._start(Trigger.INTERVAL, self._interval_finding, Sweep.end_due, Context())
@@ -124,17 +124,17 @@ class Passes(Generic[DataT]):
 
     @property
     def finding(self) -> bool:
-        """Whether an emergency pass is finding what to end, so that a place may be free in a moment."""
+        """Whether an emergency pass is finding sessions to end, so that a place may be free soon."""
         return self._emergency_finding.goes_on
 
     def request(self) -> None:
-        """Start an emergency pass in a task of its own, unless one started less than a second ago."""
+        """Start an emergency pass in its own task, unless an emergency pass started less than a second ago."""
         if not self._emergency_finding.goes_on and self._eviction.start_again(self._store.clock()):
             cause = otel_context.get_current()
             self._start(Trigger.EMERGENCY, self._emergency_finding, self._eviction.free_places, cause)
 
     def retry_after(self) -> float | None:
-        """Return the seconds until a creator may be lucky, None if that is unknown."""
+        """Return the seconds until a place may be free, or None if this number is unknown."""
         return self._eviction.retry_after()
 
     def _start(self, trigger: Trigger, finding: "_Finding", find: Find[DataT], cause: Context) -> None:

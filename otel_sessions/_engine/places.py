@@ -1,9 +1,9 @@
 """The places under the cap: counted in one step with each change, and handed on in order.
 
-`reserved + live + closing <= max_sessions` at every moment, unless the cap was lowered below what there is; then nobody
-gets in. A place that comes back goes straight to the creator who has waited longest, so nobody overtakes; the place of
-a client's session goes first to a creator of that client who waits for it (`clients`). Who may wait and who is refused
-is decided elsewhere (`admission`).
+`reserved + live + closing <= max_sessions` at every moment. If the cap is lowered below this sum, no creator gets in
+until the sum is lower. A freed place goes to the creator that has waited longest, so no creator overtakes another. The
+place of a client's session goes first to a creator that waits for a place of this client (`clients`). `admission`
+decides who may wait and who is refused.
 """
 
 from collections.abc import Sequence
@@ -22,15 +22,15 @@ class Places(Generic[DataT]):
     def __init__(self, config: SessionConfig, books: Books) -> None:
         self.clients: Clients[DataT] = Clients(config)
         self.taken = 0
-        """How many places were taken, ever."""
+        """The number of places that were taken since the run began."""
         self.over = False
-        """Whether the run is over: places that are given back then count for nothing."""
+        """Whether the run is over. Places that are given back then are not counted."""
         self._books = books
         self._waiters: dict[Waiter, None] = {}
 
     @property
     def free(self) -> int | None:
-        """How many places are free, None without a cap. Below 0 while there is more than a lowered cap allows."""
+        """The number of free places, None without a cap. Below 0 while more are taken than a lowered cap allows."""
         limit = self._books.limit
         return None if limit is None else limit - self._books.active - self._books.reserved
 
@@ -41,22 +41,22 @@ class Places(Generic[DataT]):
 
     @property
     def is_overfull(self) -> bool:
-        """Whether there is more than the cap allows, since it was lowered: then no end of one session makes room."""
+        """Whether more places are taken than a lowered cap allows. Then the end of one session frees no place."""
         free = self.free
         return free is not None and free < 0
 
     @property
     def waiting(self) -> int:
-        """How many creators wait for whichever place comes first."""
+        """The number of creators that wait for the next free place."""
         return len(self._waiters)
 
     @property
     def coming(self) -> int:
-        """How many places are about to come back for whoever comes first."""
+        """The number of places that are about to be free for these creators."""
         return max(0, self._books.closing - self.clients.waiting + min(0, self.free or 0))
 
     def set_max_sessions(self, max_sessions: int | None) -> None:
-        """Set the cap. Creators who wait get the places that a higher one adds; a lower one ends nothing."""
+        """Set the cap. Creators that wait get the places that a higher cap adds. A lower cap ends no session."""
         self._books.limit = max_sessions
         self._pass_on()
 
@@ -67,7 +67,7 @@ class Places(Generic[DataT]):
         self.taken += 1
 
     def queue(self, client: str | None) -> Waiter:
-        """Let a creator wait for whichever place comes first."""
+        """Let a creator wait for the next free place."""
         self.clients.enter(client)
         waiter = Waiter(client, own=False)
         self._waiters[waiter] = None
@@ -82,7 +82,7 @@ class Places(Generic[DataT]):
         return waiter
 
     def give_back(self, client: str | None) -> None:
-        """Return a reserved place that became no session."""
+        """Give back a reserved place that did not become a session."""
         if self.over:
             return
         self._books.add_unreserved()
@@ -96,12 +96,12 @@ class Places(Generic[DataT]):
         self.clients.enter(new_client)
 
     def settle(self, session: Session[DataT]) -> None:
-        """Note which session a place has become."""
+        """Note the session that a place has become."""
         if self.clients.evicts:
             self.clients.add(session)
 
     def freed(self, sessions: Sequence[Session[DataT]]) -> None:
-        """Note that the places of sessions are free: they are gone, and off the books."""
+        """Note that the places of removed sessions are free. The books do not count these sessions as active."""
         if self.clients.max_sessions_per_client is not None:
             for session in sessions:
                 self.clients.remove(session)
@@ -110,7 +110,7 @@ class Places(Generic[DataT]):
         self._pass_on()
 
     def dismiss(self, waiter: Waiter) -> None:
-        """Let a creator wait no longer; nothing happens if it does not."""
+        """Stop the waiting of a creator. Nothing happens if the creator does not wait."""
         if waiter in self._waiters:
             del self._waiters[waiter]
             self.clients.leave(waiter.client)
@@ -122,23 +122,23 @@ class Places(Generic[DataT]):
         waiter.answered.set()
 
     def dismiss_uncovered(self) -> None:
-        """Dismiss the creators whose turn the closing sessions do not cover, last come first."""
+        """Dismiss the creators for whom no place is about to be free, the latest creator first."""
         while len(self._waiters) > self.coming:
             self.dismiss(next(reversed(self._waiters)))
 
     def dismiss_all(self) -> None:
-        """Dismiss all who wait: the manager shuts down."""
+        """Dismiss all creators that wait, since the manager shuts down."""
         for waiter in [*reversed(self._waiters), *self.clients.all_waiters()]:
             self.dismiss(waiter)
 
     def end(self) -> None:
-        """Take back the places that are reserved still: the run is over."""
+        """Take back the places that are still reserved, since the run is over."""
         self.over = True
         while self._books.reserved:
             self._books.add_unreserved()
 
     def _hand_over(self, client: str | None) -> bool:
-        """Give a place that comes back to a creator of its client who waits for it; return whether there is one."""
+        """Give a freed place to a creator that waits for a place of this client. Return whether a creator got it."""
         waiter = self.clients.next_waiter(client)
         if waiter is None or self.is_full:
             return False

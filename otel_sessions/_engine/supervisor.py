@@ -1,7 +1,7 @@
 """The one background task: it ticks, starts interval passes, and winds the manager down.
 
-It opens no scope in anybody's task, survives every error, and whatever ends it, a shutdown, its cancellation or the
-loop's end, leaves balanced books and no session behind.
+It opens no cancel scope in a caller's task, and survives every error. It ends by a shutdown, by its cancellation or
+with its loop. Each end leaves balanced books and no session.
 """
 
 import logging
@@ -32,13 +32,13 @@ from .places import Places
 from .tasks import Tasks
 
 _SHORTEST_INTERVAL = 0.001
-"""Seconds; a shorter cleanup interval would leave the loop no time for anything else."""
+"""Seconds. A shorter cleanup interval would leave the loop no time for other work."""
 
 _logger = logging.getLogger("otel_sessions")
 
 
 class Supervisor(Generic[DataT]):
-    """A running manager: what it consists of, and the task that drives it until `stopped`."""
+    """One run of a manager: its parts, and the background task until `stopped`."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Supervisor(Generic[DataT]):
         self.disowned = False
         """Whether the run is over because its loop or its process is gone."""
         self.over = False
-        """Whether the manager has ended; `stopped` wakes whoever waits for that, on the manager's own loop."""
+        """Whether the run has ended. `stopped` wakes the tasks that wait for its end, on the manager's own loop."""
         self.stopped = anyio.Event()
         self._ticking = Tasks()
         self._winding_down = Tasks()
@@ -76,7 +76,7 @@ class Supervisor(Generic[DataT]):
         self._ticking.start("otel-sessions supervisor", self._tick, on_end=self._note_tick_end)
 
     def ask(self) -> None:
-        """Ask for the shutdown; new sessions and leases are refused from here on."""
+        """Ask for the shutdown. New sessions and leases are refused from now on."""
         if not self._asked:
             self._asked = True
             self._refuse()
@@ -85,7 +85,7 @@ class Supervisor(Generic[DataT]):
             self._winding_down.start("otel-sessions supervisor", wind_down, on_end=self._settle)
 
     def disown(self) -> None:
-        """Count as ended where nothing of this can run any more: the loop is closed, or this is a forked process."""
+        """Count the run as ended, since it cannot go on: its loop is closed, or this is a forked process."""
         self.disowned = self.over = self._asked = self.places.over = True
         self.hooks.forget()
         self.closer.forget()
@@ -96,7 +96,7 @@ class Supervisor(Generic[DataT]):
         self.places.dismiss_all()
 
     def _note_tick_end(self) -> None:
-        if not self._asked:  # cancelled from outside, or the loop is at its end
+        if not self._asked:  # cancelled from outside, or the loop ends
             self._asked = True
             self._settle()
 
@@ -107,7 +107,7 @@ class Supervisor(Generic[DataT]):
         while True:
             if started and (now := self._read_clock()) is not None:
                 self._telemetry.expect_pass(now + next_tick - anyio.current_time())
-            # No cancel scope here: should the loop die in it, anyio would keep it, and the manager with it, for good.
+            # No cancel scope here: if the loop died inside it, anyio would keep the scope and the manager forever.
             await anyio.sleep_until(next_tick)
             self.hooks.cancel_again()
             started = self.passes.start_interval()
@@ -126,9 +126,9 @@ class Supervisor(Generic[DataT]):
         config = self._config
         deadline = begun + config.shutdown_timeout
         self.tasks.start("otel-sessions pressing", self.hooks.keep_cancelling)
-        # The last tenth, at most a second, is for cancelled hooks to leave.
+        # The last tenth of the time, at most a second, is for cancelled hooks to end.
         work_until = deadline - min(1.0, config.shutdown_timeout / 10)
-        # Before that hooks get their close_timeout, or half of the time where there is not enough for both.
+        # Before it, hooks get their close_timeout, or half of the time if drain and hooks do not both fit.
         hooks = min(config.close_timeout, (work_until - begun) / 2)
         with anyio.CancelScope(deadline=min(begun + config.drain_timeout, work_until - hooks)):
             await self._leases.wait_quiet()
@@ -144,8 +144,8 @@ class Supervisor(Generic[DataT]):
         await self.hooks.cancel_all(deadline)
 
     def _settle(self) -> None:
-        """End at once, without hooks, whatever is left; after a proper shutdown that is nothing."""
-        with ExitStack() as rest:  # all of it is done, whatever a holder or a log handler raises meanwhile
+        """End all sessions that are left, at once and without hooks. A shutdown in full leaves no session."""
+        with ExitStack() as rest:  # each step is done, whatever a holder or a log handler raises
             rest.callback(self._stop)
             rest.callback(self._telemetry.close)
             rest.callback(self.tasks.cancel)

@@ -1,7 +1,7 @@
-"""One pass on its way over the sessions: what it looks at, what it ends, and when it lets the loop go on.
+"""One pass over the sessions: which sessions it looks at, which it ends, and when it lets the loop go on.
 
-It goes in strides. Nothing waits between the moment a stride is taken out of the wheel and the one at which each of its
-sessions is ended or filed anew: a pass that is cancelled leaves the rest to the next one.
+The pass goes in strides. It takes a stride out of the wheel, and ends each session or files it again, without an
+`await` in between. So a pass that is cancelled loses no session, and leaves the rest to the next pass.
 """
 
 import time
@@ -23,20 +23,20 @@ from .closing import Closer
 from .ending import Batch
 
 STRIDE: Final = 32
-"""The most sessions that are looked at and ended together: from one look at the time to the next."""
+"""The most sessions that are looked at and ended together, with one reading of the clock."""
 _SLICE: Final = 0.0005
-"""Seconds of work before a pass lets the loop go on. A task whose timer is due waits for two: the loop first sees the
-timer, then wakes the task behind the pass."""
+"""Seconds of work before a pass lets the loop go on. A task whose timer is due waits for two slices: the loop first
+sees the timer, then wakes the task after the pass."""
 _NONE_CLEANED: Final = dict.fromkeys(EndReason, 0)
 
 Due = defaultdict[EndReason, list[Session[DataT]]]
-"""Sessions that are to be ended, by the reason that they will be counted for."""
+"""Sessions to end, by the reason for which they will be counted."""
 Look = Callable[[list[Session[DataT]], float], None]
 LimitsOf = Callable[[Session[DataT]], Limits]
 
 
 class Sweep(Generic[DataT]):
-    """The work of one pass, and what it has done so far."""
+    """The work of one pass, and its counts so far."""
 
     def __init__(self, store: Store[DataT], closer: Closer[DataT], cause: Context) -> None:
         self.batch = Batch()
@@ -48,7 +48,7 @@ class Sweep(Generic[DataT]):
         self._slice_ends = time.perf_counter() + _SLICE
 
     async def end_due(self) -> None:
-        """End what the wheel says is due; file anew what was used since it was filed."""
+        """End the due sessions of the ticks that have come. File again the sessions that were used meanwhile."""
         now = self._store.clock()
         taken = self._store.wheel.take_due(now)
         while stride := list(islice(taken, STRIDE)):
@@ -58,17 +58,17 @@ class Sweep(Generic[DataT]):
                 await self.yield_if_slice_used()
 
     async def end_all_due(self) -> None:
-        """Like `end_due`, but exact: also what became due within the tick that is not over."""
+        """Do what `end_due` does, and also end the sessions that became due within the current tick."""
         await self.end_due()
         coming = self._store.wheel.coming(self._store.clock())
         await self.visit(coming, lambda stride, now: self.end_due_of(stride, now, own_limits))
 
     async def end_due_under(self, limits_of: LimitsOf[DataT]) -> None:
-        """End what is due under other limits, wherever it is filed."""
+        """End the sessions that are due under other limits, wherever they are filed."""
         await self.visit(self._store.wheel, lambda stride, now: self.end_due_of(stride, now, limits_of))
 
     async def count_due_under(self, limits_of: LimitsOf[DataT]) -> None:
-        """Count as cleaned what `end_due_under` would end, and end nothing."""
+        """Count the sessions that `end_due_under` would end as cleaned. End no session."""
 
         def count(stride: list[Session[DataT]], now: float) -> None:
             for reason, sessions in _due_of(stride, now, limits_of).items():
@@ -77,7 +77,7 @@ class Sweep(Generic[DataT]):
         await self.visit(self._store.wheel, count)
 
     async def end_everyone(self) -> None:
-        """End all sessions, the leased ones too."""
+        """End all sessions, leased sessions included."""
 
         def end(stride: list[Session[DataT]], now: float) -> None:
             due: Due[DataT] = defaultdict(list)
@@ -86,14 +86,14 @@ class Sweep(Generic[DataT]):
             self.end(due, now)
 
         await self.visit(self._store.wheel, end)
-        # What drains is not filed.
+        # Sessions that drain are not filed.
         await self.visit(list(self._store.sessions.values()), end)
 
     async def visit(self, sessions: Iterable[Session[DataT]], look: Look[DataT]) -> None:
-        """Let `look` see those that have not ended, a stride at a time, and the time."""
+        """Call `look` with the sessions that have not ended, a stride at a time, and with the clock's reading."""
         coming = iter(sessions)
         while seen := list(islice(coming, STRIDE)):
-            stride = dict.fromkeys(seen)  # what the wheel has moved meanwhile may come twice
+            stride = dict.fromkeys(seen)  # a session that has moved in the wheel meanwhile may come twice
             left = [session for session in stride if session.end_reason is None]
             self.examined += len(left)
             look(left, self._store.clock())
@@ -101,7 +101,7 @@ class Sweep(Generic[DataT]):
                 await self.yield_if_slice_used()
 
     def end_due_of(self, stride: list[Session[DataT]], now: float, limits_of: LimitsOf[DataT]) -> None:
-        """End what is due under the given limits; a leased session starts to drain once it is as old as it may be."""
+        """End the sessions that are due under the given limits. An expired session that is leased starts to drain."""
         for session in stride:
             if session._pins and now >= session._created + session._shared.age:
                 self._closer.drain(session, self._cause)
@@ -113,9 +113,9 @@ class Sweep(Generic[DataT]):
             self.cleaned[reason] += len(sessions)
 
     async def yield_if_slice_used(self) -> None:
-        """Let the loop go on if it is time to; to be called between two strides, and not after the last.
+        """Let the loop go on if the slice is used up. Called between two strides, not after the last stride.
 
-        So a pass over few sessions is over in one step, before a creator who has waited for its places goes on.
+        So a pass over few sessions is one step, and is over before a creator that waits for its places goes on.
         """
         if time.perf_counter() >= self._slice_ends:
             await anyio.lowlevel.checkpoint()
@@ -129,9 +129,9 @@ class Sweep(Generic[DataT]):
             if not session._pins and (reason := session._due(now, limits)) is not None:
                 due[reason].append(session)
             elif now < session._created + limits.age:
-                # Never at this moment, where a limit is too small to be added to it: the pass would come back to it.
+                # Always after now, even if a limit is too small to change the sum: else the pass would find it again.
                 file(session, max(session._deadline(now, limits), nextafter(now, inf)), now)
-            else:  # not filed any more: its drain ends it
+            else:  # not filed again: its drain ends the session
                 self._closer.drain(session, self._cause)
         self.end(due, now)
 
@@ -150,7 +150,7 @@ def own_limits(session: Session[DataT]) -> Limits:
 
 
 def limits_by(change: Callable[[Shared], Limits]) -> LimitsOf[DataT]:
-    """Return a session's limits as `change` makes them, once for all sessions in a row that share them."""
+    """Return a function that changes a session's limits, once for all sessions in a row that share the limits."""
     known: Shared | None = None
     limits: Limits
 

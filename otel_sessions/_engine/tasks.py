@@ -1,7 +1,7 @@
-"""Tasks that belong to a manager, and to no caller. Only this and `loops` know the event loops by name.
+"""Tasks that belong to a manager, not to a caller. Only this module and `loops` tell asyncio from trio.
 
-Each starts in an empty context and in no cancel scope, so it inherits neither the span nor the cancellation of
-whoever happened to start it. An exception is logged and ends only its task.
+Each task starts in an empty context and in no cancel scope. So it inherits neither the span nor the cancellation of the
+code that starts it. An exception is logged and ends only its own task.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ ItemT = TypeVar("ItemT")
 
 
 class Task:
-    """A running task. On asyncio `cancel` interrupts what it awaits, once a call; on trio everything from then on."""
+    """A running task. On asyncio each `cancel` interrupts one `await`; on trio it interrupts all from then on."""
 
     def __init__(self, on_end: Callable[[], None]) -> None:
         self.on_end = on_end
@@ -29,7 +29,7 @@ class Task:
 
 
 class Tasks:
-    """A set of such tasks."""
+    """A group of running tasks."""
 
     def __init__(self) -> None:
         self._running: dict[Task, object] = {}
@@ -38,7 +38,7 @@ class Tasks:
     def start(
         self, name: str, function: Callable[[], Awaitable[None]], on_end: Callable[[], None] = lambda: None
     ) -> Task:
-        """Start a task; `on_end` is called when it is over, even if it was cancelled before its first step."""
+        """Start a task. `on_end` is called when the task is over, even if it was cancelled before its first step."""
         task = Task(on_end)
         if anyio.get_cancelled_exc_class() is asyncio.CancelledError:
             self._running[task] = self._start_on_asyncio(name, function, task)
@@ -63,7 +63,7 @@ class Tasks:
                 _log(name, error)
 
         running = asyncio.get_running_loop().create_task(_run(function), name=name, context=Context())
-        # Not in a `finally` of the task: one that is cancelled before its first step never gets there.
+        # Not in a `finally` of the task: a task that is cancelled before its first step never gets there.
         running.add_done_callback(ended)
         task.cancel = running.cancel
         return running  # the loop itself holds its tasks only weakly
@@ -77,7 +77,7 @@ class Tasks:
             try:
                 with scope:
                     await function()
-            except Exception as error:  # it would bring the whole run down
+            except Exception as error:  # else it would end the whole run of trio
                 _log(name, error)
             finally:
                 self._discard(task)
@@ -101,14 +101,14 @@ class Countdown(Generic[ItemT]):
         self._tasks = tasks
         self._name = name
         self._due: dict[ItemT, tuple[float, Callable[[], None]]] = {}
-        """When each item is due, and what is called then; the first one is due first."""
+        """When each item is due, and what is called then. The first item is due first."""
         self._counting = False
 
     def __len__(self) -> int:
         return len(self._due)
 
     def add(self, item: ItemT, on_due: Callable[[], None]) -> None:
-        """Start an item's countdown, which ends in a call. A countdown that is running goes on as it is."""
+        """Start the countdown of an item: `on_due` is called at its end. A running countdown goes on as it is."""
         self._due.setdefault(item, (anyio.current_time() + self._delay, on_due))
         if not self._counting:
             self._counting = True
@@ -121,7 +121,7 @@ class Countdown(Generic[ItemT]):
         try:
             while self._due:
                 due_at = self._first_due_at()
-                await anyio.sleep_until(due_at)  # no item is held here: the first one may be discarded meanwhile
+                await anyio.sleep_until(due_at)  # no item is held here: the first item may be discarded meanwhile
                 if self._due and self._first_due_at() <= due_at:
                     self._end_first()
         finally:

@@ -17,6 +17,11 @@ _BORDERS: Final = re.compile(rb"[,\s]+")
 _TOKEN: Final = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _NO_TOKEN: Final = bytes(set(range(256)) - set(_TOKEN))
 """What is in no token (RFC 9110, section 5.6.2). Servers may strip it from names, as Python strips a no-break space."""
+_MARKS: Final = b" .+["
+"""What PHP turns into an underscore in a name (PHP manual, Variables From External Sources); older ones decode `+`."""
+_UNDERSCORED: Final = bytes.maketrans(_MARKS, b"_" * len(_MARKS))
+_LOOSE: Final = bytes(set(_NO_TOKEN + _MARKS + b"_"))
+"""What decides nothing about whether a text may have a name in it."""
 
 
 def values(headers: Headers, name: bytes) -> list[bytes]:
@@ -37,13 +42,13 @@ def only(headers: Headers, name: bytes, value: bytes | None) -> Headers:
     Cookies of other names stay as they are; headers that are right already are returned themselves.
     """
     lines = _lines(headers)
-    bare = _bare_name(name)
     sent = lines[0] if len(lines) == 1 else b";".join(lines)
-    times = _bare(sent).count(bare)
+    times = _plain(sent, _LOOSE).count(_loose_name(name))
     if times == 0 and value is None:
         return headers
     if times == 1 and value is not None and b";%s=%s;" % (name, value) in b";%s;" % sent.replace(b" ", b""):
         return headers
+    bare = _bare(name)
     kept = [pair for line in lines for pair in _others(line, bare)]
     if value is not None:
         kept.append(name + b"=" + value)
@@ -74,14 +79,28 @@ def _may_name(pair: bytes, bare: bytes) -> bool:
     RFC 2965 parts pairs with a comma; Python's own parser, and aiohttp's, begin a new pair behind white space.
     """
     parts = [pair, *_BORDERS.split(pair)]
-    return any(_bare(part.partition(b"=")[0]) == bare for part in parts)
+    return any(bare in _readings(part.partition(b"=")[0]) for part in parts)
+
+
+def _readings(name: bytes) -> tuple[bytes, ...]:
+    """Return what servers may make of a name: bare, as PHP spells it, and as the PHP array that it is a key of."""
+    name = _decoded(name)
+    return _bare(name), _plain(name.strip().translate(_UNDERSCORED), _NO_TOKEN), _bare(name.partition(b"[")[0])
 
 
 @lru_cache(maxsize=64)
-def _bare_name(name: bytes) -> bytes:
-    return _bare(name)
+def _loose_name(name: bytes) -> bytes:
+    return _plain(name, _LOOSE)
 
 
 def _bare(text: bytes) -> bytes:
-    """Return a text without what servers may decode, strip or ignore: encoding, white space, quotes and case."""
-    return (unquote_to_bytes(text) if b"%" in text else text).translate(None, _NO_TOKEN).lower()
+    """Return a text without what servers may decode, strip or ignore: encoding, white space, quotes, case and dots."""
+    return _plain(text, _NO_TOKEN).replace(b".", b"_")
+
+
+def _plain(text: bytes, ignored: bytes) -> bytes:
+    return _decoded(text).translate(None, ignored).lower()
+
+
+def _decoded(text: bytes) -> bytes:
+    return unquote_to_bytes(text) if b"%" in text else text

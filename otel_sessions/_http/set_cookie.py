@@ -5,11 +5,19 @@ from typing import Final
 
 from otel_sessions._core.exceptions import ConfigError
 
-TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 """The name of a header or a cookie (RFC 9110, section 5.6.2)."""
+_SECURE_NAMES: Final = ("__host-", "__secure-", "__http-")
 _VALUE: Final = re.compile(r"[ -:<-~]*")
 """No semicolon and no control character."""
 _DOMAIN: Final = re.compile(r"\.?[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*")
+_LONGEST_NAME: Final = 4096 - 256
+"""Bytes. The id needs the rest: browsers take 4096 for name and value (RFC 6265bis, section 5.7)."""
+_LONGEST_PATH: Final = 1024
+"""Bytes. Browsers ignore an attribute whose value has more (RFC 6265bis, section 5.6)."""
+_LONGEST_DOMAIN: Final = 253
+_LONGEST_LABEL: Final = 63
+"""Characters of a host's name, and of each of its parts (RFC 1035, section 2.3.4)."""
 _LONGEST_SECONDS: Final = 400 * 86_400
 """Browsers keep no cookie longer, whatever its Max-Age says (RFC 6265bis, section 5.5)."""
 
@@ -18,7 +26,9 @@ def attributes(
     *, name: str, same_site: str, path: str, domain: str | None, max_age: int | None, partitioned: bool
 ) -> str:
     """Return the text behind `name=value`, but for Secure. Raises `ConfigError` for what browsers would reject."""
+    _check_name(name)
     _check(name, same_site, path, domain)
+    _check_switch("partitioned", partitioned)
     parts = [f"Path={path}"]
     parts += [] if domain is None else [f"Domain={domain}"]
     parts += [] if max_age is None else [f"Max-Age={_checked_seconds(max_age)}"]
@@ -27,13 +37,20 @@ def attributes(
     return "".join(f"; {part}" for part in parts)
 
 
+def is_token(name: object) -> bool:
+    """Return whether a header or a cookie can have this name."""
+    return isinstance(name, str) and _TOKEN.fullmatch(name) is not None
+
+
 def always_secure(*, name: str, same_site: str, partitioned: bool, secure: bool | None) -> bool | None:
     """Return whether each such cookie is Secure, or None if the request decides.
 
     Browsers take some cookies only with Secure. Raises `ConfigError` if `secure` is False for one of these.
     """
+    if secure is not None:
+        _check_switch("secure", secure, " or None")
     needs = {
-        "a name that begins with __Host- or __Secure-": name.lower().startswith(("__host-", "__secure-")),
+        "a name that begins with __Host-, __Secure- or __Http-": name.lower().startswith(_SECURE_NAMES),
         "same_site='None'": same_site == "None",
         "partitioned=True": partitioned,
     }
@@ -48,17 +65,38 @@ def renewal(max_age: int | None) -> float | None:
     return None if max_age is None else min(max_age, _LONGEST_SECONDS) / 2
 
 
-def _check(name: str, same_site: str, path: str, domain: str | None) -> None:
-    if not TOKEN.fullmatch(name):
+def _check_name(name: str) -> None:
+    if not is_token(name):
         raise ConfigError(f"the name of a cookie takes letters, digits and !#$%&'*+-.^_`|~, not {name!r}")
+    if len(name) > _LONGEST_NAME:
+        raise ConfigError(f"the name of a cookie takes at most {_LONGEST_NAME} bytes, not {len(name)}")
+
+
+def _check_switch(key: str, value: object, more: str = "") -> None:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{key} takes True or False{more}, not {value!r}")
+
+
+def _check(name: str, same_site: str, path: str, domain: str | None) -> None:
     if same_site not in ("Lax", "Strict", "None"):
         raise ConfigError(f"same_site takes Lax, Strict or None, not {same_site!r}")
-    if not path.startswith("/") or not _VALUE.fullmatch(path):
+    if not str(path).startswith("/") or not _VALUE.fullmatch(path):  # what is no text begins otherwise, too
         raise ConfigError(f"path takes a path that begins with / and has no semicolon, not {path!r}")
-    if domain is not None and not _DOMAIN.fullmatch(domain):
+    if len(path) > _LONGEST_PATH:
+        raise ConfigError(f"path takes at most {_LONGEST_PATH} bytes, not {len(path)}")
+    if domain is not None and not _is_host_name(domain):
         raise ConfigError(f"domain takes a host's name, as in 'example.org', not {domain!r}")
     if name.lower().startswith("__host-") and (path != "/" or domain is not None):
         raise ConfigError("a cookie whose name begins with __Host- takes path='/' and no domain")
+
+
+def _is_host_name(domain: object) -> bool:
+    """Return whether browsers send a cookie of this domain back: to an address they send host-only cookies alone."""
+    if not isinstance(domain, str) or not _DOMAIN.fullmatch(domain):
+        return False
+    name = domain.removeprefix(".")
+    fits = len(name) <= _LONGEST_DOMAIN and all(len(label) <= _LONGEST_LABEL for label in name.split("."))
+    return fits and not name.rpartition(".")[2].isdigit()
 
 
 def _checked_seconds(max_age: object) -> int:

@@ -14,6 +14,8 @@ _HEAD: Final = f"""# Settings
 A flag goes over its variable, the variable over the file of `{CONFIG}`, and the file over the default. Each source is
 checked: a wrong value is an error that names the flag, the variable or the key, and says what it takes.
 
+The column *setting* has the name in code, the key in a file if it is another one, the variable, and the flag.
+
 - A variable that is empty counts as unset. A flag that is empty is an error.
 - The word `off` switches a limit off. In code, `None` does.
 - A switch takes `true`, `yes`, `on` or `1`, and `false`, `no`, `off` or `0`. In a file it takes `true` and `false`.
@@ -29,7 +31,7 @@ _TITLES: Final = {
 flags, and `otel-sessions demo` reads the variables.""",
     "proxy": "`otel-sessions proxy` has these settings of its own.",
 }
-_COLUMNS: Final = ("setting", "key", "variable", "flag", "unit", "default", "what it does")
+_COLUMNS: Final = ("setting", "unit", "default", "what it does")
 
 
 def page(tables: Tables) -> str:
@@ -46,5 +48,5 @@ def _chapter(name: str, options: Sequence[Option[Any]]) -> list[str]:
 def _row(option: Option[Any]) -> tuple[str, ...]:
     unit = option.written_unit if option.is_measured else f"`{option.written_unit}`".replace("|", "` or `")
     default = "required" if option.required else f"`{option.written_default}`"
-    names = (f"`{name}`" for name in (option.name, option.key, option.variable, option.flag))
-    return (*names, unit, default, option.help.replace("*", "\\*"))
+    names = dict.fromkeys((option.name, option.key, option.variable, option.flag))
+    return "<br>".join(f"`{name}`" for name in names), unit, default, option.help.replace("*", "\\*")

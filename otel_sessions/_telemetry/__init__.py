@@ -1,1 +1,1 @@
-"""What is said of sessions: instruments, spans, and who registers them with which provider."""
+"""What is said of sessions: instruments, spans, and the registration of managers with providers."""

@@ -1,6 +1,6 @@
 """The names, units and buckets of every metric: the contract with dashboards and alerts.
 
-Observed metrics are read from one `Snapshot` a collection, so an export balances. The two histograms are recorded as
+The observed metrics of one collection read one `Snapshot`, so an export balances. The two histograms are recorded when
 sessions and passes end.
 """
 
@@ -74,14 +74,14 @@ def _by(attribute: str, counts: Mapping[WordT, int]) -> _Points:
 
 _COUNTERS: Final[dict[tuple[str, str, str], _Read]] = {
     ("session.created", "{session}", "Sessions created."): _created,
-    ("session.cleaned", "{session}", "Sessions removed, by end reason."): _cleaned,
-    ("session.rejected", "{session}", "Sessions refused."): _rejected,
+    ("session.cleaned", "{session}", "Sessions cleaned, by end reason."): _cleaned,
+    ("session.rejected", "{session}", "Sessions refused, by reason."): _rejected,
     ("cleanup.runs", "{run}", "Cleanup passes that have ended."): _runs,
-    ("cleanup.errors", "{error}", "What failed during cleanup."): _errors,
+    ("cleanup.errors", "{error}", "Errors during cleanup, by type."): _errors,
 }
 _UP_DOWN_COUNTERS: Final[dict[tuple[str, str, str], _Read]] = {
-    ("session.active", "{session}", "Sessions that are there."): _active,
-    ("session.reserved", "{session}", "Places taken, not yet sessions."): _reserved,
+    ("session.active", "{session}", "Sessions that have not been cleaned yet, by state."): _active,
+    ("session.reserved", "{session}", "Places that are reserved and are not sessions yet."): _reserved,
     ("session.limit", "{session}", "The cap on sessions."): _limit,
 }
 _GAUGES: Final[dict[tuple[str, str, str], _Read]] = {
@@ -90,7 +90,7 @@ _GAUGES: Final[dict[tuple[str, str, str], _Read]] = {
 
 
 def create_instruments(metrics: ProviderMetrics, provider: MeterProvider) -> None:
-    """Create every metric with a provider, to report what is registered in `metrics`."""
+    """Create every instrument with `provider`. The instruments report the managers registered in `metrics`."""
     meter = provider.get_meter(SCOPE, __version__)
     for create, instruments in (
         (meter.create_observable_counter, _COUNTERS),

@@ -1,8 +1,8 @@
 """Which managers' books are reported to which meter provider.
 
 Each provider has one `ProviderMetrics`, however many managers there are. A manager that is gone leaves its totals
-there, so no counter falls and no series vanishes. `ProviderMetrics` holds books, never managers. Which instruments read
-it is decided elsewhere (`instruments`).
+there, so no counter falls and no series vanishes. `ProviderMetrics` holds books, never managers. `instruments` decides
+which instruments read the books.
 """
 
 import threading
@@ -24,7 +24,10 @@ OTHER_NAME: Final = "_OTHER"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Snapshot:
-    """All that is exported about the managers of one name. `limit` is None while one of them has no cap."""
+    """All that is exported about the managers of one name.
+
+    `limit` is None while a manager of this name has no cap. `overdue` is in seconds.
+    """
 
     totals: Totals
     limit: int | None = 0
@@ -39,20 +42,20 @@ class Snapshot:
 
 
 class Owner(Protocol):
-    """Whose books are reported, while it lives."""
+    """The object whose books are reported while it lives."""
 
     def overdue(self) -> float:
-        """Return by how many seconds the next interval pass is late."""
+        """Return how late the next interval pass is, in seconds."""
 
     def has_lost_its_loop(self) -> bool:
-        """Return whether nothing of the manager can run any more."""
+        """Return whether the loop of the manager is closed."""
 
 
 @dataclass(eq=False, slots=True)
 class Registration:
-    """One manager's books, under the name they are reported by. The manager, its owner, may be gone at any moment.
+    """One manager's books and the name on its metrics. The owner, which stands for the manager, may go at any moment.
 
-    `closed` says that the manager does not run. Its books are read all the same: a pass that its end has cut off may be
+    `closed` says that the manager is not running. Its books are still read: a pass that was cut off by the end may be
     counted a moment later.
     """
 
@@ -71,7 +74,7 @@ class Registration:
         self.closed = True
 
     def go_on_in(self, books: Books) -> None:
-        """Read other books from now on."""
+        """Read `books` from now on."""
         self.books = books
 
     def snapshot(self) -> Snapshot:
@@ -82,7 +85,7 @@ class Registration:
 
 
 class _Collection(threading.local):
-    """The collection that runs on this thread: its one snapshot, and which instruments have read it."""
+    """The collection that runs on this thread: its one snapshot, and the instruments that have read the snapshot."""
 
     snapshots: dict[str, Snapshot]
 
@@ -105,7 +108,7 @@ class ProviderMetrics:
         self._created = False
 
     def start_anew_after_fork(self) -> None:
-        """Count nothing that the parent has counted, under a lock that no thread of the parent holds."""
+        """Drop the counts of the parent process, and take a new lock, which no thread of the parent holds."""
         self._creating = threading.Lock()
         self._collection = _Collection()
         self.departed.clear()
@@ -114,9 +117,9 @@ class ProviderMetrics:
             registration.close()
 
     def create_instruments_once(self, create: "Callable[[ProviderMetrics], None]") -> None:
-        """Create the instruments, unless that was done.
+        """Create the instruments, unless they exist already.
 
-        This has a lock of its own: a collection holds the SDK's lock while it asks for `snapshots`, and creating an
+        This method has its own lock: a collection holds the SDK's lock while it calls `snapshots`, and creating an
         instrument needs the SDK's lock, too.
         """
         with self._creating:
@@ -125,7 +128,7 @@ class ProviderMetrics:
                 create(self)
 
     def reported_name(self, name: str) -> str:
-        """Return the name under which a manager is reported: its own, or `_OTHER` past the first hundred names."""
+        """Return the name under which a manager is reported: its own, or `_OTHER` after the first hundred names."""
         if name not in self._names:
             if len(self._names) >= MAX_NAMES:
                 return OTHER_NAME
@@ -151,8 +154,8 @@ class ProviderMetrics:
 class _Registry:
     """The metrics of all providers, under one lock.
 
-    A garbage collection may drop a manager at any point, inside the lock too. So it only appends the manager's
-    registration to `_departed`; whoever takes the lock next settles it.
+    A garbage collection may drop a manager at any point, also inside the lock. So the finalizer only appends the
+    manager's registration to `_departed`. The next thread that takes the lock settles the registration.
     """
 
     def __init__(self) -> None:
@@ -162,7 +165,7 @@ class _Registry:
         self._departed: deque[Registration] = deque()
 
     def enter(self, owner: Owner, name: str, books: Books, provider: MeterProvider) -> Registration:
-        """Report `books` as they are for as long as `owner` lives, and as they were left from then on."""
+        """Report `books` as they are while `owner` lives, and as they were left after that."""
         current = global_provider()
         with self._lock:
             self._settle()
@@ -189,7 +192,7 @@ class _Registry:
         return snapshots
 
     def start_anew_after_fork(self) -> None:
-        """Take a lock of its own in a forked process, where the thread that may hold the parent's does not run."""
+        """Take a new lock in a forked process, where a thread that may hold the old lock does not run."""
         self._lock = threading.Lock()
         for metrics in {*self._metrics.values(), *(registration.metrics for registration in self._departed)}:
             metrics.start_anew_after_fork()
@@ -201,7 +204,7 @@ class _Registry:
             registration.metrics.add_departed(registration.name, registration.snapshot())
 
     def _unify(self, current: MeterProvider) -> None:
-        """Join what was registered with the API's proxy to the provider that has become the global one.
+        """Join the managers registered with the API's proxy to the provider that has become the global provider.
 
         The API's proxy passes its instruments on to the global provider. If that provider has our instruments already,
         it drops the proxy's callbacks in silence. So the proxy's managers move to the provider's metrics.
@@ -222,10 +225,10 @@ class _Registry:
 
 
 def global_provider() -> MeterProvider:
-    """Return the API's global provider; one that does nothing if the configured one cannot be loaded."""
+    """Return the API's global provider, or a no-op provider if the configured provider cannot be loaded."""
     try:
         return otel_metrics.get_meter_provider()
-    except Exception:  # the API has logged it
+    except Exception:  # the API has logged the error
         return _NO_PROVIDER
 
 
@@ -234,7 +237,7 @@ def _add(snapshots: dict[str, Snapshot], name: str, snapshot: Snapshot) -> None:
 
 
 def _is_proxy(provider: MeterProvider) -> bool:
-    """Return whether this is the API's stand-in, which passes every instrument on once a global provider is set."""
+    """Return whether this is the API's proxy, which forwards its instruments when a global provider is set."""
     return hasattr(provider, "on_set_meter_provider")
 
 

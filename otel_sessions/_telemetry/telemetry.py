@@ -1,6 +1,6 @@
-"""What is said of a manager: metrics, spans, and the line about each pass. It reads the books and decides nothing.
+"""What is said of a manager: metrics, spans, and the log line of each pass. It reads the books and decides nothing.
 
-Only the OpenTelemetry API is used: without an SDK all of this does nothing. An error of a provider is logged and
+Only the OpenTelemetry API is used: without an SDK, metrics and spans do nothing. An error of a provider is logged and
 counted, and never reaches a session.
 """
 
@@ -27,13 +27,13 @@ from . import providers
 from .instruments import ERROR_TYPE, MANAGER_NAME, OUTCOME, REASON, SCOPE, TRIGGER, create_instruments
 
 _TEXTS: Final = {word: word.value for word in (*EndReason, *Trigger, *Outcome)}
-"""Looked up, since `value` is slow, and every session that ends and every pass is recorded."""
+"""The text of each word. This lookup is faster than `value`, and each end of a session needs it."""
 
 _logger = logging.getLogger("otel_sessions")
 
 
 class Telemetry:
-    """One manager's signals, from each `open` until `close`, or until nobody holds this object any more."""
+    """One manager's signals, from each `open` until `close`, or until this object is garbage."""
 
     def __init__(
         self,
@@ -44,12 +44,12 @@ class Telemetry:
         tracer_provider: TracerProvider | None,
     ) -> None:
         self._next_pass_at: float | None = None
-        """When the next interval pass is due, by `clock`; None while none is to come."""
+        """When the next interval pass is due, by `clock`; None while no pass is expected."""
         self._clock = clock
         self.name: Final = name
         self._home: Home | None = None
         self._passes: set[PassSpan] = set()
-        """Those that run."""
+        """The spans of the passes that are running."""
         self.guarded: Final = _Guard(name, books)
         provider = providers.global_provider() if meter_provider is None else meter_provider
         self._registration = providers.enter(self, name, books, provider)
@@ -60,11 +60,11 @@ class Telemetry:
             self._tracer = trace.get_tracer(SCOPE, __version__, tracer_provider)
 
     def sessions_ended(self, sessions: Iterable[Session[Any]], reason: EndReason, now: float) -> None:
-        """Record how long sessions lived that end together."""
+        """Record the durations of sessions that end together."""
         registration = self._registration
         attributes = {MANAGER_NAME: registration.name, REASON: _TEXTS[reason]}
         for session in sessions:
-            # One that was made and failed while a pass goes on ends as of the pass's beginning.
+            # A session that is made and fails during a pass may end at a time before its creation: the pass's `now`.
             age = now - session._created if now > session._created else 0.0
             try:
                 registration.metrics.session_duration.record(age, attributes)
@@ -76,18 +76,18 @@ class Telemetry:
         self._next_pass_at = at
 
     def overdue(self) -> float:
-        """Return by how many seconds the next interval pass is late; 0 on time and while a pass runs."""
+        """Return how late the next interval pass is, in seconds; 0 on time and while a pass runs."""
         next_pass_at = self._next_pass_at
         if next_pass_at is None or self._passes:
             return 0.0
         try:
             return max(0.0, self._clock() - next_pass_at)
-        except Exception:  # one manager's clock must not take all others' metrics away; the books are not this thread's
+        except Exception:  # one clock must not stop the export of other managers; this thread must not write books
             _logger.exception("the clock of manager %r failed during an export", self.name)
             return 0.0
 
     def start_pass(self, trigger: Trigger, cause: Context) -> "PassSpan":
-        """Open the span of a pass: a root, linked to the span of whoever caused it."""
+        """Open the span of a pass: a root span, linked to the span that caused the pass."""
         span: Span = INVALID_SPAN
         with self.guarded:
             caller = trace.get_current_span(cause).get_span_context()
@@ -110,30 +110,30 @@ class Telemetry:
         )
 
     def open(self, home: Home, clock: Callable[[], float]) -> None:
-        """Report the manager as running, on this loop and by this clock."""
+        """Report the manager as running, on the loop `home` and with this clock."""
         self._home = home
         self._clock = clock
         self._passes.clear()
         self._registration.open()
 
     def go_on_in(self, books: Books) -> None:
-        """Report the manager as ended, and by other books from now on."""
+        """Report the manager as ended, and read `books` from now on."""
         self.close()
         self._registration.go_on_in(books)
         self.guarded.count_in(books)
 
     def has_lost_its_loop(self) -> bool:
-        """Return whether nothing of the manager can run any more."""
+        """Return whether the loop of the manager is closed."""
         return self._home is not None and self._home.is_closed()
 
     def close(self) -> None:
-        """Report the manager as ended: what it still holds counts as ended by `shutdown`."""
+        """Report the manager as ended. The sessions that it still holds count as `shutdown`."""
         self._next_pass_at = None
         self._registration.close()
 
 
 class _Guard:
-    """Notes an exception that leaves its block, and lets nobody else see it."""
+    """Logs and counts an exception that leaves its block, and suppresses the exception."""
 
     def __init__(self, name: str, books: Books) -> None:
         self._name = name
@@ -157,7 +157,7 @@ class _Guard:
 
 
 class PassSpan:
-    """The span of one cleanup pass, open until `end`. `context` is what the pass's hooks run under."""
+    """The span of one cleanup pass, open until `end`. The hooks of the pass run under `context`."""
 
     def __init__(self, telemetry: Telemetry, span: Span) -> None:
         self._telemetry = telemetry
@@ -165,7 +165,7 @@ class PassSpan:
         self.context: Final = trace.set_span_in_context(span, Context())
 
     def end(self, report: CleanupReport, error: BaseException | None) -> None:
-        """Record the pass: its duration and a line, inside the span, and its report. `error` is what aborted it."""
+        """Record the duration, the log line and the report in the span. `error` is what aborted the pass, or None."""
         with self._telemetry.guarded:
             self._telemetry.record_pass(self, report)
         with self._telemetry.guarded:
@@ -187,7 +187,7 @@ class PassSpan:
             self._span.end()
 
     def _log(self, report: CleanupReport, error: BaseException | None) -> None:
-        """Log the pass under its span, so that where logs are kept with trace ids one is found by the other."""
+        """Log the pass under its span. If logs are kept with trace ids, people find the span by the line."""
         if error is None and not _logger.isEnabledFor(logging.DEBUG):
             return
         about = {MANAGER_NAME: self._telemetry.name, TRIGGER: report.trigger.value, OUTCOME: report.outcome.value}
@@ -205,7 +205,7 @@ class PassSpan:
 
 @contextmanager
 def under(context: Context) -> Iterator[None]:
-    """Make a span's context the current one for a block: what is logged there has its trace id."""
+    """Make `context` current for a block, so that log lines in the block carry the trace id of its span."""
     token = otel_context.attach(context)
     try:
         yield

@@ -5,6 +5,7 @@ Where a session lives is remembered from the answer that announced it, until the
 """
 
 import logging
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ from ._roles import SESSION
 
 _ADDRESS: Final = (
     *("asgi", "http_version", "scheme", "server", "client", "path", "raw_path", "query_string", "root_path"),
-    *("app_root_path", "app", "state", "user", "auth"),
+    *("app_root_path", "app", "user", "auth"),
 )
 """What of an opening request's scope the DELETE repeats. Starlette's authentication leaves `user` and `auth` there, and
 the MCP SDK ends a session for the user only who opened it."""
@@ -53,6 +54,9 @@ class EndInApp:
     and the user of the request that opened the session. `headers` are added, or replace the Host; an app that insists
     on `mcp-protocol-version` gets it so. `header` names the header that carries the id.
 
+    The DELETE has the `state` of the app's lifespan. Where no lifespan comes by, as under a mount, it has the `state`
+    with which the opening request arrived. What the app adds to the state of a request is not kept.
+
     At most `limit` sessions are remembered, the youngest; a warning says when that is too few. `end` and `end_stray`
     give the memory back, so both must be called. The app must run until the manager has shut down: see `lifespan` and
     `RunManager`.
@@ -74,11 +78,15 @@ class EndInApp:
         self._limit = limit
         self._addresses: dict[str, dict[str, Any] | None] = {}
         """By session id, oldest first; None where the client has ended the session by itself."""
+        self._state: Any = None
+        """What the app's lifespan leaves for its requests; None where no lifespan came by."""
         self._serves = False
         self._is_full = False
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                self._state = scope.get("state")
             await self._app(scope, receive, send)
             return
         self._serves = True
@@ -116,7 +124,9 @@ class EndInApp:
         named = self._ids(scope["headers"])
         for session_id in self._ids(start.get("headers", ()))[:1]:
             if session_id not in named:
-                self._remember(session_id, address if self._inside is None else self._address(scope))
+                self._remember(
+                    session_id, address if self._inside is None else {**self._address(scope), **_state_in(address)}
+                )
         if scope["method"] == "DELETE" and HTTPStatus.OK <= start["status"] < HTTPStatus.MULTIPLE_CHOICES:
             for session_id in named:
                 known = self._addresses.get(session_id)
@@ -134,7 +144,8 @@ class EndInApp:
 
     async def _delete(self, session_id: str, address: dict[str, Any]) -> None:
         headers = [*address["headers"], (self._header, session_id.encode("latin-1"))]
-        asking = _Delete({**address, "type": "http", "method": "DELETE", "headers": headers})
+        state = _state_in(address if self._state is None else {"state": self._state})
+        asking = _Delete({**address, **state, "type": "http", "method": "DELETE", "headers": headers})
         status = await asking.go(self._app if self._inside is None else self._inside)
         if status is None:
             raise RuntimeError("the app did not answer to the end of a session")
@@ -144,12 +155,19 @@ class EndInApp:
     def _address(self, scope: Any) -> dict[str, Any]:
         """Return the part of a request's scope that says where its session lives."""
         address = {key: scope[key] for key in _ADDRESS if key in scope}
+        address |= {"scheme": str(scope["scheme"]).replace("ws", "http")} if "scheme" in scope else {}
+        address |= _state_in(scope) if self._state is None else {}
         ours = {name for name, _ in self._headers}
         host = [(name, value) for name, value in scope["headers"] if name == b"host" and name not in ours]
         return {**address, SESSION: None, "headers": [*host, *self._headers]}
 
     def _ids(self, headers: Headers) -> list[str]:
         return [value.decode("latin-1") for name, value in headers if name.lower() == self._header and value]
+
+
+def _state_in(scope: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a scope's state as a server gives it to one request: a copy, which keeps nothing that is added later."""
+    return {"state": dict(scope["state"])} if scope.get("state") is not None else {}
 
 
 class _Delete:

@@ -27,6 +27,7 @@ _MOST_PARTS: Final = 1024
 """Parts of a body that are kept while it is looked at."""
 _FIRST_LOOK: Final = 256
 """Bytes of an unfinished body before the first look; each further look waits for twice as many."""
+_LEAST_REFUSAL: Final = 400
 _GOING_AWAY, _POLICY_VIOLATION, _TRY_AGAIN_LATER = 1001, 1008, 1013
 """RFC 6455, section 7.4.1, and the registry that it sets up."""
 
@@ -199,9 +200,18 @@ class WebSocket(Exchange):
         if message["type"] in ("websocket.close", "websocket.http.response.start"):
             self._over = True
             self._expect_more()
+        if message["type"] == "websocket.http.response.start":
+            message = self._deny(message)
         if message["type"] == "websocket.send":
             self._note_message()
         await super().send(message)
+
+    def _deny(self, message: Message) -> Message:
+        """Take note of an app's refusal of the handshake: it refuses with whatever status."""
+        said = message.get("headers", ())
+        said = said if isinstance(said, list) else list(said)
+        headers = self.role.answer_starts(max(message.get("status", 403), _LEAST_REFUSAL), said)
+        return message if headers is said else {**message, "headers": headers}
 
     async def _hang_up(self) -> None:
         if not self._over:

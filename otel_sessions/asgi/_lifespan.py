@@ -61,9 +61,9 @@ class RunManager:
     or shutdown that fails is reported to the server with its message and raised. Everything else passes to `app`.
     The server must have its lifespan protocol on.
 
-    An app has no lifespan if it raises an error before it has received or sent an event of the protocol, if it answers
-    in another protocol, or if it returns before its startup is complete. If it raises later, or exits at any time
-    (`SystemExit`, `KeyboardInterrupt`), its startup has failed.
+    An app has no lifespan if it answers in another protocol, or returns before its startup is complete. It has none,
+    either, if it raises an error before it has received or sent an event of the protocol. If it raises later, or exits
+    at any time (`SystemExit`, `KeyboardInterrupt`), its startup has failed.
     """
 
     def __init__(self, app: ASGIApp, manager: SessionManager[Any]) -> None:

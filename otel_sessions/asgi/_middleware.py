@@ -10,6 +10,8 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from functools import partial
+from inspect import isasyncgenfunction, iscoroutinefunction
+from types import CoroutineType
 from typing import Any, Final
 
 import anyio
@@ -54,18 +56,20 @@ class SessionLeaseMiddleware:
         app = SessionLeaseMiddleware(app, manager, CookieMatcher(), data=lambda scope: Basket())
 
     The manager must run while requests are served, as in the app's lifespan. The lease spans the whole exchange,
-    streams included. A request counts as one message, and so do each message of a WebSocket and each part of an event
-    stream that is more than comments.
+    streams included. A request counts as one message. Each message of a WebSocket counts, too, and so does each part
+    of an event stream that is more than comments.
 
-    - `data` makes what a new session carries, from the scope; None without it.
+    - `data` makes what a new session carries, from the scope; None without it. It must not be an async function, which
+      is a `ConfigError`: a session never exists without its data. The app may fill the data later.
     - `client` says whose a session is, from the scope, for `max_sessions_per_client`. With `private`, a session is
       unknown to every client but its own; `client` must then name one user, so a text with an address in it is a
       `ConfigError`.
     - `skip` names requests that are in no session: paths in which `*` stands for any text, or a function of the scope.
+      Under a mount, as with `Mount("/mcp", ...)`, paths begin behind it, as the mounted app's own routes do.
     - `stream_idle_timeout` ends a stream or WebSocket on which nothing but comments has passed either way for so many
       seconds; None for never.
-    - `on_stray` is awaited with the id of each session that the app has made and that can be no session here, and with
-      the scope of its request. It should end that session in the app.
+    - `on_stray` should end a session in the app that can be no session here. It is awaited with the id of the session
+      and the scope of its request. Without `on_stray` such sessions go on, and the first one is logged.
 
     Answers of this middleware's own:
 
@@ -103,6 +107,8 @@ class SessionLeaseMiddleware:
             raise ConfigError(f"matcher takes an IssuingMatcher or an AdoptingMatcher, not {matcher!r}")
         if private and isinstance(client, ClientAddress):
             raise ConfigError(_NO_USER)
+        for key, function in (("client", client), ("data", data), ("skip", skip)):
+            _require_sync(key, function)
         self._client = client
         self._data = data
         self._private = private
@@ -112,6 +118,7 @@ class SessionLeaseMiddleware:
         )
         self._on_stray = on_stray
         self._renewals = Renewals(manager)
+        self._has_warned = False
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -149,8 +156,13 @@ class SessionLeaseMiddleware:
         return None
 
     def _owner(self, scope: Scope) -> str | None:
-        client = self._client(scope)
-        if self._private and client is not None and names_address(client):
+        client: object = self._client(scope)
+        if client is None:
+            return None
+        if not isinstance(client, str):
+            kind = type(client).__name__
+            raise ConfigError(f"client takes a function that returns a text or None, not {kind}")
+        if self._private and names_address(client):
             raise ConfigError(_NO_USER)
         return client
 
@@ -241,7 +253,8 @@ class SessionLeaseMiddleware:
             async with self._manager.reserve(client=self._owner(scope)) as place:
 
                 def commit(session_id: str) -> Session[Any]:
-                    return adoption.commit(lambda: place.commit(session_id, data=self._make(inner)), self._manager)
+                    data = self._make(inner)  # what it raises is the embedder's own
+                    return adoption.commit(lambda: place.commit(session_id, data=data), self._manager)
 
                 exchange.role = Adopting(matcher, inner, commit, place.give_back)
                 await adoption.run(partial(exchange.run, self._app, inner))
@@ -272,7 +285,10 @@ class SessionLeaseMiddleware:
     async def _end_stray(self, role: Role, scope: Scope) -> None:
         """End a session of the app's that is no session here, within `close_timeout`."""
         stray = role.stray
-        if stray is None or self._on_stray is None or stray in self._manager:
+        if stray is None or stray in self._manager:
+            return
+        if self._on_stray is None:
+            self._warn_of_strays(stray)
             return
         try:
             with anyio.CancelScope(shield=True), anyio.fail_after(self._manager.config.close_timeout):
@@ -282,8 +298,28 @@ class SessionLeaseMiddleware:
                 "session %s goes on in the app, and no manager counts it", fingerprint(stray), exc_info=True
             )
 
+    def _warn_of_strays(self, stray: str) -> None:
+        """Warn once: clients choose how many there are."""
+        if not self._has_warned:
+            self._has_warned = True
+            _logger.warning(
+                "session %s goes on in the app, and no manager counts it; give on_stray= to end such sessions",
+                fingerprint(stray),
+            )
+
     def _make(self, scope: Scope) -> Any:
-        return None if self._data is None else self._data(scope)
+        made = None if self._data is None else self._data(scope)
+        if isinstance(made, CoroutineType):  # of an async function that a plain one has called
+            made.close()
+            raise ConfigError("data takes a plain function, not one that returns a coroutine")
+        return made
+
+
+def _require_sync(key: str, function: object) -> None:
+    """Raise `ConfigError` for an async function: its result is needed at once."""
+    call = getattr(function, "__call__", None)  # noqa: B004  # the method of an object that can be called
+    if any(is_async(each) for is_async in (iscoroutinefunction, isasyncgenfunction) for each in (function, call)):
+        raise ConfigError(f"{key} takes a plain function, not an async one: {function!r}")
 
 
 def _tells_end_of(session: Session[Any], error: SessionError) -> bool:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable
 
 from otel_sessions._core.exceptions import ConfigError
-from otel_sessions.matchers import Scope
+from otel_sessions.matchers import Scope, path_of
 
 Skips = Callable[[Scope], bool]
 
@@ -12,7 +12,8 @@ Skips = Callable[[Scope], bool]
 def skips(skip: Skips | Iterable[str]) -> Skips:
     """Return a predicate of one, or of paths in which `*` stands for any text, slashes included.
 
-    A path matches as a whole. Raises `ConfigError` for a path that begins with neither `/` nor `*`.
+    A path matches as a whole, as the app's own routes see it: without the mount. Raises `ConfigError` for a path that
+    begins with neither `/` nor `*`.
     """
     if callable(skip):
         return skip
@@ -23,4 +24,4 @@ def skips(skip: Skips | Iterable[str]) -> Skips:
     if not paths:
         return lambda _: False
     pattern = re.compile("|".join(".*".join(map(re.escape, path.split("*"))) for path in paths), re.DOTALL)
-    return lambda scope: pattern.fullmatch(scope["path"]) is not None
+    return lambda scope: pattern.fullmatch(path_of(scope)) is not None

@@ -110,6 +110,8 @@ class Proxy:
         if self._serving is not None:
             raise RuntimeError("the proxy has run already; make another one")
         async with AsyncExitStack() as exits:
+            for given in filter(None, (self._listener, self._health_listener)):
+                exits.enter_context(given)
             self._listener, self._health_listener = _listeners(self.settings, self._listener, self._health_listener)
             self._address = self._listener.getsockname()[:2]
             exits.enter_context(self._listener)
@@ -127,6 +129,7 @@ class Proxy:
             if self._serving.done():
                 await self._serving
             self._exits = exits.pop_all()
+        _logger.info("listening on %s, for %s", written(self.address), self.settings.upstream)
         return self
 
     async def __aexit__(
@@ -139,19 +142,19 @@ class Proxy:
 
         Raises what entering the block raises.
         """
-        async with self:
-            with self.ended_by_signals():
+        with self.ended_by_signals():
+            async with self:
                 await self.wait_closed()
 
     @contextmanager
     def ended_by_signals(self) -> Iterator[None]:
-        """Shut down in order on the first SIGINT, SIGTERM or SIGHUP that comes while the block lasts.
+        """Shut down in order on the first SIGINT, SIGTERM or SIGHUP that comes while this block lasts.
 
-        A second SIGINT or SIGTERM ends the process at once. SIGHUP is not counted: the first SIGINT or SIGTERM after
-        SIGHUP, or a second SIGHUP, changes nothing. This holds from the log line "listening on" on.
+        Enter it before the proxy's own block, so that no request is answered without it. A second SIGINT or SIGTERM
+        ends the process at once. SIGHUP is not counted: the first SIGINT or SIGTERM after SIGHUP, or a second SIGHUP,
+        changes nothing.
         """
         with self._server.ended_by_signals():
-            _logger.info("listening on %s, for %s", written(self.address), self.settings.upstream)
             yield
 
     async def wait_closed(self) -> None:

@@ -20,10 +20,11 @@ _USUAL: Final = Values({option.name: option.usual for option in options.PROXY_OP
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """A whole proxy: its addresses, how it finds sessions, and what it passes on. `docs/settings.md` says what each is.
+    """A whole proxy: its addresses, how it finds sessions, and what it passes on.
 
-    The defaults are those of the command `otel-sessions proxy`. An address is a host and a port, and port 0
-    is any free one. Raises `ConfigError` for settings that contradict each other.
+    The page of settings in the documentation says what each setting is. The defaults are those of the command
+    `otel-sessions proxy`. An address is a host and a port. Port 0 is any free port. Raises `ConfigError` for settings
+    that contradict each other.
     """
 
     listen: tuple[str, int] = _USUAL[options.LISTEN]

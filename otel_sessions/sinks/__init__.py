@@ -1,4 +1,4 @@
-"""Where the records of ended sessions go."""
+"""Sinks: where the records of ended sessions go."""
 
 from ._jsonlines import JsonLinesSink
 from .records import Record, read_records

@@ -1,7 +1,7 @@
-"""A file that lines are appended to: rotated by size, and found again after it was moved or removed.
+"""A file to which lines are appended. It is rotated by size, and made again after it was moved or removed.
 
-A line that is torn, by a crash or a full disk, is never joined by another: the next one starts on a fresh line. Nothing
-is ever cut from a file. All calls wait for the disk, so they belong on a thread of their own.
+A crash or a full disk may tear a line. The next line then starts on a fresh line, so it never joins the torn line. No
+file is ever cut. All calls wait for the disk, so they belong on a thread of their own.
 """
 
 import errno
@@ -17,7 +17,10 @@ _OWN_FOLDER = 0o700
 
 
 class Journal:
-    """Appends to `path`; what would pass `max_bytes` moves it to `path.1`, that to `path.2`, up to `path.keep`."""
+    """Appends lines to the file at `path`.
+
+    Before the file passes `max_bytes`, it moves to `path.1`. The old `path.1` moves to `path.2`, up to `path.keep`.
+    """
 
     def __init__(self, path: Path, *, max_bytes: int, keep: int) -> None:
         self.path = path
@@ -27,7 +30,7 @@ class Journal:
         self._torn = False
 
     def open(self) -> None:
-        """Open the file, made where it is missing, and lock it. Raises `OSError`, also where another one holds it."""
+        """Open the file, made if it is missing, and lock it. Raises `OSError`, also if another sink holds the lock."""
         descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOCTTY, _OWN_FILE)
         try:
             state = os.fstat(descriptor)
@@ -43,18 +46,18 @@ class Journal:
             os.close(before)
 
     def append(self, lines: Sequence[bytes]) -> int:
-        """Write as many of the lines, from the first on, as one file takes in one write, and return how many.
+        """Write as many of the first lines as the file takes in one write. Return the number of lines written.
 
-        Raises `OSError` if not one was written whole; a part of it may stand in the file then.
+        Raises `OSError` if no line was written whole; the file may then end with a part of a line.
         """
         try:
             return self._append(lines)
         except BaseException:
-            self.close()  # whatever state it is in, opening it anew finds out
+            self.close()  # opening the file again finds out its state
             raise
 
     def close(self) -> None:
-        """Let go of the file. Raises `OSError` where the disk has lost something that it had taken."""
+        """Close the file. Raises `OSError` if the disk has lost bytes that it had taken."""
         if self._descriptor is not None:
             descriptor, self._descriptor = self._descriptor, None
             os.close(descriptor)
@@ -71,13 +74,13 @@ class Journal:
         self._torn = False
         if written < ends[fitting - 1]:
             self.close()
-        whole = bisect_right(ends, written + 1)  # one that lacks nothing but its end is finished by the next
+        whole = bisect_right(ends, written + 1)  # the next write completes a line that lacks only its line end
         if not whole:
             raise OSError(errno.ENOSPC, "Only a part of a line could be written", str(self.path))
         return whole
 
     def _current(self) -> tuple[int, int]:
-        """Return the file that stands under the path, opened if it is not the one we know, and its size."""
+        """Return the descriptor and the size of the file at `path`. Open the file if it is not the open file."""
         if self._descriptor is not None:
             try:
                 if os.path.samestat(self.path.stat(), state := os.fstat(self._descriptor)):
@@ -93,7 +96,7 @@ class Journal:
         return self._descriptor, os.fstat(self._descriptor).st_size
 
     def _rotate(self) -> None:
-        """Move every file one place up, as far as the first free one, and begin a new one. Can be done again."""
+        """Move every file one place up, as far as the first free place, and begin a new file. Can be repeated."""
         free = next((place for place in range(1, self._keep) if not self._older(place).exists()), self._keep)
         for place in range(free, 1, -1):
             self._older(place - 1).replace(self._older(place))
@@ -105,7 +108,7 @@ class Journal:
 
 
 def _lock(descriptor: int, path: Path) -> None:
-    from fcntl import LOCK_EX, LOCK_NB, flock  # not on Windows, where the rest of the package can be imported
+    from fcntl import LOCK_EX, LOCK_NB, flock  # not on Windows, where the package can still be imported
 
     try:
         flock(descriptor, LOCK_EX | LOCK_NB)

@@ -1,4 +1,4 @@
-"""A sink that writes each session's record as a line of JSON, before the session is cleaned."""
+"""A sink that writes the record of each session as a line of JSON, before the session is cleaned."""
 
 import logging
 import os
@@ -25,32 +25,36 @@ _logger = logging.getLogger("otel_sessions")
 
 _MIB: Final = 1024 * 1024
 _GRACE: Final = 0.1
-"""Seconds for a writer to end that has been told to, if its disk lets it."""
+"""Seconds to wait for the end of an abandoned writer, which may wait for its disk."""
 
 
 class JsonLinesSink(Generic[DataT]):
-    """Appends each session's record to a file, as a line of JSON (see `Record`).
+    """Appends the record of each ended session to a file, as a line of JSON (see `Record`).
 
         async with JsonLinesSink[Upstream]("sessions.jsonl") as sink, SessionManager[Upstream](sink=sink) as manager:
             ...
 
-    Enter it around the manager: entering opens the file, leaving writes what is still queued. Each takes
-    `close_timeout` seconds at most. It may be entered again once it was left; its counts go on.
+    Enter the sink around the manager. Entering opens the file; leaving writes the queued records. Each takes at most
+    `close_timeout` seconds. A sink that was left may be entered again, and its counts go on.
 
-    `describe(session)` returns what to add under the key `description`: a mapping that `json` can encode, written as it
-    is. It runs on the event loop, so it should only look at `session.data`. If it raises, or what it returns is no JSON
-    or too long, the record is written without it, says so in `description_error`, and the error is the sink's.
+    `describe(session)` returns a mapping that `json` can encode. The record has this mapping under `description`.
+    `describe` runs on the event loop, so it should only read `session.data`. If `describe` raises, or its result is not
+    JSON or too long, the record is written without a description. `description_error` then names the exception, and the
+    manager counts an error of its sink.
 
-    The file has mode 0600 if it is made here. Before it passes `max_bytes` it becomes `path.1`, and what was that
-    `path.2`, up to `path.keep`; the oldest is deleted. A file or a folder that is moved or deleted underneath is made
-    anew. Only one sink at a time writes to a path, in whatever process: a second one is refused on entry, so give each
-    process a path of its own. On a file system without locks nobody sees to that, and two would lose files when they
-    rotate. There is no fsync: what is written outlives the process, not a power cut. It needs a POSIX system.
+    A file that the sink makes has mode 0600. Before the file passes `max_bytes`, it becomes `path.1`, and `path.1`
+    becomes `path.2`, up to `path.keep`. The oldest file is deleted. If the file or its folder is moved or deleted, the
+    sink makes a new file. The sink calls no fsync: a record survives the end of the process, but not a power cut. The
+    sink needs a POSIX system.
 
-    What the disk refuses is tried again until it is taken; meanwhile a queue of `queue_bytes` fills. A record that
-    finds it full, and one that is still in it when leaving took too long, is dropped: `export` raises `SinkFull`, which
-    the manager counts as its sink's error; a log line says it, while running at most once a minute. Records given to
-    `export` = `written` + `dropped` + `waiting`.
+    Only one sink at a time writes to a path, in all processes together. Entering a second sink raises `OSError`. So
+    give each process a path of its own. A file system without locks does not refuse the second sink. Two sinks on one
+    path lose files when they rotate.
+
+    If the disk refuses a record, the sink tries again until the disk takes it. Meanwhile a queue of `queue_bytes`
+    fills. If the queue is full, the record is dropped and `export` raises `SinkFull`, which the manager counts as an
+    error of its sink. If leaving takes too long, the queued records are dropped. A log line counts the dropped
+    records, at most once a minute while the sink runs. Records given to `export` = `written` + `dropped` + `waiting`.
     """
 
     def __init__(
@@ -63,7 +67,7 @@ class JsonLinesSink(Generic[DataT]):
         queue_bytes: int = 16 * _MIB,
         close_timeout: float = 5.0,
     ) -> None:
-        """Take the settings; nothing is opened yet. Raises `ConfigError`, which names the one that is wrong."""
+        """Take the settings. No file is opened yet. Raises `ConfigError`, which names the wrong setting."""
         self.path: Final = Path(path).absolute()
         self._describe = describe
         self._close_timeout = check_seconds("close_timeout", close_timeout)
@@ -75,21 +79,21 @@ class JsonLinesSink(Generic[DataT]):
 
     @property
     def written(self) -> int:
-        """How many records are in the file, or were before it was rotated away."""
+        """The number of records that were written, to this file or to files before it."""
         return self._writer.written
 
     @property
     def dropped(self) -> int:
-        """How many records were given and will never be written."""
+        """The number of records that were given to `export` and will never be written."""
         return self._writer.dropped
 
     @property
     def waiting(self) -> int:
-        """How many records are queued, and neither written nor dropped yet."""
+        """The number of records that are queued, and neither written nor dropped yet."""
         return self._writer.waiting
 
     async def __aenter__(self) -> Self:
-        """Open the file. Raises `OSError` if the file cannot be opened, and `SinkClosed` while the sink is in use."""
+        """Open the file. Raises `OSError` if the file cannot be opened in time, `SinkClosed` if the sink is in use."""
         if self._entered:
             raise SinkClosed(f"the sink of {self.path} is in use; leave its block first")
         self._entered = True
@@ -116,12 +120,12 @@ class JsonLinesSink(Generic[DataT]):
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Write what is queued, even if the block was cancelled. What takes too long is dropped, which is logged."""
+        """Write the queued records, even if the block was cancelled. Drop and log the records that take too long."""
         writer = self._writer
         writer.finish()
         cancelled = await self._ended(self._close_timeout)
         writer.abandon()
-        cancelled = await self._ended(_GRACE) or cancelled  # so that it has let go of the file, if it can
+        cancelled = await self._ended(_GRACE) or cancelled  # time for the writer to close the file
         self._entered = False
         if writer.dropped:
             given = writer.dropped + writer.written
@@ -130,9 +134,10 @@ class JsonLinesSink(Generic[DataT]):
             raise cancelled
 
     async def export(self, session: Session[DataT], reason: EndReason) -> None:
-        """Queue a session's record, without waiting.
+        """Queue the record of a session, without waiting.
 
-        Raises `SinkFull` and `SinkClosed` when the record is dropped, and what is wrong with its description.
+        Raises `SinkFull` or `SinkClosed` if the record is dropped. Raises the error of `describe` or of its result if
+        the record is written without a description.
         """
         flaw: Exception | None = None
         try:
@@ -161,15 +166,15 @@ class JsonLinesSink(Generic[DataT]):
         )
 
     async def _ended(self, seconds: float) -> BaseException | None:
-        """Wait until the writer has ended, for so long; return the cancellation that came meanwhile, if any did."""
+        """Wait at most `seconds` for the end of the writer. Return a cancellation that came meanwhile, or None."""
         thread = self._writer.thread
-        deadline = time.monotonic() + seconds  # a disk takes real time, whatever time the loop has
+        deadline = time.monotonic() + seconds  # a disk takes real time, even if the time of the loop is virtual
         cancelled: BaseException | None = None
         with anyio.CancelScope(shield=True):
             while thread.is_alive() and (left := deadline - time.monotonic()) > 0:
                 try:
                     await to_thread.run_sync(thread.join, left, limiter=anyio.CapacityLimiter(1))
-                except anyio.get_cancelled_exc_class() as error:  # asyncio's own cancellation passes the shield
+                except anyio.get_cancelled_exc_class() as error:  # asyncio's own cancellation ignores the shield
                     cancelled = error
         return cancelled
 

@@ -1,7 +1,7 @@
-"""Prints the records in a sink's files as a table, for people: plain text, which fits in 80 columns.
+"""Prints the records in a sink's files as a table of plain text, which fits in 80 columns.
 
-What stands in a file never reaches a terminal as it is: nothing that is not printable does. Files of any size take the
-memory of one line.
+A terminal gets printable characters only; all other characters in a file are escaped. Memory holds one line at a time,
+whatever the size of the file.
 """
 
 import json
@@ -13,9 +13,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Final, TextIO
 
-from otel_sessions._core.words import Skipped
-
-from .records import Record, read_records
+from .records import Record, Skipped, read_records
 
 _STDIN: Final = "-"
 _ROW: Final = "{:19} {:16} {:16} {:>6} {:>6} {}"
@@ -24,10 +22,10 @@ _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
 def show(names: Iterable[str], out: TextIO, *, reasons: Container[str], client: str) -> list[OSError]:
-    """Print the records in files, those of these reasons and of a client whose hash begins so, and count them.
+    """Print the records that have one of `reasons` and a client whose hash begins with `client`, and their number.
 
-    Files that one sink has rotated are read from the oldest on; `-` is stdin. Return what went wrong with files that
-    cannot be read; raises what `out` does.
+    The rotated files of one sink are read from the oldest on; `-` is stdin. Return the errors of files that cannot be
+    read. Raises what `out` raises.
     """
     unreadable: list[OSError] = []
     skipped: Counter[Skipped] = Counter()
@@ -50,7 +48,7 @@ def show(names: Iterable[str], out: TextIO, *, reasons: Container[str], client: 
 
 
 def in_order(names: Sequence[str]) -> list[str]:
-    """Return file names with the rotated ones of one sink together, from the oldest on: `a.2`, `a.1`, `a`."""
+    """Return file names with the rotated files of one sink together, from the oldest on: `a.2`, `a.1`, `a`."""
     places: dict[str, list[tuple[int, str]]] = {}
     for name in names:
         rotated = re.fullmatch(r"(.+)\.([1-9][0-9]{0,5})", name, re.DOTALL)
@@ -97,7 +95,7 @@ def _duration(seconds: float) -> str:
 
 
 def _printable(text: str, encoding: str | None) -> str:
-    """Return a text with whatever a terminal could take for more than a character, or cannot show, escaped."""
+    """Return `text` with each character escaped that is not printable or that `encoding` cannot show."""
     if not text.isprintable():
         text = "".join(
             character if character.isprintable() else character.encode("unicode_escape").decode() for character in text

@@ -1,7 +1,7 @@
-"""A bounded queue of lines, and the thread that takes them to a journal.
+"""A bounded queue of lines, and the thread that writes the lines to a journal.
 
-Of every line that it is given, one thing becomes true: it is written, or counted as dropped. Who gives one never waits
-for the disk; what the disk refuses is tried again until it is taken or the writer is abandoned.
+Every line that is given to the writer is either written or counted as dropped. The giver never waits for the disk. If
+the disk refuses a line, the thread tries again until the disk takes the line or the writer is abandoned.
 """
 
 import logging
@@ -18,9 +18,9 @@ from ._journal import Journal
 _logger = logging.getLogger("otel_sessions")
 
 _BATCH: Final = 65536
-"""Bytes to write at once. Each time that this thread wakes and writes, the loop and it hand over the interpreter."""
+"""Bytes to write at once. Few writes are better: at each write the loop and this thread switch the interpreter."""
 _GATHERING: Final = 0.01
-"""Seconds to wait after a write for more to come, while that is less than a batch."""
+"""Seconds to wait for more lines after a write, if less than a batch is queued."""
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 5.0
 _SECONDS_BETWEEN_WARNINGS: Final = 60.0
@@ -34,9 +34,9 @@ class Writer:
         self.dropped = 0
         self.accepting = False
         self.opened = threading.Event()
-        """Set when the file is open, or cannot be: then `failure` says why."""
+        """Set when the file is open, or cannot be opened. Then `failure` says why."""
         self.failure: Exception | None = None
-        # A daemon: should the disk never answer, the process can end all the same.
+        # A daemon: the process can end even if the disk never answers.
         self.thread: Final = threading.Thread(target=self._run, name="otel-sessions sink", daemon=True)
         self._journal = journal
         self._queue_bytes = queue_bytes
@@ -49,7 +49,7 @@ class Writer:
         forks.add(self)
 
     def start_anew_after_fork(self) -> None:
-        """Take nothing in a forked process, where no thread writes; what is queued is the parent's to write."""
+        """Accept no line in a forked process, where no thread writes. The parent writes the queued lines."""
         self._changed = threading.Condition()
         self.accepting = False
         self.written = self.dropped = self._queued_bytes = 0
@@ -61,11 +61,11 @@ class Writer:
 
     @property
     def waiting(self) -> int:
-        """How many lines are queued, and neither written nor dropped yet."""
+        """The number of lines that are queued, and neither written nor dropped yet."""
         return len(self._queue)
 
     def put(self, line: bytes) -> bool:
-        """Queue a line; drop it and return False where the queue is full, or the writer not `accepting`."""
+        """Queue a line and return True. Drop it and return False if the queue is full or the writer not `accepting`."""
         with self._changed:
             if self.accepting and self._queued_bytes + len(line) <= self._queue_bytes:
                 self._queue.append(line)
@@ -74,23 +74,23 @@ class Writer:
                 return True
             self.dropped += 1
         if self.accepting:
-            self._warn(f"{self._queue_bytes} bytes wait for it already")
+            self._warn(f"the queue of {self._queue_bytes} bytes is full")
         return False
 
     def drop(self) -> None:
-        """Count as dropped what cannot even be put."""
+        """Count a record as dropped that could not become a line."""
         with self._changed:
             self.dropped += 1
 
     def finish(self) -> None:
-        """Take nothing more, and end the thread once all is written."""
+        """Accept no more lines, and end the thread when all lines are written."""
         with self._changed:
             self.accepting = False
             self._finishing.set()
             self._changed.notify()
 
     def abandon(self) -> None:
-        """Drop what is queued, and end the thread as soon as the disk gives it back."""
+        """Drop the queued lines, and end the thread as soon as the disk lets it go on."""
         with self._changed:
             self._abandoned.set()
             self.dropped += len(self._queue)
@@ -122,7 +122,7 @@ class Writer:
             _logger.error("%s may lack its last records: %s", self._journal.path, error)
 
     def _next(self) -> list[bytes]:
-        """Return lines that are to be written, and stay queued until they are; none when there will be no more."""
+        """Return the next lines to write, which stay queued until they are written. An empty list is the end."""
         with self._changed:
             while not self._queue and not self._finishing.is_set():
                 self._changed.wait()
@@ -137,13 +137,13 @@ class Writer:
 
     def _note_written(self, count: int) -> None:
         with self._changed:
-            if not self._abandoned.is_set():  # else they were counted as dropped
+            if not self._abandoned.is_set():  # else the lines were counted as dropped
                 for _ in range(count):
                     self._queued_bytes -= len(self._queue.popleft())
                 self.written += count
 
     def _rest(self, pause: float) -> float:
-        """Wait before the next attempt, and return how long to wait after that: longer, but not when finishing."""
+        """Wait before the next attempt. Return the next pause in seconds: longer, but short when finishing."""
         if self._finishing.wait(pause):
             self._abandoned.wait(_FIRST_PAUSE)
             return _FIRST_PAUSE

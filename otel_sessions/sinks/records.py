@@ -1,7 +1,7 @@
 """The record of an ended session: a line of JSON, made for a sink and read back from its files.
 
-It shows hashes where a session has its id and its client, and is never longer than `MAX_LINE` bytes. Reading takes
-memory for one line, whatever the file holds.
+A record shows hashes of the session's id and client, and is never longer than `MAX_LINE` bytes. Reading keeps one line
+in memory, whatever the file holds.
 """
 
 import json
@@ -9,15 +9,16 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from typing import Any, BinaryIO, Final, Self
 from urllib.parse import quote
 
 from otel_sessions._core.ids import fingerprint
 from otel_sessions._core.session import DataT, Session
-from otel_sessions._core.words import EndReason, SessionState, Skipped
+from otel_sessions._core.words import EndReason, SessionState
 
 MAX_LINE: Final = 65536
-"""Bytes of the longest record, its end of line included."""
+"""Bytes of the longest record, line end included."""
 
 _MAX_FAILURE: Final = 1000
 _BEGINNING: Final = b'{"session":"'
@@ -26,13 +27,21 @@ _HASH: Final = re.compile(r"[0-9a-f]{16}")
 _encode: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
+class Skipped(StrEnum):
+    """Why a line of a sink's file is not a record: `torn` begins like a record, `foreign` is something else."""
+
+    TORN = "torn"
+    FOREIGN = "foreign"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
-    """What is left of an ended session.
+    """The record of an ended session.
 
-    `session` and `client` are hashes, as logs show them. `duration` is in seconds, datetimes are in UTC. `state` is
-    the one that the session ends in, `closed` or `failed`. `description` is what the embedder has added, if anything;
-    `description_error` names the exception for which that is missing.
+    `session` and `client` are fingerprints, as logs show them. `duration` is in seconds, and datetimes are in UTC.
+    `state` is the last state of the session: `closed` or `failed`. `failure` is the text of its failure, or None.
+    `description` is the mapping that `describe` returned, or None. `description_error` names the exception if
+    `describe` failed.
     """
 
     session: str
@@ -55,7 +64,7 @@ class Record:
         description: Mapping[str, object] | None = None,
         description_error: str | None = None,
     ) -> Self:
-        """Return a session's record, in which its failure does not show its id."""
+        """Return the record of a session. The text of its failure shows the fingerprint instead of the id."""
         metadata = session.metadata
         failure = None if session.failure is None else _told(session.failure, session.id)
         return cls(
@@ -74,18 +83,19 @@ class Record:
 
     @classmethod
     def parse(cls, line: bytes) -> Self:
-        """Return the record that a line holds. Raises `ValueError` if it holds none."""
+        """Return the record in a line. Raises `ValueError` if the line is not a record."""
         try:
             return cls._read(json.loads(line.decode()))
         except (AttributeError, KeyError, OverflowError, RecursionError, TypeError) as error:
-            raise ValueError("this line is no record of a session") from error
+            raise ValueError("this line is not the record of a session") from error
 
     @property
     def ended_at(self) -> datetime:
+        """When the session ended, in UTC."""
         return self.created_at + timedelta(seconds=self.duration)
 
     def line(self) -> bytes:
-        """Return the record as a line. Raises what `json` does for a description that is no JSON, or too long."""
+        """Return the record as a line of JSON. Raises what `json` raises, and `ValueError` if the line is too long."""
         fields: dict[str, object] = {
             "session": self.session,
             "client": self.client,
@@ -103,7 +113,7 @@ class Record:
             fields["description_error"] = self.description_error
         line = _encode(fields).encode("ascii") + b"\n"
         if len(line) > MAX_LINE:
-            raise ValueError(f"a record takes {MAX_LINE} bytes, not {len(line)}")
+            raise ValueError(f"a record may take {MAX_LINE} bytes, not {len(line)}; shorten its description")
         return line
 
     @classmethod
@@ -127,7 +137,7 @@ class Record:
 
 
 def read_records(file: BinaryIO) -> Iterator[Record | Skipped]:
-    """Yield what each line of a file holds: a record, or why the line is skipped."""
+    """Yield for each line of a file its record, or the reason why the line is skipped."""
     for line in _lines(file):
         try:
             yield Record.parse(line)
@@ -137,7 +147,7 @@ def read_records(file: BinaryIO) -> Iterator[Record | Skipped]:
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
-    """Yield every line; of one that is too long, the beginning."""
+    """Yield every line, or the beginning of a line that is too long."""
     while line := file.readline(MAX_LINE):
         rest = line
         while rest and not rest.endswith(b"\n"):
@@ -146,10 +156,10 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _told(failure: str | BaseException, secret: str) -> str:
-    """Return a failure in words, without the secret in any form in which texts usually quote it."""
+    """Return a failure as text. Replace the secret in each form in which texts usually quote it."""
     try:
         text = str(failure)
-    except Exception:  # it is the embedder's
+    except Exception:  # the text comes from the embedder's code
         text = ""
     if isinstance(failure, BaseException):
         text = f"{type(failure).__name__}: {text}" if text else type(failure).__name__
@@ -168,18 +178,18 @@ def _plain(value: Mapping[str, object]) -> dict[str, object]:
 
 def _hash(value: str) -> str:
     if not _HASH.fullmatch(value):
-        raise ValueError(f"{value!r} is no hash")
+        raise ValueError(f"{value!r} is not a hash")
     return value
 
 
 def _moment(value: str) -> datetime:
     moment = datetime.fromisoformat(value)
     if moment.tzinfo is None:
-        raise ValueError(f"{value!r} has no zone")
+        raise ValueError(f"{value!r} has no time zone")
     return moment.astimezone(UTC)
 
 
 def _instance(value: Any, *kinds: type[Any]) -> Any:
-    if type(value) not in kinds:  # a bool is no number
-        raise TypeError(f"{value!r} is no {kinds[0].__name__}")
+    if type(value) not in kinds:  # a bool is not a number
+        raise TypeError(f"{value!r} is not of type {kinds[0].__name__}")
     return value

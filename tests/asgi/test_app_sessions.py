@@ -1,6 +1,8 @@
 """Sessions of an app in the same process end with ours: by its own count, with fakes and with real MCP servers."""
 
+import gc
 import json
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -231,6 +233,58 @@ async def test_a_stray_is_ended_for_its_user_and_then_forgotten() -> None:
 
     await ending.end(await session_named("one"), EndReason.CLOSED)
     assert [goodbye["user"] for goodbye in inside.goodbyes()] == ["ada"]
+
+
+# State
+
+
+class Kept:
+    """What an app leaves in the state of its request."""
+
+
+async def stateful(scope: Any, receive: Receive, send: Send) -> None:
+    if scope["type"] == "lifespan":
+        scope["state"]["pool"] = "of the lifespan"
+        return
+    seen.append(dict(scope["state"]))
+    scope["state"]["kept"] = left = Kept()
+    kept.append(weakref.ref(left))
+    await App()(scope, receive, send)
+
+
+seen: list[dict[str, Any]] = []
+kept: list["weakref.ref[Kept]"] = []
+
+
+@pytest.mark.parametrize("with_lifespan", [True, False])
+@pytest.mark.parametrize("separate", [True, False])
+async def test_the_app_gets_its_lifespans_state_and_what_a_request_left_is_not_kept(
+    with_lifespan: bool, separate: bool
+) -> None:
+    seen.clear()
+    kept.clear()
+    ending = EndInApp(stateful, stateful if separate else None)
+    state: dict[str, Any] = {} if with_lifespan else {"pool": "of the lifespan"}
+    if with_lifespan:
+        await Client({"type": "lifespan", "state": state}).go(ending)
+
+    await Client({**opening(), "state": dict(state)}).go(ending)
+    gc.collect()
+    assert kept[0]() is None
+
+    await ending.end(await session_named("one"), EndReason.CLOSED)
+
+    assert seen == [{"pool": "of the lifespan"}] * 2
+    assert state == {"pool": "of the lifespan"}
+
+
+async def test_a_stray_of_a_websocket_is_ended_over_http() -> None:
+    app = App()
+
+    await EndInApp(app).end_stray("one", {**http(scheme="wss"), "type": "websocket"})
+
+    (goodbye,) = app.goodbyes()
+    assert (goodbye["type"], goodbye["scheme"]) == ("http", "https")
 
 
 async def test_websockets_and_lifespans_pass() -> None:

@@ -1,14 +1,17 @@
 """Which requests open a session, and which are served without one: DESIGN, sections 7.1, 7.2 and 7.5."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Literal, NewType, Protocol, TypedDict
 
 import anyio
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from otel_sessions import (
     ConfigError,
@@ -18,6 +21,7 @@ from otel_sessions import (
     Session,
     SessionConfig,
     SessionManager,
+    SessionNotFound,
 )
 from otel_sessions.asgi import (
     SESSION,
@@ -160,6 +164,54 @@ async def test_a_skipped_request_with_a_live_id_neither_touches_nor_shows_it(man
     assert session is not None
     assert session.metadata.message_count == 0
     assert app.named(b"cookie") == [b"b=1"]
+
+
+MOUNTED = [
+    ({"root_path": "/mnt", "path": "/mnt/health"}, True),
+    ({"root_path": "/mnt/", "path": "/mnt/health"}, True),
+    ({"root_path": "/a/mnt", "path": "/a/mnt/health"}, True),
+    ({"root_path": "", "path": "/health"}, True),
+    ({"path": "/health"}, True),
+    ({"root_path": "/mnt", "path": "/health"}, True),  # a server that leaves the mount out
+    ({"root_path": "/mnt", "path": "/mnt/mnt/health"}, False),
+    ({"root_path": "/mn", "path": "/mnt/health"}, False),
+    ({"root_path": "/health", "path": "/health"}, False),
+    ({"root_path": "", "path": "/mnt/health"}, False),
+]
+
+
+@pytest.mark.parametrize(("where", "skipped"), MOUNTED)
+async def test_under_a_mount_skip_names_paths_as_the_mounted_apps_routes_do(
+    manager: SessionManager[Any], where: Scope, skipped: bool
+) -> None:
+    await Client({**http(), **where}).go(SessionLeaseMiddleware(App(), manager, CookieMatcher(), skip="/health"))
+
+    assert len(manager) == (0 if skipped else 1)
+
+
+@pytest.mark.parametrize(("where", "matches"), MOUNTED)
+def test_under_a_mount_sse_path_is_a_path_as_the_mounted_apps_routes_have_it(where: Scope, matches: bool) -> None:
+    match = McpMatcher(sse_path="/health").match({**http(), **where})
+
+    assert match.opens is (Opens.FOR_EXCHANGE if matches else Opens.NO)
+
+
+async def test_the_root_of_a_mount_is_a_slash(manager: SessionManager[Any]) -> None:
+    scope = {**http(), "root_path": "/mnt", "path": "/mnt"}
+
+    await Client(scope).go(SessionLeaseMiddleware(App(), manager, CookieMatcher(), skip="/"))
+
+    assert len(manager) == 0
+
+
+async def test_in_a_mount_of_starlettes_skip_is_relative_to_the_mount(manager: SessionManager[Any]) -> None:
+    inner = SessionLeaseMiddleware(App(), manager, CookieMatcher(), skip=["/health"])
+    app = Starlette(routes=[Mount("/outer", routes=[Mount("/inner", app=inner)])])
+
+    await Client({**http(), "path": "/outer/inner/health", "query_string": b""}).go(app)
+    assert len(manager) == 0
+    await Client({**http(), "path": "/outer/inner/health/x", "query_string": b""}).go(app)
+    assert len(manager) == 1
 
 
 @pytest.mark.parametrize("skip", ["healthz", ["/a", "b"], [""], [1], b"/x"])
@@ -445,6 +497,26 @@ async def test_of_several_header_lines_a_live_id_wins_and_is_the_only_one_that_p
     assert app.scopes[0]["headers"] == [(name, b"live")]
 
 
+@pytest.mark.parametrize("matcher", [HeaderMatcher(), HeaderMatcher("x_session.id"), McpMatcher()])
+@pytest.mark.parametrize("mark", [b"_", b".", b"~", b"-"])
+async def test_no_other_spelling_of_the_header_brings_an_id_to_the_app(
+    manager: SessionManager[Any], matcher: HeaderMatcher | McpMatcher, mark: bytes
+) -> None:
+    await manager.create_session("live", data=None)
+    name = matcher.request_header
+    spelling = name.replace(b"-", mark).replace(b"_", mark).replace(b".", mark)
+    forged = [] if spelling == name else [(spelling, b"forged")]
+    app = App()
+
+    await Client({**http(), "headers": [*forged, (name, b"live"), (b"x-other", b"1")]}).go(
+        SessionLeaseMiddleware(app, manager, matcher)
+    )
+    await Client({**http(), "headers": [*forged, (b"x-other", b"1")]}).go(SessionLeaseMiddleware(app, manager, matcher))
+
+    assert [value for scope in app.scopes for _, value in scope["headers"]].count(b"forged") == 0
+    assert app.named(b"x-other") == [b"1"]
+
+
 async def test_a_live_cookie_wins_over_a_stale_one_in_front_of_it(manager: SessionManager[Any]) -> None:
     session = await manager.create_session("live", data=None)
     app = App()
@@ -487,6 +559,44 @@ async def test_messages_of_the_older_transport_pass_at_the_cap(manager: SessionM
 
     assert client.status == 202
     assert app.body == INITIALIZE
+
+
+@pytest.mark.parametrize("accept", ["application/json, text/event-stream", "Text/Event-Stream;q=0.5"])
+@pytest.mark.parametrize("query", [b"session_id=0123", b"a=1&sessionId=x", b"sessionid="])
+async def test_a_query_of_the_older_transport_lets_no_initialize_past_the_cap(
+    manager: SessionManager[Any], query: bytes, accept: str
+) -> None:
+    await fill(manager)
+    app = App(headers=MADE)
+    client = initializing(accept=accept)
+    client.scope["query_string"] = query
+
+    await client.go(SessionLeaseMiddleware(app, manager, McpMatcher()))
+
+    assert client.status == 503
+    assert app.scopes == []
+
+
+async def test_a_query_of_the_older_transport_keeps_no_session_from_being_counted(manager: SessionManager[Any]) -> None:
+    client = initializing(accept="application/json, text/event-stream")
+    client.scope["query_string"] = b"sessionId=x"
+
+    await client.go(SessionLeaseMiddleware(App(headers=MADE), manager, McpMatcher()))
+
+    assert "of-the-app" in manager
+
+
+async def test_what_a_message_of_the_older_transport_opens_is_logged_once_where_nobody_ends_it(
+    manager: SessionManager[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    app = SessionLeaseMiddleware(App(headers=MADE), manager, McpMatcher())
+
+    clients = [await Client({**OLD_MESSAGE}, [http_body(INITIALIZE)]).go(app) for _ in range(3)]
+
+    assert [client.headers(b"mcp-session-id") for client in clients] == [[], [], []]
+    assert caplog.text.count("goes on in the app") == 1
+    assert "on_stray=" in caplog.text
+    assert "of-the-app" not in caplog.text
 
 
 class Stream:
@@ -588,6 +698,41 @@ async def test_a_session_that_is_named_in_a_refusal_is_ended_and_its_client_is_t
     assert client.headers(b"mcp-session-id") == []
     assert strays.seen == [("of-the-app", "/mcp")]
     assert (len(manager), manager.get_metrics().reserved) == (0, 0)
+
+
+@pytest.mark.parametrize("status", [200, 302, 400, 404])
+@pytest.mark.parametrize("session_id", [None, "live"])
+async def test_a_session_that_is_named_in_the_refusal_of_a_handshake_is_ended(
+    manager: SessionManager[Any], status: int, session_id: str | None
+) -> None:
+    await manager.create_session("live", data=None)
+    strays = Strays()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        said = ((b"x-a", b"1"), *MADE)
+        await send({"type": "websocket.http.response.start", "status": status, "headers": said})
+        await send({"type": "websocket.http.response.body", "body": b"no"})
+
+    scope = {**http(**({} if session_id is None else {"mcp_session_id": session_id})), "type": "websocket"}
+    client = await Client(scope).go(SessionLeaseMiddleware(app, manager, McpMatcher(), on_stray=strays))
+
+    assert client.status == status
+    assert client.sent[0]["headers"] == [(b"x-a", b"1")]
+    assert strays.seen == [("of-the-app", "/mcp")]
+
+
+@pytest.mark.parametrize("status", [200, 302])
+async def test_the_refusal_of_a_handshake_opens_no_session_whatever_its_status(
+    manager: SessionManager[Any], status: int
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.http.response.start", "status": status, "headers": []})
+        await send({"type": "websocket.http.response.body", "body": b"no"})
+
+    client = await Client({**http(), "type": "websocket"}).go(SessionLeaseMiddleware(app, manager, CookieMatcher()))
+
+    assert client.headers(b"set-cookie") == []
+    assert len(manager) == 0
 
 
 async def test_a_session_that_is_named_where_none_may_open_is_ended(manager: SessionManager[Any]) -> None:
@@ -749,6 +894,19 @@ async def test_private_takes_any_text_that_names_no_address(manager: SessionMana
     assert len(manager) == 1
 
 
+@pytest.mark.parametrize("private", [False, True])
+@pytest.mark.parametrize("client", [("10.0.0.1", 80), 7, b"ada"])
+async def test_a_client_that_is_no_text_is_refused_by_its_type(
+    manager: SessionManager[Any], client: Any, private: bool
+) -> None:
+    app = SessionLeaseMiddleware(App(), manager, CookieMatcher(), client=lambda _: client, private=private)
+
+    with pytest.raises(
+        ConfigError, match=f"client takes a function that returns a text or None, not {type(client).__name__}"
+    ):
+        await Client(http()).go(app)
+
+
 def test_private_refuses_clients_that_are_always_addresses_when_it_is_made() -> None:
     with pytest.raises(ConfigError, match="private=True takes a client= that names one user"):
         SessionLeaseMiddleware(App(), SessionManager(), client=client_address(), private=True)
@@ -847,6 +1005,63 @@ async def test_an_adopting_matcher_of_ones_own_may_open_on_a_websocket(manager: 
     assert "s" in manager
 
 
+async def async_function(scope: Scope) -> str:
+    return "x"
+
+
+class AsyncCall:
+    async def __call__(self, scope: Scope) -> str:
+        return "x"
+
+
+async def async_generator(scope: Scope) -> AsyncIterator[str]:
+    yield "x"
+
+
+ASYNC = [async_function, AsyncCall(), AsyncCall().__call__, async_generator, partial(async_function)]
+
+
+@pytest.mark.parametrize("key", ["client", "data", "skip"])
+@pytest.mark.parametrize("function", ASYNC)
+def test_an_async_function_whose_result_is_needed_at_once_is_refused(key: str, function: object) -> None:
+    settings: dict[str, Any] = {key: function}
+
+    with pytest.raises(ConfigError, match=f"{key} takes a plain function, not an async one"):
+        SessionLeaseMiddleware(App(), SessionManager(), **settings)
+
+
+@pytest.mark.parametrize("matcher", [HeaderMatcher(), McpMatcher()])
+async def test_data_that_is_a_coroutine_is_refused_and_leaves_no_session(
+    manager: SessionManager[Any], matcher: SessionMatcher
+) -> None:
+    app = SessionLeaseMiddleware(App(headers=MADE), manager, matcher, data=lambda scope: async_function(scope))
+
+    with pytest.raises(ConfigError, match="data takes a plain function"):
+        await initializing().go(app)
+
+    assert (len(manager), manager.get_metrics().reserved) == (0, 0)
+
+
+@pytest.mark.parametrize("matcher", [HeaderMatcher(), McpMatcher()])
+@pytest.mark.parametrize("error", [ConfigError("of data"), SessionNotFound("another"), KeyError("of data")])
+async def test_what_data_raises_is_raised_as_it_is_and_leaves_no_session(
+    manager: SessionManager[Any], matcher: SessionMatcher, error: Exception
+) -> None:
+    def fail(scope: Scope) -> None:
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        await initializing().go(SessionLeaseMiddleware(App(headers=MADE), manager, matcher, data=fail))
+
+    assert caught.value is error
+    assert (len(manager), manager.get_metrics().reserved) == (0, 0)
+
+
+@pytest.mark.parametrize("data", [dict, list, lambda scope: scope, partial(dict, a=1)])
+def test_anything_else_that_can_be_called_makes_data(data: Any) -> None:
+    SessionLeaseMiddleware(App(), SessionManager(), data=data)
+
+
 def test_what_is_no_matcher_is_refused() -> None:
     with pytest.raises(ConfigError, match="matcher takes an IssuingMatcher or an AdoptingMatcher"):
         SessionLeaseMiddleware(App(), SessionManager(), object())  # type: ignore[arg-type]
@@ -877,6 +1092,48 @@ async def test_session_of_reads_requests_and_scopes(manager: SessionManager[Any]
         session_of(inside, int)
     with pytest.raises(LookupError, match="has not come through a SessionLeaseMiddleware"):
         session_of(http())
+
+
+class Basket(TypedDict):
+    items: list[str]
+
+
+class Sized(Protocol):
+    size: int
+
+
+@pytest.mark.parametrize("data_type", [list[str], list, Sequence[str], Sequence, list[str] | None, object])
+async def test_session_of_takes_generic_types_by_their_class(manager: SessionManager[Any], data_type: Any) -> None:
+    session = await manager.create_session(data=["a"])
+
+    assert session_of({SESSION: session}, data_type) is session
+
+
+@pytest.mark.parametrize(("data_type", "name"), [(dict[str, int], "dict"), (Basket, "Basket"), (tuple, "tuple")])
+async def test_session_of_says_which_type_the_data_has(
+    manager: SessionManager[Any], data_type: type[object], name: str
+) -> None:
+    session = await manager.create_session(data=["a"])
+
+    with pytest.raises(TypeError, match=f"the session's data is list, not {name}"):
+        session_of({SESSION: session}, data_type)
+
+
+async def test_session_of_takes_a_typed_dict_for_a_dict(manager: SessionManager[Any]) -> None:
+    session = await manager.create_session(data=Basket(items=[]))
+
+    assert session_of({SESSION: session}, Basket) is session
+
+
+@pytest.mark.parametrize("wrong", [Sized, NewType("UserId", int), Literal[5], "int", 5])
+@pytest.mark.parametrize("data", [None, 5])
+async def test_session_of_refuses_what_is_no_class_with_and_without_a_session(
+    manager: SessionManager[Any], wrong: Any, data: object
+) -> None:
+    session = None if data is None else await manager.create_session(data=data)
+
+    with pytest.raises(TypeError, match="data_type takes a class, or a generic type of one, not"):
+        session_of({SESSION: session}, wrong)
 
 
 async def test_an_app_that_reads_nothing_is_asked_for_nothing(manager: SessionManager[Any]) -> None:

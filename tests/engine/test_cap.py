@@ -466,9 +466,7 @@ class TestEmergencies:
                 await refusal(manager)
             assert manager.get_metrics().cleanup_runs == 3
 
-    async def test_a_flood_at_the_cap_does_the_same_work_for_each_refusal_however_many_sessions_there_are(
-        self, clock: Clock
-    ) -> None:
+    async def test_a_flood_at_the_cap_does_the_same_work_for_each_refusal_at_any_size(self, clock: Clock) -> None:
         reads = 0
 
         def counting_clock() -> float:
@@ -612,9 +610,7 @@ class TestRetryAfter:
             await manager.create_session(max_idle_time=None, max_session_age=None)
             assert (await refusal(manager)).retry_after is None
 
-    async def test_a_place_that_is_left_over_after_the_evictions_is_there_as_soon_as_a_pass_may_start(
-        self, clock: Clock
-    ) -> None:
+    async def test_a_place_left_over_after_evictions_is_there_as_soon_as_a_pass_may_start(self, clock: Clock) -> None:
         async with SessionManager(config(max_sessions=20, emergency_idle_time=100), clock=clock) as manager:
             await fill(manager, 20)
             await anyio.sleep(100)

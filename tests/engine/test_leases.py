@@ -21,7 +21,7 @@ from otel_sessions import (
     SessionNotFound,
     SessionState,
 )
-from tests.doubles import Ends, SlowHook
+from tests.doubles import Ends, Request, SlowHook
 from tests.virtual import BACKENDS, Clock, settle
 
 pytestmark = pytest.mark.anyio
@@ -31,33 +31,6 @@ CONFIG = SessionConfig(cleanup_interval=1, max_idle_time=10, max_session_age=100
 
 async def clean_the_idle(manager: SessionManager) -> CleanupReport:
     return await manager.cleanup_stale_sessions(max_idle_time=15)
-
-
-class Request:
-    """A request that holds a session until it is cancelled, and takes a while to leave then."""
-
-    def __init__(self, manager: SessionManager, session_id: str, lingers: float = 0.0) -> None:
-        self._lease = manager.lease(session_id)
-        self._lingers = lingers
-        self.error: SessionNotFound | None = None
-        self.left_at: float | None = None
-
-    async def __call__(self) -> None:
-        try:
-            async with self._lease:
-                try:
-                    await anyio.sleep_forever()
-                finally:
-                    with anyio.CancelScope(shield=True):
-                        await anyio.sleep(self._lingers)
-        except SessionNotFound as error:
-            self.error = error
-            self.left_at = anyio.current_time()
-
-    @property
-    def reason(self) -> EndReason | None:
-        assert self.error is not None
-        return self.error.reason
 
 
 class TestHolding:

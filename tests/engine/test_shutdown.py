@@ -23,7 +23,7 @@ from otel_sessions import (
     SessionNotFound,
     Trigger,
 )
-from tests.doubles import Ends, Sink, SlowHook, Stubborn, fail, hang
+from tests.doubles import Ends, Request, Sink, SlowHook, Stubborn, fail, hang
 from tests.virtual import BACKENDS, Clock, VirtualLoop, settle
 
 pytestmark = pytest.mark.anyio
@@ -31,21 +31,6 @@ pytestmark = pytest.mark.anyio
 on_asyncio = pytest.mark.parametrize("anyio_backend", [("asyncio", BACKENDS["asyncio"]())], ids=["asyncio"])
 
 Hook = Callable[[Session[Any], EndReason], Awaitable[None]]
-
-
-class Request:
-    """A request that holds a session until it is cancelled; `error` is how that ended."""
-
-    def __init__(self, manager: SessionManager, session_id: str) -> None:
-        self._lease = manager.lease(session_id)
-        self.error: SessionNotFound | None = None
-
-    async def __call__(self) -> None:
-        try:
-            async with self._lease:
-                await anyio.sleep_forever()
-        except SessionNotFound as error:
-            self.error = error
 
 
 async def ignore_first_cancellation(session: Session[Any], reason: EndReason) -> None:
@@ -781,9 +766,7 @@ class TestCutOff:
         assert manager.get_metrics().cleaned_by_reason[EndReason.SHUTDOWN] == 2
 
     @pytest.mark.parametrize("state", ["idle", "leased", "closing"])
-    def test_a_manager_that_was_dropped_unfinished_with_its_loop_is_collectable_with_all_it_held(
-        self, state: str
-    ) -> None:
+    def test_a_manager_dropped_unfinished_with_its_loop_is_collectable_with_all_it_held(self, state: str) -> None:
         class Upstream:
             pass
 

@@ -24,57 +24,6 @@ PANELS = [(name, panel) for name, dashboard in DASHBOARDS.items() for panel in p
 SHOWN = [f"{name}: {panel['title']}" for name, panel in PANELS]
 
 
-# The dashboards
-
-
-def test_the_dashboards_are_as_their_description_makes_them() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "grafana.describe", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-
-    assert (done.returncode, done.stdout) == (0, "as described\n"), done.stdout + done.stderr
-
-
-@pytest.mark.parametrize(("dashboard", "panel"), PANELS, ids=SHOWN)
-def test_a_panel_has_a_description_a_unit_thresholds_and_queries(dashboard: str, panel: dict[str, Any]) -> None:
-    defaults = panel["fieldConfig"]["defaults"]
-
-    assert panel["description"].endswith(".")
-    assert defaults["unit"]
-    assert defaults["thresholds"]["steps"]
-    assert panel["targets"]
-
-
-@pytest.mark.parametrize("name", DASHBOARDS)
-def test_no_panel_overlaps_another_or_leaves_the_grid(name: str) -> None:
-    taken: dict[tuple[int, int], str] = {}
-    for panel in DASHBOARDS[name]["panels"]:
-        grid = panel["gridPos"]
-        assert grid["x"] >= 0
-        assert grid["x"] + grid["w"] <= 24
-        for x in range(grid["x"], grid["x"] + grid["w"]):
-            for y in range(grid["y"], grid["y"] + grid["h"]):
-                assert taken.setdefault((x, y), panel["title"]) == panel["title"]
-
-
-@pytest.mark.parametrize("name", DASHBOARDS)
-def test_panels_have_ids_of_their_own(name: str) -> None:
-    ids = [panel["id"] for panel in DASHBOARDS[name]["panels"]]
-
-    assert len(set(ids)) == len(ids)
-
-
-@pytest.mark.parametrize("query", QUERIES, ids=[f"{query.place}: {query.text[:40]}" for query in QUERIES])
-def test_a_query_asks_a_source_that_can_be_chosen_under_the_dashboards_variables(query: Any) -> None:
-    if not query.place.startswith("alert"):
-        assert query.target.get("datasource", {"uid": "${metrics}"})["uid"] in ("${metrics}", "${traces}", "${logs}")
-    if query.place.startswith(("alert", "sessions: annotation", "cleanup-pass: annotation")):
-        return  # an alert may be about every job
-    if "label_values" in query.text or "otel-sessions-load" in query.text:
-        return  # a variable narrows the next one; the load is the demo's own
-    assert set(re.findall(r"\$(\w+)", query.text)) - {"__rate_interval"} == variables_of(query.text)
-
-
 def variables_of(text: str) -> set[str]:
     """Return under which variables a query has to ask."""
     if "otel_sessions_session_" in text or "otel_sessions_cleanup_" in text:
@@ -88,86 +37,130 @@ def variables_of(text: str) -> set[str]:
     return {"service", "instance"} if text.startswith("{service_name=") else {"service"}
 
 
-def test_every_query_of_a_panel_has_a_letter_of_its_own() -> None:
-    for _, panel in PANELS:
-        letters = [target["refId"] for target in panel["targets"]]
-        assert letters == [chr(ord("A") + number) for number in range(len(letters))]
+class TestDashboards:
+    def test_the_dashboards_are_as_their_description_makes_them(self) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "grafana.describe", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+
+        assert (done.returncode, done.stdout) == (0, "as described\n"), done.stdout + done.stderr
+
+    @pytest.mark.parametrize(("dashboard", "panel"), PANELS, ids=SHOWN)
+    def test_a_panel_has_a_description_a_unit_thresholds_and_queries(
+        self, dashboard: str, panel: dict[str, Any]
+    ) -> None:
+        defaults = panel["fieldConfig"]["defaults"]
+
+        assert panel["description"].endswith(".")
+        assert defaults["unit"]
+        assert defaults["thresholds"]["steps"]
+        assert panel["targets"]
+
+    @pytest.mark.parametrize("name", DASHBOARDS)
+    def test_no_panel_overlaps_another_or_leaves_the_grid(self, name: str) -> None:
+        taken: dict[tuple[int, int], str] = {}
+        for panel in DASHBOARDS[name]["panels"]:
+            grid = panel["gridPos"]
+            assert grid["x"] >= 0
+            assert grid["x"] + grid["w"] <= 24
+            for x in range(grid["x"], grid["x"] + grid["w"]):
+                for y in range(grid["y"], grid["y"] + grid["h"]):
+                    assert taken.setdefault((x, y), panel["title"]) == panel["title"]
+
+    @pytest.mark.parametrize("name", DASHBOARDS)
+    def test_panels_have_ids_of_their_own(self, name: str) -> None:
+        ids = [panel["id"] for panel in DASHBOARDS[name]["panels"]]
+
+        assert len(set(ids)) == len(ids)
+
+    @pytest.mark.parametrize("query", QUERIES, ids=[f"{query.place}: {query.text[:40]}" for query in QUERIES])
+    def test_a_query_asks_a_source_that_can_be_chosen_under_the_dashboards_variables(self, query: Any) -> None:
+        if not query.place.startswith("alert"):
+            assert query.target.get("datasource", {"uid": "${metrics}"})["uid"] in (
+                "${metrics}",
+                "${traces}",
+                "${logs}",
+            )
+        if query.place.startswith(("alert", "sessions: annotation", "cleanup-pass: annotation")):
+            return  # an alert may be about every job
+        if "label_values" in query.text or "otel-sessions-load" in query.text:
+            return  # a variable narrows the next one; the load is the demo's own
+        assert set(re.findall(r"\$(\w+)", query.text)) - {"__rate_interval"} == variables_of(query.text)
+
+    def test_every_query_of_a_panel_has_a_letter_of_its_own(self) -> None:
+        for _, panel in PANELS:
+            letters = [target["refId"] for target in panel["targets"]]
+            assert letters == [chr(ord("A") + number) for number in range(len(letters))]
+
+    @pytest.mark.parametrize("name", DASHBOARDS)
+    def test_every_variable_is_used(self, name: str) -> None:
+        text = json.dumps({**DASHBOARDS[name], "templating": {"list": []}})
+        selectors = json.dumps(DASHBOARDS[name]["templating"])
+
+        for variable in DASHBOARDS[name]["templating"]["list"]:
+            assert f"${variable['name']}" in text + selectors or f"${{{variable['name']}}}" in text + selectors
+
+    def test_legends_are_for_people(self) -> None:
+        legends = [
+            target["legendFormat"]
+            for _, panel in PANELS
+            if panel["type"] == "timeseries"
+            for target in panel["targets"]
+        ]
+
+        assert legends
+        assert "__auto" not in legends
+
+    @pytest.mark.parametrize("name", DASHBOARDS)
+    def test_each_dashboard_marks_alerts(self, name: str) -> None:
+        (annotation,) = DASHBOARDS[name]["annotations"]["list"]
+
+        assert "ALERTS" in annotation["expr"]
+
+    def test_links_and_sources_name_what_there_is(self) -> None:
+        sources = yaml.safe_load((ROOT / "grafana/provisioning/datasources/datasources.yaml").read_text())[
+            "datasources"
+        ]
+        uids = {source["uid"] for source in sources}
+        text = json.dumps(sources) + json.dumps(DASHBOARDS)
+
+        assert uids == {"metrics", "traces", "logs"}
+        assert set(re.findall(r'"datasourceUid": "(\w+)"', text)) <= uids
+        assert set(re.findall(r"/d/([\w-]+)", text)) == {dashboard["uid"] for dashboard in DASHBOARDS.values()}
+        for variable in DASHBOARDS["cleanup-pass"]["templating"]["list"]:
+            if variable["type"] == "datasource":
+                (source,) = [source for source in sources if source["uid"] == variable["current"]["value"]]
+                assert source["type"] == variable["query"]
 
 
-@pytest.mark.parametrize("name", DASHBOARDS)
-def test_every_variable_is_used(name: str) -> None:
-    text = json.dumps({**DASHBOARDS[name], "templating": {"list": []}})
-    selectors = json.dumps(DASHBOARDS[name]["templating"])
+class TestAlerts:
+    @pytest.mark.parametrize("rule", ALERTS, ids=[rule["alert"] for rule in ALERTS])
+    def test_an_alert_says_how_bad_it_is_and_what_to_do(self, rule: dict[str, Any]) -> None:
+        runbook = (ROOT / "grafana/RUNBOOK.md").read_text()
+        file, _, anchor = rule["annotations"]["runbook_url"].partition("#")
 
-    for variable in DASHBOARDS[name]["templating"]["list"]:
-        assert f"${variable['name']}" in text + selectors or f"${{{variable['name']}}}" in text + selectors
+        assert rule["labels"]["severity"] in ("warning", "critical")
+        assert rule["annotations"]["summary"]
+        assert rule["annotations"]["description"]
+        assert ROOT / file == ROOT / "grafana/RUNBOOK.md"
+        assert anchor in [heading.lower() for heading in re.findall(r"^## (\w+)$", runbook, re.MULTILINE)]
 
+    def test_the_runbook_has_no_heading_too_many(self) -> None:
+        headings = re.findall(r"^## (\w+)$", (ROOT / "grafana/RUNBOOK.md").read_text(), re.MULTILINE)
 
-def test_legends_are_for_people() -> None:
-    legends = [
-        target["legendFormat"] for _, panel in PANELS if panel["type"] == "timeseries" for target in panel["targets"]
-    ]
+        assert headings == [rule["alert"] for rule in ALERTS]
 
-    assert legends
-    assert "__auto" not in legends
+    @pytest.mark.parametrize("rule", ALERTS, ids=[rule["alert"] for rule in ALERTS])
+    def test_an_alert_has_a_case_that_fires_and_one_that_does_not(self, rule: dict[str, Any]) -> None:
+        cases = [
+            case
+            for test in yaml.safe_load((ROOT / "grafana/alerts.test.yaml").read_text())["tests"]
+            for case in test["alert_rule_test"]
+            if case["alertname"] == rule["alert"]
+        ]
 
-
-@pytest.mark.parametrize("name", DASHBOARDS)
-def test_each_dashboard_marks_alerts(name: str) -> None:
-    (annotation,) = DASHBOARDS[name]["annotations"]["list"]
-
-    assert "ALERTS" in annotation["expr"]
-
-
-def test_links_and_sources_name_what_there_is() -> None:
-    sources = yaml.safe_load((ROOT / "grafana/provisioning/datasources/datasources.yaml").read_text())["datasources"]
-    uids = {source["uid"] for source in sources}
-    text = json.dumps(sources) + json.dumps(DASHBOARDS)
-
-    assert uids == {"metrics", "traces", "logs"}
-    assert set(re.findall(r'"datasourceUid": "(\w+)"', text)) <= uids
-    assert set(re.findall(r"/d/([\w-]+)", text)) == {dashboard["uid"] for dashboard in DASHBOARDS.values()}
-    for variable in DASHBOARDS["cleanup-pass"]["templating"]["list"]:
-        if variable["type"] == "datasource":
-            (source,) = [source for source in sources if source["uid"] == variable["current"]["value"]]
-            assert source["type"] == variable["query"]
-
-
-# The alerts
-
-
-@pytest.mark.parametrize("rule", ALERTS, ids=[rule["alert"] for rule in ALERTS])
-def test_an_alert_says_how_bad_it_is_and_what_to_do(rule: dict[str, Any]) -> None:
-    runbook = (ROOT / "grafana/RUNBOOK.md").read_text()
-    file, _, anchor = rule["annotations"]["runbook_url"].partition("#")
-
-    assert rule["labels"]["severity"] in ("warning", "critical")
-    assert rule["annotations"]["summary"]
-    assert rule["annotations"]["description"]
-    assert ROOT / file == ROOT / "grafana/RUNBOOK.md"
-    assert anchor in [heading.lower() for heading in re.findall(r"^## (\w+)$", runbook, re.MULTILINE)]
-
-
-def test_the_runbook_has_no_heading_too_many() -> None:
-    headings = re.findall(r"^## (\w+)$", (ROOT / "grafana/RUNBOOK.md").read_text(), re.MULTILINE)
-
-    assert headings == [rule["alert"] for rule in ALERTS]
-
-
-@pytest.mark.parametrize("rule", ALERTS, ids=[rule["alert"] for rule in ALERTS])
-def test_an_alert_has_a_case_that_fires_and_one_that_does_not(rule: dict[str, Any]) -> None:
-    cases = [
-        case
-        for test in yaml.safe_load((ROOT / "grafana/alerts.test.yaml").read_text())["tests"]
-        for case in test["alert_rule_test"]
-        if case["alertname"] == rule["alert"]
-    ]
-
-    assert [case for case in cases if case["exp_alerts"]]
-    assert [case for case in cases if not case["exp_alerts"]]
-
-
-# What Compose makes of docker-compose.yml
+        assert [case for case in cases if case["exp_alerts"]]
+        assert [case for case in cases if not case["exp_alerts"]]
 
 
 @pytest.fixture(scope="module")
@@ -185,123 +178,108 @@ def compose() -> dict[str, Any]:
     return services
 
 
-def test_the_services_are_there(compose: dict[str, Any]) -> None:
-    ours = {"upstream", "proxy", "load", "proxy-without-cleanup", "load-without-cleanup"}
+class TestCompose:
+    def test_the_services_are_there(self, compose: dict[str, Any]) -> None:
+        ours = {"upstream", "proxy", "load", "proxy-without-cleanup", "load-without-cleanup"}
 
-    assert set(compose) == ours | {"otel-collector", "prometheus", "jaeger", "loki", "grafana"}
+        assert set(compose) == ours | {"otel-collector", "prometheus", "jaeger", "loki", "grafana"}
 
+    def test_every_image_is_pinned(self, compose: dict[str, Any]) -> None:
+        for service in compose.values():
+            assert re.fullmatch(r".+:v?\d+\.\d+\.\d+", service["image"])
+        for image in re.findall(r"^FROM (\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE):
+            assert image == "python:3.13-slim-bookworm"
 
-def test_every_image_is_pinned(compose: dict[str, Any]) -> None:
-    for service in compose.values():
-        assert re.fullmatch(r".+:v?\d+\.\d+\.\d+", service["image"])
-    for image in re.findall(r"^FROM (\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE):
-        assert image == "python:3.13-slim-bookworm"
+    def test_no_image_is_built_twice(self, compose: dict[str, Any]) -> None:
+        built = [service["image"] for service in compose.values() if "build" in service]
 
+        assert built == ["otel-sessions:0.1.0"]
 
-def test_no_image_is_built_twice(compose: dict[str, Any]) -> None:
-    built = [service["image"] for service in compose.values() if "build" in service]
+    def test_nothing_is_reachable_from_other_machines(self, compose: dict[str, Any]) -> None:
+        ports = [port for service in compose.values() for port in service.get("ports", [])]
 
-    assert built == ["otel-sessions:0.1.0"]
+        assert ports
+        assert {port["host_ip"] for port in ports} == {"127.0.0.1"}
 
+    def test_every_service_has_a_memory_limit_without_swap(self, compose: dict[str, Any]) -> None:
+        for service in compose.values():
+            assert int(service["mem_limit"]) == int(service["memswap_limit"])
+        assert int(compose["proxy"]["mem_limit"]) == 256 * 1024 * 1024
 
-def test_nothing_is_reachable_from_other_machines(compose: dict[str, Any]) -> None:
-    ports = [port for service in compose.values() for port in service.get("ports", [])]
+    def test_every_file_that_is_mounted_exists_and_may_be_read_by_all(self, compose: dict[str, Any]) -> None:
+        mounted = [
+            Path(volume["source"])
+            for service in compose.values()
+            for volume in service.get("volumes", [])
+            if volume["type"] == "bind"
+        ]
 
-    assert ports
-    assert {port["host_ip"] for port in ports} == {"127.0.0.1"}
+        assert len(mounted) >= 6
+        for source in mounted:
+            for path in [source, *source.rglob("*")]:
+                assert path.stat().st_mode & 0o004, path
+                assert path.is_file() or path.stat().st_mode & 0o001, path
 
+    def test_every_variable_that_a_configuration_uses_is_set_or_has_a_default(self, compose: dict[str, Any]) -> None:
+        files = {"otel-collector": "otel-collector.yaml", "jaeger": "jaeger.yaml", "loki": "loki.yaml"}
+        for service, file in files.items():
+            text = (ROOT / "grafana" / file).read_text()
+            for name, default in re.findall(r"\$\{(?:env:)?(\w+)(:-[^}]+)?\}", text):
+                assert default or name in compose[service].get("environment", {})
 
-def test_every_service_has_a_memory_limit_without_swap(compose: dict[str, Any]) -> None:
-    for service in compose.values():
-        assert int(service["mem_limit"]) == int(service["memswap_limit"])
-    assert int(compose["proxy"]["mem_limit"]) == 256 * 1024 * 1024
+    def test_the_addresses_in_the_configurations_are_services(self, compose: dict[str, Any]) -> None:
+        folder = ROOT / "grafana"
+        files = [folder / "otel-collector.yaml", folder / "provisioning/datasources/datasources.yaml"]
+        hosts = {host for file in files for host in re.findall(r"http://([a-z-]+):", file.read_text())}
+        for service in compose.values():
+            settings = json.dumps([service.get("environment"), service["command"], service.get("healthcheck")])
+            hosts |= set(re.findall(r"http://([a-z-]+):", settings))
 
+        assert hosts <= set(compose)
 
-def test_every_file_that_is_mounted_exists_and_may_be_read_by_all(compose: dict[str, Any]) -> None:
-    mounted = [
-        Path(volume["source"])
-        for service in compose.values()
-        for volume in service.get("volumes", [])
-        if volume["type"] == "bind"
-    ]
+    def test_no_proxy_waits_for_the_collector(self, compose: dict[str, Any]) -> None:
+        def waited_for(name: str) -> set[str]:
+            direct = set(compose[name].get("depends_on", {}))
+            return direct.union(*(waited_for(other) for other in direct))
 
-    assert len(mounted) >= 6
-    for source in mounted:
-        for path in [source, *source.rglob("*")]:
-            assert path.stat().st_mode & 0o004, path
-            assert path.is_file() or path.stat().st_mode & 0o001, path
+        assert "otel-collector" not in waited_for("proxy") | waited_for("proxy-without-cleanup")
 
+    def test_who_is_waited_for_can_tell_its_health(self, compose: dict[str, Any]) -> None:
+        for service in compose.values():
+            for name, wait in service.get("depends_on", {}).items():
+                if wait["condition"] == "service_healthy":
+                    assert "healthcheck" in compose[name]
 
-def test_every_variable_that_a_configuration_uses_is_set_or_has_a_default(compose: dict[str, Any]) -> None:
-    files = {"otel-collector": "otel-collector.yaml", "jaeger": "jaeger.yaml", "loki": "loki.yaml"}
-    for service, file in files.items():
-        text = (ROOT / "grafana" / file).read_text()
-        for name, default in re.findall(r"\$\{(?:env:)?(\w+)(:-[^}]+)?\}", text):
-            assert default or name in compose[service].get("environment", {})
+    def test_our_containers_are_read_only_without_privileges_and_handle_signals(self, compose: dict[str, Any]) -> None:
+        ours = [service for service in compose.values() if service["image"].startswith("otel-sessions:")]
+        assert len(ours) == 5
+        for service in ours:
+            assert service["read_only"]
+            assert service["cap_drop"] == ["ALL"]
+            assert service["init"]
+        assert "USER 10001" in (ROOT / "Dockerfile").read_text()
 
+    def test_the_twin_that_leaks_is_not_started_again(self, compose: dict[str, Any]) -> None:
+        assert compose["proxy-without-cleanup"]["restart"] == "no"
+        assert {service["restart"] for name, service in compose.items() if name != "proxy-without-cleanup"} == {
+            "unless-stopped"
+        }
 
-def test_the_addresses_in_the_configurations_are_services(compose: dict[str, Any]) -> None:
-    folder = ROOT / "grafana"
-    files = [folder / "otel-collector.yaml", folder / "provisioning/datasources/datasources.yaml"]
-    hosts = {host for file in files for host in re.findall(r"http://([a-z-]+):", file.read_text())}
-    for service in compose.values():
-        settings = json.dumps([service.get("environment"), service["command"], service.get("healthcheck")])
-        hosts |= set(re.findall(r"http://([a-z-]+):", settings))
+    def test_grafana_lets_everybody_look_and_nobody_change(self, compose: dict[str, Any]) -> None:
+        settings = compose["grafana"]["environment"]
 
-    assert hosts <= set(compose)
+        assert settings["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
+        assert settings["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
+        home = settings["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+        assert (ROOT / "grafana/dashboards" / Path(home).name).exists()
 
+    def test_the_collector_limits_its_memory_first_and_below_its_container(self, compose: dict[str, Any]) -> None:
+        config = yaml.safe_load((ROOT / "grafana/otel-collector.yaml").read_text())
 
-def test_no_proxy_waits_for_the_collector(compose: dict[str, Any]) -> None:
-    def waited_for(name: str) -> set[str]:
-        direct = set(compose[name].get("depends_on", {}))
-        return direct.union(*(waited_for(other) for other in direct))
-
-    assert "otel-collector" not in waited_for("proxy") | waited_for("proxy-without-cleanup")
-
-
-def test_who_is_waited_for_can_tell_its_health(compose: dict[str, Any]) -> None:
-    for service in compose.values():
-        for name, wait in service.get("depends_on", {}).items():
-            if wait["condition"] == "service_healthy":
-                assert "healthcheck" in compose[name]
-
-
-def test_our_containers_are_read_only_without_privileges_and_handle_signals(compose: dict[str, Any]) -> None:
-    ours = [service for service in compose.values() if service["image"].startswith("otel-sessions:")]
-    assert len(ours) == 5
-    for service in ours:
-        assert service["read_only"]
-        assert service["cap_drop"] == ["ALL"]
-        assert service["init"]
-    assert "USER 10001" in (ROOT / "Dockerfile").read_text()
-
-
-def test_the_twin_that_leaks_is_not_started_again(compose: dict[str, Any]) -> None:
-    assert compose["proxy-without-cleanup"]["restart"] == "no"
-    assert {service["restart"] for name, service in compose.items() if name != "proxy-without-cleanup"} == {
-        "unless-stopped"
-    }
-
-
-def test_grafana_lets_everybody_look_and_nobody_change(compose: dict[str, Any]) -> None:
-    settings = compose["grafana"]["environment"]
-
-    assert settings["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
-    assert settings["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
-    home = settings["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
-    assert (ROOT / "grafana/dashboards" / Path(home).name).exists()
-
-
-def test_the_collector_limits_its_memory_first_and_below_its_container(compose: dict[str, Any]) -> None:
-    config = yaml.safe_load((ROOT / "grafana/otel-collector.yaml").read_text())
-
-    for pipeline in config["service"]["pipelines"].values():
-        assert pipeline["processors"][0] == "memory_limiter"
-    limit = config["processors"]["memory_limiter"]["limit_mib"] * 1024 * 1024
-    assert limit < int(compose["otel-collector"]["mem_limit"])
-
-
-# The probe of the containers
+        for pipeline in config["service"]["pipelines"].values():
+            assert pipeline["processors"][0] == "memory_limiter"
+        limit = config["processors"]["memory_limiter"]["limit_mib"] * 1024 * 1024
+        assert limit < int(compose["otel-collector"]["mem_limit"])
 
 
 class Answers(BaseHTTPRequestHandler):
@@ -313,34 +291,33 @@ class Answers(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.mark.parametrize(("path", "status"), [("well", 0), ("ill", 1)])
-def test_the_probe_asks_whether_a_service_is_well(path: str, status: int) -> None:
-    server = HTTPServer(("127.0.0.1", 0), Answers)
-    threading.Thread(target=server.handle_request, daemon=True).start()
-
-    assert probe(f"http://127.0.0.1:{server.server_port}/{path}") == status
-    server.server_close()
-
-
-def test_the_probe_tells_that_nobody_is_there() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-
-    assert probe(f"http://127.0.0.1:{port}/well") == 1
-
-
-def test_what_the_image_copies_is_there_and_is_not_ignored() -> None:
-    allowed = re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
-    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
-    names = [name for names in copied for name in names.split()]
-
-    assert "docker/probe.py" in names
-    for name in names:
-        assert (ROOT / name).exists()
-        assert name.split("/")[0] in allowed
-
-
 def probe(url: str) -> int:
     """Run the probe as the containers do."""
     command = [sys.executable, "-I", "-S", str(ROOT / "docker/probe.py"), url]
     return subprocess.run(command, capture_output=True, check=False).returncode
+
+
+class TestProbe:
+    @pytest.mark.parametrize(("path", "status"), [("well", 0), ("ill", 1)])
+    def test_the_probe_asks_whether_a_service_is_well(self, path: str, status: int) -> None:
+        server = HTTPServer(("127.0.0.1", 0), Answers)
+        threading.Thread(target=server.handle_request, daemon=True).start()
+
+        assert probe(f"http://127.0.0.1:{server.server_port}/{path}") == status
+        server.server_close()
+
+    def test_the_probe_tells_that_nobody_is_there(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+
+        assert probe(f"http://127.0.0.1:{port}/well") == 1
+
+    def test_what_the_image_copies_is_there_and_is_not_ignored(self) -> None:
+        allowed = re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
+        copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+        names = [name for names in copied for name in names.split()]
+
+        assert "docker/probe.py" in names
+        for name in names:
+            assert (ROOT / name).exists()
+            assert name.split("/")[0] in allowed

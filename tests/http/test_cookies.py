@@ -79,6 +79,34 @@ def test_a_request_in_no_session_brings_no_value_at_all(pair: bytes) -> None:
     assert EVIL not in b"".join(value for _, value in cookies.only(lines(b"b=2", pair), NAME, None))
 
 
+PHP = [b"otel.session", b"otel session", b"otel[session", b"otel+session", b"otel%2esession", b"OTEL.Session"]
+"""Names that PHP reads as `otel_session`, or that one version of it does."""
+
+
+@pytest.mark.parametrize("name", [b"otel_session", b"otel.session"])
+@pytest.mark.parametrize("other", [*PHP, b"otel_session", b"otel_session[a]", b" otel_session", b"otel.session[a"])
+def test_no_spelling_that_php_reads_alike_brings_a_second_value_to_the_app(name: bytes, other: bytes) -> None:
+    kept = cookies.only(lines(b"b=2; %s=evil" % other, b"%s=s" % name), name, b"s")
+
+    assert kept == lines(b"b=2; %s=s" % name)
+    assert cookies.only(lines(b"b=2; %s=evil" % other), name, None) == lines(b"b=2")
+
+
+@pytest.mark.parametrize("other", [b"otelsession", b"otel-session", b"otel__session", b"otel_session_", b"otel"])
+def test_cookies_that_no_server_takes_for_ours_stay(other: bytes) -> None:
+    line = b"%s=1" % other
+
+    assert cookies.only(lines(line), b"otel_session", None) == lines(line)
+    assert cookies.only(lines(line), b"otel_session", b"s") == lines(b"%s; otel_session=s" % line)
+
+
+@pytest.mark.parametrize("other", PHP)
+def test_only_the_cookie_of_exactly_this_name_says_which_session(other: bytes) -> None:
+    scope = {**http(), "headers": lines(b"%s=live" % other)}
+
+    assert CookieMatcher("otel_session").match(scope) == Match(opens=Opens.YES)
+
+
 def test_headers_that_are_right_already_stay_as_they_are() -> None:
     headers = [(b"host", b"h"), *lines(b"a=1; otel-session=s; b=2")]
 
@@ -185,6 +213,25 @@ def test_what_the_app_sets_under_that_name_is_replaced() -> None:
         ({"domain": "example.org; Path=/"}, "domain takes a host's name"),
         ({"domain": ""}, "domain takes a host's name"),
         ({"domain": "-a.org"}, "domain takes a host's name"),
+        ({"domain": "1.2.3.4"}, "domain takes a host's name"),
+        ({"domain": ".10.0.0.1"}, "domain takes a host's name"),
+        ({"domain": "127.1"}, "domain takes a host's name"),
+        ({"domain": "::1"}, "domain takes a host's name"),
+        ({"domain": "a" * 64 + ".org"}, "domain takes a host's name"),
+        ({"domain": ".".join(["a" * 60] * 5)}, "domain takes a host's name"),
+        ({"domain": b"example.org"}, "domain takes a host's name"),
+        ({"secure": "no"}, "secure takes True or False or None, not 'no'"),
+        ({"secure": 0}, "secure takes True or False or None, not 0"),
+        ({"partitioned": "no"}, "partitioned takes True or False, not 'no'"),
+        ({"partitioned": None}, "partitioned takes True or False, not None"),
+        ({"name": "a" * 3841}, "the name of a cookie takes at most 3840 bytes"),
+        ({"name": b"a"}, "the name of a cookie takes"),
+        ({"name": None}, "the name of a cookie takes"),
+        ({"name": "__Http-id", "secure": False}, "secure=False does not go with a name"),
+        ({"path": "/" + "a" * 1024}, "path takes at most 1024 bytes"),
+        ({"path": None}, "path takes a path that begins with /"),
+        ({"same_site": None}, "same_site takes Lax, Strict or None, not None"),
+        ({"max_age": "60"}, "max_age takes a whole number of seconds"),
         ({"max_age": 0}, "max_age takes a whole number of seconds"),
         ({"max_age": 1.5}, "max_age takes a whole number of seconds"),
         ({"max_age": True}, "max_age takes a whole number of seconds"),

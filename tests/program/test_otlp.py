@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from otel_sessions import ConfigError
+from otel_sessions._program import otlp
 from otel_sessions._program.otlp import LostTelemetry, require_exporters
 from otel_sessions.cli import main
 from tests.processes import clean_environ, killed_late
@@ -245,3 +246,8 @@ def test_a_program_names_the_collector_that_it_cannot_reach(protocol: str) -> No
 
     assert line.startswith(f"telemetry is lost: the export to http://{collector} failed: ")
     assert not any(secret in line for secret in SECRETS)
+
+
+def test_a_collector_that_never_answers_is_given_two_seconds_at_the_end() -> None:
+    """That nothing waits for longer is shown by the proxy, with exports that take ten minutes."""
+    assert otlp._FLUSH_SECONDS == 2.0

@@ -20,6 +20,7 @@ from otel_sessions.matchers import CookieMatcher, HeaderMatcher, McpMatcher
 from otel_sessions.proxy.options import TABLES
 from otel_sessions.proxy.settings import Settings, add_arguments, read, unread_variables
 from tests.processes import ROOT, clean_environ
+from tests.waiting import PATIENCE
 
 OPTIONS: list[Option[Any]] = [option for options in TABLES.values() for option in options]
 SWITCHES = [option for option in OPTIONS if option.unit == "true|false"]
@@ -422,7 +423,7 @@ def run(*command: str, **environ: str) -> "subprocess.CompletedProcess[str]":
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
 
@@ -475,7 +476,7 @@ class TestHelp:
         assert "-h, --help" in said
 
     def test_the_page_of_settings_is_what_the_options_say(self) -> None:
-        assert (ROOT / "docs/settings.md").read_text(encoding="utf-8") == page(TABLES)
+        assert (ROOT / "docs/reference/settings.md").read_text(encoding="utf-8") == page(TABLES)
 
 
 @pytest.mark.processes
@@ -521,7 +522,7 @@ from otel_sessions.cli import main
 sys.exit(main(["proxy"]))
 """
         said = subprocess.run(
-            [sys.executable, "-c", interrupted], capture_output=True, text=True, check=False, cwd=ROOT, timeout=60
+            [sys.executable, "-c", interrupted], capture_output=True, text=True, check=False, cwd=ROOT, timeout=PATIENCE
         )
 
         assert (said.returncode, said.stderr) == (130, "otel-sessions: interrupted; everything is stopped\n")

@@ -9,6 +9,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 MODULES = sorted((ROOT / "tests").rglob("*.py"))
 TESTS = [module for module in MODULES if module.name.startswith("test_")]
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+LONGEST_NAME = 85
+"""Letters; a name is a sentence, and a longer one wraps its signature."""
 
 
 def imported(module: Path) -> Iterator[str]:
@@ -34,3 +37,10 @@ def test_no_module_imports_from_a_test_module(module: Path) -> None:
     wrong = [name for name in imported(module) if name.startswith("tests.") and ".test_" in name]
 
     assert wrong == []
+
+
+@pytest.mark.parametrize("module", TESTS, ids=lambda module: str(module.relative_to(ROOT)))
+def test_the_name_of_a_test_is_a_sentence_of_one_line(module: Path) -> None:
+    functions = [node for node in ast.walk(ast.parse(module.read_text())) if isinstance(node, FUNCTIONS)]
+
+    assert [node.name for node in functions if node.name.startswith("test_") and len(node.name) > LONGEST_NAME] == []

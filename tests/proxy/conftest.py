@@ -55,7 +55,11 @@ class Proxy:
         until(self.said_of_itself, lambda said: said["status"] == "shutting down")
 
 
-PATIENT = {"OTEL_SESSIONS_CLOSE_TIMEOUT_SECS": NEVER, "OTEL_SESSIONS_SHUTDOWN_TIMEOUT_SECS": NEVER}
+PATIENT = {
+    "OTEL_SESSIONS_CLOSE_TIMEOUT_SECS": NEVER,
+    "OTEL_SESSIONS_SHUTDOWN_TIMEOUT_SECS": NEVER,
+    "OTEL_SESSIONS_PROXY_CONNECT_TIMEOUT": NEVER,
+}
 
 StartProxy = Callable[..., contextlib.AbstractContextManager[Proxy]]
 

@@ -14,6 +14,7 @@ from otel_sessions.proxy.farewell import Farewell
 from otel_sessions.proxy.peer import Peer
 from otel_sessions.proxy.rules import Timeouts
 from otel_sessions.proxy.upstream import Upstream
+from tests.waiting import PATIENCE
 
 pytestmark = [pytest.mark.anyio, pytest.mark.processes]
 
@@ -64,7 +65,7 @@ class _Handler(BaseHTTPRequestHandler):
         if len(self.server.deletes) <= self.server.breaks:
             self.close_connection = True
             return
-        self.server.silent.wait(20)
+        self.server.silent.wait(PATIENCE)
         self._answer(self.server.status)
 
     def _answer(self, status: int) -> None:
@@ -89,7 +90,7 @@ def server() -> Iterator[FakeUpstream]:
 
 
 @asynccontextmanager
-async def proxying(url: str, close_timeout: float = 5.0) -> AsyncIterator[tuple[SessionManager[Peer], Farewell]]:
+async def proxying(url: str, close_timeout: float = PATIENCE) -> AsyncIterator[tuple[SessionManager[Peer], Farewell]]:
     """Run a manager that says farewell to the upstream at `url`, as the proxy's does."""
     async with Upstream(url) as upstream:
         farewell = Farewell(upstream, close_timeout)
@@ -162,12 +163,12 @@ async def test_an_answer_on_the_second_try_is_judged_as_any_other(server: FakeUp
 
 async def test_connections_that_died_while_they_were_kept_do_not_count_as_tries(server: FakeUpstream) -> None:
     async with Upstream(server.url) as upstream:
-        timeouts = Timeouts(connect_timeout=5.0, idle_timeout=5.0)
+        timeouts = Timeouts(connect_timeout=PATIENCE, idle_timeout=PATIENCE)
         for _ in range(4):  # one in every pool
             async with upstream.ask("GET", b"/", [], None, timeouts) as answer:
                 await answer.aread()
         server.breaks = 1  # as a server that was restarted breaks what was kept
-        async with SessionManager[Peer](on_close=Farewell(upstream, 5.0).to) as manager:
+        async with SessionManager[Peer](on_close=Farewell(upstream, PATIENCE).to) as manager:
             assert await ended(manager) == 0
 
     (first, *_), (second, *_) = server.deletes

@@ -6,6 +6,7 @@ import pytest
 
 from otel_sessions._http.addresses import read_network
 from otel_sessions.proxy.headers import Trust, scheme_of, towards_upstream
+from otel_sessions.proxy.rules import Rules, Timeouts
 
 TRUST = Trust(networks=(read_network("10.0.0.0/8"), read_network("2001:db8:ffff::/48"), read_network("fe80::/10")))
 
@@ -76,3 +77,34 @@ def test_the_word_of_nobody_else_is_taken(sender: str | None) -> None:
 def test_neighbours_of_an_ipv6_client_are_the_same_client() -> None:
     assert TRUST.client(scope("2001:db8::7")) == TRUST.client(scope("2001:db8::8:1:2:3")) == "2001:db8::/64"
     assert TRUST.client(scope("2001:db8:0:1::7")) == "2001:db8:0:1::/64"
+
+
+@pytest.mark.parametrize("mark", ["_", ".", "~", "!"])
+@pytest.mark.parametrize("sender", ["203.0.113.7", "10.0.0.5"])
+def test_no_header_passes_that_an_upstream_may_read_as_a_proxys_word(mark: str, sender: str) -> None:
+    trust = Trust(networks=TRUST.networks, words=frozenset({b"x-user"}))
+    names = [
+        name.replace("-", mark).encode() for name in ("x-forwarded-for", "x-real-ip", "x-user", "x-forwarded-host")
+    ]
+    asked = scope(sender)
+    asked["headers"] += [(name, b"forged") for name in names]
+
+    passed = dict(towards_upstream(asked, trust, None))
+
+    assert b"forged" not in passed.values()
+
+
+@pytest.mark.parametrize("name", [b"mcp-protocol-version", b"x-user"])
+@pytest.mark.parametrize("mark", [b"_", b"."])
+def test_a_header_that_decides_is_refused_by_its_name_in_another_spelling(name: bytes, mark: bytes) -> None:
+    timeouts = Timeouts(connect_timeout=1, idle_timeout=1)
+    rules = Rules(trust=Trust(words=frozenset({b"x-user"})), timeouts=timeouts)
+    asked = {**scope("10.0.0.5"), "path": "/mcp"}
+    assert rules.refusal(asked) is None
+    asked["headers"].append((name.replace(b"-", mark), b"1"))
+
+    refused = rules.refusal(asked)
+
+    assert refused is not None
+    assert refused[0] == 400
+    assert refused[1].startswith(f"the header {name.decode()} is repeated, ")

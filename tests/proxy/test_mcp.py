@@ -14,7 +14,7 @@ import httpx2
 import pytest
 
 from tests.processes import HOST, clean_environ, free_port, running, until_answers
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 from .conftest import Proxy, start_proxy
 
@@ -22,7 +22,9 @@ pytestmark = pytest.mark.processes
 
 SDK = Path(__file__).parent / "sdk"
 OLD = "mcp==1.30.0"
-QUICK = ("--cleanup-interval", "0.2", "--max-idle-time", "1", "--drain-timeout", "0.5")
+ONE_PLACE = ("--max-sessions", "1", "--emergency-idle-time", "0.1")
+"""Limits by which a session that nobody uses any more makes room for the next one."""
+ABOUT = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
 HEADERS = {"accept": "application/json, text/event-stream", "content-type": "application/json"}
 
 
@@ -78,7 +80,7 @@ def client(proxy: Proxy, mode: str, sdk: Mapping[str, str]) -> dict[str, Any]:
     """Run a client to its end, and return what it got."""
     command = [sys.executable, str(SDK / "client.py"), f"{proxy.url}/mcp", mode]
     environ = {**clean_environ(), **sdk}
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=40, check=False)
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
     got: dict[str, Any] = json.loads(done.stdout)
     return got
@@ -98,12 +100,12 @@ def test_tools_and_notifications_arrive_and_the_clients_goodbye_ends_both_sessio
 def test_a_client_that_vanishes_leaves_no_session_here_nor_there(
     tmp_path: Path, server: Server, sdk: Mapping[str, str]
 ) -> None:
-    with start_proxy(tmp_path, server.url, *QUICK) as proxy:
+    with start_proxy(tmp_path, server.url, *ONE_PLACE) as proxy:
         client(proxy, "vanish", sdk)
         assert proxy.said_of_itself()["created"] == 1
 
-        proxy.until_active(0)
-        until(server.sessions, lambda count: count == 0)
+        until(lambda: call({}, proxy, "initialize", 0, **ABOUT).status_code, lambda status: status == 200)
+    until(server.sessions, lambda count: count == 0)
 
 
 def test_the_revision_without_sessions_needs_none(tmp_path: Path) -> None:
@@ -131,14 +133,15 @@ def test_abandoned_sessions_in_one_process_stay_in_the_sdk_only_if_it_is_not_tol
 ) -> None:
     command = [sys.executable, str(SDK / "embedded.py"), *mode]
     environ = {**clean_environ(), **sdk}
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=40, check=False)
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == {"ours": 0, "theirs": theirs, "created": 20, "errors": 0}
 
 
 def call(session: dict[str, str], proxy: Proxy, method: str, number: int | None, **parameters: Any) -> httpx2.Response:
     message = {"jsonrpc": "2.0", "method": method, "params": parameters} | ({} if number is None else {"id": number})
-    return httpx2.post(f"{proxy.url}/mcp", json=message, headers={**HEADERS, **session}, trust_env=False, timeout=10)
+    headers = {**HEADERS, **session}
+    return httpx2.post(f"{proxy.url}/mcp", json=message, headers=headers, trust_env=False, timeout=PATIENCE)
 
 
 def test_a_client_that_comes_back_gets_what_it_has_missed(
@@ -156,9 +159,8 @@ def test_a_client_that_comes_back_gets_what_it_has_missed(
         return [(event["id"], json.loads(event["data"])["method"]) for event in found]
 
     changed = "notifications/tools/list_changed"
-    with start_proxy(tmp_path, server.url) as proxy, httpx2.Client(trust_env=False, timeout=10) as http:
-        about = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
-        answer = call({}, proxy, "initialize", 0, **about)
+    with start_proxy(tmp_path, server.url) as proxy, httpx2.Client(trust_env=False, timeout=PATIENCE) as http:
+        answer = call({}, proxy, "initialize", 0, **ABOUT)
         session = {"mcp-session-id": answer.headers["mcp-session-id"], "mcp-protocol-version": "2025-06-18"}
         call(session, proxy, "notifications/initialized", None)
         stream = {**HEADERS, **session}

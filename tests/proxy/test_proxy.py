@@ -153,6 +153,14 @@ class TestThatCannotRun:
                 pass
         assert listener.fileno() == -1
 
+    async def test_a_socket_that_it_was_given_is_closed_then_too(self, origin: Origin) -> None:
+        listener = listen(HERE)
+        with socket.create_server(HERE) as other:
+            proxy = Proxy(settings(origin, health=other.getsockname()[:2]), listener=listener)
+            with pytest.raises(ConfigError, match="--health "):
+                await proxy.__aenter__()
+        assert listener.fileno() == -1
+
     async def test_it_runs_once(self, origin: Origin) -> None:
         proxy = Proxy(settings(origin))
         async with proxy:
@@ -183,6 +191,17 @@ class TestAsAProgram:
         assert len(proxy.manager) == 0
         assert number == signal.SIGHUP or signal.getsignal(number) is handler
         signal.signal(number, handler)
+
+    async def test_a_signal_that_comes_before_it_listens_ends_it_in_order(self, origin: Origin) -> None:
+        handler = signal.getsignal(signal.SIGTERM)
+        proxy = Proxy(settings(origin))
+        with proxy.ended_by_signals():
+            signal.raise_signal(signal.SIGTERM)
+            async with proxy:
+                await proxy.wait_closed()
+
+        assert len(proxy.manager) == 0
+        assert signal.getsignal(signal.SIGTERM) is handler
 
 
 class TestSettings:

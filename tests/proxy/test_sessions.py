@@ -73,7 +73,7 @@ def test_the_upstreams_own_404_passes_as_it_is_and_ends_the_session(
         assert proxy.said_of_itself()["active"] == 0
 
 
-def test_an_abandoned_session_is_cleaned_and_the_upstream_is_told_with_its_clients_credentials(
+def test_an_abandoned_session_is_cleaned_and_the_upstream_told_with_its_credentials(
     start: StartProxy, http: httpx2.Client, origin: Origin
 ) -> None:
     with start(*QUICK) as proxy:
@@ -183,14 +183,12 @@ def test_the_upstream_is_told_once_and_not_when_it_knows(
     assert origin.counts()["farewells"] == before + 2
 
 
-def test_clients_that_leave_before_they_have_their_session_leave_none_behind_and_keep_to_the_cap(
-    start: StartProxy, origin: Origin
-) -> None:
+def test_clients_that_leave_too_early_leave_no_session_and_keep_to_the_cap(start: StartProxy, origin: Origin) -> None:
     with start("--max-sessions", "3") as proxy:
         host, port = proxy.url.removeprefix("http://").split(":")
         head = b"POST /mcp?seconds=0.3 HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n"
         for _ in range(20):
-            with socket.create_connection((host, int(port)), 5) as hasty:
+            with socket.create_connection((host, int(port)), PATIENCE) as hasty:
                 hasty.sendall(head + b"Content-Length: %d\r\n\r\n%s" % (len(INITIALIZE), INITIALIZE))
                 time.sleep(0.05)
         assert origin.counts()["sessions"] <= 3
@@ -254,7 +252,7 @@ def test_a_client_that_asks_too_early_is_still_seen_to_leave(
         session_id = initialize(proxy, http).headers["mcp-session-id"].encode()
         host, port = proxy.url.removeprefix("http://").split(":")
         head = b"GET /never HTTP/1.1\r\nHost: h\r\nAccept: text/event-stream\r\nMcp-Session-Id: %s\r\n\r\n"
-        with socket.create_connection((host, int(port)), 5) as hasty:
+        with socket.create_connection((host, int(port)), PATIENCE) as hasty:
             hasty.sendall(head % session_id)
             origin.until("waiting", 1)
             hasty.sendall(head % session_id)
@@ -341,7 +339,7 @@ def test_the_upstream_sees_no_id_but_that_of_the_session_that_the_request_is_in(
             ids[user] = told.get("x-id") or told["set-cookie"].split(";")[0].removeprefix("id=")
         head = f"GET /asked HTTP/1.0\r\nHost: h\r\nX-User: eve\r\n{said.format(**ids)}\r\n"
         host, port = proxy.url.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port)), 5) as connection:
+        with socket.create_connection((host, int(port)), PATIENCE) as connection:
             connection.sendall(head.encode())
             answer = b"".join(iter(lambda: connection.recv(65536), b"")).decode()
 

@@ -14,8 +14,7 @@ import anyio.to_thread
 import pytest
 
 from otel_sessions import JsonLinesSink, Record, read_records
-
-PATIENCE = 20.0
+from tests.waiting import PATIENCE
 
 
 class Disk:

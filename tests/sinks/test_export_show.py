@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given
 
 from otel_sessions import EndReason, SessionState
-from otel_sessions._core.words import Skipped
 from otel_sessions.cli import main
 from otel_sessions.sinks._table import in_order
-from otel_sessions.sinks.records import MAX_LINE, Record, read_records
+from otel_sessions.sinks.records import MAX_LINE, Record, Skipped, read_records
 from tests.processes import ROOT
+from tests.waiting import PATIENCE
 
 BEGAN = datetime(2026, 11, 24, 16, 0, 0, tzinfo=UTC)
 
@@ -321,7 +321,7 @@ class TestAsAProcess:
         return subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe, env={**os.environ, **environ})
 
     def test_it_reads_stdin(self) -> None:
-        said, errors = self.start("-").communicate(record().line(), timeout=60)
+        said, errors = self.start("-").communicate(record().line(), timeout=PATIENCE)
         assert said.splitlines()[-1] == b"records: 1; skipped lines: 0 torn, 0 foreign"
         assert errors == b""
 
@@ -332,13 +332,13 @@ class TestAsAProcess:
         assert process.stdout.readline().startswith(b"ENDED")
         process.stdout.close()
         assert process.stderr.read() == b""
-        assert process.wait(60) == 0
+        assert process.wait(PATIENCE) == 0
         process.communicate()
 
     def test_a_disk_that_is_full_is_status_1(self, many: Path) -> None:
         command = [sys.executable, "-m", "otel_sessions.cli", "export", "show", str(many)]
         with open("/dev/full", "wb") as full:
-            done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, timeout=60, check=False)
+            done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, timeout=PATIENCE, check=False)
         assert done.returncode == 1
         assert done.stderr.decode().splitlines() == [
             "otel-sessions: the table cannot be written: [Errno 28] No space left on device"
@@ -346,7 +346,7 @@ class TestAsAProcess:
 
     def test_a_terminal_that_shows_no_more_than_ascii_gets_no_more(self, path: Path) -> None:
         path.write_bytes(record(failure="größer").line())
-        said, errors = self.start(path, PYTHONIOENCODING="ascii").communicate(timeout=60)
+        said, errors = self.start(path, PYTHONIOENCODING="ascii").communicate(timeout=PATIENCE)
         assert b"    failure: gr\\xf6\\xdfer\n" in said
         assert errors == b""
 
@@ -356,11 +356,11 @@ class TestAsAProcess:
             import sys
             from otel_sessions.cli import main
             status = main(["export", "show", sys.argv[1]])
-            extras = ("httpx2", "uvicorn", "websockets", "rich", "psutil", "starlette", "httptools", "opentelemetry.sdk")
+            extras = ("httpx2", "uvicorn", "websockets", "rich", "psutil", "starlette", "opentelemetry.sdk")
             sys.exit(status or str([name for name in extras if name in sys.modules] or ""))
         """
         command = [sys.executable, "-c", "\n".join(line.strip() for line in program.splitlines()), str(path)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
         assert done.stderr.strip() == ""
         assert done.stdout.endswith("records: 1; skipped lines: 0 torn, 0 foreign\n")
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from otel_sessions import EndReason, JsonLinesSink, Session, SessionConfig, SessionManager, fingerprint, read_records
-from otel_sessions._core.words import Skipped
+from otel_sessions.sinks.records import Skipped
 from tests.processes import ROOT, killed_late
+from tests.waiting import PATIENCE
 
 from .disks import Disk, nothing_waits, records_in, replace_disk, rotated, until
 
@@ -314,7 +315,7 @@ LIMITED = """
 @pytest.mark.processes
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_file_that_may_not_grow_any_more_holds_records_up_until_it_may(path: Path) -> None:
-    said, errors = _python(LIMITED, path).communicate(timeout=60)
+    said, errors = _python(LIMITED, path).communicate(timeout=PATIENCE)
     at_the_limit, end = said.splitlines()
     written, waiting = map(int, at_the_limit.split())
     assert (written + waiting, end) == (50, "50 0"), errors
@@ -347,7 +348,7 @@ HURRIED = """
 
 @pytest.mark.processes
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_a_process_that_is_killed_while_it_writes_leaves_files_that_can_be_read_and_gone_on_with(
+async def test_a_process_killed_while_it_writes_leaves_files_that_can_be_gone_on_with(
     path: Path,
 ) -> None:
     def has_rotated() -> bool:
@@ -403,6 +404,6 @@ async def test_a_disk_that_never_answers_does_not_keep_the_process_from_ending(
     path: Path, anyio_backend_name: str
 ) -> None:
     process = _python(STUCK, path, anyio_backend_name)
-    said, errors = process.communicate(timeout=60)
+    said, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, said) == (0, "0 1\nended\n"), errors
     assert f"1 of 1 records were not written to {path}" in errors

@@ -28,10 +28,11 @@ from otel_sessions import (
     fingerprint,
     read_records,
 )
-from otel_sessions._core.words import Skipped
 from otel_sessions.sinks import _writer as writer_module
+from otel_sessions.sinks.records import Skipped
+from tests.waiting import PATIENCE
 
-from .disks import PATIENCE, Disk, rotated
+from .disks import Disk, rotated
 
 BACKENDS = ["asyncio", "trio"]
 

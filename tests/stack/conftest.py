@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from tests.processes import HOST, ROOT, Running, free_port, running, running_module, until_answers
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 from .backends import Stack
 from .programs import program
@@ -78,7 +78,7 @@ def story(stack: Stack) -> Story:
     start = time.time()
     with start_proxy(stack, "story", OTEL_SESSIONS_MAX_SESSIONS="40") as proxy:
         with start_load(stack, proxy, "load-story", "--clients", "100", "--cycle", "24", "--rate", "2") as load:
-            time.sleep(26)
+            until(load.said, lambda said: said.count("phase ramp") > 1)  # it has been through all of them
             load.terminate()
         proxy.process.terminate()
         books = proxy.reading()
@@ -96,7 +96,7 @@ def story(stack: Stack) -> Story:
 def troubled(stack: Stack) -> dict[str, Any]:
     """The books of managers in trouble."""
     with running_module("stack.troubled", stack.folder, "4", name="troubled", **stack.export_to("trouble")) as process:
-        process.process.wait(30)
+        process.end()
         (line,) = [line for line in process.said().splitlines() if line.startswith("{")]
         books: dict[str, Any] = json.loads(line)
     runs = 'sum(otel_sessions_cleanup_runs_total{otel_sessions_manager_name="troubled"})'
@@ -135,10 +135,11 @@ def comparison(stack: Stack) -> Comparison:
             start_load(stack, bounded, "load-bounded", *arguments) as load,
             start_load(stack, leaking, "load-leaking", *arguments) as other,
         ):
-            assert load.process.wait(seconds + 30) == other.process.wait(seconds + 30) == 0
+            assert load.process.wait(seconds + PATIENCE) == other.process.wait(seconds + PATIENCE) == 0
         end = time.time()
         created = bounded.reading()["created"]
-        time.sleep(2)  # the last export of both
+        until_exported(stack, "bounded", bounded)
+        until_exported(stack, "leaking", leaking)
     return Comparison(cap=cap, created=created, start=start, end=end)
 
 
@@ -161,7 +162,7 @@ def lossy(stack: Stack) -> None:
         until_answers(f"http://{HOST}:{ports[0]}/", collector)
         export = {**stack.export_to("lost"), "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{HOST}:{ports[2]}"}
         with running_module("stack.troubled", stack.folder, "3", name="lost", **export) as process:
-            process.process.wait(30)
+            process.end()
         for what in ("metric_points", "spans", "log_records"):
             failed = f'otelcol_exporter_send_failed_{what}_total{{instance="lossy"}}'
             until(partial(stack.value, failed), lambda value: value > 0)
@@ -243,6 +244,15 @@ def start_proxy(stack: Stack, instance: str, **environ: str) -> Iterator[Proxy]:
         until_answers(f"http://{HOST}:{upstream}/healthz", origin)
         until_answers(f"http://{HOST}:{health}/healthz", process)
         yield Proxy(url=f"http://{HOST}:{front}", process=process)
+
+
+def until_exported(stack: Stack, instance: str, proxy: Proxy) -> None:
+    """Wait until Prometheus has what the proxy's own books say; nobody may open a session meanwhile."""
+    created = f'otel_sessions_session_created_total{{instance="{instance}"}}'
+    cleaned = f'sum(otel_sessions_session_cleaned_total{{instance="{instance}"}})'
+
+    until(lambda: stack.value(created) - proxy.reading()["created"], lambda missing: missing == 0)
+    until(lambda: stack.value(cleaned) - sum(proxy.reading()["cleaned"].values()), lambda missing: missing == 0)
 
 
 @contextlib.contextmanager

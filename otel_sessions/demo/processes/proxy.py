@@ -52,8 +52,9 @@ async def _serve(
     weights: Weights,
     readings: Readings | None,
 ) -> None:
-    async with Proxy(settings, listener=listener, health=health, session_data=weights.remember) as proxy:
-        with proxy.ended_by_signals():
+    proxy = Proxy(settings, listener=listener, health=health, session_data=weights.remember)
+    with proxy.ended_by_signals():
+        async with proxy:
             if readings is not None:
                 readings.follow(proxy.manager)
             await proxy.wait_closed()

@@ -46,10 +46,10 @@ async def main() -> None:
         tools = sorted(tool.name for tool in (await client.list_tools()).tools)
         total = (await client.call_tool("add", {"a": 2, "b": 3})).content[0].text
         if MODE != "auto":
-            await anyio.sleep(0.3)  # the GET stream is opened beside the first request
-            await client.call_tool("announce", {})
-            with anyio.fail_after(5):
-                await notified.wait()
+            while not notified.is_set():  # the GET stream is opened beside the first request, which may take a while
+                await client.call_tool("announce", {})
+                with anyio.move_on_after(0.3):
+                    await notified.wait()
         sys.stdout.write(json.dumps({"revision": revision, "tools": tools, "sum": total}) + "\n")
         sys.stdout.flush()
         if MODE == "vanish":

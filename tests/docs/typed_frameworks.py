@@ -1,6 +1,6 @@
 """What type checkers say of the ASGI parts inside frameworks. Nothing runs this file.
 
-`make check` reads it with mypy, and tests/project/test_embedding.py with pyright too.
+`make check` reads it with mypy, and tests/docs/test_types.py with pyright too.
 """
 # ruff: noqa: ARG005  # as people write it
 
