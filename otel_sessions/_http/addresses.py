@@ -6,6 +6,7 @@ choose what stands in a header. Nothing here looks a name up.
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import Final
 
@@ -20,6 +21,8 @@ _BRACKETED: Final = re.compile(r"\[([^\[\]]*)\](?::([0-9]{1,5}))?", re.ASCII)
 _APART: Final = re.compile(r"[\s,;\"]+")
 """What parts the entries of a list, and what stands around the values of `Forwarded` (RFC 7239, section 4)."""
 _PREFIX: Final = re.compile(r"[0-9]{1,3}", re.ASCII)
+_LONGEST_KEPT: Final = 64
+"""Characters of a text whose address is kept: longer texts would fill memory."""
 _LAST_PORT: Final = 65535
 _MAPPED_BITS: Final = 96
 """How many leading bits all mapped IPv4 addresses share (RFC 4291, section 2.5.5.2)."""
@@ -34,6 +37,10 @@ def read_address(text: str) -> IP | None:
     An IPv4 address that is mapped into IPv6 is the IPv4 address. It may have a port without brackets, since the port is
     still clear there. A port above 65535 makes the text no address.
     """
+    return _read_again(text) if len(text) <= _LONGEST_KEPT else _read(text)
+
+
+def _read(text: str) -> IP | None:
     text = text.strip()
     bracketed = _BRACKETED.fullmatch(text)
     if bracketed:
@@ -45,6 +52,9 @@ def read_address(text: str) -> IP | None:
     if before_port:
         return _v6(before_port[1]) if _is_port(before_port[2]) else None
     return _v6(text)
+
+
+_read_again = lru_cache(4096)(_read)
 
 
 def read_network(text: str) -> Network:

@@ -10,7 +10,8 @@ import anyio
 
 from otel_sessions._engine.manager import SessionManager
 from otel_sessions._http.addresses import names_address
-from otel_sessions.asgi import ASGIApp, Message, Receive, Send, SessionLeaseMiddleware
+from otel_sessions.asgi import ASGIApp, Message, Receive, Send
+from otel_sessions.asgi._holding import HoldMiddleware
 from otel_sessions.matchers import Headers, Scope, header
 
 from . import websocket
@@ -67,7 +68,7 @@ class Front:
         self._upstream = upstream
         self._remember = remember
         self._farewell = farewell
-        self._leased = SessionLeaseMiddleware(
+        self._leased = HoldMiddleware(
             app,
             manager,
             settings.matcher,

@@ -1,5 +1,7 @@
 """Which headers pass, and what the proxy says of itself in them. Pure."""
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv6Address
 from typing import Final
@@ -25,6 +27,7 @@ HOP_BY_HOP: Final = frozenset(
 """About one connection only (RFC 9110, 7.6.1), besides what a `Connection` header names."""
 _FORWARDED: Final = (b"forwarded", b"x-forwarded-", b"x-real-ip")
 """How the headers start in which a proxy speaks of its client."""
+_MARK: Final = re.compile(rb"[^a-z0-9\n-]")
 _UNKNOWN: Final = "unknown"
 """What stands for a sender without an address (RFC 7239, section 6.2)."""
 
@@ -45,13 +48,19 @@ class Trust:
         return ClientAddress(trusted=self.networks)(scope)
 
 
+def has_marks(names: Iterable[bytes]) -> bool:
+    """Return whether a name has a mark that an app may read as a hyphen (`matchers.spelt`)."""
+    return bool(_MARK.search(b"\n".join(names)))
+
+
 def end_to_end(headers: Headers) -> list[tuple[bytes, bytes]]:
-    """Return the headers that are not about one connection only."""
-    named = {
-        token.strip().lower() for name, value in headers if name.lower() == b"connection" for token in value.split(b",")
-    }
-    dropped = HOP_BY_HOP | named
-    return [(name, value) for name, value in headers if name.lower() not in dropped]
+    """Return the headers that are not about one connection only; their names are in lower case."""
+    names = [name for name, _ in headers]
+    if b"connection" not in names:
+        return [pair for pair in headers if pair[0] not in HOP_BY_HOP]
+    lines = [value for name, value in headers if name == b"connection"]
+    dropped = HOP_BY_HOP.union(token.strip().lower() for line in lines for token in line.split(b","))
+    return [pair for pair in headers if pair[0] not in dropped]
 
 
 def towards_upstream(scope: Scope, trust: Trust, host: bytes | None) -> list[tuple[bytes, bytes]]:
@@ -61,21 +70,30 @@ def towards_upstream(scope: Scope, trust: Trust, host: bytes | None) -> list[tup
     and kept only from a trusted proxy, to whose word this proxy's is added.
     """
     address = _sender(scope)
-    trusted = is_in(address, trust.networks)
-    headers = [
-        (name, value)
-        for name, value in end_to_end(list(pairs_of(scope)))
-        if name != b"host" and (not _is_word(name, trust) or (trusted and spelt(name) == name))
-    ]
-    theirs = (header(scope, b"host") or "").encode("latin-1")
-    known = {name for name, _ in headers}
+    trusted = bool(trust.networks) and is_in(address, trust.networks)
+    pairs = pairs_of(scope)
+    passing = end_to_end(pairs)
+    theirs = next((value for name, value in pairs if name == b"host"), b"")
+    said = _said(passing, trust, trusted)
+    known = {name for name, _ in said} if trusted else ()
     chain = ", ".join([*(forwarded_for(scope) if trusted else []), _UNKNOWN if address is None else str(address)])
     own = [(b"x-forwarded-for", chain.encode("latin-1"))]
     own += [(b"x-forwarded-host", theirs)] if theirs and b"x-forwarded-host" not in known else []
     own += [(b"x-forwarded-proto", _scheme(scope))] if b"x-forwarded-proto" not in known else []
     own += [(b"forwarded", _forwarded(address))] if b"forwarded" in known else []
-    headers = [(name, value) for name, value in headers if name != b"x-forwarded-for"]
-    return [(b"host", theirs if host is None else host), *headers, *own]
+    return [(b"host", theirs if host is None else host), *said, *own]
+
+
+def _said(headers: Headers, trust: Trust, trusted: bool) -> list[tuple[bytes, bytes]]:
+    """Return what passes of a client's headers; its host and its way so far are said anew."""
+    if not trusted and not trust.words and not has_marks(name for name, _ in headers):
+        return [pair for pair in headers if pair[0] != b"host" and not pair[0].startswith(_FORWARDED)]
+    return [
+        (name, value)
+        for name, value in headers
+        if name not in (b"host", b"x-forwarded-for")
+        and (not _is_word(name, trust) or (trusted and spelt(name) == name))
+    ]
 
 
 def _is_word(name: bytes, trust: Trust) -> bool:

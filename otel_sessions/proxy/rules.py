@@ -3,19 +3,22 @@
 import ipaddress
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Final, cast
 
-from otel_sessions.matchers import Scope, header, headers_of, pairs_of, spelt
+from otel_sessions.matchers import Headers, Scope, header, headers_of, pairs_of, spelt
 
 from .exchange import TARGET
-from .headers import Trust, towards_upstream
+from .headers import Trust, has_marks, towards_upstream
 
 Refusal = tuple[HTTPStatus, str]
 """Why a request is not passed on, for its client."""
 TOO_LARGE: Final = (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the request is larger than this proxy passes on")
 STALLED: Final = (HTTPStatus.REQUEST_TIMEOUT, "the request did not come in time")
 _BAD_HOST: Final = "a request without a good Host is refused"
+_LONGEST_KEPT: Final = 255
+"""Characters of a Host whose verdict is kept."""
 _PORT: Final = "[0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}"
 _HOST: Final = re.compile(rf"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:({_PORT}|65[0-4][0-9]{{2}}|655[0-3][0-9]))?")
 _AMBIGUOUS: Final = "the header {} is repeated, is spelt with another mark for a hyphen, or is listed in Connection"
@@ -60,13 +63,14 @@ class Rules:
         host = header(scope, b"host")
         if not _is_host(host or "") and not (host is None and has_no_host(scope)):
             return HTTPStatus.BAD_REQUEST, _BAD_HOST
-        ambiguous = self._ambiguous(scope)
+        ambiguous = self._ambiguous(pairs_of(scope))
         if ambiguous is not None:
             return HTTPStatus.BAD_REQUEST, _AMBIGUOUS.format(ambiguous)
         target = target_of(scope)
         if not target.startswith(b"/") or b"#" in target:
             return HTTPStatus.BAD_REQUEST, _BAD_TARGET
-        if _DOTS.search(target.partition(b"?")[0]):
+        path = target.partition(b"?")[0]
+        if (b"." in path or b"%" in path) and _DOTS.search(path):
             return HTTPStatus.BAD_REQUEST, _BAD_PATH
         if self.max_body is not None and _told_length(scope) > self.max_body:
             return TOO_LARGE
@@ -74,18 +78,22 @@ class Rules:
             return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the request's head is larger than this proxy passes on"
         return None
 
-    def _ambiguous(self, scope: Scope) -> str | None:
+    def _ambiguous(self, pairs: Headers) -> str | None:
         """Return the name of a header of which this proxy and the upstream may read different values, or None.
 
         Such headers decide which session a request is in, and who owns the session.
         """
-        names = [name for name, _ in pairs_of(scope)]
+        names = [name for name, _ in pairs]
+        decisive = _DECISIVE | self.trust.words if self.trust.words else _DECISIVE
+        if not has_marks(names) and b"connection" not in names:
+            found = [name for name in decisive if names.count(name) > 1]
+            return min(found).decode("latin-1") if found else None
         spellings = [spelt(name) for name in names]
-        hop = {token.strip().lower() for line in headers_of(scope, b"connection") for token in line.split(",")}
-        for name in sorted(_DECISIVE | self.trust.words):
-            text = name.decode("latin-1")
-            if spellings.count(name) > 1 or (name in spellings and (name not in names or text in hop)):
-                return text
+        lines = [value for name, value in pairs if name == b"connection"]
+        hop = {token.strip().lower() for line in lines for token in line.split(b",")}
+        for name in sorted(decisive):
+            if spellings.count(name) > 1 or (name in spellings and (name not in names or name in hop)):
+                return name.decode("latin-1")
         return None
 
     def refusal(self, scope: Scope) -> Refusal | None:
@@ -106,6 +114,10 @@ class Rules:
 
 
 def _is_host(text: str) -> bool:
+    return _is_host_again(text) if len(text) <= _LONGEST_KEPT else _reads_as_host(text)
+
+
+def _reads_as_host(text: str) -> bool:
     if not _HOST.fullmatch(text):
         return False
     if not text.startswith("["):
@@ -114,6 +126,9 @@ def _is_host(text: str) -> bool:
         return bool(ipaddress.IPv6Address(text[1:].partition("]")[0]))
     except ValueError:
         return False
+
+
+_is_host_again = lru_cache(256)(_reads_as_host)
 
 
 def _told_length(scope: Scope) -> int:
