@@ -234,7 +234,7 @@ class Connection(asyncio.Protocol):
     def _begin(self, head: Head) -> None:
         self._deadline.set(None)
         self._state = _State.EXCHANGE
-        self._exchange = exchange = Exchange(head, self)
+        self._exchange = exchange = Exchange(head, self, self._limits.idle_timeout)
         self._body = Chunked() if head.length is None else Sized(head.length)
         path, _, query = head.target.partition(b"?")
         scope: Scope = {

@@ -25,6 +25,10 @@ _BAD_IN_VALUE: Final = re.compile(rb"[\x00\r\n]")
 _logger = logging.getLogger("otel_sessions.proxy")
 
 
+class Stalled(Exception):
+    """The client has stopped in the middle of its request's body."""
+
+
 def status_line(status: int) -> bytes:
     """Return the first line of an answer."""
     try:
@@ -77,8 +81,10 @@ class Carrier(Protocol):
 class Exchange:
     """What the connection puts in with `put` and `disconnect`, the app gets; what the app sends goes to `carrier`."""
 
-    def __init__(self, head: Head, carrier: Carrier) -> None:
+    def __init__(self, head: Head, carrier: Carrier, idle_timeout: float | None) -> None:
         self._head = head
+        self._idle_timeout = idle_timeout
+        self._is_late = False
         self._carrier = carrier
         self._body = bytearray()
         self._heard: asyncio.Event | None = None
@@ -160,17 +166,35 @@ class Exchange:
             self._carrier.abort()
 
     async def receive(self) -> Message:
+        """Return what comes next of the request. Raises `Stalled` after `idle_timeout` seconds without a part of it."""
         if self._expects_continue and not (self.is_started or self.is_read or self.is_gone):
             self._expects_continue = False
             self._carrier.write(_CONTINUE)
         while not (self.is_gone or self.is_answered):
             if self._body or (self.is_read and not self._has_told_end):
                 return self._next()
-            if self._heard is None:
-                self._heard = asyncio.Event()
-            self._heard.clear()
-            await self._heard.wait()
+            if self._is_late:
+                raise Stalled
+            await self._hear()
         return {"type": "http.disconnect"}
+
+    async def _hear(self) -> None:
+        """Wait until something changes; the rest of a body is waited for as long as it may take."""
+        if self._heard is None:
+            self._heard = asyncio.Event()
+        self._heard.clear()
+        timer = None
+        if not self.is_read and self._idle_timeout is not None:
+            timer = asyncio.get_running_loop().call_later(self._idle_timeout, self._be_late)
+        try:
+            await self._heard.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def _be_late(self) -> None:
+        self._is_late = True
+        self._tell()
 
     def _next(self) -> Message:
         body = bytes(self._body)

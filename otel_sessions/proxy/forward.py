@@ -17,15 +17,14 @@ from otel_sessions.asgi import OPENING, SESSION, Message, Receive, Send
 from otel_sessions.matchers import AdoptingMatcher, Headers, Scope, header, headers_of
 
 from .body import is_event_stream, pass_body
-from .exchange import watch
+from .exchange import Stalled, watch
 from .headers import end_to_end
 from .peer import peer_of
-from .rules import TOO_LARGE, Rules, Timeouts, target_of
+from .rules import STALLED, TOO_LARGE, Rules, Timeouts, target_of
 from .upstream import Body, Upstream
 
 _logger = logging.getLogger("otel_sessions.proxy")
 
-_STALLED: Final = (HTTPStatus.REQUEST_TIMEOUT, "the request did not come in time")
 _UNREACHABLE: Final = (HTTPStatus.BAD_GATEWAY, "the upstream cannot be reached")
 _BROKEN: Final = (HTTPStatus.BAD_GATEWAY, "the upstream broke off before it answered")
 _LATE: Final = (HTTPStatus.GATEWAY_TIMEOUT, "the upstream did not answer in time")
@@ -66,6 +65,8 @@ class Forwarder:
             return
         except Refused as error:
             await refuse(send, error)
+        except Stalled:
+            await refuse(send, Refused(*STALLED))
         except UpstreamError as error:  # an answer that has started is left incomplete, as it came
             status, text = _trouble(error)
             _logger.warning("%s: %s", text, type(error).__name__)
@@ -187,23 +188,6 @@ async def _next(receive: Receive) -> Message:
 async def _parts(call: Call) -> AsyncIterator[bytes]:
     while part := await call.read(None):
         yield part
-
-
-def patient(receive: Receive, idle_timeout: float | None) -> Receive:
-    """Return a request's `receive` that raises `Refused` if its body stops coming for `idle_timeout` seconds."""
-    reading = True
-
-    async def receive_in_time() -> Message:
-        nonlocal reading
-        message: Message | None = None
-        with anyio.move_on_after(idle_timeout if reading else None):
-            message = await receive()
-        if message is None:
-            raise Refused(*_STALLED)
-        reading = bool(message.get("more_body", False))
-        return message
-
-    return receive_in_time
 
 
 async def refuse(send: Send, refused: Refused) -> None:

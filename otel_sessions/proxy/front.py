@@ -15,8 +15,9 @@ from otel_sessions.asgi._holding import HoldMiddleware
 from otel_sessions.matchers import Headers, Scope, header
 
 from . import websocket
+from .exchange import Stalled
 from .farewell import Farewell
-from .forward import Refused, answer, patient, refuse
+from .forward import Refused, answer, refuse
 from .headers import scheme_of
 from .peer import Peer
 from .rules import STALLED, Refusal, target_of
@@ -95,9 +96,9 @@ class Front:
             await answer(send, *refused, *(_ALLOW if refused[0] is HTTPStatus.METHOD_NOT_ALLOWED else ()))
             return
         try:
-            await self._leased(scope, patient(receive, self._rules.timeouts.idle_timeout), send)
-        except Refused as error:  # while the middleware looked at the body
-            await refuse(send, error)
+            await self._leased(scope, receive, send)
+        except Stalled:  # while the middleware looked at the body
+            await refuse(send, Refused(*STALLED))
 
     def _refused_owner(self, scope: Scope) -> Refusal | None:
         """Return why nobody can own the session of a request, or None: all who share an address would share it."""
