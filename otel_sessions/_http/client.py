@@ -87,8 +87,12 @@ class Origin:
             _, connection = await loop.create_unix_connection(Connection, self.path, **tls)
             return connection
         transport, connection = await loop.create_connection(Connection, self.host, self.port, **tls)
-        for option in self.options:
-            transport.get_extra_info("socket").setsockopt(*option)
+        try:
+            for option in self.options:
+                transport.get_extra_info("socket").setsockopt(*option)
+        except OSError:
+            connection.close()
+            raise
         return connection
 
 

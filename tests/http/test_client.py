@@ -194,6 +194,18 @@ async def test_what_is_no_answer_is_an_error_and_ends_the_connection(
         await peer.left()
 
 
+async def test_an_upstream_that_speaks_before_it_is_asked_is_no_http(upstream: Upstream, client: Client) -> None:
+    async def speak() -> None:
+        peer = await upstream.peer()
+        await peer.says(b"220 mail.example ESMTP\r\n")
+        await peer.left()
+
+    speaking = asyncio.ensure_future(speak())
+    with pytest.raises(BadAnswer):
+        await whole(get(client))
+    await speaking
+
+
 async def test_a_bad_chunk_is_an_error_after_what_came_before_it(upstream: Upstream, client: Client) -> None:
     with get(client) as call:
         heading = asyncio.ensure_future(call.head())
@@ -778,6 +790,14 @@ async def test_options_are_set_on_tcp_sockets(upstream: Upstream) -> None:
     sock = connection._transport.get_extra_info("socket")
     assert bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)) == (upstream.origin.path is None)
     connection.close()
+
+
+async def test_an_option_that_a_socket_does_not_take_leaves_no_connection_behind(tmp_path: Path) -> None:
+    async with Upstream().listening(None) as upstream:
+        origin = replace(upstream.origin, options=((socket.SOL_SOCKET, 9999, 1),))
+        with pytest.raises(CannotConnect), get(Client(origin)) as call:
+            await call.head()
+        assert await (await upstream.peer()).left() == b""
 
 
 @pytest.fixture(scope="module")
