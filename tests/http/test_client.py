@@ -965,6 +965,30 @@ async def test_a_connection_is_kept_for_4_s_and_then_closed(upstream: Upstream, 
 
 
 @in_virtual_time
+async def test_bytes_that_nobody_asked_for_end_a_kept_connection_at_once(upstream: Upstream, client: Client) -> None:
+    assert await talk(get(client), upstream.peer(), FINE) == (200, b"ok")
+    began = now()
+    await upstream.peers[0].says(b"x")
+    await upstream.peers[0].left()
+    assert now() == began
+
+
+@in_virtual_time
+async def test_a_request_that_is_not_all_sent_costs_its_connection_at_once(upstream: Upstream, client: Client) -> None:
+    began = now()
+    large = b"x" * (32 << 20)
+    calls = [post(client, Parts()), client.call(b"POST", b"/", HOST, large, limits=PATIENT)]
+    for call in calls:
+        asking = asyncio.ensure_future(whole(call))
+        peer = await upstream.peer()
+        await peer.heard()
+        await peer.says(EARLY)
+        assert await asking == (401, b"no")
+        assert len(await peer.left()) < len(large)
+    assert now() == began
+
+
+@in_virtual_time
 async def test_each_kept_connection_is_closed_at_its_own_time(upstream: Upstream, client: Client) -> None:
     began = now()
     left = []
