@@ -250,14 +250,13 @@ class Answer:
         problem = _problem(self._parser, data)
         if self.whole:
             self._parser = None  # it refers to this answer, and this answer to it
-            self.kept_seconds = 0.0 if problem else self.kept_seconds
         elif problem is not None:
             raise problem
 
     # What the parser calls. It goes on after the end of the answer, so each looks whether that was reached.
 
     def on_message_begin(self) -> None:
-        if self.whole:
+        if self.whole:  # by whatever follows, be it HTTP or not
             self.kept_seconds = 0.0
 
     def on_header(self, name: bytes, value: bytes) -> None:
