@@ -16,9 +16,9 @@ connection, on the way of a call over it:
         │                      ▼                           ▼
         └──── retry ───────── over ◀───────────────────────┘
 
-Whole and clean: the request has gone out, the answer has come, nothing came after it, and the upstream did not say that
-it closes. A request and its answer pass at the same time: the body goes on going out in `asking` and `answering`.
-Retry: an idempotent request, still held whole, met a kept connection that ended before the first byte of an answer.
+Whole and clean: the request is sent, the answer has come, nothing came after it, and the upstream keeps the connection.
+Retry: a kept connection ended before the first byte of the answer, and the request is idempotent and still held whole.
+A request and its answer pass at the same time: `asking` and `answering` send what is left of the body.
 
     UpstreamError
     ├── CannotConnect   no connection, not in time, or no TLS
@@ -87,8 +87,12 @@ class Origin:
             _, connection = await loop.create_unix_connection(Connection, self.path, **tls)
             return connection
         transport, connection = await loop.create_connection(Connection, self.host, self.port, **tls)
-        for option in self.options:
-            transport.get_extra_info("socket").setsockopt(*option)
+        try:
+            for option in self.options:
+                transport.get_extra_info("socket").setsockopt(*option)
+        except OSError:
+            connection.close()
+            raise
         return connection
 
 
@@ -124,9 +128,9 @@ class Client:
     ) -> "Call":
         """Return a call of this request; nothing is sent before its `head`.
 
-        The target and the headers go out as they are. The body is whole bytes, or parts that are sent as they come: as
-        many bytes as a Content-Length among the headers says, else chunked. Raises `ValueError` for what would not be
-        exactly one request.
+        The target and the headers go out as they are. The body is whole bytes, or parts that are sent as they come. The
+        body is as long as a Content-Length among the headers says; parts without one are sent chunked. Raises
+        `ValueError` for what would not be exactly one request.
         """
         return Call(self._origin, self._kept, Request(method, target, headers, body), limits)
 

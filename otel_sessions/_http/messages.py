@@ -1,13 +1,14 @@
 """HTTP/1.1 messages as bytes: a request that goes out, and an answer out of bytes that may be cut anywhere.
 
-Nothing here waits or knows a socket. An answer is either what RFC 9112 says, or `BadAnswer`. What follows an answer is
-never a part of it, and never a part of the next one: each answer has a parser of its own. Header bytes stay as they
-came; trailers are dropped.
+Nothing here waits or knows a socket. An answer is what RFC 9112 says, or `BadAnswer`. Each answer has a parser of its
+own, so what follows an answer is neither a part of it nor of the next one. Header bytes stay as they came. Trailers are
+read and dropped.
 """
 
 import re
 from collections.abc import AsyncIterable
 from dataclasses import dataclass
+from string import ascii_letters, digits
 from typing import Final
 
 import httptools
@@ -20,6 +21,8 @@ _KEPT_SECONDS: Final = 4.0
 """Less than servers usually keep an idle connection (uvicorn 5 s), so that a request seldom meets one that closes."""
 _MARGIN_SECONDS: Final = 1.0
 _TIMEOUT: Final = re.compile(rb"(?:^|[,; \t])timeout=([0-9]{1,9})(?:$|[,; \t])", re.IGNORECASE)
+_TOKEN: Final = b"!#$%&'*+-.^_`|~" + (digits + ascii_letters).encode()
+"""RFC 9110, section 5.6.2."""
 _FIRST_STATUS: Final = 100
 _SWITCHING_PROTOCOLS: Final = 101
 _FIRST_FINAL_STATUS: Final = 200
@@ -31,9 +34,9 @@ _BODILESS: Final = (_NO_CONTENT, 304)
 class Request:
     """A request on its way out: `pieces` at once, then each of `parts` by `frame`, then `last`.
 
-    The target and the headers go out as they are. The body is as long as a Content-Length among the headers says.
-    Where there is none, the length of whole bytes is added, and parts are sent chunked. Raises `ValueError` for what
-    would not be exactly one request.
+    The target and the headers go out as they are. The body is as long as a Content-Length among the headers says. If
+    there is no Content-Length, the length of whole bytes is added, and parts are sent chunked. Raises `ValueError` for
+    what would not be exactly one request.
     """
 
     __slots__ = ("_left", "is_head", "is_idempotent", "is_sent", "parts", "pieces")
@@ -42,17 +45,18 @@ class Request:
         self, method: bytes, target: bytes, headers: Headers, body: bytes | AsyncIterable[bytes] | None = None
     ) -> None:
         whole = b"" if body is None else body if isinstance(body, bytes) else None
-        lines = [b"%b %b HTTP/1.1" % (method, target), *(b"%b: %b" % pair for pair in headers)]
         self._left = _announced(headers)
+        framing = b""
         if whole is None and self._left is None:
-            lines.append(b"Transfer-Encoding: chunked")
+            framing = b"Transfer-Encoding: chunked\r\n"
         elif whole is not None and self._left is None and body is not None:
-            lines.append(b"Content-Length: %d" % len(whole))
+            framing = b"Content-Length: %d\r\n" % len(whole)
         elif whole is not None and self._left not in (None, len(whole)):
             raise ValueError("the body of a request is not as long as its Content-Length says")
-        head = b"\r\n".join([*lines, b"", b""])
-        if not _is_one_head(head, len(lines)) or lines[0].count(b" ") != 2:
-            raise ValueError("a line end or a space in the head of a request would make it another request")
+        head = b"%b %b HTTP/1.1\r\n%b%b\r\n" % (method, target, _lines(headers), framing)
+        names = [method, *(name for name, _ in headers)]
+        if not (target and _is_one_head(head, names, len(names) + bool(framing))) or method in (b"", b"CONNECT"):
+            raise ValueError("a request has something in its head that may make it another one, or is a CONNECT")
         self.pieces: Final = (head, whole) if whole else (head,)
         self.parts: Final = None if isinstance(body, bytes) else body
         """What is left of the body when `pieces` are sent, or None."""
@@ -86,15 +90,23 @@ def _announced(headers: Headers) -> int | None:
         kind = name.lower()
         if kind == b"content-length" and length is None and value.isdigit():
             length = int(value)
-        elif kind in (b"content-length", b"transfer-encoding"):
-            raise ValueError("a request is framed by the client, or by one Content-Length")
+        elif kind in (b"content-length", b"transfer-encoding", b""):
+            raise ValueError("a request is framed by the client, or by one Content-Length, and each header has a name")
     return length
 
 
-def _is_one_head(head: bytes, lines: int) -> bool:
-    """Return whether these are as many lines, of which no reader makes more or fewer."""
-    folded = b"\n " in head or b"\n\t" in head
-    return not (folded or b"\0" in head) and head.count(b"\n") == head.count(b"\r") == lines + 1
+def _lines(headers: Headers) -> bytes:
+    pieces: list[bytes] = []
+    for name, value in headers:
+        pieces += (name, b": ", value, b"\r\n")
+    return b"".join(pieces)
+
+
+def _is_one_head(head: bytes, names: list[bytes], lines: int) -> bool:
+    """Return whether no reader makes more or fewer than so many lines of this, and each name is a token."""
+    spaces = head.count(b" ", 0, head.index(b"\n"))
+    ends = head.count(b"\n") == head.count(b"\r") == lines + 1
+    return ends and spaces == 2 and b"\0" not in head and not b"".join(names).translate(None, _TOKEN)
 
 
 class UpstreamError(Exception):
@@ -154,8 +166,8 @@ class _Framing:
 class Answer:
     """Takes bytes by `feed`, gives the body by `take`.
 
-    `max_head` is how many bytes may come before the body, heads with status 1xx included, and how many may come between
-    two parts of the body. `to_head` says that the request was a HEAD.
+    At most `max_head` bytes may come before the body, heads with status 1xx among them. As many may come between two
+    parts of the body. `to_head` says that the request was a HEAD.
     """
 
     __slots__ = (
@@ -238,14 +250,13 @@ class Answer:
         problem = _problem(self._parser, data)
         if self.whole:
             self._parser = None  # it refers to this answer, and this answer to it
-            self.kept_seconds = 0.0 if problem else self.kept_seconds
         elif problem is not None:
             raise problem
 
     # What the parser calls. It goes on after the end of the answer, so each looks whether that was reached.
 
     def on_message_begin(self) -> None:
-        if self.whole:
+        if self.whole:  # by whatever follows, be it HTTP or not
             self.kept_seconds = 0.0
 
     def on_header(self, name: bytes, value: bytes) -> None:

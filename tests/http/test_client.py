@@ -194,6 +194,18 @@ async def test_what_is_no_answer_is_an_error_and_ends_the_connection(
         await peer.left()
 
 
+async def test_an_upstream_that_speaks_before_it_is_asked_is_no_http(upstream: Upstream, client: Client) -> None:
+    async def speak() -> None:
+        peer = await upstream.peer()
+        await peer.says(b"220 mail.example ESMTP\r\n")
+        await peer.left()
+
+    speaking = asyncio.ensure_future(speak())
+    with pytest.raises(BadAnswer):
+        await whole(get(client))
+    await speaking
+
+
 async def test_a_bad_chunk_is_an_error_after_what_came_before_it(upstream: Upstream, client: Client) -> None:
     with get(client) as call:
         heading = asyncio.ensure_future(call.head())
@@ -780,6 +792,14 @@ async def test_options_are_set_on_tcp_sockets(upstream: Upstream) -> None:
     connection.close()
 
 
+async def test_an_option_that_a_socket_does_not_take_leaves_no_connection_behind(tmp_path: Path) -> None:
+    async with Upstream().listening(None) as upstream:
+        origin = replace(upstream.origin, options=((socket.SOL_SOCKET, 9999, 1),))
+        with pytest.raises(CannotConnect), get(Client(origin)) as call:
+            await call.head()
+        assert await (await upstream.peer()).left() == b""
+
+
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
     return trustme.CA()
@@ -942,6 +962,30 @@ async def test_a_connection_is_kept_for_4_s_and_then_closed(upstream: Upstream, 
     began = now()
     assert await upstream.peers[0].left() == b""
     assert now() - began == pytest.approx(4, abs=0.01)
+
+
+@in_virtual_time
+async def test_bytes_that_nobody_asked_for_end_a_kept_connection_at_once(upstream: Upstream, client: Client) -> None:
+    assert await talk(get(client), upstream.peer(), FINE) == (200, b"ok")
+    began = now()
+    await upstream.peers[0].says(b"x")
+    await upstream.peers[0].left()
+    assert now() == began
+
+
+@in_virtual_time
+async def test_a_request_that_is_not_all_sent_costs_its_connection_at_once(upstream: Upstream, client: Client) -> None:
+    began = now()
+    large = b"x" * (32 << 20)
+    calls = [post(client, Parts()), client.call(b"POST", b"/", HOST, large, limits=PATIENT)]
+    for call in calls:
+        asking = asyncio.ensure_future(whole(call))
+        peer = await upstream.peer()
+        await peer.heard()
+        await peer.says(EARLY)
+        assert await asking == (401, b"no")
+        assert len(await peer.left()) < len(large)
+    assert now() == began
 
 
 @in_virtual_time

@@ -400,6 +400,13 @@ def test_parts_with_a_length_are_counted() -> None:
     [
         (b"GET", b"/\r\nA: b", [], None),
         (b"GET /", b"/", [], None),
+        (b"CONNECT", b"a:80", [], None),
+        (b"", b"/", [], None),
+        (b"GET", b"", [], None),
+        (b"GET", b"/", [(b"a:b", b"c")], None),
+        (b"GET", b"/", [(b"a ", b"b")], None),
+        (b"GET", b"/", [(b"\xe9", b"b")], None),
+        (b"GET", b"/", [(b"", b"b")], None),
         (b"GET", b"/ HTTP/1.1", [], None),
         (b"GET", b"/\0", [], None),
         (b"GET", b"/", [(b"a", b"b\r\nc: d")], None),
