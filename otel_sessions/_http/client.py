@@ -100,8 +100,8 @@ class Origin:
 class CallLimits:
     """How long a call waits, in seconds, and how many bytes of a head it takes; None is as long as it takes.
 
-    `head_timeout` runs from the last part of the request that was sent, and until the head of the final answer is
-    whole. `write_timeout` is for each time that the upstream takes nothing of the body.
+    `head_timeout` runs from the end of the request until the head of the final answer is whole; how long the parts of a
+    body may take is for the body to say. `write_timeout` is for each time that the upstream takes nothing of the body.
     """
 
     connect_timeout: float
@@ -222,7 +222,7 @@ class Call:
         connection.ask(self._answer, *self._request.pieces)
         if self._request.parts is not None:
             self._sender = asyncio.create_task(self._send(connection, self._request.parts))
-        await connection.progress(self._limits.head_timeout)
+        await connection.progress(self._limits.head_timeout if self._request.is_sent else None)
         if self._answer.head is None:
             raise self._trouble(connection)
         return self._answer.head
@@ -239,6 +239,8 @@ class Call:
             async for part in parts:
                 await connection.write(seconds, *self._request.frame(part))
             await connection.write(seconds, *self._request.last())
+            if self._answer.head is None:
+                connection.limit(self._limits.head_timeout)
         except Exception as error:
             connection.fail(error)
 

@@ -57,6 +57,11 @@ class Wait:
         finally:
             self._waiter = None
 
+    def limit(self, seconds: float | None) -> None:
+        """Let the present wait last so many seconds from now on."""
+        self._seconds = seconds
+        self.prolong()
+
     def prolong(self) -> None:
         """Count the seconds of the present wait from now on."""
         if self._seconds is not None:
@@ -127,6 +132,11 @@ class Connection(asyncio.Protocol):
         """Wait until the answer has gone on or the connection is over; after so many seconds it is."""
         if self.error is None:
             await self._reading.last(seconds)
+
+    def limit(self, seconds: float | None) -> None:
+        """Let the wait for the answer last so many seconds from now on."""
+        if self.error is None:
+            self._reading.limit(seconds)
 
     def resume(self) -> None:
         """Let the upstream go on if it was kept waiting, because what came from it was taken."""
