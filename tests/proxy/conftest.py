@@ -1,6 +1,7 @@
 """An origin and a proxy in front of it, each a process of its own."""
 
 import contextlib
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,8 +52,17 @@ class Proxy:
         until(lambda: self.said_of_itself()["active"], lambda active: active == count)
 
     def until_it_shuts_down(self) -> None:
-        """Wait until its health endpoint says so, which means that it has seen the signal."""
+        """Wait until the proxy takes no connection any more: then its manager takes no session."""
         until(self.said_of_itself, lambda said: said["status"] == "shutting down")
+        until(self.takes_connections, lambda takes: not takes)
+
+    def takes_connections(self) -> bool:
+        host, port = self.url.removeprefix("http://").rsplit(":", 1)
+        try:
+            socket.create_connection((host, int(port))).close()
+        except ConnectionRefusedError:
+            return False
+        return True
 
 
 PATIENT = {
