@@ -28,8 +28,6 @@ from .servers import ORIGIN, nginx, ours
 from .wrk import Round, Target, load
 
 RESULTS = Path(__file__).parent / "results"
-_INITIALIZE = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {}}
-"""What opens a session; nothing else does."""
 IN_SESSION, WITHOUT = "ours, in a session", "ours, no session"
 PAIR_CONNECTIONS = 4
 """Enough to keep the proxy busy; requests that a round leaves unfinished are not counted, but took time."""
@@ -71,7 +69,7 @@ def started(folder: Path) -> Iterator[dict[str, Target]]:
         proxied = 'location / { proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection ""; }'
         peer, peer_process = running.enter_context(nginx(folder, "peer", proxied, behind))
         mine, my_process = running.enter_context(ours(origin))
-        session_id = httpx2.post(f"{mine}/mcp", json=_INITIALIZE, trust_env=False).headers["mcp-session-id"]
+        session_id = httpx2.post(f"{mine}/mcp", json={"method": "initialize"}, trust_env=False).headers["mcp-session-id"]
         in_session, without = f"mcp-session-id: {session_id}", "mcp-protocol-version: 2026-07-28"
         targets = [
             Target(name="direct", url=origin, header=without, process=origin_process),

@@ -162,9 +162,12 @@ class Connection(asyncio.Protocol):
         return left is not None and left <= _MOST_DROPPED and not self._exchange.waits_to_be_asked
 
     def answered(self, *, goes_on: bool) -> None:
-        if not goes_on or self._ends:
+        is_read = self._exchange is not None and self._exchange.is_read
+        if (not goes_on or self._ends) and is_read and not self._pending:
+            self.cut()
+        elif not goes_on or self._ends:
             self._leave()
-        elif self._exchange is not None and self._exchange.is_read:
+        elif is_read:
             self._next()
         else:
             self._deadline.set(self._limits.head_timeout)
@@ -172,6 +175,7 @@ class Connection(asyncio.Protocol):
 
     def cut(self) -> None:
         self._state = _State.LEAVING
+        self._pending.clear()
         self._leave_exchange()
         self._watch_writing()
         self.transport.close()
@@ -182,8 +186,8 @@ class Connection(asyncio.Protocol):
     def shutdown(self) -> None:
         """Close as soon as nothing is under way."""
         self._ends = True
-        if self._state is _State.AWAITED:
-            self._leave()
+        if self._state is not _State.EXCHANGE:
+            self.cut()
 
     # One step after the other
 
@@ -340,7 +344,9 @@ class Connection(asyncio.Protocol):
         """Act on the deadline of the state that the connection is in."""
         if self._state is _State.AWAITED and self._pending:
             self._refuse(*_LATE)
-        elif self._state is _State.AWAITED or (self._exchange is not None and self._exchange.is_answered):
+        elif self._state is _State.AWAITED:
+            self.cut()
+        elif self._exchange is not None and self._exchange.is_answered:
             self._leave()
         else:
             self._check_writing()

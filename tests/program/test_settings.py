@@ -38,6 +38,7 @@ WRITTEN = {
     "allow_host": '["a"]',
     "allow_origin": '["http://a"]',
     "log_format": '"json"',
+    "loop": '"asyncio"',
     "export": '"a"',
     "per_client_at_cap": '"evict_oldest"',
     "rewrite_host": "true",
@@ -265,7 +266,7 @@ class TestWrongValues:
     @by_name
     def test_a_number_is_never_a_text_nor_a_text_a_number(self, told: Tell, option: Option[Any]) -> None:
         wrong = "5" if not isinstance(option.default, (int, float)) or option in SWITCHES else '"5"'
-        if option.default is None and option.unit in ("seconds", "sessions"):
+        if option.default is None and option.unit in ("seconds", "sessions", "connections"):
             wrong = '"5"'
         with pytest.raises(ConfigError, match=rf"{option.key} takes "):
             told("--upstream", URL, file=f"[{option.table}]\n{option.key} = {wrong}")

@@ -212,6 +212,16 @@ def test_a_client_that_asks_for_too_much_before_it_has_an_answer_is_cut_off(hast
     assert hasty.said(ASK[:-2] + b"Connection: close\r\n\r\n").startswith(b"HTTP/1.1 200 ")
 
 
+def test_a_client_that_keeps_an_idle_connection_does_not_hold_up_the_end(origin: Origin, tmp_path: Path) -> None:
+    with start_proxy(tmp_path, origin.url) as started:
+        with socket.create_connection((HOST, int(started.url.rsplit(":", 1)[1])), PATIENCE) as client:
+            client.sendall(b"GET /asked HTTP/1.1\r\nHost: h\r\n\r\n")
+            assert client.recv(4096).startswith(b"HTTP/1.1 200")
+
+            assert started.process.terminate() == 0
+        assert "ERROR" not in started.process.said()
+
+
 # How many
 
 
