@@ -1,4 +1,4 @@
-"""What each request of a client meets first: refusals that need no session, and then the middleware."""
+"""The first step of each request: the refusals that need no session, then the middleware."""
 
 import logging
 from collections.abc import Callable
@@ -19,14 +19,16 @@ from .rules import Refusal, target_of
 from .settings import Settings
 from .upstream import Upstream
 
-_NO_OWNER: Final = (HTTPStatus.BAD_REQUEST, "the header with the owner names an address, which is no user")
+_NO_OWNER: Final = (HTTPStatus.BAD_REQUEST, "the header for the user's name contains an address, not a user")
 
 _logger = logging.getLogger("otel_sessions.proxy")
 
 
 class Front:
-    """The ASGI app in front of the middleware, which stands around `app`. `farewell` is None if the upstream makes no
-    sessions."""
+    """The ASGI app in front of the middleware. The middleware wraps `app`.
+
+    `farewell` is None if the upstream makes no sessions.
+    """
 
     def __init__(
         self,
@@ -72,17 +74,17 @@ class Front:
             return
         try:
             await self._leased(scope, patient(receive, self._rules.timeouts.idle_timeout), send)
-        except Refused as error:  # while the middleware looked at the body
+        except Refused as error:  # while the middleware read the start of the body
             await refuse(send, error)
 
     def _refused_owner(self, scope: Scope) -> Refusal | None:
-        """Return why nobody can own the session of a request, or None: all who share an address would share it."""
+        """Return the refusal of a request whose owner is an address, or None: users behind it would share a session."""
         owner = None if self._owner is None else self._client(scope)
         if owner is None or not names_address(owner):
             return None
         if not self._has_warned:
             self._has_warned = True
-            _logger.warning("requests are refused, since --owner-header names an address in them, and not a user")
+            _logger.warning("requests are refused: the header of --owner-header has an address in it, not a user")
         return _NO_OWNER
 
     def _client(self, scope: Scope) -> str | None:

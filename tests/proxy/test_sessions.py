@@ -165,7 +165,7 @@ def test_an_upstream_that_refuses_a_farewell_is_logged_in_short(
         session_id = initialize(proxy, http, **AS_ADA).headers["mcp-session-id"]
         use(proxy, http, session_id, authorization="Bearer of eve")
 
-    assert "the upstream answered 401 to the DELETE of a session" in proxy.process.said()
+    assert "the upstream answered 401 to the DELETE for a session" in proxy.process.said()
     assert proxy.process.said().count("Traceback") == 1
     as_ada = {"mcp-session-id": session_id, **AS_ADA}
     assert httpx2.delete(f"{origin.url}/mcp", headers=as_ada, trust_env=False).status_code == 204
