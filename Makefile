@@ -1,5 +1,5 @@
-# Every target sets up what it needs in .venv by itself: with uv where it is installed, else with venv and pip.
-# A second call finds the stamp of the first one and starts at once.
+# Every target sets up what it needs in .venv: with uv if uv is installed, else with venv and pip.
+# The setup leaves a stamp file, so the next call starts at once.
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-pictures test test-all proxy-test check docs clean stack-tools stack-test stack-picture dashboards settings bench \
@@ -11,13 +11,13 @@ UV := $(shell command -v uv 2>/dev/null)
 SETUP := Setting up $(VENV) with $(if $(UV),uv,pip)
 ONCE := This is done once, and takes about a minute ...
 COMPOSE ?= docker compose
-# Else it is kept in the home directory.
+# By default, matplotlib keeps its cache in the home directory.
 export MPLCONFIGDIR := $(CURDIR)/$(VENV)/matplotlib
-# The first interpreter that is new enough; PYTHON=... chooses another.
+# The first interpreter that is new enough. PYTHON=... chooses another interpreter.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 
-# uv puts it into the same folder, and with PYTHON=... uses that interpreter.
+# uv uses the same folder, and the interpreter of PYTHON=...
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 ifneq ($(origin PYTHON),file)
 export UV_PYTHON := $(PYTHON)
@@ -26,23 +26,23 @@ endif
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
 
-demo: $(VENV)/.demo ## Show two proxies under the same load for a minute, one of which leaks.
+demo: $(VENV)/.demo ## Show two proxies under the same load for a minute; one of them leaks.
 	@$(BIN)/otel-sessions demo --report build/demo
 
-demo-pictures: demo ## Draw the pictures of the demo anew, from a run.
+demo-pictures: demo ## Draw the pictures of the demo again, from a new run.
 	cp build/demo/memory.svg docs/demo-memory.svg
 	cp build/demo/terminal.svg docs/demo-terminal.svg
 
 test: $(VENV)/.dev ## Run all tests; the core's branch coverage must be 100 %.
 	$(BIN)/python -m pytest --ignore tests/stack --ignore tests/proxy -n 4 --dist worksteal --cov --cov-report=term-missing:skip-covered
 
-test-all: $(VENV)/.dev ## Test the core on every Python from 3.11 to 3.14 that is here; ENDS=1: the oldest and the newest.
+test-all: $(VENV)/.dev ## Test the core on every installed Python from 3.11 to 3.14; ENDS=1: only the oldest and the newest.
 	@$(BIN)/python tests/pythons.py $(if $(ENDS),--ends)
 
-proxy-test: $(VENV)/.dev ## Test the proxy with real clients and servers, in processes of their own.
+proxy-test: $(VENV)/.dev ## Test the proxy with real clients and servers, each in its own process.
 	$(BIN)/python -m pytest tests/proxy
 
-check: $(VENV)/.dev ## Lint, check the format, the types and the layers.
+check: $(VENV)/.dev ## Lint, and check the format, the types and the layers.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -52,43 +52,43 @@ docs: $(VENV)/.docs ## Build the documentation site into build/docs; a warning o
 	$(BIN)/sphinx-build -E -a -W --keep-going -n -q docs build/docs
 	@echo "The site is at build/docs/index.html."
 
-stack-tools: ## Build the stack's programs from source; needs Go 1.26, takes a quarter of an hour once.
+stack-tools: ## Build the stack's programs from source; needs Go 1.26, and takes a quarter of an hour, once.
 	@python3 tests/stack/tools/build.py
 
 stack-test: $(VENV)/.dev ## Test the stack against the real programs; REQUIRE_STACK=1 fails without them.
 	$(BIN)/python -m pytest -m stack tests/stack
 
-stack-picture: $(VENV)/.dev ## Draw docs/memory.svg anew, from a run against the real Prometheus.
+stack-picture: $(VENV)/.dev ## Draw docs/memory.svg again, from a run against the real Prometheus.
 	REQUIRE_STACK=1 $(BIN)/python -m pytest -q -m stack tests/stack/test_memory.py
 	cp build/stack/memory.svg docs/memory.svg
 
-dashboards: $(VENV)/.dev ## Write the dashboards' JSON from their description.
+dashboards: $(VENV)/.dev ## Write the JSON of the dashboards from their description.
 	$(BIN)/python -m grafana.describe
 
 settings: $(VENV)/.dev ## Write the docs' tables of settings, signals and speed from the code and the results.
 	$(BIN)/python -m docs
 
-bench: $(VENV)/.dev ## Measure the core against peers, a quarter of an hour; QUICK=1 takes under a minute.
+bench: $(VENV)/.dev ## Compare the core with other caches; takes a quarter of an hour, or a minute with QUICK=1.
 	$(BIN)/python -m benchmarks.core $(if $(QUICK),--quick)
 
-bench-proxy: $(VENV)/.dev ## Measure the proxy against direct and nginx, three minutes; needs wrk and nginx.
+bench-proxy: $(VENV)/.dev ## Compare the proxy with nginx and with no proxy; takes three minutes, needs wrk and nginx.
 	$(BIN)/python -m benchmarks.proxy
 
 up: compose ## Start the compose stack with Grafana at http://127.0.0.1:3000; COMPARE=1 adds a proxy that leaks.
 	$(COMPOSE) $(if $(COMPARE),--profile compare) up --build --detach --wait --wait-timeout 300
 	@echo "Grafana: http://127.0.0.1:3000   Prometheus: http://127.0.0.1:9090   Jaeger: http://127.0.0.1:16686"
 
-down: compose ## Stop the compose stack and remove what it has stored.
+down: compose ## Stop the compose stack and remove its data.
 	$(COMPOSE) --profile compare down --volumes --remove-orphans
 
 compose:
 	@command -v $(firstword $(COMPOSE)) >/dev/null || { echo "$(firstword $(COMPOSE)) is not installed. \
 	Install Docker with Compose (https://docs.docker.com/compose/install/), or run make demo, which needs neither." >&2; exit 1; }
 	@$(COMPOSE) version >/dev/null 2>&1 || { echo "Compose is missing: \"$(COMPOSE)\" does not work. \
-	Install Docker's plugin (https://docs.docker.com/compose/install/), or say COMPOSE=docker-compose if you have that, \
+	Install Docker's plugin (https://docs.docker.com/compose/install/), or set COMPOSE=docker-compose if it is installed, \
 	or run make demo, which needs neither." >&2; exit 1; }
 
-clean: ## Remove the environment and every cache.
+clean: ## Remove the environment, the caches and the build results.
 	rm -rf $(VENV) .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist
 
 $(VENV)/.demo: pyproject.toml uv.lock
@@ -121,9 +121,9 @@ else
 endif
 	@touch $@
 
-# pip reads dependency groups from 25.1 on; the one that comes with an interpreter is often older.
+# pip reads dependency groups since 25.1; the pip of an interpreter is often older.
 $(VENV)/.pip:
-	@test -n "$(PYTHON)" || { echo "otel-sessions needs Python 3.11 or later; none was found (PYTHON=... names one)" >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "otel-sessions needs Python 3.11 or later, which was not found; name an interpreter with PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	@touch $@

@@ -69,7 +69,9 @@ def started(folder: Path) -> Iterator[dict[str, Target]]:
         proxied = 'location / { proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection ""; }'
         peer, peer_process = running.enter_context(nginx(folder, "peer", proxied, behind))
         mine, my_process = running.enter_context(ours(origin))
-        session_id = httpx2.post(f"{mine}/mcp", json={"method": "initialize"}, trust_env=False).headers["mcp-session-id"]
+        session_id = httpx2.post(f"{mine}/mcp", json={"method": "initialize"}, trust_env=False).headers[
+            "mcp-session-id"
+        ]
         in_session, without = f"mcp-session-id: {session_id}", "mcp-protocol-version: 2026-07-28"
         targets = [
             Target(name="direct", url=origin, header=without, process=origin_process),

@@ -1,9 +1,8 @@
 """The commands: `otel-sessions proxy`, `demo`, `load` and `export show`.
 
-It reads arguments, and turns what goes wrong into an exit status:
-0 means well, 1 that what was asked for went wrong, 2 that it could not be tried, 141 that nobody reads any more what it
-prints, as shells report a closed pipe. Without a command the help is printed, with status 2: a script that has lost its
-command should notice.
+This module reads the arguments and turns errors into exit statuses: 0 is success, 1 a failed run, 2 a run that could
+not start, and 141 a closed pipe, as shells report it. Without a command, the help is printed and the status is 2: a
+script that has lost its command should notice.
 """
 
 import argparse
@@ -31,7 +30,7 @@ _NEEDS = {
     "demo": ("httptools", "httpx2", "matplotlib", "psutil", "rich", "starlette", "uvicorn", "websockets"),
     "load": ("httpx2",),
 }
-"""What each command cannot do without; all of it comes with its extra."""
+"""The modules that each command needs. The extra of the command installs them."""
 _CLOSED_PIPE = 128 + 13
 """128 and the number of SIGPIPE."""
 _REASONS = [reason.value for reason in EndReason]
@@ -50,7 +49,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _start(options: argparse.Namespace) -> int:
-    """Run the chosen command, if all is there that it needs."""
+    """Run the chosen command, if the modules that it needs are installed."""
     try:
         if options.needs is not None:
             _require(options.needs)
@@ -106,7 +105,7 @@ def _export_show(options: argparse.Namespace) -> int:
         unreadable = show(options.files, sys.stdout, reasons=options.reason or _REASONS, client=options.client or "")
         sys.stdout.flush()
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else it is flushed, and fails, again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the flush at exit fails again
         return 0 if isinstance(error, BrokenPipeError) else _fail(f"the table cannot be written: {error}", 1)
     for failure in unreadable:
         complain(failure)
@@ -114,9 +113,9 @@ def _export_show(options: argparse.Namespace) -> int:
 
 
 def _require(needs: str) -> None:
-    """Raise `ImportError` for what is not installed, `ConfigError` for an export that the environment asks wrongly."""
+    """Raise `ImportError` if a module is not installed, `ConfigError` if the environment sets up a wrong export."""
     for module in _NEEDS[needs]:
-        if find_spec(module) is None:  # not imported: matplotlib takes half a second, and is needed last
+        if find_spec(module) is None:  # not imported: matplotlib takes half a second, and is needed only at the end
             raise ModuleNotFoundError(name=module)
     from ._program.otlp import require_exporters
 
@@ -124,7 +123,7 @@ def _require(needs: str) -> None:
 
 
 def _made(kind: type[V], options: argparse.Namespace) -> V:
-    """Return what a command is told, from the flags of the same names."""
+    """Return a command's options, from the flags of the same names."""
     return kind(**{field.name: getattr(options, field.name) for field in fields(kind)})
 
 
@@ -135,16 +134,17 @@ def _fail(error: object, status: int) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="otel-sessions", description="Sessions of a proxy, bounded and accounted for, in OpenTelemetry."
+        prog="otel-sessions",
+        description="Keep the sessions of a proxy bounded and accounted for, and watch them in OpenTelemetry.",
     )
     parser.set_defaults(command=None, helped=parser)
     parser.add_argument("--version", action="version", version=f"otel-sessions {__version__}")
     commands = parser.add_subparsers(metavar="command")
     _add_demo(commands.add_parser("demo", help="run a proxy under load, and show that its memory stays bounded"))
-    proxy = commands.add_parser("proxy", help="a reverse proxy whose clients' sessions are bounded", allow_abbrev=False)
+    proxy = commands.add_parser("proxy", help="run a reverse proxy with bounded sessions", allow_abbrev=False)
     _add_proxy(proxy)
-    _add_load(commands.add_parser("load", help="drive a proxy that runs somewhere with virtual clients"))
-    _add_export(commands.add_parser("export", help="read the records of ended sessions that a sink has written"))
+    _add_load(commands.add_parser("load", help="load a running proxy with virtual clients"))
+    _add_export(commands.add_parser("export", help="read the records of ended sessions"))
     return parser
 
 
@@ -152,10 +152,10 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.description = "Read the files that a JsonLinesSink, or a proxy with --export, has written."
     parser.set_defaults(command=None, helped=parser)
     commands = parser.add_subparsers(metavar="command")
-    parser = commands.add_parser("show", help="print them as a table")
+    parser = commands.add_parser("show", help="print the records as a table")
     parser.description = (
-        "Print records as a table, rotated files from the oldest on, and count what is skipped: lines that a crash or "
-        "a full disk has torn, and lines that are no records."
+        "Print records as a table. Rotated files are read from the oldest to the newest. Lines that are not records "
+        "are skipped and counted, for example lines that a crash or a full disk has cut off."
     )
     parser.set_defaults(command=_export_show, needs=None)
     parser.add_argument("files", nargs="+", metavar="FILE", help="a file, also a rotated one; - is stdin")
@@ -164,21 +164,21 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         action="append",
         choices=_REASONS,
         metavar="REASON",
-        help=f"only records with this end reason, out of {', '.join(_REASONS)}; repeatable (default: all)",
+        help=f"only records with this end reason: {', '.join(_REASONS)}; repeatable (default: all)",
     )
     parser.add_argument(
         "--client",
         type=argument(text("the beginning of a client's hash", str)),
         metavar="HASH",
-        help="only records of the client whose hash begins so (default: all)",
+        help="only records of the client whose hash begins with HASH (default: all)",
     )
 
 
 def _add_proxy(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Pass HTTP requests and WebSockets on to an upstream, each in a session that is bounded and accounted for. "
-        "A flag goes over its variable (OTEL_SESSIONS_*), that over the file of --config, that over the default. With "
-        "OTEL_EXPORTER_OTLP_ENDPOINT set, metrics, traces and logs go to that collector."
+        "Pass HTTP requests and WebSockets on to an upstream, in sessions that are bounded and accounted for. A flag "
+        "overrides its variable (OTEL_SESSIONS_*), the variable overrides the file of --config, and the file overrides "
+        "the default. If OTEL_EXPORTER_OTLP_ENDPOINT is set, metrics, traces and logs go to this collector."
     )
     parser.set_defaults(command=_proxy, needs="proxy", extra="proxy")
     add_arguments(parser)
@@ -186,54 +186,53 @@ def _add_proxy(parser: argparse.ArgumentParser) -> None:
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Start an upstream and two proxies on this machine, one of them without cleanup and cap, drive both with the "
-        "same virtual clients, show how they do, sum up, and write a report. OTEL_SESSIONS_* changes the limits of the "
-        "proxy with cleanup and cap; OTEL_SESSIONS_PROXY_* reaches neither proxy. With --otlp, or "
-        "OTEL_EXPORTER_OTLP_ENDPOINT set, both export metrics, traces and "
-        "logs to that collector. Exits 0 when the books balance, cleanup works and memory is bounded, 1 when they do "
-        "not or the run was too short to tell, 2 when it could not be tried or its report not written, 130 on Ctrl-C, "
-        "141 when nobody reads its output any more."
+        "Start an upstream and two proxies on this machine. The twin is a proxy without cleanup and cap. Load both "
+        "proxies with the same virtual clients, show their memory and sessions, sum up, and write a report. "
+        "OTEL_SESSIONS_* changes the limits of the proxy with cleanup and cap, not of the twin. "
+        "OTEL_SESSIONS_PROXY_* has no effect on either proxy. With "
+        "--otlp, or if OTEL_EXPORTER_OTLP_ENDPOINT is set, both proxies export metrics, traces and logs to this "
+        "collector. The exit status is 0 if the books balance, cleanup works and memory is bounded. It is 1 if one of "
+        "these claims fails, or if the run was too short to tell. It is 2 if the demo could not start or the report "
+        "could not be written, 130 on Ctrl-C, and 141 if the output is no longer read."
     )
     parser.set_defaults(command=_demo, needs="demo", extra="demo")
     add = parser.add_argument
-    add("--duration", type=positive, default=45.0, metavar="SECONDS", help=f"how long the load lasts {_SECONDS}")
+    add("--duration", type=positive, default=45.0, metavar="SECONDS", help=f"the length of the load {_SECONDS}")
     _add_clients(parser, 200)
-    add("--no-twin", action="store_false", dest="twin", help="only the proxy with cleanup and cap (default: both)")
+    add("--no-twin", action="store_false", dest="twin", help="run only the proxy with cleanup and cap (default: both)")
     add(
         "--report",
         type=argument(text("the path of a folder", Path)),
         default="otel-sessions-demo",
         metavar="DIR",
-        help=f"the report's folder {_SO}",
+        help=f"the folder of the report {_SO}",
     )
     add("--otlp", type=argument(ORIGIN), metavar="URL", help="the collector that both proxies export to (default: off)")
-    add("--port", type=port, default=8080, metavar="PORT", help=f"where the proxy listens, 0 for any free port {_SO}")
-    add("--twin-port", type=port, default=0, metavar="PORT", help=f"where the twin listens {_SO}")
-    add("--upstream-port", type=port, default=0, metavar="PORT", help=f"where the upstream listens {_SO}")
+    add("--port", type=port, default=8080, metavar="PORT", help=f"the proxy's port; 0 is any free port {_SO}")
+    add("--twin-port", type=port, default=0, metavar="PORT", help=f"the port of the other proxy, the twin {_SO}")
+    add("--upstream-port", type=port, default=0, metavar="PORT", help=f"the upstream's port {_SO}")
 
 
 def _add_load(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Drive a proxy in front of an MCP server with virtual clients, until it is stopped: a ramp, steady use, a "
-        "burst past the cap, a mass abandonment and a recovery, again and again. With OTEL_EXPORTER_OTLP_ENDPOINT set, "
-        "what it says goes to that collector, too. Exits 0, or 1 if the proxy has never answered. "
-        "That holds also if no request was made before the end."
+        "Load a proxy in front of an MCP server with virtual clients, until the load is stopped. Five phases repeat: a "
+        "ramp, steady use, a burst past the cap, a mass abandonment and a recovery. If OTEL_EXPORTER_OTLP_ENDPOINT is "
+        "set, the log also goes to this collector. The exit status is 0, or 1 if the proxy has never answered. It is "
+        "also 1 if no request was made."
     )
     parser.set_defaults(command=_load, needs="load", extra="demo")
     add = parser.add_argument
-    add("--target", type=argument(ORIGIN), required=True, metavar="URL", help="where the proxy is (required)")
-    add(
-        "--duration", type=positive, metavar="SECONDS", help="how long the load lasts (seconds; default: until stopped)"
-    )
+    add("--target", type=argument(ORIGIN), required=True, metavar="URL", help="the URL of the proxy (required)")
+    add("--duration", type=positive, metavar="SECONDS", help="the length of the load (seconds; default: until stopped)")
     _add_clients(parser, 300)
     add(
-        "--cycle", type=positive, default=150.0, metavar="SECONDS", help=f"how long all phases together take {_SECONDS}"
+        "--cycle", type=positive, default=150.0, metavar="SECONDS", help=f"the length of all phases together {_SECONDS}"
     )
-    add("--steady", action="store_true", help="no phases: all clients, all the time (default: phases)")
+    add("--steady", action="store_true", help="no phases: all clients are active all the time (default: phases)")
 
 
 def _add_clients(parser: argparse.ArgumentParser, usual: int) -> None:
     add = parser.add_argument
-    add("--clients", type=count, default=usual, metavar="CLIENTS", help=f"how many virtual clients there are {_SO}")
-    add("--rate", type=positive, default=1.0, metavar="FACTOR", help=f"how much faster than usual clients are {_SO}")
-    add("--seed", type=whole, default=1, metavar="NUMBER", help=f"what the clients' dice start from {_SO}")
+    add("--clients", type=count, default=usual, metavar="CLIENTS", help=f"the number of virtual clients {_SO}")
+    add("--rate", type=positive, default=1.0, metavar="FACTOR", help=f"the clients' speed; 2 is twice as fast {_SO}")
+    add("--seed", type=whole, default=1, metavar="NUMBER", help=f"the seed of the clients' random numbers {_SO}")

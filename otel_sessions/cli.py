@@ -1,7 +1,7 @@
 """The command `otel-sessions`, also as `python -m otel_sessions`.
 
-From its first line on, Ctrl-C ends it with status 130 and no traceback. So nothing is imported here, and nothing heavy
-by the package itself, before the handler stands.
+From the first line on, Ctrl-C ends the command with status 130 and no traceback. So this module imports nothing, and
+the package nothing heavy, before the handler is in place.
 """
 
 import sys

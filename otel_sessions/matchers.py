@@ -1,8 +1,8 @@
 """Which session an HTTP or WebSocket exchange belongs to, and how its id travels.
 
-A matcher reads what a request says, and writes what an answer says. It keeps nothing and knows no manager. There are
-two kinds: an `IssuingMatcher` for ids that the manager makes, and an `AdoptingMatcher` for ids that the app makes. A
-matcher of your own subclasses one of them, and gets the usual behaviour for whatever it leaves out.
+A matcher reads a request and changes the headers of the answer. A matcher has no state and knows no manager. There are
+two kinds: an `IssuingMatcher` for ids that the manager makes, and an `AdoptingMatcher` for ids that the app makes. Your
+own matcher subclasses one of them, and inherits the usual behaviour of the methods that it does not define.
 """
 
 import json
@@ -22,18 +22,18 @@ Scope = MutableMapping[str, Any]
 Headers = Sequence[tuple[bytes, bytes]]
 
 MOST_LOOKED_AT: Final = 8192
-"""Bytes of a request's body that a matcher may ask for."""
+"""The largest part of a request's body, in bytes, that a matcher may ask for."""
 _FIRST_WITHOUT_SESSIONS: Final = b"2026-07-28"
 """The first revision of MCP in which a session id must be ignored."""
 _REVISION: Final = re.compile(rb"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _OLD_TRANSPORT: Final = re.compile(rb"(^|&)session_?id=", re.IGNORECASE)
-"""How messages of MCP's HTTP+SSE transport (revision 2024-11-05) name their session: in the query."""
+"""Messages of MCP's HTTP+SSE transport (revision 2024-11-05) name their session in the query."""
 _MCP_ID: Final = b"mcp-session-id"
 _ASKED: Final = frozenset({_MCP_ID, b"mcp-protocol-version", b"content-type", b"content-encoding", b"accept"})
 _SPELT: Final = b"".join(byte.lower() if byte.isalnum() else b"-" for byte in (bytes([code]) for code in range(256)))
 """Every letter in lower case, every digit, and a hyphen for anything else."""
 _INVALID_REQUEST, _SERVER_ERROR = -32600, -32000
-"""JSON-RPC 2.0, section 5.1; the SDKs of MCP answer for an unknown session with the former."""
+"""JSON-RPC 2.0, section 5.1. The SDKs of MCP answer -32600 for an unknown session."""
 
 
 class Opens(StrEnum):
@@ -42,15 +42,18 @@ class Opens(StrEnum):
     NO = "no"
     YES = "yes"
     BY_BODY = "by_body"
-    """The start of its body decides (`AdoptingMatcher.body_opens`)."""
+    """The start of the request's body decides (`AdoptingMatcher.body_opens`)."""
     FOR_EXCHANGE = "for_exchange"
-    """Yes, and the session ends with the exchange: its client is told no id."""
+    """Yes, and the session ends with the exchange. Its client gets no id."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Match:
-    """What a request's head says. The first of `session_ids` that is a live session of this client is the request's
-    session. Without one, `opens` says whether a session may begin. If none may, ids that were named are refused."""
+    """What the head of a request says about its session.
+
+    The request is in the first of `session_ids` that names a live session of this client. If no id does, `opens` says
+    whether the request may open a session. If it may not, a request that names an id is refused.
+    """
 
     session_ids: tuple[str, ...] = ()
     opens: Opens = Opens.NO
@@ -58,7 +61,7 @@ class Match:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """A whole response, for where the app is not asked."""
+    """A whole response, for a request that does not reach the app."""
 
     status: int
     headers: Headers
@@ -66,20 +69,20 @@ class Answer:
 
 
 class _Matcher(Protocol):
-    """What both kinds say. `scope` is ASGI's; headers are pairs, and in requests their names are in lower case."""
+    """What both kinds of matcher do. `scope` is an ASGI scope. The names of a request's headers are in lower case."""
 
     request_header: bytes
     """The request header that carries ids, in lower case."""
 
     def match(self, scope: Scope) -> Match:
-        """Return what the head of a request says."""
+        """Return what the head of a request says about its session."""
 
     def towards_app(self, headers: Headers, session_id: str | None) -> Headers:
-        """Return a request's headers with this id, and no other, under the matcher's name; with no id if it is None."""
+        """Return a request's headers with exactly this id under the matcher's name, or with no id for None."""
 
     def refusal(self, error: SessionError) -> Answer:
-        """Return the answer for a session that is unknown (`SessionNotFound`) or that cannot be had."""
-        text = "try again later"
+        """Return the answer for an unknown session (`SessionNotFound`), or for a session that cannot be opened now."""
+        text = "no session can be opened now; try again later"
         if isinstance(error, SessionNotFound):
             text = "session not found" + (f": it ended ({error.reason})" if error.reason else "")
         return _answer(error, f"{text}\n".encode(), b"text/plain; charset=utf-8")
@@ -87,13 +90,13 @@ class _Matcher(Protocol):
 
 @runtime_checkable
 class IssuingMatcher(_Matcher, Protocol):
-    """For ids that the manager makes. The answer that opens a session tells its client the id."""
+    """For ids that the manager makes. The answer that opens a session announces the id to the client."""
 
     renew_after: float | None = None
-    """Seconds after which a client that is in its session is told the id again; None for never."""
+    """Seconds after which an answer in the session announces the id again. None means never."""
 
     def announce(self, session_id: str, scope: Scope, headers: Headers) -> Headers:
-        """Return the headers of an answer with the id of its session added."""
+        """Return the headers of an answer, with the id of the session added."""
 
 
 @runtime_checkable
@@ -101,40 +104,40 @@ class AdoptingMatcher(_Matcher, Protocol):
     """For ids that the app makes. The app's answer names the id of the session that it has opened."""
 
     def body_opens(self, start: bytes, complete: bool) -> bool | None:  # noqa: ARG002  # the usual answer
-        """Return whether a request with such a body may open a session, None if `start` does not tell yet.
+        """Return whether a request with this body may open a session, or None if `start` does not tell yet.
 
-        Asked for `Opens.BY_BODY` alone. `start` has at most `MOST_LOOKED_AT` bytes; `complete` says that they are the
-        whole body. A request that stays undecided may open if it names no id: then the answer decides. With an id that
-        is unknown, it is refused, so that its client learns that its session has ended.
+        Called only for `Opens.BY_BODY`. `start` has at most `MOST_LOOKED_AT` bytes. `complete` is True if `start` is
+        the whole body. If the result stays None, a request without an id may open a session, and the answer decides. A
+        request with an unknown id is then refused, so that its client learns that the session has ended.
         """
         return True
 
     def id_in_answer(self, headers: Headers) -> str | None:
-        """Return the id of the session that an answer names, whatever its status, or None."""
+        """Return the id of the session that an answer names, for any status, or None."""
 
     def establishes(self, status: int) -> bool:
-        """Return whether an answer of this status makes a session of the id that it names, if the request may open."""
+        """Return whether an answer of this status opens a session under the id that it names. Usually 101 and 2xx."""
         return status == HTTPStatus.SWITCHING_PROTOCOLS or 200 <= status < 300
 
     def ends(self, scope: Scope, status: int) -> bool:  # noqa: ARG002  # the usual answer
-        """Return whether an answer to a request ends its session, which stands in `scope`."""
+        """Return whether an answer of this status ends the session of the request. Usually no answer does."""
         return False
 
     def announce(self, session_id: str, scope: Scope, headers: Headers) -> Headers:  # noqa: ARG002  # the usual answer
-        """Return the headers of the answer that has opened a session as its client gets them."""
+        """Return the headers of the answer that has opened a session, as the client gets them."""
         return headers
 
     def withhold(self, headers: Headers) -> Headers:
-        """Return the headers of an answer without the id of a session that the client is not in."""
+        """Return the headers of an answer without the session id that the app names."""
 
 
 SessionMatcher = IssuingMatcher | AdoptingMatcher
 
 
 class HeaderMatcher(IssuingMatcher):
-    """Ids in a header of one's own, of requests and, when new, of answers. An unknown id is 404.
+    """Ids in a header of requests; the answer that opens a session has the same header. An unknown id is 404.
 
-    Raises `ConfigError` for a name that no header can have.
+    Raises `ConfigError` if no header can have this name.
     """
 
     def __init__(self, name: str = "x-session-id") -> None:
@@ -148,7 +151,7 @@ class HeaderMatcher(IssuingMatcher):
         return Match(session_ids=named) if named else Match(opens=Opens.YES)
 
     def announce(self, session_id: str, scope: Scope, headers: Headers) -> Headers:  # noqa: ARG002
-        """Put the id in place of what the app says under that name."""
+        """Replace the app's values of the header by the id."""
         return [(self.request_header, session_id.encode("latin-1")), *_without(headers, self.request_header)]
 
     def towards_app(self, headers: Headers, session_id: str | None) -> Headers:
@@ -156,16 +159,17 @@ class HeaderMatcher(IssuingMatcher):
 
 
 class CookieMatcher(IssuingMatcher):
-    """Ids in a cookie, for the browser's session: HttpOnly, with SameSite, and never the client's own choice.
+    """Ids in a cookie for browsers: HttpOnly, with SameSite, and never chosen by the client.
 
-    An unknown or ended id is replaced by a new one. `max_age` is in seconds; a cookie in use is sent again after half
-    of that. Without `max_age` the cookie lasts as long as the browser does. `secure` None means: Secure if the request
-    came over TLS; behind a proxy that ends TLS, say True. A cookie that browsers take only with Secure always has it:
-    one named `__Host-…`, `__Secure-…` or `__Http-…`, one with SameSite=None, and one that is `partitioned`.
+    An unknown or ended id is replaced by a new id. `max_age` is in seconds. A cookie in use is sent again after half of
+    this time. Without `max_age`, the cookie lasts until the browser is closed. With `secure=None`, the cookie is Secure
+    if the request came over TLS; behind a proxy that ends TLS, use True. Some cookies are always Secure, since browsers
+    reject them otherwise: names that begin with `__Host-`, `__Secure-` or `__Http-`, SameSite=None, and `partitioned`.
 
-    Raises `ConfigError` for what browsers would reject (RFC 6265bis, sections 4.1 and 5.7): `secure=False` for such a
-    cookie, `__Host-` with a `domain` or another path than `/`, a `domain` that is an address, a name of more than 3840
-    bytes, a path of more than 1024, and text that no cookie can carry. Raises it for values of a wrong type, too.
+    Raises `ConfigError` for a cookie that browsers would reject (RFC 6265bis, sections 4.1 and 5.7). These are:
+    `secure=False` for a cookie that must be Secure, `__Host-` with a `domain` or another path than `/`, a `domain` that
+    is an address, a name of more than 3840 bytes, a path of more than 1024 bytes, and text that no cookie can carry.
+    Raises `ConfigError` for values of a wrong type, too.
     """
 
     request_header = b"cookie"
@@ -204,20 +208,20 @@ class CookieMatcher(IssuingMatcher):
 
 
 class McpMatcher(AdoptingMatcher):
-    """The Streamable HTTP of MCP, in the revisions that have sessions.
+    """MCP's Streamable HTTP transport, in the revisions that have sessions.
 
-    The app makes the id and names it in `Mcp-Session-Id` of its answer to `initialize`. Nothing but an `initialize`
-    opens a session. If nothing tells whether a message is an `initialize`, the app's answer decides; but such a message
-    with an unknown id is 404. A DELETE that the app accepts ends the session, and so does the app's own 404, on any
-    path: an app that serves more than MCP overrides `ends`. Requests of revision 2026-07-28, which has no sessions,
-    pass without any id.
+    The app makes the id, and its answer to `initialize` names the id in `Mcp-Session-Id`. Only an `initialize` opens a
+    session. If the start of a message does not tell its method, the app's answer decides; but such a message with an
+    unknown id is 404. A DELETE that the app accepts ends the session, and so does a 404 of the app, on any path. If the
+    app serves more than MCP, override `ends`. Requests of revision 2026-07-28, which has no sessions, pass without an
+    id.
 
-    Requests of MCP's older HTTP+SSE transport pass as well. With `sse_path` a GET of that path is a session for as long
-    as its stream lasts, so that the cap and the limits hold for these clients, too. Under a mount, paths begin behind
-    the mount, as the mounted app's own routes do. A message of the older transport names its session in the query, and
-    does not accept an event stream. A message that does accept one is Streamable HTTP, whatever its query says.
+    Requests of MCP's older HTTP+SSE transport pass, too. With `sse_path`, a GET of this path is a session as long as
+    its stream lasts, so the cap and the limits hold for these clients, too. Under a mount, the path begins after the
+    mount, as the routes of the mounted app do. A message of the older transport names its session in the query, and
+    does not accept an event stream. A message that accepts an event stream is Streamable HTTP, whatever its query says.
 
-    Raises `ConfigError` for an `sse_path` that does not begin with `/`.
+    Raises `ConfigError` if `sse_path` does not begin with `/`.
     """
 
     request_header = _MCP_ID
@@ -229,7 +233,7 @@ class McpMatcher(AdoptingMatcher):
 
     def match(self, scope: Scope) -> Match:
         asked = [pair for pair in pairs_of(scope) if pair[0] in _ASKED]
-        said = dict(reversed(asked))  # of several lines, the first
+        said = dict(reversed(asked))  # the first line of each name counts
         revision = said.get(b"mcp-protocol-version", b"")
         if revision >= _FIRST_WITHOUT_SESSIONS and _REVISION.fullmatch(revision):
             return Match()
@@ -252,7 +256,7 @@ class McpMatcher(AdoptingMatcher):
         return status == HTTPStatus.NOT_FOUND or (scope.get("method") == "DELETE" and 200 <= status < 300)
 
     def announce(self, session_id: str, scope: Scope, headers: Headers) -> Headers:  # noqa: ARG002
-        """Name the session's id once, whatever the app has named besides."""
+        """Name the session's id exactly once, even if the app has named several ids."""
         return [*_without(headers, _MCP_ID), (_MCP_ID, session_id.encode("latin-1"))]
 
     def withhold(self, headers: Headers) -> Headers:
@@ -262,10 +266,10 @@ class McpMatcher(AdoptingMatcher):
         return _with_only(headers, _MCP_ID, session_id)
 
     def refusal(self, error: SessionError) -> Answer:
-        """Answer in JSON-RPC; for a session that has ended, `data` says why, if that is still known."""
+        """Return an answer in JSON-RPC. For an ended session, `data` has the end reason if it is still known."""
         said: dict[str, object] = {
             "code": _SERVER_ERROR,
-            "message": "No session can be had at the moment; try again later",
+            "message": "No session can be opened now; try again later",
         }
         if isinstance(error, SessionNotFound):
             said = {"code": _INVALID_REQUEST, "message": "Session not found"}
@@ -275,7 +279,7 @@ class McpMatcher(AdoptingMatcher):
 
 
 def header(scope: Scope, name: bytes) -> str | None:
-    """Return the first value of a request's header, None if the request has no such header."""
+    """Return the first value of a request's header, or None if the request has no such header."""
     for key, value in pairs_of(scope):
         if key == name:
             return value.decode("latin-1")
@@ -288,9 +292,9 @@ def headers_of(scope: Scope, name: bytes) -> list[str]:
 
 
 def path_of(scope: Scope) -> str:
-    """Return a request's path as the app's own routes see it: without the mount (`root_path`), and at least `/`.
+    """Return a request's path as the routes of the app see it: without the mount (`root_path`), and at least `/`.
 
-    Some servers leave the mount out of `path`; then the path is whole already.
+    Some servers leave the mount out of `path`. Then the path is returned as it is.
     """
     path, mount = str(scope.get("path", "")), str(scope.get("root_path") or "").rstrip("/")
     if mount and (path == mount or path.startswith(mount + "/")):
@@ -301,7 +305,7 @@ def path_of(scope: Scope) -> str:
 def pairs_of(scope: Scope) -> Headers:
     """Return a request's headers, names in lower case."""
     headers: Headers = scope["headers"]
-    if not isinstance(headers, (list, tuple)):  # any iterable may stand there, and is read more than once
+    if not isinstance(headers, (list, tuple)):  # ASGI allows any iterable, but the headers are read more than once
         headers = scope["headers"] = list(headers)
     return headers
 
@@ -309,7 +313,7 @@ def pairs_of(scope: Scope) -> Headers:
 def spelt(name: bytes) -> bytes:
     """Return a header's name as an app may read it: in lower case, and with a hyphen for each mark.
 
-    CGI, and so WSGI, puts an underscore for a hyphen (RFC 3875, section 4.1.18). Some servers put one for every mark.
+    CGI, and so WSGI, replaces a hyphen by an underscore (RFC 3875, section 4.1.18). Some servers replace every mark.
     """
     return name.translate(_SPELT)
 
@@ -325,7 +329,7 @@ def _each_once(found: list[str]) -> tuple[str, ...]:
 
 
 def _opening_of_post(scope: Scope, said: Mapping[bytes, bytes], asked: Headers) -> Opens:
-    """Return whether a POST may open a session of MCP: a coded body cannot be looked at, so its answer decides."""
+    """Return whether a POST may open a session of MCP. A coded body cannot be read, so the answer decides."""
     if not said.get(b"content-type", b"").lower().startswith(b"application/json"):
         return Opens.NO
     query = scope.get("query_string")
@@ -336,7 +340,7 @@ def _opening_of_post(scope: Scope, said: Mapping[bytes, bytes], asked: Headers) 
 
 
 def _accepts_events(headers: Headers) -> bool:
-    """Return whether a POST names event streams in `Accept`, as each of Streamable HTTP has to (MCP 2025-03-26)."""
+    """Return whether `Accept` names event streams. Each POST of Streamable HTTP has to (MCP 2025-03-26)."""
     return any(b"text/event-stream" in value.lower() for name, value in headers if name == b"accept")
 
 
@@ -345,9 +349,9 @@ def _without(headers: Headers, name: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def _with_only(headers: Headers, name: bytes, session_id: str | None) -> Headers:
-    """Return a request's headers with this one value of a header, or without that header if it is None.
+    """Return a request's headers with exactly this value of a header, or without the header if the value is None.
 
-    To some apps an underscore in a header's name is a hyphen, and so are other marks: all spellings go.
+    Some apps read an underscore or another mark in a header's name as a hyphen. So all spellings are removed.
     """
     own = None if session_id is None else session_id.encode("latin-1")
     size, bare = len(name), spelt(name)
@@ -361,7 +365,7 @@ def _with_only(headers: Headers, name: bytes, session_id: str | None) -> Headers
 def _answer(error: SessionError, body: bytes, kind: bytes) -> Answer:
     """Return 404 for an unknown session, else 503, with `Retry-After` (RFC 9110, 10.2.3) if the wait is known.
 
-    A cache may keep a 404 (RFC 9110, 15.5.5), and give it to clients whose sessions are live: so there is `no-store`.
+    The answer has `no-store`: a cache may keep a 404 (RFC 9110, 15.5.5) and give it to clients with live sessions.
     """
     status = HTTPStatus.NOT_FOUND if isinstance(error, SessionNotFound) else HTTPStatus.SERVICE_UNAVAILABLE
     headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store")]

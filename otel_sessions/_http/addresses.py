@@ -1,7 +1,7 @@
-"""IP addresses as servers, proxies and headers write them, and whose request came through which proxies.
+"""IP addresses as servers, proxies and headers write them, and the client of a request behind proxies.
 
-One parser for every place that reads an address. A text that is no address gives None and never raises, because clients
-choose what stands in a header. Nothing here looks a name up.
+All code that reads an address uses this parser. If a text is not an address, the result is None; nothing is raised,
+because clients choose the text of a header. No name is looked up.
 """
 
 import re
@@ -16,26 +16,26 @@ Network = IPv4Network | IPv6Network
 _V4: Final = re.compile(r"([0-9.]+)(?::([0-9]{1,5}))?", re.ASCII)
 _V6: Final = re.compile(r"([0-9A-Fa-f:.]+)(%[^\s\[\]%/]+)?")
 _V6_BEFORE_PORT: Final = re.compile(r"([0-9A-Fa-f:]+:[0-9]+(?:\.[0-9]+){3}(?:%[^\s\[\]%/:]+)?):([0-9]{1,5})", re.ASCII)
-"""An IPv6 address that ends in an IPv4 address (RFC 4291, section 2.2.3): only a port can follow that."""
+"""An IPv6 address that ends in an IPv4 address (RFC 4291, section 2.2.3). Only a port can follow this address."""
 _BRACKETED: Final = re.compile(r"\[([^\[\]]*)\](?::([0-9]{1,5}))?", re.ASCII)
 _APART: Final = re.compile(r"[\s,;\"]+")
-"""What parts the entries of a list, and what stands around the values of `Forwarded` (RFC 7239, section 4)."""
+"""Separators of a list's entries, and the characters around values of `Forwarded` (RFC 7239, section 4)."""
 _PREFIX: Final = re.compile(r"[0-9]{1,3}", re.ASCII)
 _LONGEST_KEPT: Final = 64
 """Characters of a text whose address is kept: longer texts would fill memory."""
 _LAST_PORT: Final = 65535
 _MAPPED_BITS: Final = 96
-"""How many leading bits all mapped IPv4 addresses share (RFC 4291, section 2.5.5.2)."""
+"""The number of leading bits that all mapped IPv4 addresses share (RFC 4291, section 2.5.5.2)."""
 _CLIENT_BITS: Final = 64
-"""How many leading bits name one client: it chooses the other 64 bits freely (RFC 4291, section 2.5.1; RFC 8981)."""
+"""The number of leading bits that name a client. It chooses the other 64 bits (RFC 4291, section 2.5.1; RFC 8981)."""
 
 
 def read_address(text: str) -> IP | None:
     """Return the address that a text names, or None.
 
-    White space around it, a port, brackets (RFC 3986, section 3.2.2) and a zone (RFC 4007, section 11) are taken off.
-    An IPv4 address that is mapped into IPv6 is the IPv4 address. It may have a port without brackets, since the port is
-    still clear there. A port above 65535 makes the text no address.
+    White space, a port, brackets (RFC 3986, section 3.2.2) and a zone (RFC 4007, section 11) are removed. An IPv4
+    address that is mapped into IPv6 becomes the IPv4 address; written with dots, it may have a port without brackets,
+    since the port is unambiguous. A text with a port above 65535 is not an address.
     """
     return _read_again(text) if len(text) <= _LONGEST_KEPT else _read(text)
 
@@ -58,10 +58,10 @@ _read_again = lru_cache(4096)(_read)
 
 
 def read_network(text: str) -> Network:
-    """Return the network that a text names; an address is a network of its own.
+    """Return the network that a text names. An address is a network of one address.
 
-    Networks of mapped IPv4 addresses are IPv4 networks, because `read_address` gives IPv4 addresses for what is in
-    them. Raises `ValueError` for any other text, for a network with a zone, and where bits of a host are set.
+    A network of mapped IPv4 addresses becomes an IPv4 network, because `read_address` returns IPv4 addresses for its
+    members. Raises `ValueError` if the text is not a network, has a zone, or has bits set behind the prefix.
     """
     if "%" in text:
         raise ValueError(f"{text!r} has a zone, which a network cannot have")
@@ -76,7 +76,7 @@ def read_network(text: str) -> Network:
 def is_address(text: str) -> bool:
     """Return whether a text is an IP address, with or without a port, brackets, a zone or a prefix length.
 
-    A name that is made of an address, as `client_name` makes it, counts too.
+    A name that `client_name` returns counts, too.
     """
     address, slash, prefix = text.strip().partition("/")
     if not slash:
@@ -87,9 +87,9 @@ def is_address(text: str) -> bool:
 
 
 def names_address(text: str) -> bool:
-    """Return whether a text names a host rather than a user: it is an address, or has one in it.
+    """Return whether a text names a host instead of a user: it is an address, or contains an address or a `for=`.
 
-    Proxies write such texts in `X-Forwarded-For`, a list of addresses, and in `Forwarded`, where each `for=` names a
+    Proxies write such texts in `X-Forwarded-For`, a list of addresses, and in `Forwarded`, in which each `for=` names a
     host (RFC 7239, section 5.2).
     """
     pieces = _APART.split(text)
@@ -97,7 +97,7 @@ def names_address(text: str) -> bool:
 
 
 def is_in(address: IP | None, networks: Sequence[Network]) -> bool:
-    """Return whether an address is in one of some networks."""
+    """Return whether an address is in one of the networks."""
     return address is not None and any(address in network for network in networks)
 
 
@@ -109,11 +109,12 @@ def client_name(address: IP) -> str:
 
 
 def client_behind(sender: str | None, forwarded: Sequence[str], trusted: Sequence[Network]) -> IP | None:
-    """Return the address of the client whose request `sender` has brought, or None where `sender` has no address.
+    """Return the address of the client behind `sender`, the host that opened the connection, or None.
 
-    `forwarded` is what `X-Forwarded-For` says, from the client on. It is read from its end, and only as far as each
-    reader's word is trusted: the last address that is not trusted is the client's. If all are trusted, the first is. A
-    trusted proxy that names no address (`unknown`, garbage) is taken for the client itself.
+    `forwarded` has the entries of `X-Forwarded-For`, the client's entry first. It is read from its end as long as the
+    sender of an entry is trusted: the last address that is not trusted is the client's. If all addresses are trusted,
+    the first address is the client's. If a trusted proxy names no address (`unknown`, garbage), this proxy counts as
+    the client. The result is None if `sender` has no address.
     """
     client = read_address(sender) if sender is not None else None
     for text in reversed(forwarded):

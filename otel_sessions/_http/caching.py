@@ -1,6 +1,6 @@
-"""What keeps an answer that carries a session id out of every shared cache (RFC 9111).
+"""Keeps an answer with a session id out of every shared cache (RFC 9111).
 
-A cache that two clients share must never hold such an answer: the second client would get the first one's session.
+A cache that two clients share must never keep such an answer: the second client would get the first client's session.
 """
 
 import re
@@ -14,15 +14,15 @@ _FOR_SHARED_CACHES: Final = frozenset({b"surrogate-control", b"edge-control", b"
 _DIRECTIVE: Final = re.compile(rb'\s*([^\s=,"]+)\s*(?:=\s*("(?:[^"\\]|\\.)*"?|[^\s,]*))?[^,]*')
 _WELL_FORMED: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+(=([!#$%&'*+\-.^_`|~0-9A-Za-z]+|\".*\"))?", re.DOTALL)
 _SHARED: Final = frozenset({b"public", b"s-maxage", b"private"})
-"""Directives that let a shared cache keep an answer; `private="field"` holds back that one field only."""
+"""Directives that let a shared cache keep an answer. `private="field"` excludes only this field."""
 
 
 def unshared(headers: Headers, varies_on: bytes) -> list[tuple[bytes, bytes]]:
-    """Return an answer's headers so that no shared cache keeps it.
+    """Return an answer's headers, changed so that no shared cache keeps the answer.
 
-    Without a `Cache-Control` of the app's own, or with a malformed one, the answer gets `no-store`. With a good one it
-    becomes `private`, and keeps what else the app said. `Vary` names the request header `varies_on`. Headers for shared
-    caches alone are removed.
+    If the app sent no `Cache-Control`, or a malformed one, the answer gets `no-store`. Otherwise it gets `private` and
+    keeps the app's other directives. `Vary` gets the request header `varies_on`. Headers that only shared caches read
+    are removed.
     """
     kept: list[tuple[bytes, bytes]] = []
     said: list[bytes] = []
@@ -41,13 +41,13 @@ def unshared(headers: Headers, varies_on: bytes) -> list[tuple[bytes, bytes]]:
 
 def _private(said: list[bytes]) -> bytes:
     if not said or not all(map(_WELL_FORMED.fullmatch, said)):
-        return b"no-store"  # what caches make of anything else, nobody knows
+        return b"no-store"  # caches differ in how they read a malformed header
     rest = [directive for directive in said if directive.partition(b"=")[0].lower() not in _SHARED]
     return b", ".join([*rest, b"private"])
 
 
 def _directives(value: bytes) -> Iterator[bytes]:
-    """Return the directives of a `Cache-Control` (RFC 9111, section 5.2); a comma in quotes parts none."""
+    """Return the directives of a `Cache-Control` (RFC 9111, section 5.2). A comma in quotes does not separate."""
     for found in _DIRECTIVE.finditer(value):
         name, argument = found.groups()
         yield name if argument is None else name + b"=" + argument

@@ -1,7 +1,7 @@
 """The `Cookie` header, by bytes (RFC 6265, section 5.4), for one cookie name.
 
-`values` finds strictly: only pairs that carry exactly this name. `only` removes generously: every pair that some server
-might read under this name goes, whatever surrounds or encodes the name. So no value passes that was not looked at here.
+`values` is strict: it finds only pairs with exactly this name. `only` is generous: it removes every pair that some
+server might read under this name, whatever surrounds or encodes the name. So no value passes unseen.
 """
 
 import re
@@ -16,16 +16,17 @@ _SPACE: Final = b" \t"
 _BORDERS: Final = re.compile(rb"[,\s]+")
 _TOKEN: Final = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _NO_TOKEN: Final = bytes(set(range(256)) - set(_TOKEN))
-"""What is in no token (RFC 9110, section 5.6.2). Servers may strip it from names, as Python strips a no-break space."""
+"""The bytes outside tokens (RFC 9110, section 5.6.2). Servers may strip them from names, as Python does with NBSP."""
 _MARKS: Final = b" .+["
-"""What PHP turns into an underscore in a name (PHP manual, Variables From External Sources); older ones decode `+`."""
+"""The bytes that PHP replaces by underscores in names (PHP manual, Variables From External Sources). Older versions
+decode `+`."""
 _UNDERSCORED: Final = bytes.maketrans(_MARKS, b"_" * len(_MARKS))
 _LOOSE: Final = bytes(set(_NO_TOKEN + _MARKS + b"_"))
-"""What decides nothing about whether a text may have a name in it."""
+"""The bytes to ignore in the quick search for a name in a text."""
 
 
 def values(headers: Headers, name: bytes) -> list[bytes]:
-    """Return the values of every cookie of this name, in the order in which the client sent them."""
+    """Return the values of all cookies of this name, in the order of the request."""
     found = []
     for line in _lines(headers):
         if name in line:
@@ -37,9 +38,9 @@ def values(headers: Headers, name: bytes) -> list[bytes]:
 
 
 def only(headers: Headers, name: bytes, value: bytes | None) -> Headers:
-    """Return the headers with this one cookie under its name, or with no cookie of this name if `value` is None.
+    """Return the headers with exactly this cookie under its name, or with no such cookie if `value` is None.
 
-    Cookies of other names stay as they are; headers that are right already are returned themselves.
+    Cookies of other names are not changed. If the headers are right already, they are returned as they are.
     """
     lines = _lines(headers)
     sent = lines[0] if len(lines) == 1 else b";".join(lines)
@@ -66,7 +67,7 @@ def _lines(headers: Headers) -> list[bytes]:
 
 
 def _others(line: bytes, bare: bytes) -> Iterator[bytes]:
-    """Return the pairs of a line that no server reads under this name."""
+    """Return the pairs of a line that no server may read under this name."""
     for pair in line.split(b";"):
         clean = pair.strip(_SPACE)
         if clean and not _may_name(clean, bare):
@@ -74,16 +75,16 @@ def _others(line: bytes, bare: bytes) -> Iterator[bytes]:
 
 
 def _may_name(pair: bytes, bare: bytes) -> bool:
-    """Return whether a server may find this name in a pair: alone, or behind a comma or white space.
+    """Return whether a server may find this name in a pair: at its start, or after a comma or white space.
 
-    RFC 2965 parts pairs with a comma; Python's own parser, and aiohttp's, begin a new pair behind white space.
+    RFC 2965 separates pairs by commas. Python's parser, and aiohttp's, begin a new pair after white space.
     """
     parts = [pair, *_BORDERS.split(pair)]
     return any(bare in _readings(part.partition(b"=")[0]) for part in parts)
 
 
 def _readings(name: bytes) -> tuple[bytes, ...]:
-    """Return what servers may make of a name: bare, as PHP spells it, and as the PHP array that it is a key of."""
+    """Return a name as servers may read it: bare, with PHP's underscores, and without the key of a PHP array."""
     name = _decoded(name)
     return _bare(name), _plain(name.strip().translate(_UNDERSCORED), _NO_TOKEN), _bare(name.partition(b"[")[0])
 
@@ -94,7 +95,7 @@ def _loose_name(name: bytes) -> bytes:
 
 
 def _bare(text: bytes) -> bytes:
-    """Return a text without what servers may decode, strip or ignore: encoding, white space, quotes, case and dots."""
+    """Return a text without all that servers may decode, strip or ignore: encoding, spaces, quotes, case and dots."""
     return _plain(text, _NO_TOKEN).replace(b".", b"_")
 
 

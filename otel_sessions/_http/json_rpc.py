@@ -1,7 +1,7 @@
 """Which method a JSON-RPC message calls, from the start of its body.
 
-A message that is there as a whole is parsed. Of a longer one the start is scanned: a string is one token, so nothing
-inside a value is taken for a key of the message. What the start does not tell is None, never a guess.
+A whole message is parsed. If only the start of a message is there, the start is scanned. A string is one token, so text
+inside a value is never read as a key of the message. If the start does not tell the method, the result is None.
 """
 
 import json
@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from typing import Final
 
 _TOKENS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s"{}\[\],:]+|"', re.DOTALL)
-"""Strings, marks and other values; a lone quote begins a string whose end is not there."""
+"""Strings, marks and other values. A lone quote begins a string whose end is missing."""
 
 
 def calls(start: bytes, method: str, *, complete: bool) -> bool | None:
-    """Return whether a message, or one of a batch, calls `method`; None if `start` does not tell.
+    """Return whether a message, or a message of a batch, calls `method`, or None if `start` does not tell.
 
-    `complete` says that `start` is the whole body. A whole body without a method calls nothing.
+    `complete` is True if `start` is the whole body. A whole body without a method calls no method.
     """
     if complete:
         return method in _methods(start)
@@ -24,17 +24,17 @@ def calls(start: bytes, method: str, *, complete: bool) -> bool | None:
 
 
 def _methods(body: bytes) -> list[object]:
-    """Return what a whole body calls."""
+    """Return the methods that a whole body calls."""
     try:
         message = json.loads(body)
-    except (ValueError, RecursionError):  # the app may still read it: parsers differ in what they take
+    except (ValueError, RecursionError):  # the app's parser may still accept the body
         return list(_first_methods(body))
     messages = message if isinstance(message, list) else [message]
     return [each.get("method") for each in messages if isinstance(each, dict)]
 
 
 def _first_methods(start: bytes) -> Iterator[object]:
-    """Return the values of the key `method` at the top of one message; a batch has no top."""
+    """Return the values of the key `method` at the top level of one message. A batch gives no values."""
     before: tuple[bytes, bytes] = (b"", b"")
     for token in _top_tokens(start):
         key, colon = before
@@ -44,7 +44,7 @@ def _first_methods(start: bytes) -> Iterator[object]:
 
 
 def _top_tokens(start: bytes) -> Iterator[bytes]:
-    """Return the tokens between the braces of an object; each object or list among them is its first mark alone."""
+    """Return the tokens at the top level of an object. A nested object or list gives only its first mark."""
     depth = 0
     for found in _TOKENS.finditer(start):
         token = found.group()
@@ -56,7 +56,7 @@ def _top_tokens(start: bytes) -> Iterator[bytes]:
 
 
 def _text(token: bytes) -> object:
-    """Return the text of a string token, None for anything else."""
+    """Return the text of a string token, or None for another token."""
     try:
         return json.loads(token) if token.startswith(b'"') else None
     except ValueError:

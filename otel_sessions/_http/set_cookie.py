@@ -1,4 +1,4 @@
-"""The attributes of `Set-Cookie`, checked once: browsers accept what passes here (RFC 6265bis, section 4.1)."""
+"""The attributes of `Set-Cookie`, checked once. Browsers accept a cookie that passes (RFC 6265bis, section 4.1)."""
 
 import re
 from typing import Final
@@ -12,20 +12,20 @@ _VALUE: Final = re.compile(r"[ -:<-~]*")
 """No semicolon and no control character."""
 _DOMAIN: Final = re.compile(r"\.?[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*")
 _LONGEST_NAME: Final = 4096 - 256
-"""Bytes. The id needs the rest: browsers take 4096 for name and value (RFC 6265bis, section 5.7)."""
+"""Bytes. Browsers take 4096 bytes for name and value, and the id needs the rest (RFC 6265bis, section 5.7)."""
 _LONGEST_PATH: Final = 1024
-"""Bytes. Browsers ignore an attribute whose value has more (RFC 6265bis, section 5.6)."""
+"""Bytes. Browsers ignore an attribute with a longer value (RFC 6265bis, section 5.6)."""
 _LONGEST_DOMAIN: Final = 253
 _LONGEST_LABEL: Final = 63
-"""Characters of a host's name, and of each of its parts (RFC 1035, section 2.3.4)."""
+"""Characters of a host's name, and of each label of the name (RFC 1035, section 2.3.4)."""
 _LONGEST_SECONDS: Final = 400 * 86_400
-"""Browsers keep no cookie longer, whatever its Max-Age says (RFC 6265bis, section 5.5)."""
+"""Browsers keep a cookie no longer than this, whatever its Max-Age is (RFC 6265bis, section 5.5)."""
 
 
 def attributes(
     *, name: str, same_site: str, path: str, domain: str | None, max_age: int | None, partitioned: bool
 ) -> str:
-    """Return the text behind `name=value`, but for Secure. Raises `ConfigError` for what browsers would reject."""
+    """Return the text after `name=value`, without Secure. Raises `ConfigError` if browsers would reject the cookie."""
     _check_name(name)
     _check(name, same_site, path, domain)
     _check_switch("partitioned", partitioned)
@@ -43,9 +43,9 @@ def is_token(name: object) -> bool:
 
 
 def always_secure(*, name: str, same_site: str, partitioned: bool, secure: bool | None) -> bool | None:
-    """Return whether each such cookie is Secure, or None if the request decides.
+    """Return whether the cookie is always Secure, or None if the request decides.
 
-    Browsers take some cookies only with Secure. Raises `ConfigError` if `secure` is False for one of these.
+    Browsers accept some cookies only with Secure. Raises `ConfigError` if `secure` is False for such a cookie.
     """
     if secure is not None:
         _check_switch("secure", secure, " or None")
@@ -61,7 +61,7 @@ def always_secure(*, name: str, same_site: str, partitioned: bool, secure: bool 
 
 
 def renewal(max_age: int | None) -> float | None:
-    """Return the seconds after which a cookie in use is sent again: half of the time for which browsers keep it."""
+    """Return the seconds after which a cookie in use is sent again: half of the time that browsers keep the cookie."""
     return None if max_age is None else min(max_age, _LONGEST_SECONDS) / 2
 
 
@@ -80,7 +80,7 @@ def _check_switch(key: str, value: object, more: str = "") -> None:
 def _check(name: str, same_site: str, path: str, domain: str | None) -> None:
     if same_site not in ("Lax", "Strict", "None"):
         raise ConfigError(f"same_site takes Lax, Strict or None, not {same_site!r}")
-    if not str(path).startswith("/") or not _VALUE.fullmatch(path):  # what is no text begins otherwise, too
+    if not str(path).startswith("/") or not _VALUE.fullmatch(path):  # also refuses values that are not texts
         raise ConfigError(f"path takes a path that begins with / and has no semicolon, not {path!r}")
     if len(path) > _LONGEST_PATH:
         raise ConfigError(f"path takes at most {_LONGEST_PATH} bytes, not {len(path)}")
@@ -91,7 +91,7 @@ def _check(name: str, same_site: str, path: str, domain: str | None) -> None:
 
 
 def _is_host_name(domain: object) -> bool:
-    """Return whether browsers send a cookie of this domain back: to an address they send host-only cookies alone."""
+    """Return whether browsers accept this domain. They reject an address: its cookies must have no Domain."""
     if not isinstance(domain, str) or not _DOMAIN.fullmatch(domain):
         return False
     name = domain.removeprefix(".")

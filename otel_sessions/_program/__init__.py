@@ -1,6 +1,6 @@
-"""How our programs run: how they read what they are told, and what they share.
+"""How our programs run: how they read their settings, and what they share.
 
-`flags` makes flags of options and merges what flags, variables, files and defaults say, `arguments` reads what only a
-flag can say, `page` writes the documentation of options. `otlp` says where telemetry goes, `logs` what stands on
-stderr, `signals` what ends a program, `sockets` how it listens.
+`flags` makes flags from options and merges flags, variables, files and defaults. `arguments` reads the texts of flags.
+`page` writes the documentation of options. `otlp` exports telemetry, `logs` writes to stderr, `signals` lists the
+signals that end a program, and `sockets` opens listening sockets.
 """

@@ -1,7 +1,7 @@
-"""What the programs' flags take, besides the kinds of `options`.
+"""The values that the programs' flags take, besides the kinds in `options`.
 
-A function that reads a text raises `argparse.ArgumentTypeError`, which says what is taken instead; argparse puts the
-flag before it.
+A function that reads a text raises `argparse.ArgumentTypeError` if the text is wrong. The error says what is expected;
+argparse adds the flag.
 """
 
 import argparse
@@ -20,7 +20,7 @@ V = TypeVar("V")
 
 
 def argument(kind: Kind[V]) -> Callable[[str], V | None]:
-    """Return what argparse calls for the text of a flag that takes this kind of value."""
+    """Return the function with which argparse reads the text of a flag of this kind."""
 
     def read(text: str) -> V | None:
         try:
@@ -34,7 +34,7 @@ def argument(kind: Kind[V]) -> Callable[[str], V | None]:
 def _address(text: str) -> tuple[str, int]:
     host, _, number = text.rpartition(":")
     name = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    is_clear = name is not host or ":" not in host  # in ::1:8080 the port may be a part of the address
+    is_clear = name is not host or ":" not in host  # in ::1:8080 the port may be part of the address
     if not name or not is_clear or not _is_decimal(number) or int(number) > _LAST_PORT:
         raise ValueError
     return name, int(number)
@@ -51,10 +51,10 @@ def _origin(text: str) -> str:
 
 ADDRESS: Final = text("HOST:PORT, as in 127.0.0.1:8080 or [::1]:8080", _address)
 ADDRESS_OR_OFF: Final = text("HOST:PORT, as in 127.0.0.1:8080 or [::1]:8080", _address, may_be_off=True)
-ORIGIN: Final = text("a URL of scheme, host, port and path, and nothing else", _origin, secret=True)
-"""A URL that paths can be added to. A wrong URL is not repeated, because it may have credentials in it.
+ORIGIN: Final = text("a URL with only a scheme, a host, a port and a path", _origin, secret=True)
+"""A URL to which paths can be added. The error does not repeat a wrong URL, since it may contain credentials.
 
-An `@` is refused wherever it stands: in `http://ada:123/x@host` the host is `ada`, and the rest a password.
+An `@` is refused anywhere: in `http://ada:123/x@host` the host is `ada`, and the rest is part of a password.
 """
 FILE: Final = text("the path of a file or folder", str)
 
@@ -67,7 +67,7 @@ def whole(text: str) -> int:
 
 
 def at_least(least: int) -> Callable[[str], int]:
-    """Return a function that takes whole numbers from `least` on."""
+    """Return a function that reads a whole number of at least `least`."""
 
     def take(text: str) -> int:
         if not _is_decimal(text) or int(text) < least:
@@ -94,12 +94,12 @@ def positive(text: str) -> float:
 
 
 def _is_decimal(text: str) -> bool:
-    """Return whether a text is a whole number of a length that `int` takes."""
+    """Return whether a text is a whole number that is short enough for `int`."""
     return text.isdecimal() and len(text) <= _MOST_DIGITS
 
 
 def _number(text: str) -> float:
-    """Return a number, or nan for what is none."""
+    """Return a number, or nan if the text is not a number."""
     try:
         return float(text)
     except ValueError:

@@ -1,7 +1,7 @@
-"""The settings of a program: a flag over a variable over a file over the default, merged once.
+"""The settings of a program, merged once: a flag overrides a variable, a variable a file, a file the default.
 
-Every source is read by the same options, so whatever one of them takes the others take as well. A wrong value is an
-error wherever it stands, even if another source goes over it.
+The same options read every source, so all sources take the same values. A wrong value is an error in any source, even
+if another source overrides it.
 """
 
 import argparse
@@ -24,7 +24,7 @@ Tables = Mapping[str, Sequence[Option[Any]]]
 
 
 class Values:
-    """The merged settings; each is asked for by its option."""
+    """The merged settings. `values[option]` is the value of an option."""
 
     def __init__(self, values: Mapping[str, object]) -> None:
         self._values = values
@@ -38,22 +38,25 @@ class Values:
 
 
 def add_flags(parser: argparse.ArgumentParser, tables: Tables) -> None:
-    """Add `--config` and a flag for each option; `merged` makes values of them."""
+    """Add `--config` and a flag for each option. `merged` makes values from the parsed flags."""
     filled = {name: options for name, options in tables.items() if options}
     parser.add_argument(
         CONFIG,
         type=argument(FILE),
         metavar="FILE",
-        help=f"a TOML file with settings, in the tables {' and '.join(f'[{name}]' for name in filled)} (default: none)",
+        help=f"a TOML file with settings in the tables {' and '.join(f'[{name}]' for name in filled)} (default: none)",
     )
     for name, options in filled.items():
-        group = parser.add_argument_group(f"settings in table [{name}] of the file")
+        group = parser.add_argument_group(f"settings of table [{name}]")
         for option in options:
             _add_flag(group, option)
 
 
 def merged(tables: Tables, flags: argparse.Namespace, environ: Mapping[str, str]) -> Values:
-    """Return the settings. Raises `ConfigError`, which names the flag, the variable or the key, and what it takes."""
+    """Return the settings.
+
+    Raises `ConfigError` if a value is wrong or missing. The error names the flag, the variable or the key.
+    """
     options = _all(tables)
     given: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in vars(flags).items()
@@ -67,8 +70,8 @@ def merged(tables: Tables, flags: argparse.Namespace, environ: Mapping[str, str]
     for option in options:
         if option.required and values[option.name] is None:
             raise ConfigError(
-                f"{option.flag} is missing; give it, the variable {option.variable}, or {option.key} in table "
-                f"[{option.table}] of the file of {CONFIG}"
+                f"{option.flag} is missing; give the flag, the variable {option.variable}, or the key {option.key} in "
+                f"table [{option.table}] of the file of {CONFIG}"
             )
     return Values(values)
 
@@ -80,7 +83,7 @@ def warnings_of(tables: Tables, environ: Mapping[str, str]) -> list[str]:
 
 @contextmanager
 def naming(flag: str, value: str) -> Iterator[None]:
-    """Raise `ConfigError` with the flag and its value for an `OSError` in the block: the file or address is no good."""
+    """Turn an `OSError` in the block into a `ConfigError` that names the flag, its value and the reason."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What our programs say on stderr: their log, and what is wrong in a line."""
+"""What our programs write to stderr: their log, and errors of one line."""
 
 import json
 import logging
@@ -8,7 +8,7 @@ from typing import Final
 
 
 class _JsonLines(logging.Formatter):
-    """A line a record, as JSON, for whoever collects the logs of containers."""
+    """One line of JSON for each record, for programs that collect the logs of containers."""
 
     def format(self, record: logging.LogRecord) -> str:
         said = {
@@ -30,9 +30,9 @@ _FORMATS: Final = {
 
 
 def log_to_stderr(log_format: str = "text", *, shown: int = logging.INFO) -> None:
-    """Write records from level `shown` on to stderr, as `text`, `json` or the `message` alone.
+    """Write records of level `shown` and above to stderr, as `text`, `json` or the `message` alone.
 
-    Records of level `INFO` reach whoever exports them, whatever is shown. Clients' lines about each request do not.
+    Other handlers get the records of level `INFO` and above. The HTTP client's line about each request is dropped.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setLevel(shown)
@@ -42,5 +42,5 @@ def log_to_stderr(log_format: str = "text", *, shown: int = logging.INFO) -> Non
 
 
 def complain(text: object) -> None:
-    """Say on stderr, in a line, what is wrong."""
+    """Write an error to stderr, in one line."""
     sys.stderr.write(f"otel-sessions: {text}\n")

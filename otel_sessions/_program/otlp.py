@@ -1,8 +1,8 @@
-"""Export over OTLP where the environment names a collector; nothing at all where it does not.
+"""Export over OTLP if the environment names a collector.
 
-Metrics, spans, logs, and the process's own memory, CPU and garbage collection, all set up here and from the standard
-variables. What those set stays as it is. Where they do not, seconds of our own apply, because the usual ones, a
-minute between exports, would outlast it. A collector that is gone delays the end by `_FLUSH_SECONDS` at most.
+The standard variables set up metrics, spans, logs, and metrics of the process: memory, CPU and garbage collection. If a
+variable is not set, a shorter interval than the usual one applies: a short run may end before a minute has passed. A
+collector that is gone delays the end of a program by at most `_FLUSH_SECONDS`.
 """
 
 import logging
@@ -38,7 +38,7 @@ _SIGNALS: Final = {
     "TRACES": ("trace_exporter", "OTLPSpanExporter"),
     "LOGS": ("_log_exporter", "OTLPLogExporter"),
 }
-"""By their name in the standard variables: module and class of the exporter."""
+"""The module and the class of each exporter, by the signal's name in the standard variables."""
 _GRPC_PORT: Final = 4317
 _DEFAULTS: Final = {
     "OTEL_METRIC_EXPORT_INTERVAL": "2000",  # milliseconds
@@ -47,7 +47,7 @@ _DEFAULTS: Final = {
     "OTEL_EXPORTER_OTLP_TIMEOUT": "1",  # seconds, in Python's exporters
 }
 _CREDENTIALS: Final = re.compile(r"^([a-z][a-z0-9+.-]*://)?.*@", re.IGNORECASE)
-"""To the last @, since what makes an endpoint wrong is often a password with a slash in it."""
+"""Up to the last @, since an endpoint is often wrong because its password has a slash."""
 _FLUSH_SECONDS: Final = 2.0
 _PROCESS_METRICS: Final[dict[str, list[str] | None]] = {
     "process.cpu.time": ["user", "system"],
@@ -61,9 +61,9 @@ _PROCESS_METRICS: Final[dict[str, list[str] | None]] = {
 
 @contextmanager
 def exporting(service_name: str) -> Iterator[None]:
-    """Export what happens during the block, and what is left at its end, if the environment asks for it.
+    """Export telemetry during the block, if the environment names a collector. Flush the rest at the end.
 
-    `service_name` is the resource's name unless the environment has one.
+    `service_name` is the name of the service unless the environment sets a name.
     """
     setups = {"METRICS": _export_metrics, "TRACES": _export_spans, "LOGS": _export_logs}
     signals = _asked(os.environ)
@@ -84,7 +84,7 @@ def exporting(service_name: str) -> Iterator[None]:
 
 
 def require_exporters(environ: Mapping[str, str] = os.environ) -> None:
-    """Raise `ImportError` or `ConfigError` if the export that the environment asks for cannot work here."""
+    """Raise `ImportError` if an exporter is not installed, `ConfigError` if a variable of the export is wrong."""
     for signal in _asked(environ):
         _require_endpoint(signal, environ)
         import_module(_exporter_module(signal, environ))
@@ -120,13 +120,13 @@ def _export_logs(resource: "Resource") -> Callable[[], None]:
     provider = LoggerProvider(resource, shutdown_on_exit=False)
     provider.add_log_record_processor(BatchLogRecordProcessor(_exporter("LOGS", os.environ)))
     logging.getLogger().addHandler(LoggingHandler(logger_provider=provider))
-    logging.getLogger("otel_sessions").setLevel(logging.DEBUG)  # a line a pass
-    logging.getLogger("httpx2").setLevel(logging.WARNING)  # else a line a request
+    logging.getLogger("otel_sessions").setLevel(logging.DEBUG)  # for a line about each pass
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # no line about each request
     return provider.shutdown
 
 
 def _shut_down(shutdowns: list[Callable[[], None]]) -> None:
-    """Send what is left, all signals at once, and wait for it no longer than `_FLUSH_SECONDS`."""
+    """Flush all signals at once, and wait for at most `_FLUSH_SECONDS`."""
     threads = [threading.Thread(target=shutdown, daemon=True) for shutdown in shutdowns]
     for thread in threads:
         thread.start()
@@ -136,9 +136,10 @@ def _shut_down(shutdowns: list[Callable[[], None]]) -> None:
 
 
 class LostTelemetry(logging.Handler):
-    """Says on stderr that an export has failed: once for each endpoint, for a dead collector would fill the screen.
+    """Writes to stderr that an export has failed, once for each endpoint: a dead collector must not fill the screen.
 
-    `endpoints` are by signal. They are named without what may be secret in them: credentials, path and query.
+    `endpoints` has the endpoint of each signal. The line names an endpoint without its credentials, path and query,
+    since they may be secret.
     """
 
     def __init__(self, endpoints: Mapping[str, str]) -> None:
@@ -147,12 +148,12 @@ class LostTelemetry(logging.Handler):
         self._told: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Never raises: it is called inside the exporter."""
+        """Write the line. Never raises, since the exporter calls this method."""
         try:
             self._tell(record)
         except Exception:
-            with suppress(OSError, ValueError):  # no traceback, which could name secrets
-                sys.stderr.write("telemetry is lost: an export failed, and why cannot be said\n")
+            with suppress(OSError, ValueError):  # no traceback, since it could contain secrets
+                sys.stderr.write("telemetry is lost: an export failed, and its error cannot be shown\n")
 
     def _tell(self, record: logging.LogRecord) -> None:
         message = record.getMessage()
@@ -165,7 +166,7 @@ class LostTelemetry(logging.Handler):
             sys.stderr.write(f"telemetry is lost: the export to {where} failed: {self._public(message)}\n")
 
     def _concerned(self, logger: str, message: str) -> list[str]:
-        """Return the endpoints that a record is about; all of them if it does not say."""
+        """Return the endpoints that a record is about, or all endpoints if the record names none of them."""
         named = [
             endpoint
             for signal, endpoint in self._endpoints.items()
@@ -187,12 +188,12 @@ def _place(endpoint: str) -> str:
 
 
 def _as_url(endpoint: str) -> str:
-    """Return an endpoint as a URL; gRPC's may have no scheme."""
+    """Return an endpoint as a URL. An endpoint of gRPC may have no scheme."""
     return endpoint if "//" in endpoint else f"//{endpoint}"
 
 
 def _asked(environ: Mapping[str, str]) -> list[str]:
-    """Return the signals that there is an endpoint for and that are not switched off."""
+    """Return the signals that have an endpoint and are not switched off."""
     return [
         signal
         for signal in _SIGNALS
@@ -205,7 +206,7 @@ def _endpoint(signal: str, environ: Mapping[str, str]) -> str:
 
 
 def _resource(service_name: str) -> "Resource":
-    """Return the environment's resource, with a name and an instance, by host and process, where it has none."""
+    """Return the environment's resource. Add a service name, and an instance made of host and process, if missing."""
     from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, Resource
 
     resource = Resource.create()
@@ -232,12 +233,12 @@ def _protocol(signal: str, environ: Mapping[str, str]) -> str:
 
 
 def _usual_protocol(endpoint: str) -> str:
-    """Return what collectors speak on the port of an endpoint."""
+    """Return the protocol that collectors usually speak on the port of an endpoint."""
     return _GRPC if urlsplit(_as_url(endpoint)).port == _GRPC_PORT else "http/protobuf"
 
 
 def _require_endpoint(signal: str, environ: Mapping[str, str]) -> None:
-    """Raise `ConfigError`, which names the variable, if nothing can be exported to the endpoint of a signal."""
+    """Raise `ConfigError`, which names the variable, if the endpoint of a signal is wrong."""
     own, endpoint = f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT", _endpoint(signal, environ)
     variable = own if environ.get(own) else ENDPOINT
     public = _CREDENTIALS.sub(r"\1", endpoint)
@@ -246,15 +247,15 @@ def _require_endpoint(signal: str, environ: Mapping[str, str]) -> None:
     parts = urlsplit(_as_url(endpoint))
     if "@" in f"{parts.path}{parts.query}{parts.fragment}":
         raise ConfigError(
-            f"{variable} takes a URL with at most one @, right before its host; write / ? # and @ in a user name, a "
-            f"password or a path as %2F %3F %23 and %40"
+            f"{variable} takes a URL with at most one @, directly before the host; in a user name, a password or a "
+            f"path, write / ? # and @ as %2F %3F %23 and %40"
         )
     if _protocol(signal, environ) != _GRPC and parts.scheme not in ("http", "https"):
         raise ConfigError(f"{variable} takes a URL that starts with http:// or https://, not {public!r}")
 
 
 def _is_url(endpoint: str) -> bool:
-    """Return whether an endpoint has a host that can be asked, or is a target of gRPC's like `unix:///run/collector`."""
+    """Return whether an endpoint has a host and a usable port, or is a gRPC target like `unix:///run/collector`."""
     try:
         parts = urlsplit(_as_url(endpoint))
         host, port = parts.hostname, parts.port

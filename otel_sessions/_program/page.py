@@ -1,4 +1,4 @@
-"""Writes the page of the documentation that lists every option, in Markdown."""
+"""Writes the documentation page that lists every option, in Markdown."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -11,31 +11,31 @@ _HEAD: Final = f"""# Settings
 
 <!-- Written by `make settings` from the options in the code; a change here is lost. -->
 
-A flag goes over its variable, the variable over the file of `{CONFIG}`, and the file over the default. Each source is
-checked: a wrong value is an error that names the flag, the variable or the key, and says what it takes.
+A flag overrides its variable, the variable overrides the file of `{CONFIG}`, and the file overrides the default. Each
+source is checked. The error for a wrong value names the flag, the variable or the key, and says what it takes.
 
-The column *setting* has the name in code, the key in a file if it is another one, the variable, and the flag.
+The column *setting* has the name in code, the key in a file if it differs, the variable, and the flag.
 
 - A variable that is empty counts as unset. A flag that is empty is an error.
 - The word `off` switches a limit off. In code, `None` does.
 - A switch takes `true`, `yes`, `on` or `1`, and `false`, `no`, `off` or `0`. In a file it takes `true` and `false`.
-- A list is a list in a file, is parted by commas in a variable, and is a flag that is repeated.
+- A list is a list in a file. In a variable, commas separate its items. As a flag, repeat the flag for each item.
 - A variable that starts with `OTEL_SESSIONS_` and that no setting reads is logged once as a warning. Variables that
-  Kubernetes sets for a service `otel-sessions` (`..._PORT`, `..._PORT_*`, `..._SERVICE_*`) are left alone.
+  Kubernetes sets for a service `otel-sessions` (`..._PORT`, `..._PORT_*`, `..._SERVICE_*`) cause no warning.
 - A file may have the tables `[session]`, `[proxy]`, `[admin]` and `[fleet]`. An unknown table or key is an error. The
-  last two have no key yet.
+  tables `[admin]` and `[fleet]` have no key yet.
 """
 _TITLES: Final = {
     "session": """Every manager has these settings. In code they are the fields of `SessionConfig`.
-`SessionConfig.from_toml(path)` reads the table, `SessionConfig.from_env()` the variables. `otel-sessions proxy` has the
-flags, and `otel-sessions demo` reads the variables.""",
-    "proxy": "`otel-sessions proxy` has these settings of its own.",
+`SessionConfig.from_toml(path)` reads the table, and `SessionConfig.from_env()` reads the variables.
+`otel-sessions proxy` has the flags, and `otel-sessions demo` reads the variables.""",
+    "proxy": "Only `otel-sessions proxy` has these settings.",
 }
 _COLUMNS: Final = ("setting", "unit", "default", "what it does")
 
 
 def page(tables: Tables) -> str:
-    """Return the page: a chapter for each table, and in it a row for each option."""
+    """Return the page: a chapter for each table, and a row for each option."""
     chapters = [line for name, options in tables.items() if options for line in _chapter(name, options)]
     return "\n".join([_HEAD, *chapters])
 

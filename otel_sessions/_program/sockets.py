@@ -1,4 +1,4 @@
-"""Sockets that find out by themselves that whoever is at their other end is gone."""
+"""Sockets that notice that the peer is gone."""
 
 import socket
 from typing import Final
@@ -6,27 +6,27 @@ from typing import Final
 from .flags import naming
 
 _PROBES: Final = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
-"""Seconds of silence, seconds between probes, probes: a peer that is gone is found within a minute."""
+"""Seconds of silence, seconds between probes, number of probes: a peer that is gone is found within a minute."""
 _TAKES_NOTHING_MILLISECONDS: Final = 60_000
 
 WATCHFUL: Final = [
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     *((socket.IPPROTO_TCP, getattr(socket, name), value) for name, value in _PROBES.items() if hasattr(socket, name)),
 ]
-"""Options of a connection, as `setsockopt` takes them."""
+"""Options of a connection that probes a silent peer, as `setsockopt` takes them."""
 
 
 def listen(address: tuple[str, int]) -> socket.socket:
-    """Return a listening socket whose connections send at once, and are given up when their peer is gone.
+    """Return a listening socket whose connections send at once, and are dropped when their peer is gone.
 
-    So are those, where the system can do that, whose peer takes nothing for a minute of what waits for it. Raises
-    `OSError`.
+    If the system supports it, a connection is also dropped when its peer acknowledges no sent data for a minute. Raises
+    `OSError` if the address cannot be listened on.
     """
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     listener = socket.create_server(address, family=family, backlog=2048)
-    for option in WATCHFUL:  # inherited by what is accepted
+    for option in WATCHFUL:  # accepted connections inherit these options
         listener.setsockopt(*option)
-    # asyncio sets it on sockets of its own making only; without it a body waits 40 ms for the head's acknowledgement.
+    # asyncio sets TCP_NODELAY only on sockets that it makes. Without it, a body waits 40 ms for an acknowledgement.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _TAKES_NOTHING_MILLISECONDS)
@@ -34,12 +34,12 @@ def listen(address: tuple[str, int]) -> socket.socket:
 
 
 def listen_as(flag: str, address: tuple[str, int]) -> socket.socket:
-    """Return a listening socket for the address that a flag names. Raises `ConfigError`, with the flag."""
+    """Return a listening socket for the address of a flag. Raises `ConfigError`, which names the flag."""
     with naming(flag, written(address)):
         return listen(address)
 
 
 def written(address: tuple[str, int]) -> str:
-    """Return a host and a port as people write them."""
+    """Return an address as people write it, with brackets around an IPv6 address."""
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

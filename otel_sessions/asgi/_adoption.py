@@ -1,6 +1,6 @@
-"""The session of an app that runs already: it begins with the app's own answer, and is held until the app is done.
+"""A session that begins while the app runs: with the app's answer. The session is held until the app returns.
 
-Who ends the session from inside the app goes on, as under any other lease. Whoever else ends it cancels the app.
+If a task of the app ends the session, the app goes on, as under any other lease. Any other end cancels the app.
 """
 
 from collections.abc import Awaitable, Callable
@@ -17,11 +17,11 @@ from otel_sessions._engine.leases import Hold
 from otel_sessions._engine.manager import SessionManager
 
 _inside: ContextVar[tuple["Adoption", ...]] = ContextVar("otel_sessions_inside", default=())
-"""The adoptions in whose apps this task runs. A hold alone would not tell: the app's tasks are older than the hold."""
+"""The adoptions whose apps this task is part of. The hold cannot tell: the app's tasks are older than the hold."""
 
 
 class Adoption:
-    """Runs an app, and holds the session that the app's answer makes. `lost` says why there is no session any more."""
+    """Runs an app, and holds the session that the app's answer opens. `lost` is the error if the session is lost."""
 
     def __init__(self) -> None:
         self.ran = False
@@ -30,7 +30,7 @@ class Adoption:
         self._hold: Hold[Any] | None = None
 
     async def run(self, app: Callable[[], Awaitable[None]]) -> None:
-        """Run the app; what it raises is raised as it is, unless the session was lost."""
+        """Run the app. An error of the app is raised as it is, unless the session was lost."""
         self.ran = True
         outer = _inside.get()
         _inside.set((*outer, self))
@@ -45,7 +45,7 @@ class Adoption:
             self._leave()
 
     def commit(self, make: Callable[[], Session[Any]], manager: SessionManager[Any]) -> Session[Any]:
-        """Make the session and hold it. If there can be no session after all, there is no answer either."""
+        """Make the session and hold it. If this raises `SessionError`, the app is cancelled and its answer dropped."""
         try:
             session = make()
             hold = manager.hold(session.id, partial(self._end, session.id))
@@ -57,14 +57,14 @@ class Adoption:
         return session
 
     def _end(self, session_id: str, reason: EndReason) -> None:
-        """Take note that the session ends. Called in the context of whoever ends it."""
+        """Note that the session ends. Called in the context of the task that ends the session."""
         if self in _inside.get():
             self._leave()
         else:
             self._lose(SessionNotFound(session_id, reason))
 
     def _lose(self, error: SessionError) -> None:
-        self.lost = error.with_traceback(None)  # its frames hold this adoption, and the session with it
+        self.lost = error.with_traceback(None)  # the frames would keep this adoption and the session in memory
         self._scope.cancel()
 
     def _leave(self) -> None:

@@ -1,7 +1,7 @@
-"""Sessions that the app behind keeps are ended in the app when they end here.
+"""Ends the app's own session when the manager's session of the same id ends.
 
-The app is told by a DELETE that looks like one of the client's and arrives through ASGI: no HTTP client is needed.
-Where a session lives is remembered from the answer that announced it, until the session ends.
+The app gets a DELETE through ASGI, as if the client had sent it. No HTTP client is needed. The address of a session is
+the address of the request that opened the session. It is remembered until the session ends.
 """
 
 import logging
@@ -22,8 +22,8 @@ _ADDRESS: Final = (
     *("asgi", "http_version", "scheme", "server", "client", "path", "raw_path", "query_string", "root_path"),
     *("app_root_path", "app", "user", "auth"),
 )
-"""What of an opening request's scope the DELETE repeats. Starlette's authentication leaves `user` and `auth` there, and
-the MCP SDK ends a session for the user only who opened it."""
+"""The keys of the opening request's scope that the DELETE repeats. `user` and `auth` come from Starlette's
+authentication: the MCP SDK ends a session only for the user that opened the session."""
 
 _TOLD: Final = (
     HTTPStatus.BAD_REQUEST,
@@ -32,34 +32,34 @@ _TOLD: Final = (
     HTTPStatus.GONE,
     HTTPStatus.NOT_IMPLEMENTED,
 )
-"""Besides 2xx, the answers after which nothing is left to be done: the session is gone, or the app ends none on request
-(MCP 2025-11-25, Transports, Session Management; RFC 9110, section 15)."""
+"""The answers, besides 2xx, that settle a DELETE: the session is gone, or the app ends no session on request (MCP
+2025-11-25, Transports, Session Management; RFC 9110, section 15)."""
 
 _logger = logging.getLogger("otel_sessions")
 
 
 def is_told(status: int) -> bool:
-    """Return whether an answer of this status to the end of a session leaves nothing to be done."""
+    """Return whether an answer of this status settles the DELETE for a session."""
     return HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES or status in _TOLD
 
 
 class EndInApp:
-    """Wraps an MCP app that makes its own session ids, and ends the app's sessions when ours end.
+    """Wraps an MCP app that makes its own session ids, and ends the app's sessions when the manager's sessions end.
 
         ending = EndInApp(mcp_app)
         manager = SessionManager(on_close=ending.end)
         app = SessionLeaseMiddleware(ending, manager, McpMatcher(), on_stray=ending.end_stray)
 
-    `inside` is the app behind the authentication of `app`, if it has one: it gets the DELETE, with the path, the Host
-    and the user of the request that opened the session. `headers` are added, or replace the Host; an app that insists
-    on `mcp-protocol-version` gets it so. `header` names the header that carries the id.
+    If `app` has authentication, `inside` is the app behind it, and gets the DELETE. The DELETE has the path, the Host
+    and the user of the request that opened the session. `headers` are added to the DELETE, and may replace the Host. An
+    app that requires `mcp-protocol-version` gets it this way. `header` is the name of the header that carries the id.
 
-    The DELETE has the `state` of the app's lifespan. Where no lifespan comes by, as under a mount, it has the `state`
-    with which the opening request arrived. What the app adds to the state of a request is not kept.
+    The DELETE has the `state` of the app's lifespan. If no lifespan passes through this object, as under a mount, the
+    DELETE has the `state` with which the opening request arrived, without what the app added to it.
 
-    At most `limit` sessions are remembered, the youngest; a warning says when that is too few. `end` and `end_stray`
-    give the memory back, so both must be called. The app must run until the manager has shut down: see `lifespan` and
-    `RunManager`.
+    The latest `limit` sessions are remembered. A warning is logged once if there are more. `end` and
+    `end_stray` free the memory of a session, so both must be in use. The app must run until the manager has shut down:
+    see `lifespan` and `RunManager`.
     """
 
     def __init__(
@@ -77,9 +77,9 @@ class EndInApp:
         self._header = header.lower().encode("latin-1")
         self._limit = limit
         self._addresses: dict[str, dict[str, Any] | None] = {}
-        """By session id, oldest first; None where the client has ended the session by itself."""
+        """By session id, oldest first. None if the client has ended the session in the app."""
         self._state: Any = None
-        """What the app's lifespan leaves for its requests; None where no lifespan came by."""
+        """The state of the app's lifespan, or None if no lifespan passed through this object."""
         self._serves = False
         self._is_full = False
 
@@ -100,27 +100,29 @@ class EndInApp:
         await self._app(scope, receive, note)
 
     async def end(self, session: Session[Any], reason: EndReason) -> None:  # noqa: ARG002  # a close hook's signature
-        """End a session in the app, unless its client has; a manager's close hook.
+        """End a session in the app, unless the client has ended it there. For `SessionManager(on_close=...)`.
 
-        Does nothing for a session that the app has not announced, as the sessions of MCP's older transport. Raises
-        `RuntimeError` if the app refuses, and if the app is served past this object; and what the app raises.
+        Does nothing if the app has not announced the session: sessions of MCP's older transport, for example. Raises
+        `RuntimeError` if the app refuses the DELETE, or if no request came through this object. Raises what the app
+        raises.
         """
         if not self._serves:
-            raise RuntimeError("no request came through EndInApp; put the EndInApp in place of the app that it wraps")
+            raise RuntimeError("no request came through EndInApp; serve the EndInApp instead of the app that it wraps")
         address = self._addresses.pop(session.id, None)
         if address is not None:
             await self._delete(session.id, address)
 
     async def end_stray(self, session_id: str, scope: Any) -> None:
-        """End a session that the app announced in its answer to `scope`, and that could become no session here.
+        """End a session that the app has announced, but that the manager does not have. For `on_stray=`.
 
-        Raises `RuntimeError` if the app refuses, and what the app raises.
+        `scope` is the request whose answer announced the session. Raises `RuntimeError` if the app refuses the DELETE.
+        Raises what the app raises.
         """
         address = self._addresses.pop(session_id, None)
         await self._delete(session_id, self._address(scope) if address is None else address)
 
     def _note(self, scope: Any, address: dict[str, Any], start: Any) -> None:
-        """Remember what an answer says of sessions: the app has made one, or the client has ended one."""
+        """Remember what an answer says: the app has made a session, or the client has ended a session."""
         named = self._ids(scope["headers"])
         for session_id in self._ids(start.get("headers", ()))[:1]:
             if session_id not in named:
@@ -140,7 +142,10 @@ class EndInApp:
             del self._addresses[next(iter(self._addresses))]
             if not self._is_full:
                 self._is_full = True
-                _logger.warning("more than %d sessions of the app are open; the oldest stay in the app", self._limit)
+                _logger.warning(
+                    "the app has more than %d open sessions; EndInApp cannot end the oldest ones: raise its limit",
+                    self._limit,
+                )
 
     async def _delete(self, session_id: str, address: dict[str, Any]) -> None:
         headers = [*address["headers"], (self._header, session_id.encode("latin-1"))]
@@ -148,12 +153,12 @@ class EndInApp:
         asking = _Delete({**address, **state, "type": "http", "method": "DELETE", "headers": headers})
         status = await asking.go(self._app if self._inside is None else self._inside)
         if status is None:
-            raise RuntimeError("the app did not answer to the end of a session")
+            raise RuntimeError("the app did not answer the DELETE for a session")
         if not is_told(status):
-            raise RuntimeError(f"the app answered {status} to the end of a session")
+            raise RuntimeError(f"the app answered {status} to the DELETE for a session")
 
     def _address(self, scope: Any) -> dict[str, Any]:
-        """Return the part of a request's scope that says where its session lives."""
+        """Return the part of a request's scope to which a DELETE for its session must go."""
         address = {key: scope[key] for key in _ADDRESS if key in scope}
         address |= {"scheme": str(scope["scheme"]).replace("ws", "http")} if "scheme" in scope else {}
         address |= _state_in(scope) if self._state is None else {}
@@ -166,12 +171,12 @@ class EndInApp:
 
 
 def _state_in(scope: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a scope's state as a server gives it to one request: a copy, which keeps nothing that is added later."""
+    """Return a copy of a scope's state, as a server gives it to one request. Later additions are not in the copy."""
     return {"state": dict(scope["state"])} if scope.get("state") is not None else {}
 
 
 class _Delete:
-    """A request without a body, as an app sees it, and the status of its answer."""
+    """A request without a body, as an app sees it. `go` returns the status of the answer."""
 
     def __init__(self, scope: dict[str, Any]) -> None:
         self._scope = scope
@@ -187,7 +192,7 @@ class _Delete:
         if not self._asked:
             self._asked = True
             return {"type": "http.request", "body": b"", "more_body": False}
-        await self._over.wait()  # a client that waits for its answer
+        await self._over.wait()  # as a client that waits for the answer
         return {"type": "http.disconnect"}
 
     async def _send(self, message: Any) -> None:

@@ -1,4 +1,4 @@
-"""Whose an exchange is, by the address that it came from. Pure; what an address is says `_http.addresses`."""
+"""The client of an exchange, by the address that it came from. Pure. `_http.addresses` parses addresses."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,27 +10,27 @@ from otel_sessions.matchers import Scope, headers_of
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClientAddress:
-    """The address of a client, from an ASGI scope; for `client=` of the middleware. `client_address` makes it."""
+    """Returns the name of a client by its address, for `client=` of the middleware. `client_address` makes it."""
 
     trusted: tuple[Network, ...] = ()
 
     def __call__(self, scope: Scope) -> str | None:
         """Return the client's IPv4 address, or the /64 network of its IPv6 address (`2001:db8::/64`), or None.
 
-        None means that the server names no address, as on a Unix socket.
+        None means that the server gives no address, for example on a Unix socket.
         """
         address = client_behind(sender_of(scope), forwarded_for(scope), self.trusted)
         return None if address is None else client_name(address)
 
 
 def client_address(*, trusted: Sequence[str] = ()) -> ClientAddress:
-    """Return what names a client by its address.
+    """Return a function that names a client by its address, for `client=` of the middleware.
 
         SessionLeaseMiddleware(app, manager, client=client_address(trusted=["10.0.0.0/8"]))
 
-    `trusted` are the addresses and networks of the proxies in front. Only their word about a client is taken, from
-    `X-Forwarded-For`: the last address that is not trusted is the client's. Raises `ConfigError`, which names the
-    network, if an entry of `trusted` is no address and no network.
+    `trusted` are the addresses and networks of the proxies in front. `X-Forwarded-For` counts only if a trusted proxy
+    has sent it: its last address that is not trusted is the client's address. Raises `ConfigError`, which names the
+    entry, if an entry of `trusted` is not an address or a network.
     """
     if isinstance(trusted, str):
         raise ConfigError(f"trusted takes a list of addresses and networks, not the text {trusted!r}")
@@ -38,13 +38,13 @@ def client_address(*, trusted: Sequence[str] = ()) -> ClientAddress:
 
 
 def sender_of(scope: Scope) -> str | None:
-    """Return the host that opened the connection, as the server names it; None where it names no host."""
+    """Return the host that opened the connection, as the server names it, or None if the server names no host."""
     client = scope.get("client")
     return str(client[0]) if isinstance(client, (list, tuple)) and client else None
 
 
 def forwarded_for(scope: Scope) -> list[str]:
-    """Return the entries of all `X-Forwarded-For` headers, in their order and without empty ones."""
+    """Return the entries of all `X-Forwarded-For` headers in their order, without empty entries."""
     lines = headers_of(scope, b"x-forwarded-for")
     return [entry.strip() for line in lines for entry in line.split(",") if entry.strip()]
 

@@ -1,6 +1,6 @@
-"""What in an event stream is more than comments (HTML Standard, section 9.2.6), wherever the stream is cut in parts.
+"""Tells comments in an event stream from other content (HTML Standard, section 9.2.6), however the stream is split.
 
-Servers send comments to keep a connection open. A comment is no use of a session.
+Servers send comments to keep a connection open. A comment does not count as activity of a session.
 """
 
 from typing import Self
@@ -9,7 +9,7 @@ from otel_sessions.matchers import Headers
 
 
 class Events:
-    """One event stream, part by part. Of a coded one nothing can be told, so each part counts as more than comments."""
+    """One event stream, part by part. A coded stream cannot be read, so each part counts as more than comments."""
 
     def __init__(self, *, coded: bool = False) -> None:
         self._coded = coded
@@ -18,7 +18,7 @@ class Events:
 
     @classmethod
     def of(cls, headers: Headers) -> Self | None:
-        """Return what follows an answer with these headers, None if it is not an event stream."""
+        """Return the event stream of an answer with these headers, or None if the answer is not an event stream."""
         kinds = [value for name, value in headers if name.lower() == b"content-type"]
         if not kinds or not kinds[-1].lower().startswith(b"text/event-stream"):
             return None
@@ -26,7 +26,7 @@ class Events:
         return cls(coded=coded)
 
     def has_more_than_comments(self, part: bytes) -> bool:
-        """Return whether the next part has a byte that is in no comment and is no line end."""
+        """Return whether the next part has a byte outside comments and line ends."""
         if self._coded:
             return bool(part)
         first, *others = part.replace(b"\r", b"\n").split(b"\n")

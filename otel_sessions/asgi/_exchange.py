@@ -1,7 +1,8 @@
-"""One HTTP request or WebSocket as it passes between server and app: what was said so far, and how it can still end.
+"""One HTTP request or WebSocket between server and app: which messages have passed, and how it can still end.
 
-An exchange knows the protocol, and notes activity on the session of its `role`. What an answer means for the session,
-the role decides (`_roles`): it is asked once, when the answer starts, and told when the start has been sent.
+An exchange knows the protocol, and notes activity on the session of its `role`. The role (`_roles`) decides what an
+answer means for the session. The exchange asks the role once, when the answer starts, and tells the role when the start
+has been sent.
 """
 
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -16,7 +17,7 @@ from otel_sessions.matchers import MOST_LOOKED_AT, Answer, Scope
 from ._events import Events
 from ._roles import Outside, Role
 
-# What frameworks pass is typed dicts of their own, which fit nothing but Any both ways.
+# Frameworks pass their own typed dicts. Only Any is compatible with them in both directions.
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
@@ -24,15 +25,15 @@ ASGIApp = Callable[[Any, Receive, Send], Awaitable[None]]
 
 _LAST_WORD_SECONDS: Final = 1.0
 _MOST_PARTS: Final = 1024
-"""Parts of a body that are kept while it is looked at."""
+"""The largest number of parts of a body that are kept while the body is examined."""
 _FIRST_LOOK: Final = 256
-"""Bytes of an unfinished body before the first look; each further look waits for twice as many."""
+"""Bytes of an unfinished body before the first look. Each further look waits for twice as many bytes."""
 _LEAST_REFUSAL: Final = 400
 _GOING_AWAY, _POLICY_VIOLATION, _TRY_AGAIN_LATER = 1001, 1008, 1013
-"""RFC 6455, section 7.4.1, and the registry that it sets up."""
+"""RFC 6455, section 7.4.1, and the IANA registry of close codes."""
 
 BodyOpens = Callable[[bytes, bool], bool | None]
-"""Whether a request may open a session, from the start of its body and whether that is all of it."""
+"""Returns whether a request may open a session, from the start of its body and whether this is the whole body."""
 
 
 _OUTSIDE: Final = Outside()
@@ -41,8 +42,8 @@ _OUTSIDE: Final = Outside()
 class Exchange:
     """One request. The app gets `receive` and `send`.
 
-    With `idle_timeout` a stream on which nothing has passed either way for so many seconds is ended. An answer that
-    tells its length is no stream; what the app does after its answer is not cut short.
+    A stream is ended if nothing has passed in either direction for `idle_timeout` seconds. An answer with a
+    Content-Length is not a stream. Work of the app after its answer is not cut short.
     """
 
     __slots__ = (
@@ -65,7 +66,7 @@ class Exchange:
         self._started = False
         self._over = False
         self._streams = False
-        """Whether an answer has started whose end is not told before."""
+        """Whether an answer without a Content-Length has started."""
         self._events: Events | None = None
 
     async def run(self, app: ASGIApp, scope: Scope) -> None:
@@ -80,9 +81,9 @@ class Exchange:
                 await self._hang_up()
 
     async def body_opens(self, opens: BodyOpens) -> bool | None:
-        """Return whether the request's body says that it may open a session; what was read, the app gets all the same.
+        """Return whether the request may open a session by its body, or None if the first 8 KiB do not tell.
 
-        None if the first 8 KiB of the body do not tell. A client that has left opens nothing.
+        The app still gets all parts that were read. If the client has left, the result is False.
         """
         start, complete, next_look = b"", False, _FIRST_LOOK
         looked_at = self._looked_at = []
@@ -117,15 +118,15 @@ class Exchange:
                 self._expect_more()
         elif kind == self.starts:
             await self._send(self._start(message))
-            if not self._has_left:  # servers take what they cannot send any more
+            if not self._has_left:  # servers accept messages that they cannot send any more
                 self.role.answer_sent()
             return
         await self._send(message)
 
     async def refuse(self, error: SessionError, answer: Answer) -> None:
-        """End the exchange: with `answer` if the app has not started its own, else as well as it can be ended.
+        """End the exchange: with `answer` if the app has not started an answer, else as well as possible.
 
-        A client that does not read is waited for a second.
+        A client that does not read delays the end by at most a second.
         """
         with anyio.move_on_after(_LAST_WORD_SECONDS):
             if self._started:
@@ -137,7 +138,7 @@ class Exchange:
         await self._answer("http.response", answer)
 
     async def _hang_up(self) -> None:
-        """End an answer that has started: in order where its reader takes the end of the body for nothing more."""
+        """End an answer that has started: an event stream in order. Any other answer stays incomplete."""
         if not self._over and self._events is not None:
             self._over = True
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -153,7 +154,7 @@ class Exchange:
         return message if headers is said else {**message, "headers": headers}
 
     def _note_part(self, body: bytes) -> None:
-        """Note a part of an answer: one of an event stream is a message, unless it is comments."""
+        """Note a part of an answer. A part of an event stream is a message, unless it has only comments."""
         if self._events is None:
             if not self._over:
                 self._note_activity()
@@ -171,7 +172,7 @@ class Exchange:
             self.role.session.touch()
 
     def _expect_more(self) -> None:
-        """Let the time of silence begin anew, or end with the exchange."""
+        """Start the time of silence again, or stop it if the exchange is over."""
         if self._silence is not None and self._idle_timeout is not None and self._streams:
             self._silence.deadline = inf if self._over else anyio.current_time() + self._idle_timeout
 
@@ -182,7 +183,7 @@ class Exchange:
 
 
 class WebSocket(Exchange):
-    """One WebSocket: it may end before it is accepted, and is closed rather than left."""
+    """One WebSocket. It may end before it is accepted, and is closed in order."""
 
     __slots__ = ()
     starts = "websocket.accept"
@@ -207,7 +208,7 @@ class WebSocket(Exchange):
         await super().send(message)
 
     def _deny(self, message: Message) -> Message:
-        """Take note of an app's refusal of the handshake: it refuses with whatever status."""
+        """Note that the app refuses the handshake. The role sees at least status 400, whatever the app's status is."""
         said = message.get("headers", ())
         said = said if isinstance(said, list) else list(said)
         headers = self.role.answer_starts(max(message.get("status", 403), _LEAST_REFUSAL), said)

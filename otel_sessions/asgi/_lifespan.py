@@ -1,6 +1,6 @@
-"""The manager's life within the life of an app: from before the first request until after the last one.
+"""Runs a manager in the lifespan of an app: from before the first request until after the last request.
 
-The app's own lifespan always encloses the manager's. So what the app starts still runs while close hooks do.
+The app's own lifespan always encloses the manager's run. So what the app starts still works during close hooks.
 """
 
 import logging
@@ -18,7 +18,7 @@ _LifespanT = TypeVar("_LifespanT", bound=Callable[[Any], AbstractAsyncContextMan
 
 _EXITS: Final = (SystemExit, KeyboardInterrupt)
 _FAILURES: Final = (Exception, *_EXITS)
-"""What a startup may raise: `sys.exit("no database")` is as usual there as an error."""
+"""What a startup may raise: `sys.exit("no database")` is as usual there as an exception."""
 
 _logger = logging.getLogger("otel_sessions")
 
@@ -32,12 +32,12 @@ def lifespan(manager: SessionManager[Any], then: _LifespanT) -> _LifespanT: ...
 def lifespan(
     manager: SessionManager[Any], then: Callable[[Any], AbstractAsyncContextManager[Any]] | None = None
 ) -> Callable[[Any], AbstractAsyncContextManager[Any]]:
-    """Return a lifespan in which `manager` runs, as Starlette, FastAPI and Litestar take it.
+    """Return a lifespan function that runs `manager`, for Starlette, FastAPI and Litestar.
 
         app = Starlette(lifespan=lifespan(manager))
 
-    `then` is another lifespan of that form. It is entered before the manager and left after the manager has shut
-    down, and the state that it yields is passed on. Entering raises what `then` and the manager raise.
+    `then` is another lifespan function. It is entered before the manager, and left after the manager has shut down. The
+    state that `then` yields is passed on. Entering raises what `then` and the manager raise.
     """
 
     @asynccontextmanager
@@ -53,17 +53,17 @@ def lifespan(
 
 
 class RunManager:
-    """Runs `manager` for as long as a server runs `app`, whether or not `app` supports the lifespan protocol.
+    """Runs `manager` as long as a server runs `app`, whether or not `app` supports the lifespan protocol.
 
         app = RunManager(SessionLeaseMiddleware(get_asgi_application(), manager), manager)
 
-    The lifespan of `app`, if it has one, starts before the manager and ends after the manager has shut down. A startup
-    or shutdown that fails is reported to the server with its message and raised. Everything else passes to `app`.
-    The server must have its lifespan protocol on.
+    If `app` has a lifespan, it starts before the manager and ends after the manager has shut down. If a startup or
+    shutdown fails, the server gets the message, and the error is raised. All other scopes pass to `app`. The server's
+    lifespan protocol must be on.
 
-    An app has no lifespan if it answers in another protocol, or returns before its startup is complete. It has none,
-    either, if it raises an error before it has received or sent an event of the protocol. If it raises later, or exits
-    at any time (`SystemExit`, `KeyboardInterrupt`), its startup has failed.
+    The app has no lifespan if it answers in another protocol, or if it returns before its startup is complete. The app
+    also has no lifespan if it raises an error before it has received or sent an event of the protocol. If the app
+    raises later, or exits at any time (`SystemExit`, `KeyboardInterrupt`), its startup has failed.
     """
 
     def __init__(self, app: ASGIApp, manager: SessionManager[Any]) -> None:
@@ -86,7 +86,7 @@ class RunManager:
             del failure  # its traceback holds this frame
 
     async def _live(self, behind: "_Behind", receive: Receive, send: Send) -> BaseException | None:
-        """Answer the server's two events; return what went wrong, since a task group would wrap it."""
+        """Answer the server's two events. Return an error instead of raising it: a task group would wrap the error."""
         await receive()  # the startup
         stage = "startup"
         try:
@@ -103,16 +103,16 @@ class RunManager:
 
 
 class _Behind:
-    """The lifespan of the app behind: entered when its startup is complete, left when its shutdown is.
+    """The lifespan of the wrapped app: entered when its startup is complete, left when its shutdown is complete.
 
-    If the app has no lifespan, entering and leaving do nothing: the server goes on without events then (ASGI
-    specification, Lifespan Protocol, Scope). The specification has servers go on after an error at the startup event,
-    too. Here such a startup has failed, because it would run without what it was to set up.
+    If the app has no lifespan, entering and leaving do nothing (ASGI specification, Lifespan Protocol, Scope). By the
+    specification, servers also go on after an error at the startup event. Here such a startup has failed: the app would
+    run without what the startup should set up.
     """
 
     def __init__(self, app: ASGIApp, scope: Any) -> None:
         self.complaint = ""
-        """What the app said of its startup or shutdown that failed."""
+        """The app's message about a startup or shutdown that failed."""
         self._app = app
         self._scope = scope
         self._failure: BaseException | None = None
@@ -121,7 +121,7 @@ class _Behind:
         self._started, self._stopping, self._over = anyio.Event(), anyio.Event(), anyio.Event()
 
     async def run(self) -> None:
-        """Call the app for its lifespan; what it raises is kept."""
+        """Call the app for its lifespan, and keep the error that it raises."""
         try:
             await self._app(self._scope, self._receive, self._send)
         except _FAILURES as error:
@@ -135,7 +135,7 @@ class _Behind:
         if self._failed or self._has_raised_at_startup():
             raise self._reason("startup")
         if not self._complete:
-            _logger.debug("the app behind has no lifespan; the manager runs without it", exc_info=self._failure)
+            _logger.debug("the wrapped app has no lifespan; the manager runs without one", exc_info=self._failure)
 
     async def __aexit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> None:
         if not self._complete:
@@ -150,7 +150,7 @@ class _Behind:
         if self._given == 1:
             return {"type": "lifespan.startup"}
         await self._stopping.wait()
-        if self._given > 2:  # it has had its shutdown and wants to hear more
+        if self._given > 2:  # the app has had both events and waits for another
             self._over.set()
             await anyio.sleep_forever()
         return {"type": "lifespan.shutdown"}
@@ -166,13 +166,13 @@ class _Behind:
             self._started.set()
         elif kind != "lifespan.shutdown.complete":
             self._speaks_otherwise = True
-            raise RuntimeError(f"{kind!r} answers no event of the lifespan protocol")
+            raise RuntimeError(f"{kind!r} is not an answer to an event of the lifespan protocol")
 
     def _reason(self, stage: str) -> BaseException:
-        return self._failure or RuntimeError(self.complaint or f"the {stage} of the app behind failed")
+        return self._failure or RuntimeError(self.complaint or f"the {stage} of the wrapped app failed")
 
     def _has_raised_at_startup(self) -> bool:
-        """Return whether the app has raised as an app with a lifespan does, and before its startup was complete."""
+        """Return whether the app has a lifespan, and has raised before its startup was complete."""
         if self._complete or self._failure is None:
             return False
         return isinstance(self._failure, _EXITS) or (self._given > 0 and not self._speaks_otherwise)

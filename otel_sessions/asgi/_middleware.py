@@ -1,9 +1,8 @@
 """A leased session for every exchange of an ASGI app.
 
-For as long as the app behind runs, and no longer, the session is leased and stands at `scope["otel_sessions.session"]`.
-None stands there if the exchange is in no session, or if an app that makes ids has not answered yet. Which session it
-is, a matcher says. An opening that is refused or fails leaves no session behind. A session that is ended by force takes
-its exchange with it.
+The session is leased exactly as long as the wrapped app runs, and stands at `scope["otel_sessions.session"]`. The value
+is None if the exchange is in no session, or if an app that makes ids has not answered yet. A matcher finds the session.
+If an opening is refused or fails, no session remains. If a session is ended by force, its exchanges end, too.
 """
 
 import logging
@@ -40,49 +39,52 @@ from ._roles import OPENING, SESSION, Adopting, Asking, Only, Opening, Outside, 
 from ._skipping import Skips, skips
 
 _NO_USER: Final = (
-    "private=True takes a client= that names one user: an address is shared by all who are behind it; "
-    "return the user's id, as the app has authenticated it"
+    "private=True takes a client= that names one user: several users may share an address; "
+    "return the id of the user that the app has authenticated"
 )
 
 _logger = logging.getLogger("otel_sessions")
 
 Stray = Callable[[str, Scope], Awaitable[None]]
-"""Ends a session that the app has made and that is no session here: its id, and the scope of the request."""
+"""Ends a session that the app has made but the manager does not have. Gets its id and the scope of its request."""
 
 
 class SessionLeaseMiddleware:
-    """Puts HTTP requests and WebSockets of `app` into sessions of `manager`, as `matcher` finds them.
+    """Puts HTTP requests and WebSockets of `app` into sessions of `manager`. `matcher` finds the session of a request.
 
         app = SessionLeaseMiddleware(app, manager, CookieMatcher(), data=lambda scope: Basket())
 
-    The manager must run while requests are served, as in the app's lifespan. The lease spans the whole exchange,
-    streams included. A request counts as one message. Each message of a WebSocket counts, too, and so does each part
-    of an event stream that is more than comments.
+    The manager must run while requests are served, for example in the app's lifespan. The lease lasts for the whole
+    exchange, streams included. A request counts as one message. Each message of a WebSocket also counts, and each part
+    of an event stream that has more than comments.
 
-    - `data` makes what a new session carries, from the scope; None without it. It must not be an async function, which
-      is a `ConfigError`: a session never exists without its data. The app may fill the data later.
-    - `client` says whose a session is, from the scope, for `max_sessions_per_client`. With `private`, a session is
-      unknown to every client but its own; `client` must then name one user, so a text with an address in it is a
-      `ConfigError`.
-    - `skip` names requests that are in no session: paths in which `*` stands for any text, or a function of the scope.
-      Under a mount, as with `Mount("/mcp", ...)`, paths begin behind it, as the mounted app's own routes do.
-    - `stream_idle_timeout` ends a stream or WebSocket on which nothing but comments has passed either way for so many
-      seconds; None for never.
-    - `on_stray` should end a session in the app that can be no session here. It is awaited with the id of the session
-      and the scope of its request. Without `on_stray` such sessions go on, and the first one is logged.
+    - `data(scope)` returns the data of a new session. Without `data`, the data is None. A session never exists without
+      its data, so `data` must not be async. The app may fill the data later.
+    - `client(scope)` returns the name of the client, or None, for `max_sessions_per_client`. With `private`, a session
+      is unknown to all other clients. `client` must then name one user: a text with an address is a `ConfigError`.
+    - `skip` selects requests that are in no session. It is a list of paths in which `*` stands for any text, or a
+      function of the scope. Under a mount, as `Mount("/mcp", ...)`, a path begins after the mount, as the routes of the
+      mounted app do.
+    - `stream_idle_timeout` is in seconds. A stream or WebSocket ends if nothing except comments has passed in either
+      direction for this time. None means never.
+    - `on_stray(session_id, scope)` should end a session that the app has made and that the manager cannot have. It is
+      awaited for at most `close_timeout` seconds. Without `on_stray` such sessions go on, and the first one is logged.
 
-    Answers of this middleware's own:
+    The middleware itself answers in these cases:
 
-    - An unknown or ended id is 404, unless the matcher lets the request open a session. `OPTIONS` never opens one.
-    - At the cap, 503 with `Retry-After` in whole seconds, if that is known; but what opens no session is served. 503
-      while the manager shuts down. If it was never entered, `ManagerClosed` is raised, for the server's log.
-    - An id that the manager makes is announced unless the app refuses (400 and above) or raises; then there is no
-      session. An id that the app makes is a session from the app's answer on; its place is kept until then.
-    - A session that is ended by force cancels the app: the answer is 404 if none has started, an event stream ends, any
-      other response stays incomplete, a WebSocket is closed with 1001.
-    - A WebSocket is refused with the same answers if the server can do that, else it is closed with 1008 or 1013.
+    - An unknown or ended id gets 404, unless the matcher lets the request open a session. `OPTIONS` never opens one.
+    - At the cap, a request that would open a session gets 503, with `Retry-After` in whole seconds if the time is
+      known. Other requests are served. While the manager shuts down, requests that need a session get 503. If the
+      manager was never entered, `ManagerClosed` is raised, for the server's log.
+    - If a session is ended by force, the app is cancelled. The answer is 404 if no answer has started. An event stream
+      ends in order, any other answer stays incomplete, and a WebSocket is closed with 1001.
+    - A WebSocket is refused with the same answers if the server supports that. Else it is closed with 1008 or 1013.
 
-    The app sees exactly one id under the matcher's name: that of the request's own session, or no id.
+    If the manager makes the id, the answer announces the id. If the app raises or answers 400 or above, the session is
+    closed. If the app makes the id, a place is reserved, and the session begins with the app's answer. The app sees at
+    most one id under the matcher's name: the id of the request's own session.
+
+    Raises `ConfigError` if an argument is wrong.
     """
 
     def __init__(
@@ -136,7 +138,7 @@ class SessionLeaseMiddleware:
                 await self._lease(session, self._role_in(session, inner), inner, exchange)
 
     async def _serve_outside(self, match: Match, scope: Scope, exchange: Exchange) -> None:
-        """Serve a request that is in no session yet."""
+        """Serve a request that is not in a live session."""
         if await self._may_open(match, scope, exchange):
             await self._open(match, scope, exchange)
         elif match.session_ids and scope.get("method") != "OPTIONS":
@@ -147,7 +149,7 @@ class SessionLeaseMiddleware:
     # Deciding
 
     def _live(self, match: Match, scope: Scope) -> Session[Any] | None:
-        """Return the first session that a request names, if it is live and this client's."""
+        """Return the first session that a request names and that is live and belongs to this client, or None."""
         client = self._owner(scope) if self._private else None
         for session_id in match.session_ids:
             session = self._manager.get(session_id)
@@ -161,7 +163,7 @@ class SessionLeaseMiddleware:
             return None
         if not isinstance(client, str):
             kind = type(client).__name__
-            raise ConfigError(f"client takes a function that returns a text or None, not {kind}")
+            raise ConfigError(f"client takes a function that returns a str or None, not {kind}")
         if self._private and names_address(client):
             raise ConfigError(_NO_USER)
         return client
@@ -176,12 +178,12 @@ class SessionLeaseMiddleware:
         return not match.session_ids if decided is None else decided
 
     def _why_unknown(self, session_id: str) -> SessionError:
-        """Return why a client gets no session under an id: there is none, or it is another client's."""
+        """Return why an id gives a client no session: the id is unknown, or the session belongs to another client."""
         unknown: SessionError = SessionNotFound(session_id)
         if self._manager.get(session_id) is None:
             try:
                 with self._manager.pin(session_id):
-                    pass  # pragma: no cover  # `get` has just said that there is none
+                    pass  # pragma: no cover  # `get` has just returned None
             except (ManagerClosed, SessionNotFound) as error:
                 unknown = error
         return unknown
@@ -200,7 +202,7 @@ class SessionLeaseMiddleware:
         return Only(session) if match.opens is Opens.FOR_EXCHANGE else Opening(self._issuing, session, inner)
 
     def _inner(self, scope: Scope, session: Session[Any] | None) -> Scope:
-        """Return a scope for the app. A copy: servers keep theirs while a connection idles, and the session with it."""
+        """Return a copy of the scope for the app. Servers keep their scope, and would keep the session, while idle."""
         session_id = None if session is None else session.id
         return {**scope, SESSION: session, "headers": self._matcher.towards_app(pairs_of(scope), session_id)}
 
@@ -231,7 +233,7 @@ class SessionLeaseMiddleware:
         await self._lease(session, self._role_for(session, match, inner), inner, exchange)
 
     async def _lease(self, session: Session[Any], role: Role, inner: Scope, exchange: Exchange) -> None:
-        """Run the app while a lease is held, answer for a session that is gone meanwhile, and settle what is left."""
+        """Run the app under a lease. Answer if the session ends meanwhile. Then settle what the role says."""
         exchange.role = role
         entered = False
         try:
@@ -240,27 +242,27 @@ class SessionLeaseMiddleware:
                 await exchange.run(self._app, inner)
         except (ManagerClosed, SessionNotFound) as error:
             if entered and not _tells_end_of(session, error):
-                raise  # the app's own
+                raise  # the app's own error
             await self._refuse(exchange, error)
         finally:
             await self._settle(role, inner)
 
     async def _adopt(self, matcher: AdoptingMatcher, scope: Scope, exchange: Exchange) -> None:
-        """Run the app with a place for a session, which becomes one if the app's answer names its id."""
+        """Run the app with a reservation. It becomes a session if the app's answer names an id."""
         adoption, inner = Adoption(), self._inner(scope, None)
         inner[OPENING] = True
         try:
             async with self._manager.reserve(client=self._owner(scope)) as place:
 
                 def commit(session_id: str) -> Session[Any]:
-                    data = self._make(inner)  # what it raises is the embedder's own
+                    data = self._make(inner)  # outside `adoption.commit`: an error here is the embedder's
                     return adoption.commit(lambda: place.commit(session_id, data=data), self._manager)
 
                 exchange.role = Adopting(matcher, inner, commit, place.give_back)
                 await adoption.run(partial(exchange.run, self._app, inner))
         except (ManagerClosed, TooManySessions) as error:
             if adoption.ran:
-                raise  # the app's own
+                raise  # the app's own error
             await self._refuse(exchange, error)
         finally:
             await self._settle(exchange.role, inner)
@@ -270,20 +272,20 @@ class SessionLeaseMiddleware:
     # Ending
 
     async def _refuse(self, exchange: Exchange, error: SessionError) -> None:
-        """Answer for a session that is unknown or cannot be had. Raises `ManagerClosed` if the manager never ran."""
+        """Send the matcher's refusal for an error. Raises `ManagerClosed` if the manager was never entered."""
         if isinstance(error, ManagerClosed) and not error.entered:
             raise error
         await exchange.refuse(error, self._matcher.refusal(error))
 
     async def _settle(self, role: Role, scope: Scope) -> None:
-        """Close the session of an exchange that is over, if its role says so, and end what the app has made besides."""
+        """After an exchange, close its session if the role says so, and end a stray session of the app."""
         if role.closes and role.session is not None:
             with anyio.CancelScope(shield=True), suppress(ManagerClosed):
                 await self._manager.close_session(role.session.id)
         await self._end_stray(role, scope)
 
     async def _end_stray(self, role: Role, scope: Scope) -> None:
-        """End a session of the app's that is no session here, within `close_timeout`."""
+        """End a session that the app has made and the manager does not have, within `close_timeout` seconds."""
         stray = role.stray
         if stray is None or stray in self._manager:
             return
@@ -295,29 +297,31 @@ class SessionLeaseMiddleware:
                 await self._on_stray(stray, scope)
         except Exception:
             _logger.warning(
-                "session %s goes on in the app, and no manager counts it", fingerprint(stray), exc_info=True
+                "on_stray failed: the app may still hold session %s, which the manager does not count",
+                fingerprint(stray),
+                exc_info=True,
             )
 
     def _warn_of_strays(self, stray: str) -> None:
-        """Warn once: clients choose how many there are."""
+        """Warn once, since clients choose the number of such sessions."""
         if not self._has_warned:
             self._has_warned = True
             _logger.warning(
-                "session %s goes on in the app, and no manager counts it; give on_stray= to end such sessions",
+                "the app holds session %s, which the manager does not count; give on_stray= to end such sessions",
                 fingerprint(stray),
             )
 
     def _make(self, scope: Scope) -> Any:
         made = None if self._data is None else self._data(scope)
-        if isinstance(made, CoroutineType):  # of an async function that a plain one has called
+        if isinstance(made, CoroutineType):  # `data` is a plain function that calls an async function
             made.close()
-            raise ConfigError("data takes a plain function, not one that returns a coroutine")
+            raise ConfigError("data takes a function that returns the data, not a coroutine")
         return made
 
 
 def _require_sync(key: str, function: object) -> None:
-    """Raise `ConfigError` for an async function: its result is needed at once."""
-    call = getattr(function, "__call__", None)  # noqa: B004  # the method of an object that can be called
+    """Raise `ConfigError` if a function is async: its result is needed at once."""
+    call = getattr(function, "__call__", None)  # noqa: B004  # the async method of a callable object
     if any(is_async(each) for is_async in (iscoroutinefunction, isasyncgenfunction) for each in (function, call)):
         raise ConfigError(f"{key} takes a plain function, not an async one: {function!r}")
 

@@ -1,9 +1,9 @@
-"""What an exchange is for a session, and what the start of the app's answer therefore means.
+"""The role of an exchange for a session: it decides what the start of the app's answer means.
 
-Each role is asked once. It changes headers, and says what is left to do when the app is done: whether the session
-`closes`, and whether the app has made a `stray` session. What a client is told counts as told only once it is sent: a
-session whose client has not learnt its id closes. No role holds its exchange: no cycle keeps an ended session in
-memory until the garbage collector runs.
+A role is asked once, when the answer starts. It changes the headers. When the app has returned, the role says whether
+the session `closes`, and whether the app has made a `stray` session. An id counts as announced when the start of the
+answer has been sent; if the client has left before, the session closes. No role refers to its exchange, so no reference
+cycle keeps an ended session in memory.
 """
 
 from collections.abc import Callable
@@ -19,35 +19,35 @@ from otel_sessions._http.caching import unshared
 from otel_sessions.matchers import AdoptingMatcher, Headers, IssuingMatcher, Scope
 
 SESSION = "otel_sessions.session"
-"""The key of the scope under which the session stands, or None."""
+"""The key in the scope of the session that the request is in. The value is None if the request is in no session."""
 OPENING = "otel_sessions.opening"
-"""The key that the scope of a request has whose answer may open a session."""
+"""The key in the scope of a request whose answer may open a session of the app. The value is True."""
 
 
 class Role(Protocol):
-    """What an exchange is for a session."""
+    """The role of an exchange for a session."""
 
     @property
     def session(self) -> Session[Any] | None:
-        """The session that the exchange uses, None as long as there is none."""
+        """The session that the exchange uses, or None as long as it uses no session."""
 
     @property
     def closes(self) -> bool:
-        """Whether the session is to be closed when the app is done."""
+        """Whether the session must be closed when the app has returned."""
 
     @property
     def stray(self) -> str | None:
-        """The id of a session that the app has made and that is no session here."""
+        """The id of a session that the app has made and the manager does not have, or None."""
 
     def answer_starts(self, status: int, headers: Headers) -> Headers:
-        """Take note of the app's answer and return its headers as the client gets them."""
+        """Note the start of the app's answer. Return its headers as the client gets them."""
 
     def answer_sent(self) -> None:
-        """Take note that the start of the answer has been sent to a client that has not left."""
+        """Note that the start of the answer has been sent, to a client that has not left."""
 
 
 class _Silent:
-    """A role that makes no difference between an answer that is sent and one that is lost."""
+    """A role for which it does not matter whether the answer reaches the client."""
 
     __slots__ = ()
 
@@ -56,7 +56,7 @@ class _Silent:
 
 
 class Outside(_Silent):
-    """An exchange in no session, whose answer is the app's own."""
+    """An exchange in no session. The answer is not changed."""
 
     session = None
     closes = False
@@ -67,9 +67,9 @@ class Outside(_Silent):
 
 
 class Opening:
-    """The first exchange of a session whose id is made here.
+    """The first exchange of a session whose id the manager has made.
 
-    The session closes if the app refuses (400 and above), and if the client has left before the answer.
+    The session closes if the app raises or refuses (400 and above), or if the client has left before the answer.
     """
 
     stray = None
@@ -92,7 +92,7 @@ class Opening:
 
 
 class Only(_Silent):
-    """The only exchange of a session that lasts no longer, and whose id nobody is told."""
+    """The only exchange of a session. The session ends with the exchange, and its id is never announced."""
 
     closes = True
     stray = None
@@ -105,7 +105,7 @@ class Only(_Silent):
 
 
 class Using:
-    """An exchange of a session whose id is made here."""
+    """An exchange in a session whose id the manager has made."""
 
     closes = False
     stray = None
@@ -133,9 +133,9 @@ class Using:
 
 
 class Asking(_Silent):
-    """An exchange with an app that makes ids, in a session or in none. The app's answer may end the session.
+    """An exchange with an app that makes ids, in a session or in no session. The app's answer may end the session.
 
-    With `once` the session is for this exchange alone.
+    With `once`, the session ends with this exchange.
     """
 
     __slots__ = ("_matcher", "_once", "_scope", "closes", "session", "stray")
@@ -161,11 +161,11 @@ class Asking(_Silent):
 
 
 class Adopting:
-    """An exchange whose answer may open a session under an id of the app's.
+    """An exchange whose answer may open a session under an id that the app makes.
 
-    `commit` makes the session and raises if there can be none; `give_back` returns the place that is kept until then.
-    The id that the app names is `stray` if no session comes of it, unless another session has that id. The session
-    closes if its client has left before the answer.
+    `commit` makes the session, or raises. `give_back` gives the reserved place back. If no session is made of the id
+    that the app names, the id is `stray`, unless another session has this id. The session closes if its client has left
+    before the answer.
     """
 
     def __init__(
@@ -203,30 +203,30 @@ class Adopting:
 
 
 class Renewals:
-    """When clients were last told ids that have to be told again. Bounded by the live sessions."""
+    """The times at which ids were last announced again. Bounded by the number of live sessions."""
 
     def __init__(self, manager: SessionManager[Any]) -> None:
         self._manager = manager
         self._told_at: dict[str, float] = {}
-        """The session's age in seconds when its client was told again; its opening, at age 0, is not in here."""
+        """The age of a session, in seconds, when its id was last announced again. Openings, at age 0, are not in it."""
 
     def is_due(self, session: Session[Any], renew_after: float) -> bool:
-        """Return whether a client has to be told again; `renew_after` is in seconds."""
+        """Return whether the id of a session must be announced again. `renew_after` is in seconds."""
         return session.age - self._told_at.get(session.id, 0.0) >= renew_after
 
     def note(self, session: Session[Any]) -> None:
-        """Note that a client has been told now."""
+        """Note that the id of a session has been announced now."""
         if len(self._told_at) > 2 * len(self._manager) + 64:
             self._told_at = {key: told for key, told in self._told_at.items() if key in self._manager}
         self._told_at[session.id] = session.age
 
 
 def _is_cancelled() -> bool:
-    """Return whether the running task is to leave, as for a client that has left: then it gets no session."""
+    """Return whether the running task is cancelled, for example since its client has left: no session then."""
     return anyio.current_effective_deadline() == -inf
 
 
 def _announced(matcher: IssuingMatcher, session: Session[Any], scope: Scope, headers: Headers) -> Headers:
-    """Return an answer's headers with the id in them. No cache keeps an answer to a WebSocket's handshake."""
+    """Return an answer's headers with the id. A handshake needs no headers for caches: no cache keeps its answer."""
     announced = matcher.announce(session.id, scope, headers)
     return announced if scope["type"] == "websocket" else unshared(announced, matcher.request_header)

@@ -1,4 +1,4 @@
-"""The session of a request, typed."""
+"""The session of a request, with the type of its data."""
 
 from collections.abc import Mapping
 from types import UnionType
@@ -23,17 +23,18 @@ def session_of(request: HasScope | Mapping[str, Any]) -> Session[Any] | None: ..
 @overload
 def session_of(request: HasScope | Mapping[str, Any], data_type: type[DataT]) -> Session[DataT] | None: ...
 def session_of(request: HasScope | Mapping[str, Any], data_type: type[Any] | None = None) -> Session[Any] | None:
-    """Return the session of a framework's request or WebSocket, or of a scope; None if it is in no session.
+    """Return the session of a framework's request or WebSocket, or of a scope. None means that it is in no session.
 
-    With `data_type` the session's data has that type, for type checkers too. Of a generic type, as `list[str]`, the
-    class alone is checked, and of a `TypedDict` that the data is a dict. Raises `TypeError` if the data has another
-    type, or if `data_type` is nothing that Python can check; and `LookupError` if the request did not come through a
-    `SessionLeaseMiddleware`.
+    With `data_type`, the session's data is checked to be of this type, and type checkers know the type. For a generic
+    type, such as `list[str]`, only the class is checked. For a `TypedDict`, the data must be a dict.
+
+    Raises `TypeError` if the data has another type, or if Python cannot check `data_type`. Raises `LookupError` if the
+    request did not come through a `SessionLeaseMiddleware`.
     """
     kind = None if data_type is None else _checkable(data_type)
     scope = cast("Mapping[str, Any]", getattr(request, "scope", request))
     if SESSION not in scope:
-        raise LookupError("this request has not come through a SessionLeaseMiddleware; add it to the app")
+        raise LookupError("the request did not come through a SessionLeaseMiddleware; add the middleware to the app")
     session: Session[Any] | None = scope[SESSION]
     if session is not None and kind is not None and not isinstance(session.data, kind):
         wanted = getattr(data_type, "__name__", data_type)
@@ -42,7 +43,7 @@ def session_of(request: HasScope | Mapping[str, Any], data_type: type[Any] | Non
 
 
 def _checkable(data_type: Any) -> Any:
-    """Return what `isinstance` takes in place of a type."""
+    """Return the class or classes that `isinstance` can check in place of a type."""
     origin = get_origin(data_type)
     if origin in (Union, UnionType):
         return tuple(map(_checkable, get_args(data_type)))
@@ -50,5 +51,5 @@ def _checkable(data_type: Any) -> Any:
     try:
         isinstance(None, kind)
     except TypeError as error:
-        raise TypeError(f"data_type takes a class, or a generic type of one, not {data_type!r}: {error}") from None
+        raise TypeError(f"data_type takes a class or a generic type, not {data_type!r}: {error}") from None
     return kind

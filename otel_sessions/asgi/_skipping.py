@@ -1,4 +1,4 @@
-"""Which requests have nothing to do with sessions: health checks, metrics, icons, as the embedder names them."""
+"""The requests that need no session, such as health checks, metrics and icons. The embedder names them."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -10,16 +10,16 @@ Skips = Callable[[Scope], bool]
 
 
 def skips(skip: Skips | Iterable[str]) -> Skips:
-    """Return a predicate of one, or of paths in which `*` stands for any text, slashes included.
+    """Return a function that says whether a scope is skipped, from a function or from paths.
 
-    A path matches as a whole, as the app's own routes see it: without the mount. Raises `ConfigError` for a path that
-    begins with neither `/` nor `*`.
+    In a path, `*` stands for any text, slashes included. A path must match as a whole, without the mount, as the routes
+    of the app see it. Raises `ConfigError` if a path begins with neither `/` nor `*`.
     """
     if callable(skip):
         return skip
     paths = [skip] if isinstance(skip, str) else list(skip)
     for path in paths:
-        if not str(path).startswith(("/", "*")):  # what is no text begins otherwise, too
+        if not str(path).startswith(("/", "*")):  # also refuses values that are not texts
             raise ConfigError(f"skip takes paths that begin with / or *, or a function of the scope, not {path!r}")
     if not paths:
         return lambda _: False

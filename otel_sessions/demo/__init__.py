@@ -1,6 +1,6 @@
-"""The demo: two proxies side by side, one without cleanup and cap, and virtual clients who use both badly, over HTTP.
+"""The demo: two proxies side by side, one without cleanup and cap, under virtual clients that use both badly.
 
-`run` puts it together. `load` has the clients, `processes` what the demo starts, `result` what a run shows: `history`
-what was seen, `table` and `view` the same for a terminal, `live` where and when, `picture` and `report` for later,
-`verdict` the judgement. Everything stays on this machine's loopback, and nothing that the demo starts outlives it.
+`run` puts the demo together. `load` has the clients, and `processes` the programs that the demo starts. `result` shows
+a run: `history` keeps what was seen, `table` and `view` show it on a terminal, `live` updates the view, `picture` and
+`report` write files, and `verdict` judges the run. All traffic stays on the loopback. No process outlives the demo.
 """

@@ -1,4 +1,4 @@
-"""The proxies' sizes: what a session holds, and the limits of a real proxy, scaled down from hours to seconds."""
+"""The sizes of the demo: the memory of a session, and the limits of a real proxy, scaled down from hours to seconds."""
 
 import os
 from dataclasses import replace
@@ -9,24 +9,24 @@ from otel_sessions._core.config import SESSION_OPTIONS
 from otel_sessions._core.options import from_environ
 
 BUFFER_BYTES: Final = 256 * 1024
-"""What each session of the demo holds, in place of what real ones do: buffers, a history, a connection."""
+"""The memory of each session in the demo. It stands for the buffers, history and connections of a real session."""
 _GRACE_SECONDS: Final = 1.0
 """For a machine that is busy with two proxies and their clients."""
 _NEVER_SECONDS: Final = 86400.0
-"""An interval that no run lasts, because an interval cannot be switched off."""
+"""An interval longer than any run, because the interval cannot be switched off."""
 
 
 def demo_limits(clients: int) -> SessionConfig:
-    """Return the limits for that many clients, with what `OTEL_SESSIONS_*` sets in their place.
+    """Return the limits for a number of clients. The variables `OTEL_SESSIONS_*` replace them.
 
-    The cap leaves room for half of the clients, so that it is met. Raises `ConfigError`.
+    The cap has room for half of the clients, so that the run reaches the cap. Raises `ConfigError`.
     """
     given: dict[str, Any] = from_environ(SESSION_OPTIONS, os.environ)
     return replace(usual_limits(clients), **given)
 
 
 def usual_limits(clients: int) -> SessionConfig:
-    """Return the limits for that many clients, whatever the environment says."""
+    """Return the limits for a number of clients, whatever the environment says."""
     return SessionConfig(
         cleanup_interval=1.0,
         max_idle_time=3.0,
@@ -41,7 +41,7 @@ def usual_limits(clients: int) -> SessionConfig:
 
 
 def without_cleanup(limits: SessionConfig) -> SessionConfig:
-    """Return the same with every limit off that can be switched off; no hook runs for what is left at the end."""
+    """Return the limits with every limit off that can be switched off. No close hooks run in the shutdown."""
     off: dict[str, Any] = {option.name: None for option in SESSION_OPTIONS if option.kind.may_be_off}
     return replace(limits, cleanup_interval=_NEVER_SECONDS, cleanup_on_shutdown=False, **off)
 
@@ -53,7 +53,7 @@ def flags_of(limits: SessionConfig) -> list[str]:
 
 
 def patience(limits: SessionConfig) -> float:
-    """Return after how many seconds at the latest a session that was walked away from is gone: infinite for never."""
+    """Return the seconds after which an abandoned session must be gone; infinity if it may stay forever."""
     limit = min(
         (seconds for seconds in (limits.max_idle_time, limits.max_session_age) if seconds is not None),
         default=float("inf"),

@@ -1,7 +1,7 @@
 """One run of the demo, from free ports to the verdict and the report.
 
-The upstream is started before the proxies and stopped after them, so that they can take leave of it. A proxy's own last
-reading, from behind its manager's shutdown, has the last word.
+The upstream starts before the proxies and stops after them, so that the proxies can end their sessions there. The last
+reading of a proxy, taken after its manager's shutdown, decides.
 """
 
 import os
@@ -37,18 +37,18 @@ from .result.verdict import judge
 _LOOK_SECONDS: Final = 0.25
 _START_SECONDS: Final = 30.0
 _SETTLED_SECONDS: Final = 5.0
-"""How long a busy proxy may take for its readings at the end, more than usual."""
+"""The extra time that a busy proxy may need for its readings at the end."""
 _END: Final = Stage(phase="the end", present=0.0, leaves=False)
-"""What stands for the scenario when its time is over, and requests are still under way."""
+"""The stage when the time of the scenario is over and requests are still running."""
 
 
 class DemoFailed(Exception):
-    """One of the processes ended, or never got going; the message says which."""
+    """A process ended early or did not start. The message names the process."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Part:
-    """A process of the demo: its name here and in telemetry, its program, and the flag that says where it listens."""
+    """A process of the demo: its name here and in telemetry, its program, and the flag for its port."""
 
     name: str
     instance: str
@@ -63,7 +63,7 @@ _TWIN: Final = _Part(name="the twin", instance="demo-without-cleanup", module="p
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options(LoadOptions):
-    """What the command line asks for; `duration` in seconds, a port of 0 is any free one."""
+    """The options of the command line. `duration` is in seconds. Port 0 means any free port."""
 
     duration: float
     twin: bool
@@ -75,7 +75,7 @@ class Options(LoadOptions):
 
 
 def run(options: Options) -> int:
-    """Run the demo, print what it comes to and write the report; return 0, or 1 if the verdict is bad.
+    """Run the demo, print the result and write the report. Return 0, or 1 if the verdict is bad.
 
     Raises `ConfigError`, `DemoFailed`, `OutputClosed`, `OutputFailed` and `ReportFailed`, and
     `KeyboardInterrupt` on SIGTERM and SIGHUP as on SIGINT.
@@ -87,14 +87,14 @@ def run(options: Options) -> int:
         verdict = judge(state.ours, state.twin, options.clients)
         sum_up(state, verdict)
         write_report(options.report, state, verdict)
-        say("", f"The report: {', '.join(FILES)}, in {options.report}")
+        say("", f"The report is in {options.report}: {', '.join(FILES)}")
     return 0 if verdict.passed else 1
 
 
 async def _run(options: Options, limits: SessionConfig) -> State:
-    """Run all processes for as long as the load goes on, and return what was seen in the end.
+    """Run all processes as long as the load lasts, and return what was seen.
 
-    An interruption comes where this waits for others, so that what has been started is known and stopped.
+    An interruption comes only at an `await`, so every process that was started is known and is stopped.
     """
     limits_of = {_OURS: limits, _TWIN: without_cleanup(limits)} if options.twin else {_OURS: limits}
     ports = {_UPSTREAM: options.upstream_port, _OURS: options.port, _TWIN: options.twin_port}
@@ -119,7 +119,7 @@ async def _run(options: Options, limits: SessionConfig) -> State:
 
 @contextmanager
 def _running(part: _Part, listener: socket.socket, arguments: list[str], otlp: str | None) -> Iterator[Child]:
-    """Run a part; what it has to say comes afterwards, because it would spoil the view."""
+    """Run a part. Its lines on stderr are printed afterwards, because they would spoil the view."""
     given = os.environ.get("OTEL_RESOURCE_ATTRIBUTES")
     attributes = [*([given] if given else []), f"service.instance.id={part.instance}"]
     environ = {"OTEL_RESOURCE_ATTRIBUTES": ",".join(attributes)} | ({} if otlp is None else {ENDPOINT: otlp})
@@ -133,7 +133,7 @@ def _running(part: _Part, listener: socket.socket, arguments: list[str], otlp: s
 
 
 async def _drive(options: Options, contenders: list[Contender], children: Mapping[_Part, Child]) -> None:
-    """Load all proxies at once, and watch and show how they do."""
+    """Load all proxies at once, watch them, and show what is seen."""
     await _until_started(contenders, children)
     began = anyio.current_time()
     with showing(options.duration, twin=options.twin) as show, _ungrouped():
@@ -167,7 +167,7 @@ async def _watch(
     show: Show,
     load: anyio.CancelScope,
 ) -> None:
-    """Look at a steady pace; end the load if one of the processes is gone, and only the twin's if that was killed."""
+    """Look at a steady pace. End the load if a process is gone; if the twin was killed, end only the twin's load."""
     looks = 0
     while not _ended(children):
         looks += 1
@@ -182,7 +182,7 @@ async def _watch(
 
 
 async def _until_settled(options: Options, contenders: list[Contender]) -> None:
-    """Wait for a reading of each proxy that was begun after its load had ended, so that both agree on what was done."""
+    """Wait for a reading of each proxy that began after its load, so that the reading has all of the load."""
     enough = {contender: contender.proxy.lines + 2 for contender in contenders}  # the next one may be under way
     seconds = pace(options.duration)
     end = anyio.current_time() + _SETTLED_SECONDS + 2 * seconds
@@ -193,7 +193,7 @@ async def _until_settled(options: Options, contenders: list[Contender]) -> None:
 
 
 def _ended(children: Mapping[_Part, Child]) -> list[str]:
-    """Return which processes are gone that should not be; a twin that was killed is a result."""
+    """Return the names of processes that ended early. A twin that was killed is a result, not a failure."""
     return [part.name for part, child in children.items() if child.ended and not (part is _TWIN and child.killed)]
 
 
@@ -215,14 +215,14 @@ def _load(options: Options, url: str) -> Load:
 
 
 def _greeting(options: Options, limits: SessionConfig, urls: Mapping[_Part, str]) -> Iterator[str]:
-    who = f"{options.clients} virtual MCP clients for {options.duration:g} s, through the proxy at {urls[_OURS]}"
+    who = f"{options.clients} virtual MCP clients use the proxy at {urls[_OURS]} for {options.duration:g} s."
     if _TWIN in urls:
-        who += f"; as many, with the same dice, through a twin without cleanup and cap at {urls[_TWIN]}"
-    yield fill(f"{who}.", WIDTH)
+        who += f" The same clients use a twin without cleanup and cap at {urls[_TWIN]}."
+    yield fill(who, WIDTH)
     yield fill(
         f"Limits: sessions {_limit(limits.max_sessions)}, idle {_limit(limits.max_idle_time, ' s')}, age "
         f"{_limit(limits.max_session_age, ' s')}; a cleanup pass every {limits.cleanup_interval:g} s. Each session "
-        f"holds {BUFFER_BYTES // 1024} KiB, in place of what real ones hold.",
+        f"holds {BUFFER_BYTES // 1024} KiB, which stand for the memory of a real session.",
         WIDTH,
     )
 
@@ -233,7 +233,7 @@ def _limit(value: float | None, unit: str = "") -> str:
 
 @contextmanager
 def _ungrouped() -> Iterator[None]:
-    """Raise by itself what one task has raised, which a task group wraps."""
+    """Raise the error of a single task by itself, without the group of the task group."""
     try:
         yield
     except ExceptionGroup as group:
@@ -244,7 +244,7 @@ def _ungrouped() -> Iterator[None]:
 
 @contextmanager
 def _others_as_sigint() -> Iterator[None]:
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background, where SIGTERM has to end it
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background, where SIGTERM must end the demo
         signal.signal(signal.SIGINT, signal.default_int_handler)
     usual = {
         number: signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))

@@ -1,8 +1,8 @@
 """The reference proxy: a reverse proxy whose clients' sessions are bounded and accounted for.
 
-`Proxy` runs it and `Settings` say how; `server` has the former and `_uvicorn` what serves it. `forward` and `websocket`
-pass exchanges on, `upstream` is the way to the server behind, `rules` and `headers` say what passes, `settings` what
-can be set. Nothing of an exchange is kept but its session.
+`Proxy` runs the reverse proxy, and `Settings` holds its settings. `server` has `Proxy`, and `_uvicorn` serves it.
+`forward` and `websocket` pass exchanges on, and `upstream` is the client towards the upstream. `rules` and `headers`
+decide what passes. After an exchange, the proxy keeps nothing of it except its session.
 """
 
 from importlib import import_module
@@ -20,7 +20,7 @@ __all__ = ["Peer", "Proxy", "Rules", "Settings", "Timeouts", "Trust"]
 
 
 def __getattr__(name: str) -> object:
-    """Import `Proxy` when it is first used: settings can be read where the extra `proxy` is not installed."""
+    """Import `Proxy` when it is first used: settings can be read without the extra `proxy`."""
     if name != "Proxy":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     proxy: object = import_module(".server", __name__).Proxy

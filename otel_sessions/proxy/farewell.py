@@ -1,4 +1,4 @@
-"""How the upstream is told that a session is over: by a DELETE with what the session's client last showed."""
+"""Ends a session at the upstream: a DELETE with the credentials of the client's last request."""
 
 import logging
 
@@ -19,10 +19,10 @@ _logger = logging.getLogger("otel_sessions.proxy")
 
 
 class Farewell:
-    """Ends sessions of the upstream's.
+    """Ends sessions of the upstream.
 
-    Each gets one DELETE, and a second one on a new connection if the first connection breaks. An answer for which
-    `is_told` is false raises, and so does no answer.
+    The upstream gets one DELETE for each session. If the connection breaks, it gets a second DELETE on a new
+    connection. If the answer is missing, or `is_told` is false for it, the session may still exist at the upstream.
     """
 
     def __init__(self, upstream: Upstream, close_timeout: float) -> None:
@@ -30,20 +30,20 @@ class Farewell:
         self._upstream = upstream
 
     async def to(self, session: Session[Peer], _reason: EndReason) -> None:
-        """End the upstream's session with ours; a manager's close hook, which has `close_timeout` for it.
+        """End a session at the upstream, as a close hook of the manager, within `close_timeout`.
 
-        Raises `ConnectionError` where the upstream may still hold the session.
+        Raises `ConnectionError` if the upstream may still hold the session.
         """
         if session.data.told:
             return
         try:
             await self._delete(session.id, session.data.target, session.data.headers)
         except anyio.get_cancelled_exc_class():
-            _logger.warning("the upstream did not answer the DELETE of session %s in time", fingerprint(session.id))
+            _logger.warning("the upstream did not answer the DELETE for session %s in time", fingerprint(session.id))
             raise
 
     async def to_stray(self, session_id: str, target: bytes, headers: Headers) -> None:
-        """End a session that the upstream has just made and that can be none of ours; what goes wrong is logged."""
+        """End a session that the upstream has just made and that the manager cannot have. A failure is logged."""
         problem = None
         with anyio.move_on_after(self._close_timeout, shield=True) as limit:
             try:
@@ -51,21 +51,21 @@ class Farewell:
             except ConnectionError as error:
                 problem = str(error)
         if limit.cancelled_caught:
-            problem = f"the upstream did not answer the DELETE of a session within {self._close_timeout:g} s"
+            problem = f"the upstream did not answer the DELETE within {self._close_timeout:g} s"
         if problem is not None:
             stray = fingerprint(session_id)
-            _logger.warning("the upstream may still hold session %s, which is not counted here: %s", stray, problem)
+            _logger.warning("the upstream may still hold session %s, which is not counted: %s", stray, problem)
 
     async def _delete(self, session_id: str, target: bytes, last: Headers) -> None:
-        """Send the upstream a DELETE with what the client showed in its last request."""
+        """Send the upstream a DELETE with the credentials of the client's last request."""
         headers = [*credentials(last), (MCP_ID, session_id.encode("latin-1"))]
         try:
             status = await self._ask(target, headers)
         except UpstreamError as error:
             kind = type(error).__name__
-            raise ConnectionError(f"the DELETE of a session did not reach the upstream ({kind})") from None
+            raise ConnectionError(f"the DELETE for a session did not reach the upstream ({kind})") from None
         if not is_told(status):
-            raise ConnectionError(f"the upstream answered {status} to the DELETE of a session")
+            raise ConnectionError(f"the upstream answered {status} to the DELETE for a session")
 
     async def _ask(self, target: bytes, headers: Headers) -> int:
         """Return the status of the answer; ask once more if the first connection breaks. Raises `UpstreamError`."""

@@ -1,4 +1,4 @@
-"""What each request of a client meets first: refusals that need no session, and then the middleware."""
+"""The first step of each request: the refusals that need no session, then the middleware."""
 
 import logging
 import math
@@ -24,7 +24,7 @@ from .rules import STALLED, Refusal, target_of
 from .settings import Settings
 from .upstream import Upstream
 
-_NO_OWNER: Final = (HTTPStatus.BAD_REQUEST, "the header with the owner names an address, which is no user")
+_NO_OWNER: Final = (HTTPStatus.BAD_REQUEST, "the header for the user's name contains an address, not a user")
 _ALLOW: Final = ((b"allow", b"GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH"),)
 """What a 405 has to say (RFC 9110, 15.5.6)."""
 
@@ -50,8 +50,10 @@ def in_time(receive: Receive, seconds: float | None) -> Receive:
 
 
 class Front:
-    """The ASGI app in front of the middleware, which stands around `app`. `farewell` is None if the upstream makes no
-    sessions."""
+    """The ASGI app in front of the middleware. The middleware wraps `app`.
+
+    `farewell` is None if the upstream makes no sessions.
+    """
 
     def __init__(
         self,
@@ -97,17 +99,17 @@ class Front:
             return
         try:
             await self._leased(scope, receive, send)
-        except Stalled:  # while the middleware looked at the body
+        except Stalled:  # while the middleware read the start of the body
             await refuse(send, Refused(*STALLED))
 
     def _refused_owner(self, scope: Scope) -> Refusal | None:
-        """Return why nobody can own the session of a request, or None: all who share an address would share it."""
+        """Return the refusal of a request whose owner is an address, or None: users behind it would share a session."""
         owner = None if self._owner is None else self._client(scope)
         if owner is None or not names_address(owner):
             return None
         if not self._has_warned:
             self._has_warned = True
-            _logger.warning("requests are refused, since --owner-header names an address in them, and not a user")
+            _logger.warning("requests are refused: the header of --owner-header has an address in it, not a user")
         return _NO_OWNER
 
     def _client(self, scope: Scope) -> str | None:

@@ -1,4 +1,4 @@
-"""Which headers pass, and what the proxy says of itself in them. Pure."""
+"""The headers that the proxy passes on, and the headers that it adds. Pure."""
 
 import re
 from collections.abc import Iterable
@@ -24,27 +24,27 @@ HOP_BY_HOP: Final = frozenset(
         b"upgrade",
     }
 )
-"""About one connection only (RFC 9110, 7.6.1), besides what a `Connection` header names."""
+"""Headers about one connection only (RFC 9110, section 7.6.1), besides the headers that `Connection` names."""
 _FORWARDED: Final = (b"forwarded", b"x-forwarded-", b"x-real-ip")
-"""How the headers start in which a proxy speaks of its client."""
+"""The starts of the names of headers in which a proxy describes its client."""
 _MARK: Final = re.compile(rb"[^a-z0-9\n-]")
 _UNKNOWN: Final = "unknown"
-"""What stands for a sender without an address (RFC 7239, section 6.2)."""
+"""Stands for a sender without an address (RFC 7239, section 6.2)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trust:
-    """The proxies in front whose word about a client is taken; in `words`, headers of theirs besides the usual ones."""
+    """The trusted proxies in front. `words` are the headers, in lower case, that only these proxies may send."""
 
     networks: tuple[Network, ...] = ()
     words: frozenset[bytes] = frozenset()
 
     def sent(self, scope: Scope) -> bool:
-        """Return whether one of these proxies has opened the connection."""
+        """Return whether a trusted proxy has opened the connection."""
         return bool(self.networks) and is_in(_sender(scope), self.networks)
 
     def client(self, scope: Scope) -> str | None:
-        """Return the client's address as `asgi.client_address` does, or None where there is none."""
+        """Return the client's name by its address, as `asgi.client_address` does, or None without an address."""
         return ClientAddress(trusted=self.networks)(scope)
 
 
@@ -54,7 +54,7 @@ def has_marks(names: Iterable[bytes]) -> bool:
 
 
 def end_to_end(headers: Headers) -> list[tuple[bytes, bytes]]:
-    """Return the headers that are not about one connection only; their names are in lower case."""
+    """Return the headers without the headers that are about one connection only. Their names are in lower case."""
     names = [name for name, _ in headers]
     if b"connection" not in names:
         return [pair for pair in headers if pair[0] not in HOP_BY_HOP]
@@ -64,10 +64,10 @@ def end_to_end(headers: Headers) -> list[tuple[bytes, bytes]]:
 
 
 def towards_upstream(scope: Scope, trust: Trust, host: bytes | None) -> list[tuple[bytes, bytes]]:
-    """Return a request's headers as the upstream gets them, with `host` in place of the client's if it is given.
+    """Return a request's headers as the upstream gets them. If `host` is given, it replaces the client's Host.
 
-    What a client says of itself in `Forwarded`, `X-Forwarded-*`, `X-Real-IP` and the header with the owner is dropped,
-    and kept only from a trusted proxy, to whose word this proxy's is added.
+    `Forwarded`, `X-Forwarded-*`, `X-Real-IP` and the header with the owner are kept only from a trusted proxy. From any
+    other sender they are dropped. This proxy adds the sender's address, and the Host and scheme if they are missing.
     """
     address = _sender(scope)
     trusted = bool(trust.networks) and is_in(address, trust.networks)
@@ -101,20 +101,20 @@ def _is_word(name: bytes, trust: Trust) -> bool:
 
 
 def _forwarded(address: IP | None) -> bytes:
-    """Return one more element of a list that is there already (RFC 7239, sections 4 and 6)."""
+    """Return this proxy's element of a `Forwarded` list of a trusted proxy (RFC 7239, sections 4 and 6)."""
     if isinstance(address, IPv6Address):
         return f'for="[{address}]"'.encode()
     return f"for={_UNKNOWN if address is None else address}".encode()
 
 
 def _sender(scope: Scope) -> IP | None:
-    """Return the address of whoever opened the connection."""
+    """Return the address of the host that opened the connection, or None."""
     host = sender_of(scope)
     return None if host is None else read_address(host)
 
 
 def scheme_of(scope: Scope, trust: Trust) -> str:
-    """Return the scheme that the client uses: the first that a trusted proxy names, else this connection's."""
+    """Return the client's scheme: the first that a trusted proxy names, else the scheme of this connection."""
     said = header(scope, b"x-forwarded-proto") if trust.sent(scope) else None
     named = (said or "").partition(",")[0].strip().lower()
     if named not in ("http", "https"):

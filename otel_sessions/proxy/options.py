@@ -1,4 +1,4 @@
-"""The proxy's own options: what each takes, its default, its unit and what it does."""
+"""The proxy's own options: the values, the default, the unit and the help of each option."""
 
 import re
 from typing import Final
@@ -30,7 +30,7 @@ _PROXY: Final = "proxy"
 _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
 _PLAIN: Final = re.compile(r"[A-Za-z0-9-]+", re.ASCII)
 _A_NAME: Final = "the name of a header or a cookie"
-_A_PLAIN_NAME: Final = "the name of a header, of letters, digits and hyphens"
+_A_PLAIN_NAME: Final = "the name of a header, made of letters, digits and hyphens"
 _LEAST_HEAD: Final = 1024
 _MCP: Final = EndpointMatcher()
 
@@ -43,7 +43,7 @@ def _token(name: str) -> str:
 
 
 def _owner(name: str) -> str:
-    """Return a name that only this spelling of a header stands for: an upstream may take other marks for hyphens."""
+    """Return a name that no other spelling stands for. An upstream may read other marks in a name as hyphens."""
     if not _PLAIN.fullmatch(name):
         raise Expected(_A_PLAIN_NAME)
     return name
@@ -71,7 +71,7 @@ UPSTREAM: Final[Option[str]] = Option(
     default=None,
     required=True,
     unit="URL",
-    help="the server that requests are passed on to",
+    help="the URL of the server that gets the requests",
 )
 LISTEN: Final[Option[tuple[str, int]]] = Option(
     name="listen",
@@ -79,7 +79,7 @@ LISTEN: Final[Option[tuple[str, int]]] = Option(
     kind=ADDRESS,
     default="127.0.0.1:8080",
     unit="HOST:PORT",
-    help="where to listen",
+    help="the address to listen on",
 )
 HEALTH: Final[Option[tuple[str, int] | None]] = Option(
     name="health",
@@ -87,7 +87,7 @@ HEALTH: Final[Option[tuple[str, int] | None]] = Option(
     kind=ADDRESS_OR_OFF,
     default=None,
     unit="HOST:PORT",
-    help="where GET /healthz is answered",
+    help="the address that answers GET /healthz",
 )
 MATCHER: Final[Option[SessionMatcher]] = Option(
     name="matcher",
@@ -95,7 +95,7 @@ MATCHER: Final[Option[SessionMatcher]] = Option(
     kind=text("mcp, cookie, cookie:NAME or header:NAME", _matcher),
     default="mcp",
     unit="KIND",
-    help="how sessions are found: mcp, cookie, cookie:NAME or header:NAME",
+    help="how the session of a request is found: mcp, cookie, cookie:NAME or header:NAME",
 )
 CONNECT_TIMEOUT: Final[Option[float]] = Option(
     name="connect_timeout",
@@ -103,7 +103,7 @@ CONNECT_TIMEOUT: Final[Option[float]] = Option(
     kind=POSITIVE,
     default=5.0,
     unit=SECONDS,
-    help="how long to connect to the upstream may take",
+    help="the longest time to connect to the upstream",
 )
 IDLE_TIMEOUT: Final[Option[float]] = Option(
     name="idle_timeout",
@@ -111,7 +111,7 @@ IDLE_TIMEOUT: Final[Option[float]] = Option(
     kind=POSITIVE,
     default=300.0,
     unit=SECONDS,
-    help="how long to wait for more from the client or the upstream",
+    help="the longest wait for more data from the client or the upstream",
 )
 HEAD_TIMEOUT: Final[Option[float]] = Option(
     name="head_timeout",
@@ -143,7 +143,7 @@ COMMENT_AFTER: Final[Option[float]] = Option(
     kind=FROM_ZERO,
     default=30.0,
     unit=SECONDS,
-    help="after how much silence an event stream gets a comment; 0 for never",
+    help="the silence after which an event stream gets a comment; 0 for never",
 )
 STREAM_IDLE_TIMEOUT: Final[Option[float | None]] = Option(
     name="stream_idle_timeout",
@@ -151,7 +151,7 @@ STREAM_IDLE_TIMEOUT: Final[Option[float | None]] = Option(
     kind=LIMIT,
     default=None,
     unit=SECONDS,
-    help="after how much silence a stream or WebSocket is ended",
+    help="the silence after which a stream or WebSocket is ended",
 )
 SKIP: Final[Option[tuple[str, ...]]] = Option(
     name="skip",
@@ -159,7 +159,7 @@ SKIP: Final[Option[tuple[str, ...]]] = Option(
     kind=several(text("a path", str)),
     default=(),
     unit="PATH",
-    help="a path that opens no session; * is any text; repeatable",
+    help="a path whose requests are in no session; * stands for any text; repeatable",
 )
 MAX_BODY: Final[Option[int]] = Option(
     name="max_body",
@@ -183,7 +183,7 @@ TRUSTED_PROXY: Final[Option[tuple[Network, ...]]] = Option(
     kind=several(_NETWORK),
     default=(),
     unit="NETWORK",
-    help="an address or network in front whose X-Forwarded-* headers count; repeatable",
+    help="the address or network of a proxy in front whose X-Forwarded-* headers are trusted; repeatable",
 )
 OWNER_HEADER: Final[Option[str | None]] = Option(
     name="owner_header",
@@ -191,7 +191,7 @@ OWNER_HEADER: Final[Option[str | None]] = Option(
     kind=text(_A_PLAIN_NAME, _owner),
     default=None,
     unit="NAME",
-    help="the header in which a trusted proxy names the user, who owns the session",
+    help="the header in which a trusted proxy names the user; the session belongs to this user",
 )
 REWRITE_HOST: Final[Option[bool]] = Option(
     name="rewrite_host",
@@ -199,7 +199,7 @@ REWRITE_HOST: Final[Option[bool]] = Option(
     kind=SWITCH,
     default=False,
     unit="true|false",
-    help="whether the upstream gets its own Host; needs --allow-host",
+    help="whether the upstream gets its own Host instead of the client's; needs --allow-host",
 )
 ALLOW_HOST: Final[Option[tuple[str, ...]]] = Option(
     name="allow_host",
@@ -207,7 +207,7 @@ ALLOW_HOST: Final[Option[tuple[str, ...]]] = Option(
     kind=several(text("the name of a host", str)),
     default=(),
     unit="HOST",
-    help="a Host that is passed on with --rewrite-host; repeatable",
+    help="a Host that clients may send with --rewrite-host; repeatable",
 )
 ALLOW_ORIGIN: Final[Option[tuple[str, ...]]] = Option(
     name="allow_origin",
@@ -215,7 +215,7 @@ ALLOW_ORIGIN: Final[Option[tuple[str, ...]]] = Option(
     kind=several(text("an origin", str)),
     default=(),
     unit="ORIGIN",
-    help="an Origin that is passed on with --rewrite-host; repeatable",
+    help="an Origin that clients may send with --rewrite-host; repeatable",
 )
 LOG_FORMAT: Final[Option[str]] = Option(
     name="log_format",
@@ -223,7 +223,7 @@ LOG_FORMAT: Final[Option[str]] = Option(
     kind=word(["text", "json"], str),
     default="text",
     unit="text|json",
-    help="how lines on stderr are written",
+    help="the format of log lines on stderr",
 )
 EXPORT: Final[Option[str | None]] = Option(
     name="export",
@@ -231,7 +231,7 @@ EXPORT: Final[Option[str | None]] = Option(
     kind=FILE,
     default=None,
     unit="FILE",
-    help="the file that gets the record of each session that ends",
+    help="the file for the records of ended sessions",
 )
 EXPORT_MAX_BYTES: Final[Option[int]] = Option(
     name="export_max_bytes",
@@ -239,7 +239,7 @@ EXPORT_MAX_BYTES: Final[Option[int]] = Option(
     kind=COUNT,
     default=67108864,
     unit="bytes",
-    help="the size at which a new file of records begins",
+    help="the size at which the file of records is rotated",
 )
 EXPORT_KEEP: Final[Option[int]] = Option(
     name="export_keep",
@@ -247,7 +247,7 @@ EXPORT_KEEP: Final[Option[int]] = Option(
     kind=COUNT,
     default=4,
     unit="files",
-    help="how many older files of records are kept",
+    help="the number of rotated files that are kept",
 )
 
 PROXY_OPTIONS: Final = (
@@ -257,4 +257,4 @@ PROXY_OPTIONS: Final = (
     *(EXPORT, EXPORT_MAX_BYTES, EXPORT_KEEP),
 )
 TABLES: Final[Tables] = {_PROXY: PROXY_OPTIONS, SESSION: SESSION_OPTIONS, "admin": (), "fleet": ()}
-"""What a proxy can be told, by the tables of its file. The tables `admin` and `fleet` have no key yet."""
+"""The options of a proxy by the tables of its file. The tables `admin` and `fleet` have no key yet."""

@@ -1,6 +1,6 @@
-"""What is remembered of a session of the upstream's, to end it there as its client would.
+"""The data of a session at the upstream. With it, the proxy can end the session there as the client would.
 
-A client's headers are kept in memory only, for as long as its session lasts, and are never logged or exported.
+The client's headers are kept in memory only, as long as the session lasts. They are never logged or exported.
 """
 
 from dataclasses import dataclass, field
@@ -26,25 +26,25 @@ _REFUSED: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 
 @dataclass(slots=True)
 class Peer:
-    """What the proxy remembers of an upstream's session: where it began, and the headers that were last taken there."""
+    """A session at the upstream: the path and query of its first request, and the headers that were last accepted."""
 
     target: bytes = field(repr=False)
     headers: Headers = field(repr=False)
     told: bool = False
-    """Whether the upstream knows already that the session is over."""
+    """Whether the upstream already knows that the session is over."""
 
     def is_at(self, target: bytes) -> bool:
-        """Return whether a request went where the session began; elsewhere, nothing is said about it."""
+        """Return whether a request goes to the path where the session began. Other paths say nothing about it."""
         return target.partition(b"?")[0] == self.target.partition(b"?")[0]
 
     def note(self, headers: Headers, status: int) -> None:
-        """Remember a request's headers, if the upstream has taken them."""
+        """Remember a request's headers, unless the upstream has refused its credentials (401 and 403)."""
         if status not in _REFUSED:
             self.headers = headers
 
 
 def credentials(headers: Headers) -> Headers:
-    """Return of a request's headers what shows who has sent it, and nothing that is about that one request."""
+    """Return the headers that say who has sent a request, without the headers that describe only this request."""
     return [
         (name, value)
         for name, value in headers
@@ -53,13 +53,13 @@ def credentials(headers: Headers) -> Headers:
 
 
 def peer_of(scope: Scope) -> Peer | None:
-    """Return what is known of the session that a request is in, if the request goes where that began."""
+    """Return the data of a request's session, or None if the request goes to another path than the first request."""
     session = cast("Session[Peer] | None", scope.get(SESSION))
     return session.data if session is not None and session.data.is_at(target_of(scope)) else None
 
 
 class EndpointMatcher(McpMatcher):
-    """MCP of an upstream that may serve more than that: only where a session began is its end said."""
+    """MCP at one path of an upstream that may serve more. Only an answer at this path can end a session."""
 
     def ends(self, scope: Scope, status: int) -> bool:
         return super().ends(scope, status) and peer_of(scope) is not None

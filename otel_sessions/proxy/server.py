@@ -1,6 +1,6 @@
-"""The proxy as a whole, from its sockets to its orderly end.
+"""The whole proxy, from its sockets to its orderly end.
 
-The manager drains and ends its sessions before the server waits for what is left of its connections.
+The manager drains and ends its sessions before the server waits for the remaining connections.
 """
 
 import asyncio
@@ -46,10 +46,10 @@ _MOST_HEALTH: Final = 16
 
 
 class Proxy:
-    """A reverse proxy whose clients' sessions are bounded and accounted for, in the process that makes it.
+    """A reverse proxy in this process. The sessions of its clients are bounded and accounted for.
 
-    Within the block requests are answered. Leaving the block shuts the proxy down in order: it accepts no more, its
-    manager drains and ends every session, and the connections close.
+    The proxy answers requests inside the `async with` block. Leaving the block shuts the proxy down in order: the proxy
+    accepts no new connections, its manager drains and ends every session, and the connections close.
 
     ```python
     async with Proxy(Settings(upstream="http://127.0.0.1:9000", listen=("127.0.0.1", 0))) as proxy:
@@ -57,15 +57,16 @@ class Proxy:
         print(f"http://{host}:{port} has {len(proxy.manager)} sessions")
     ```
 
-    - `manager` is the sessions' manager, which runs within the block. Ask it for numbers, or let it end a session.
-    - `serve()` is a whole program: it enters the block, and leaves it on SIGINT, SIGTERM or SIGHUP.
+    - `manager` is the `SessionManager`, which runs inside the block. Use it for statistics, or to end a session.
+    - `serve()` is a whole program: it enters the block, and leaves the block on SIGINT, SIGTERM or SIGHUP.
 
-    `listener` and `health` are sockets that listen already, in place of the addresses in `settings`; the proxy closes
-    them. `session_data` makes what a new session carries, from the path with the query and the headers of its first
-    request. A proxy runs on asyncio, and once.
+    `listener` and `health` are listening sockets that replace the addresses in `settings`. The proxy closes them.
+    `session_data(target, headers)` makes the data of a new session. `target` is the path with the query of the first
+    request. `headers` are its headers as the upstream gets them; they are empty if the upstream makes no sessions. A
+    proxy runs on asyncio only, and only once.
 
-    Entering raises `ConfigError`, with the flag, if an address cannot be listened on or the file of records cannot be
-    opened, and `RuntimeError` for a second time.
+    Entering raises `ConfigError`, which names the flag, if an address cannot be listened on or the file of records
+    cannot be opened. A second entry raises `RuntimeError`.
     """
 
     def __init__(
@@ -101,14 +102,14 @@ class Proxy:
 
     @property
     def address(self) -> tuple[str, int]:
-        """The host and the port that it listens on. Raises `RuntimeError` before the block."""
+        """The host and the port that the proxy listens on. Raises `RuntimeError` before the block."""
         if self._address is None:
-            raise RuntimeError("the proxy does not listen yet; enter its block first")
+            raise RuntimeError("the proxy does not listen yet; enter its async with block first")
         return self._address
 
     async def __aenter__(self) -> Self:
         if self._serving is not None:
-            raise RuntimeError("the proxy has run already; make another one")
+            raise RuntimeError("the proxy has run already; make another Proxy")
         async with AsyncExitStack() as exits:
             for given in filter(None, (self._listener, self._health_listener)):
                 exits.enter_context(given)
@@ -138,9 +139,9 @@ class Proxy:
         await self._exits.__aexit__(kind, error, trace)
 
     async def serve(self) -> None:
-        """Serve until SIGINT, SIGTERM or SIGHUP, and shut down in order. A second SIGINT or SIGTERM ends the process.
+        """Serve until SIGINT, SIGTERM or SIGHUP, then shut down in order. A second SIGINT or SIGTERM ends the process.
 
-        Raises what entering the block raises.
+        Raises what entering the block raises, and the error of a server that fails.
         """
         with self.ended_by_signals():
             async with self:
@@ -148,17 +149,17 @@ class Proxy:
 
     @contextmanager
     def ended_by_signals(self) -> Iterator[None]:
-        """Shut down in order on the first SIGINT, SIGTERM or SIGHUP that comes while this block lasts.
+        """Shut down in order on the first SIGINT, SIGTERM or SIGHUP during this block.
 
-        Enter it before the proxy's own block, so that no request is answered without it. A second SIGINT or SIGTERM
-        ends the process at once. SIGHUP is not counted: the first SIGINT or SIGTERM after SIGHUP, or a second SIGHUP,
-        changes nothing.
+        Enter this block before the proxy's own block, so that the signals are handled before the first request. A
+        second SIGINT or SIGTERM ends the process at once. SIGHUP is not counted: the first SIGINT or SIGTERM after
+        SIGHUP, or a second SIGHUP, changes nothing.
         """
         with self._server.ended_by_signals():
             yield
 
     async def wait_closed(self) -> None:
-        """Return when the proxy has shut down. Raises what the server has failed with."""
+        """Wait until the proxy has shut down. Raises the error of a server that has failed."""
         if self._serving is not None:
             await asyncio.shield(self._serving)
 
@@ -174,11 +175,11 @@ class Proxy:
         self._server.stop()
         with anyio.CancelScope(shield=True):
             await asyncio.wait([self._serving])
-        if kind is None:  # else what has failed in the block goes before it
+        if kind is None:  # else the error of the block is raised
             await self._serving
 
     async def _drain(self) -> None:
-        """End all exchanges. Those that are in no session have as long as leases have."""
+        """End all exchanges. An exchange in no session gets as much time as a lease."""
         limits = self.settings.sessions
         drained = time.monotonic() + min(limits.drain_timeout, limits.shutdown_timeout)
         await self.manager.shutdown()
@@ -194,7 +195,7 @@ class Proxy:
         await self._forwarder(scope, receive, send)
 
     async def _say_health(self, scope: Scope, _receive: Receive, send: Send) -> None:
-        """The app that says whether new sessions are taken: 200, or 503 from the first signal on."""
+        """Answer a health check: 200, or 503 when the proxy shuts down. Other paths than /healthz get 404."""
         stats = self.manager.get_metrics()
         status, word = (503, "shutting down") if self._server.stopping else (200, "ok")
         if scope["path"] != "/healthz":
@@ -206,9 +207,10 @@ class Proxy:
 
 
 def run(settings: Settings) -> int:
-    """Serve until SIGINT, SIGTERM or SIGHUP; return 0.
+    """Serve until SIGINT, SIGTERM or SIGHUP, then return 0.
 
-    Raises `ConfigError`, with the flag, if an address cannot be listened on or the file of `--export` not be opened.
+    Raises `ConfigError`, which names the flag, if an address cannot be listened on or the file of `--export` cannot be
+    opened.
     """
     log_to_stderr(settings.log_format)
     quieten()
@@ -244,7 +246,7 @@ async def _drain_nothing() -> None:
 def _listeners(
     settings: Settings, listener: socket.socket | None, health: socket.socket | None
 ) -> tuple[socket.socket, socket.socket | None]:
-    """Return the sockets, opened where they are not given. Raises `ConfigError`, and then has opened nothing."""
+    """Return the sockets, and open a socket that is not given. Raises `ConfigError`, and then leaves no socket open."""
     with ExitStack() as opened:
         if listener is None:
             listener = opened.enter_context(listen_as(options.LISTEN.flag, settings.listen))

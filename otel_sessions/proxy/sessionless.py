@@ -1,4 +1,4 @@
-"""Exchanges that are in no session: they have as long to end as leases have, and are then ended as well as can be."""
+"""Exchanges in no session. At a shutdown they get as much time to end as leases get; then they are cancelled."""
 
 from typing import Final
 
@@ -10,18 +10,18 @@ from otel_sessions.asgi._exchange import exchange_of
 from otel_sessions.matchers import Scope, SessionMatcher
 
 _ENDING_SECONDS: Final = 2.0
-"""How long those may take that are told to end: more than an exchange waits for its client."""
+"""Seconds for a cancelled exchange to end: longer than an exchange waits for its client."""
 
 
 class Sessionless:
-    """An app around another, behind the middleware, that can end what the middleware does not."""
+    """Wraps an app, behind the middleware. It can end exchanges that the manager does not end."""
 
     def __init__(self, app: ASGIApp, matcher: SessionMatcher) -> None:
         self._app = app
         self._matcher = matcher
         self._open: set[anyio.CancelScope] = set()
         self._quiet: anyio.Event | None = None
-        """Set while none is open; None before the first one."""
+        """Set while no exchange is open. None before the first exchange."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope.get(SESSION) is not None:
@@ -39,7 +39,7 @@ class Sessionless:
                 self._quiet.set()
 
     async def end(self, seconds: float) -> None:
-        """Return as soon as none is open; after so many seconds, end those that are."""
+        """Wait until no exchange is open, for at most `seconds`. Then cancel the open exchanges."""
         await self._wait(seconds)
         for cut in self._open:
             cut.cancel()

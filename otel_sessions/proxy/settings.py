@@ -1,4 +1,4 @@
-"""The settings of a proxy: what its flags, the environment, a file and the defaults come to."""
+"""The settings of a proxy, merged from its flags, the environment, a file and the defaults."""
 
 import argparse
 from collections.abc import Mapping
@@ -20,11 +20,11 @@ _USUAL: Final = Values({option.name: option.usual for option in options.PROXY_OP
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """A whole proxy: its addresses, how it finds sessions, and what it passes on.
+    """The settings of a proxy: its addresses, how it finds sessions, and what it passes on.
 
-    The page of settings in the documentation says what each setting is. The defaults are those of the command
-    `otel-sessions proxy`. An address is a host and a port. Port 0 is any free port. Raises `ConfigError` for settings
-    that contradict each other.
+    The settings page of the documentation describes each setting. The defaults are the same as for the command
+    `otel-sessions proxy`. An address is a host and a port; port 0 means any free port. Raises `ConfigError` if two
+    settings contradict each other.
     """
 
     listen: tuple[str, int] = _USUAL[options.LISTEN]
@@ -49,17 +49,17 @@ class Settings:
 
     @property
     def tells_upstream(self) -> bool:
-        """Whether the upstream has sessions of its own, to be ended with ours."""
+        """Whether the upstream makes its own sessions, which the proxy ends together with its sessions."""
         return isinstance(self.matcher, EndpointMatcher)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the proxy's flags; `read` makes settings of what they are given."""
+    """Add the proxy's flags. `read` makes settings from the parsed flags."""
     add_flags(parser, options.TABLES)
 
 
 def read(flags: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
-    """Return the settings. Raises `ConfigError`, which names the flag, the variable or the key."""
+    """Return the settings. Raises `ConfigError`, which names the flag, the variable or the key, if a value is wrong."""
     values = merged(options.TABLES, flags, environ)
     return Settings(
         listen=values[options.LISTEN],
@@ -90,13 +90,13 @@ def _require_consistent(settings: Settings) -> None:
     rules, owner = settings.rules, settings.owner_header
     rewrites, hosts, origins = rules.rewrite_host, rules.allow_host, rules.allow_origin
     if rewrites and not hosts:
-        raise ConfigError("--rewrite-host needs --allow-host: the upstream cannot tell a foreign Host any more")
+        raise ConfigError("--rewrite-host needs --allow-host: the upstream no longer sees the client's Host")
     if (hosts or origins) and not rewrites:
-        raise ConfigError("--allow-host and --allow-origin need --rewrite-host: else the upstream decides on them")
+        raise ConfigError("--allow-host and --allow-origin need --rewrite-host: without it, the upstream checks them")
     if owner and not rules.trust.networks:
-        raise ConfigError("--owner-header needs --trusted-proxy: nobody else's word is taken")
+        raise ConfigError("--owner-header needs --trusted-proxy: the header counts only if a trusted proxy sends it")
     if owner and owner.lower().encode("latin-1") not in rules.trust.words:
-        raise ConfigError("owner_header is to be one of rules.trust.words: else a client could send it to the upstream")
+        raise ConfigError("owner_header must be in rules.trust.words: otherwise a client could send it to the upstream")
 
 
 def _rules(values: Values) -> Rules:

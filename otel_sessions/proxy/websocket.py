@@ -1,7 +1,7 @@
 """Passes WebSockets on to the upstream and back, message by message.
 
-Whichever side closes, the other one is closed with the same code; one that vanishes is found by pings. A handshake that
-the upstream refuses is refused in its own words.
+When one side closes, the other side is closed with the same code. Pings find a side that has vanished. If the upstream
+refuses a handshake, the client gets the upstream's answer.
 """
 
 import dataclasses
@@ -27,9 +27,9 @@ from .upstream import Upstream
 _logger = logging.getLogger("otel_sessions.proxy")
 
 _NO_STATUS, _ABNORMAL, _INTERNAL_ERROR, _GOING_AWAY = 1005, 1006, 1011, 1001
-"""RFC 6455, section 7.4.1; the first two are never sent."""
+"""RFC 6455, section 7.4.1. The first two codes are never sent."""
 _OWN: Final = frozenset({b"host", b"content-length"})
-"""What each handshake has of its own, besides `Sec-WebSocket-*`."""
+"""Headers that each handshake sets by itself, besides `Sec-WebSocket-*`."""
 _PLAIN: Final = ((b"content-type", b"text/plain; charset=utf-8"),)
 _PING_SECONDS: Final = 20.0
 _FAREWELL_SECONDS: Final = 1.0
@@ -37,7 +37,7 @@ _MOST_BYTES: Final = 16 * 1024 * 1024
 
 
 async def refuse(receive: Receive, send: Send, status: HTTPStatus, text: str) -> None:
-    """Refuse one in the proxy's own words."""
+    """Refuse a handshake with an answer of the proxy."""
     await receive()
     await _deny(send, status, _PLAIN, f"{text}\n".encode())
 
@@ -53,9 +53,9 @@ async def pass_on(scope: Scope, receive: Receive, send: Send, upstream: Upstream
         await _deny(send, said.status_code, kept, bytes(said.body))
         return
     except (OSError, WebSocketException) as error:
-        _logger.warning("the upstream takes no WebSocket: %s", type(error).__name__)
+        _logger.warning("the WebSocket handshake with the upstream failed: %s", type(error).__name__)
         status = HTTPStatus.GATEWAY_TIMEOUT if isinstance(error, TimeoutError) else HTTPStatus.BAD_GATEWAY
-        await _deny(send, status, _PLAIN, b"the upstream takes no WebSocket\n")
+        await _deny(send, status, _PLAIN, b"the WebSocket handshake with the upstream failed\n")
         return
     try:
         await send({"type": "websocket.accept", "subprotocol": behind.subprotocol, "headers": _answered(behind)})
@@ -64,13 +64,13 @@ async def pass_on(scope: Scope, receive: Receive, send: Send, upstream: Upstream
             await _inward(behind, send)
             ways.cancel_scope.cancel()
     finally:
-        with anyio.move_on_after(_FAREWELL_SECONDS, shield=True):  # the upstream is told, however this ended
+        with anyio.move_on_after(_FAREWELL_SECONDS, shield=True):  # close at the upstream, also when cancelled
             await behind.close(_GOING_AWAY)
-        behind.transport.abort()  # it does not read, or has closed already
+        behind.transport.abort()  # the upstream does not read, or has closed already
 
 
 class _Connect(connect):
-    """A handshake at just that target, as the client wrote it, wherever the upstream would send it on to."""
+    """A handshake at exactly the target that the client wrote. A redirect is not followed."""
 
     def __init__(self, uri: str, target: str, **settings: Any) -> None:
         super().__init__(uri, **settings)
@@ -99,7 +99,7 @@ async def _connect(scope: Scope, upstream: Upstream, rules: Rules) -> ClientConn
         open_timeout=rules.timeouts.connect_timeout,
         close_timeout=rules.timeouts.connect_timeout,
         ping_interval=_PING_SECONDS,
-        ping_timeout=None,  # its answer waits behind all that the upstream has not read yet
+        ping_timeout=None,  # the pong waits behind all data that the upstream has not read yet
         max_size=_MOST_BYTES,
         max_queue=1,
         proxy=None,
@@ -110,7 +110,7 @@ async def _connect(scope: Scope, upstream: Upstream, rules: Rules) -> ClientConn
 
 
 async def _outward(receive: Receive, behind: ClientConnection, ways: anyio.CancelScope) -> None:
-    """Pass the client's messages on until it leaves."""
+    """Pass the client's messages to the upstream until the client leaves."""
     while True:
         message = await receive()
         if message["type"] == "websocket.disconnect":
@@ -122,18 +122,18 @@ async def _outward(receive: Receive, behind: ClientConnection, ways: anyio.Cance
         try:
             await behind.send(text if text is not None else cast("bytes", message["bytes"]))
         except ConnectionClosed:
-            return  # `_inward` sees it, too, and tells the client
+            return  # `_inward` sees the end, too, and tells the client
 
 
 async def _inward(behind: ClientConnection, send: Send) -> None:
-    """Pass the upstream's messages back until it closes, and close in its words."""
+    """Pass the upstream's messages to the client until the upstream closes. Close with the same code and reason."""
     try:
         async for data in behind:
             await send({"type": "websocket.send", **({"text": data} if isinstance(data, str) else {"bytes": data})})
     except ConnectionClosed:
-        pass  # it has not been closed in order; the code says so
+        pass  # not closed in order: `close_code` says so
     except OSError:
-        await anyio.sleep(_FAREWELL_SECONDS)  # the client is gone; `_outward` hears with which words, and ends this
+        await anyio.sleep(_FAREWELL_SECONDS)  # the client is gone: `_outward` gets its code, and ends this task
         return
     code = behind.close_code if behind.close_code is not None else _ABNORMAL
     closed: Message = {"type": "websocket.close", "code": _sendable(code), "reason": behind.close_reason or ""}
@@ -142,7 +142,7 @@ async def _inward(behind: ClientConnection, send: Send) -> None:
 
 
 def _sendable(code: int) -> int:
-    """Return a code that may be sent: one that says that there was none, or that the connection broke, may not."""
+    """Return a code that may be sent. Codes for no code, a broken connection and failed TLS are replaced."""
     return {_NO_STATUS: 1000, _ABNORMAL: _INTERNAL_ERROR, 1015: _INTERNAL_ERROR}.get(code, code)
 
 
@@ -161,6 +161,6 @@ def _is_own(name: bytes) -> bool:
 
 
 async def _deny(send: Send, status: int, headers: Headers, body: bytes) -> None:
-    """Refuse before the handshake is over, with an answer to it."""
+    """Refuse a handshake with an HTTP answer."""
     await send({"type": "websocket.http.response.start", "status": int(status), "headers": list(headers)})
     await send({"type": "websocket.http.response.body", "body": body})

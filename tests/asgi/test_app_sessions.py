@@ -188,7 +188,7 @@ async def test_a_session_that_the_app_has_not_made_needs_no_goodbye() -> None:
 
 
 async def test_an_app_that_is_served_past_it_is_loud() -> None:
-    with pytest.raises(RuntimeError, match="put the EndInApp in place of the app"):
+    with pytest.raises(RuntimeError, match="serve the EndInApp instead of the app"):
         await EndInApp(App()).end(await session_named("one"), EndReason.CLOSED)
 
 
@@ -207,7 +207,7 @@ async def test_the_memory_is_bounded_and_a_warning_says_so_once(caplog: pytest.L
         [(b"mcp-session-id", b"four")],
     ]
     assert [record.message for record in caplog.records] == [
-        "more than 2 sessions of the app are open; the oldest stay in the app"
+        "the app has more than 2 open sessions; EndInApp cannot end the oldest ones: raise its limit"
     ]
 
 

@@ -303,7 +303,7 @@ async def test_a_startup_that_fails_without_a_word_is_reported_all_the_same(mana
     async with serving(RunManager(app, manager)) as server:
         pass
     assert server.answers == [
-        {"type": "lifespan.startup.failed", "message": "RuntimeError: the startup of the app behind failed"}
+        {"type": "lifespan.startup.failed", "message": "RuntimeError: the startup of the wrapped app failed"}
     ]
 
 
@@ -331,7 +331,7 @@ async def test_a_shutdown_that_fails_is_reported_after_the_manager_has_shut_down
     async with serving(RunManager(app, manager)) as server:
         await manager.create_session()
     assert server.kinds == ["startup.complete", "shutdown.failed"]
-    assert server.answers[1]["message"] == word or "RuntimeError: the shutdown of the app behind failed"
+    assert server.answers[1]["message"] == (word or "RuntimeError: the shutdown of the wrapped app failed")
     assert course.seen == ["hook: shutdown"]
 
 

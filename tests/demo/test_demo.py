@@ -385,7 +385,7 @@ class TestProcesses:
         ):
             assert f"\n{claim}" in said
         *lines, last = said.splitlines()
-        assert last == f"The report: {', '.join(FILES)}, in {running.report}"
+        assert last == f"The report is in {running.report}: {', '.join(FILES)}"
         assert all(" " <= character <= "~" for line in lines for character in line)
         assert max(map(len, lines)) <= 80
         assert {path.name for path in running.report.iterdir()} == set(FILES)
@@ -401,7 +401,7 @@ class TestProcesses:
             status, said, _ = running.end()
 
         assert status == 1
-        assert "\nCleanup DOES NOT WORK: nothing ends a session that its client has walked away" in said
+        assert "\nCleanup DOES NOT WORK: without an idle limit or an age limit, nothing" in said
         assert json.loads((running.report / "summary.json").read_text())["verdict"]["passed"] is False
 
     @pytest.mark.processes
@@ -422,7 +422,7 @@ class TestProcesses:
         assert status == 1
         told = " ".join(said.split())
         assert re.search(
-            r"Cleanup DOES NOT WORK: \d+ sessions? that nobody had used for 4 s (was|were) still held at second \d+, "
+            r"Cleanup DOES NOT WORK: \d+ sessions? without a request for 4 s (was|were) still held at second \d+, "
             r"after \d+ passes\.",
             told,
         )
@@ -631,8 +631,8 @@ class TestOnATerminal:
             assert running.end() == 1
 
         told = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", running.said).split())
-        assert re.search(r"Cleanup was NOT SEEN at work: in \d+ s nobody had walked away for long enough;", told)
-        assert "--duration 23 shows it." in told
+        assert re.search(r"Cleanup was NOT SEEN at work: in \d+ s no session was abandoned for long enough.", told)
+        assert "--duration 23 is enough." in told
         styles = {code for codes in re.findall(r"\x1b\[([0-9;]*)m", running.said) for code in codes.split(";")}
         assert styles == {"0", "1", "2"}
         assert "s left" in running.said

@@ -161,7 +161,7 @@ class TestView:
 
     def test_unexpected_answers_are_shown_where_there_are_some(self) -> None:
         assert "unexpected" not in drawn(OVER)
-        assert "unexpected       7 answers, or none             0 answers, or none" in drawn(
+        assert "unexpected       7 wrong or missing answers     0 wrong or missing answers" in drawn(
             counted(OVER, unexpected=7)
         )
 

@@ -290,7 +290,7 @@ class TestProgram:
         with pytest.raises(SystemExit, match="0"):
             main(["load", "--help"])
 
-        assert "if no request was made before the end" in " ".join(capsys.readouterr().out.split())
+        assert "It is also 1 if no request was made." in " ".join(capsys.readouterr().out.split())
 
     @pytest.mark.processes
     @pytest.mark.parametrize("seconds", ["0.001", "1.5"])

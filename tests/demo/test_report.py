@@ -198,18 +198,18 @@ class TestFolder:
 
         require_writable(Path("report"))
         (tmp_path / "report").write_text("mine")
-        with pytest.raises(ConfigError, match="report is no folder"):
+        with pytest.raises(ConfigError, match="report is not a folder"):
             require_writable(Path("report"))
 
     def test_a_folder_whose_name_is_too_long_is_refused_beforehand(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match=r"--report: nothing can be written to .*too long"):
+        with pytest.raises(ConfigError, match=r"--report: the report cannot be written to .*too long"):
             require_writable(tmp_path / ("a" * 300))
 
     @pytest.mark.parametrize("folder", ["file", "file/below", "file/far/below"])
     def test_a_folder_that_is_a_file_or_below_one_is_refused_beforehand(self, folder: str, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("mine")
 
-        with pytest.raises(ConfigError, match=r"--report: nothing can be written to .*file is no folder"):
+        with pytest.raises(ConfigError, match=r"--report: the report cannot be written to .*file is not a folder"):
             require_writable(tmp_path / folder)
         assert (tmp_path / "file").read_text() == "mine"
 
@@ -219,7 +219,7 @@ class TestFolder:
     ) -> None:
         monkeypatch.setattr("os.access", lambda *_: False)  # root may write everywhere
 
-        with pytest.raises(ConfigError, match=r"--report: nothing can be written to .* is not writable"):
+        with pytest.raises(ConfigError, match=r"--report: the report cannot be written to .* is not writable"):
             require_writable(tmp_path / folder)
 
     def test_a_folder_in_place_of_a_file_of_the_report_is_refused_beforehand(self, tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ async def test_any_other_answer_is_counted_and_told_and_not_asked_for_again(
         assert await ended(manager) == 1
 
     assert len(server.deletes) == 1
-    assert f"the upstream answered {status} to the DELETE of a session" in caplog.text
+    assert f"the upstream answered {status} to the DELETE for a session" in caplog.text
     assert fingerprint(ID) in caplog.text
     assert ID not in caplog.text
 
@@ -150,7 +150,7 @@ async def test_a_connection_that_breaks_twice_is_counted_and_told(
         assert await ended(manager) == 1
 
     assert len(server.deletes) == 2
-    assert "the DELETE of a session did not reach the upstream (HungUp)" in caplog.text
+    assert "the DELETE for a session did not reach the upstream (HungUp)" in caplog.text
 
 
 async def test_an_answer_on_the_second_try_is_judged_as_any_other(server: FakeUpstream) -> None:
@@ -184,7 +184,7 @@ async def test_an_upstream_where_nobody_listens_is_counted_and_told(
     async with proxying(url) as (manager, _):
         assert await ended(manager) == 1
 
-    assert "the DELETE of a session did not reach the upstream (CannotConnect)" in caplog.text
+    assert "the DELETE for a session did not reach the upstream (CannotConnect)" in caplog.text
 
 
 async def test_an_upstream_that_never_answers_is_given_up_after_the_close_timeout(
@@ -224,8 +224,8 @@ async def test_a_stray_session_that_stays_upstream_is_told_in_one_line(
     (record,) = caplog.records
     assert (record.name, record.levelno) == ("otel_sessions.proxy", logging.WARNING)
     assert record.getMessage() == (
-        f"the upstream may still hold session {fingerprint(ID)}, which is not counted here: "
-        "the upstream answered 403 to the DELETE of a session"
+        f"the upstream may still hold session {fingerprint(ID)}, which is not counted: "
+        "the upstream answered 403 to the DELETE for a session"
     )
 
 

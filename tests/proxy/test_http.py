@@ -215,7 +215,7 @@ def test_an_owner_that_is_an_address_is_refused_with_one_line_in_the_log(
         log = proxy.process.log.read_text()
 
     assert {answer.status_code for answer in refused} == {400}
-    assert refused[0].text == "the header with the owner names an address, which is no user\n"
+    assert refused[0].text == "the header for the user's name contains an address, not a user\n"
     assert served.status_code == 200
     assert log.count("--owner-header") == 1
     assert "Traceback" not in log

@@ -170,7 +170,7 @@ class TestThatCannotRun:
             await proxy.__aenter__()
 
     async def test_it_has_no_address_before_it_listens(self, origin: Origin) -> None:
-        with pytest.raises(RuntimeError, match="enter its block first"):
+        with pytest.raises(RuntimeError, match="enter its async with block first"):
             _ = Proxy(settings(origin)).address
 
 
@@ -220,7 +220,7 @@ class TestSettings:
             ({"rules": replace(USUAL, rewrite_host=True)}, "--rewrite-host needs --allow-host"),
             ({"rules": replace(USUAL, allow_host=frozenset({"a"}))}, "--allow-host and --allow-origin need"),
             ({"owner_header": "x-user"}, "--owner-header needs --trusted-proxy"),
-            ({"owner_header": "x-user", "rules": replace(USUAL, trust=BEHIND)}, "one of rules.trust.words"),
+            ({"owner_header": "x-user", "rules": replace(USUAL, trust=BEHIND)}, "must be in rules.trust.words"),
         ],
     )
     async def test_settings_that_contradict_each_other_are_refused(

@@ -165,7 +165,7 @@ def test_an_upstream_that_refuses_a_farewell_is_logged_in_short(
         session_id = initialize(proxy, http, **AS_ADA).headers["mcp-session-id"]
         use(proxy, http, session_id, authorization="Bearer of eve")
 
-    assert "the upstream answered 401 to the DELETE of a session" in proxy.process.said()
+    assert "the upstream answered 401 to the DELETE for a session" in proxy.process.said()
     assert proxy.process.said().count("Traceback") == 1
     as_ada = {"mcp-session-id": session_id, **AS_ADA}
     assert httpx2.delete(f"{origin.url}/mcp", headers=as_ada, trust_env=False).status_code == 204
@@ -588,10 +588,10 @@ def test_lines_can_be_json(start: StartProxy) -> None:
         (["--listen", "[]:1"], "takes HOST:PORT"),
         (["--matcher", "header"], "takes mcp, cookie"),
         (["--trusted-proxy", "everybody"], "takes an address or a network"),
-        (["--upstream", "http://ada:secret@h/"], "--upstream: takes a URL of scheme, host, port and path"),
-        (["--upstream", "http://h/?key=1"], "--upstream: takes a URL of scheme, host, port and path"),
-        (["--upstream", "http://h:port"], "--upstream: takes a URL of scheme, host, port and path"),
-        (["--upstream", "http://"], "--upstream: takes a URL of scheme, host, port and path"),
+        (["--upstream", "http://ada:secret@h/"], "--upstream: takes a URL with only a scheme, a host"),
+        (["--upstream", "http://h/?key=1"], "--upstream: takes a URL with only a scheme, a host"),
+        (["--upstream", "http://h:port"], "--upstream: takes a URL with only a scheme, a host"),
+        (["--upstream", "http://"], "--upstream: takes a URL with only a scheme, a host"),
         (["--matcher", "header:a b"], "takes the name of a header"),
         (["--trusted-proxy", "127.0.0.1", "--owner-header", "€"], "takes the name of a header"),
         (["--trusted-proxy", "127.0.0.1", "--owner-header", "x_user"], "letters, digits and hyphens"),

@@ -1,1 +1,1 @@
-"""The virtual clients, and the phases that they go through."""
+"""The virtual clients, and the phases of their load."""

@@ -1,7 +1,7 @@
-"""Virtual clients of an MCP server: each opens sessions, uses them, leaves them well or badly, and rests.
+"""Virtual clients of an MCP server: each client opens sessions, uses them, closes or abandons them, and rests.
 
-Activity is Zipf-shaped: the client of rank r rests r times as long as the first. Who is there follows a scenario. No
-request is cut short at the end of the run, so that what the clients have counted is what the proxy has seen.
+Activity is Zipf-shaped: the client of rank r rests r times as long as the first client. A scenario says which clients
+are active. No request is cut short at the end of the run, so the clients' counts agree with the proxy's books.
 """
 
 import random
@@ -18,27 +18,27 @@ from .mcp import CALL, HEADER, OPENED, OPENING, PATH, headers_of
 from .scenario import Scenario, Stage
 
 _LONGEST_REST: Final = 40.0
-"""How long the client of the last rank rests between two sessions on average, in seconds."""
+"""The average rest of the client of the last rank between two sessions, in seconds."""
 _PAUSES: Final = (0.4, 2.4)
 """The shortest and the longest pause between two requests of a session, in seconds."""
 _ABSENCE: Final = 1.0
-"""How often a client who is not there looks whether it should come, and how long it takes to come, in seconds."""
+"""The seconds between two looks of an inactive client at the scenario, on average."""
 _UNEXPECTED_REST: Final = 1.0
-"""How long a client waits after no answer, or one that is nothing it knows, in seconds."""
+"""The wait of a client after no answer or an unexpected answer, in seconds."""
 _REQUESTS_PER_SESSION: Final = 5
 _CLIENTS_PER_POOL: Final = 10
-"""A pool looks at each of its connections for each request, so many small ones cost less than a large one."""
+"""For each request, a pool looks at all its connections. So many small pools cost less than a large pool."""
 _ABANDON: Final = 0.6
-"""The share of sessions that are left without a word; clients of MCP seldom say goodbye."""
+"""The share of sessions that are abandoned without a DELETE. Clients of MCP seldom send a DELETE."""
 
 Connect = Callable[[], httpx2.AsyncClient]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadOptions:
-    """How many clients there are, how many times faster than usual they are, and what their random numbers start from.
+    """The number of clients, their speed (1 is usual), and the seed of their random numbers.
 
-    `rate` divides every pause and every rest of the clients' own; a `Retry-After` is kept.
+    `rate` divides every pause and every rest. A `Retry-After` is not divided.
     """
 
     clients: int
@@ -47,7 +47,7 @@ class LoadOptions:
 
 
 class Load:
-    """Clients of a proxy, for some seconds, or until `stop` if that is None.
+    """The clients of a proxy. They run for `seconds`, or until `stop` if `seconds` is None.
 
     `connect` opens a pool of connections to the proxy.
     """
@@ -65,11 +65,11 @@ class Load:
 
     @property
     def stage(self) -> Stage:
-        """Where the scenario is now."""
+        """The current stage of the scenario."""
         return self._scenario.at(0.0 if self._began is None else anyio.current_time() - self._began)
 
     async def run(self) -> None:
-        """Let all clients live until the end."""
+        """Run all clients until the end."""
         self._began = anyio.current_time()
         async with anyio.create_task_group() as groups:
             groups.start_soon(self._end_in_time)
@@ -77,11 +77,11 @@ class Load:
                 groups.start_soon(self._run_group, range(first, min(first + _CLIENTS_PER_POOL, self._clients + 1)))
 
     def stop(self) -> None:
-        """End the run as soon as no request is under way."""
+        """End the run as soon as no request is running."""
         self._over.set()
 
     async def goes_on_after(self, seconds: float) -> bool:
-        """Wait, but not beyond the end of the run; return whether it goes on."""
+        """Wait, at most until the end of the run. Return whether the run goes on."""
         with anyio.move_on_after(seconds):
             await self._over.wait()
         return not self._over.is_set()
@@ -99,7 +99,7 @@ class Load:
 
 
 class _Client:
-    """One client; `place` is its rank as a share of all: it comes early, and rests briefly, where that is small."""
+    """One client. `place` is its rank as a share of all clients: a small `place` is active early and often."""
 
     def __init__(self, load: Load, http: httpx2.AsyncClient, rng: random.Random, place: float) -> None:
         self._load = load
@@ -111,9 +111,9 @@ class _Client:
         """Seconds until the next session is tried."""
 
     async def live(self) -> None:
-        """Have one session after the other, while the scenario wants the client there, until the run ends.
+        """Use one session after the other, while the scenario has the client active, until the run ends.
 
-        A client who is there at the start opens a session, however short the run is.
+        A client that is active at the start opens a session, however short the run is.
         """
         goes_on = True
         while goes_on:
@@ -125,12 +125,12 @@ class _Client:
             goes_on = await self._load.goes_on_after(self._rest)
 
     async def _session(self) -> None:
-        """Open a session, use it for some requests, and leave it, unless it ends before."""
+        """Open a session, use it for some requests, and close or abandon it, unless it ends before."""
         opening = await self._ask("POST", OPENING, None)
         if opening is None:
             return
         session_id = opening.headers.get(HEADER)
-        if session_id is None:  # whoever answers, it is no server with sessions
+        if session_id is None:  # the server has no sessions
             self._counts.unexpected += 1
             return
         self._counts.opened += 1
@@ -155,7 +155,7 @@ class _Client:
     async def _ask(
         self, method: str, message: Mapping[str, object] | None, session_id: str | None
     ) -> httpx2.Response | None:
-        """Send a request; return the answer if it is a success, else count what it was and return None."""
+        """Send a request. Return a successful answer. Count any other result and return None."""
         began = time.perf_counter()
         self._counts.requests += 1
         try:
@@ -182,7 +182,7 @@ class _Client:
         return None
 
     def _told_to_wait(self, refusal: httpx2.Response) -> float:
-        """Return how many seconds a refusal asks for, or what is usual if it does not say."""
+        """Return the `Retry-After` of a refusal in seconds, or the usual wait if it has none."""
         seconds = refusal.headers.get("retry-after", "")
         if not seconds.isdecimal():
             return _UNEXPECTED_REST

@@ -1,7 +1,7 @@
-"""The clients' own count of what they did and got, to be held against the proxy's books.
+"""The clients' counts of their requests and answers, which are compared with the proxy's books.
 
-`ClientCounts` grow while the load goes on. A `Snapshot` is what they were at one moment, because a view shows figures
-of one moment.
+`ClientCounts` grow during the load. A `Snapshot` has the counts of one moment, because a view shows the numbers of one
+moment.
 """
 
 import math
@@ -11,14 +11,14 @@ from dataclasses import dataclass, field, fields
 from typing import Final
 
 _LATENCIES: Final = 100_000
-"""How many latencies are kept, the latest, so that a load may run for days."""
+"""The number of latest latencies that are kept, so that a load may run for days."""
 _RECENT: Final = 500
-"""How many requests the latencies of a moment are about."""
+"""The number of latest requests over which the current percentiles are taken."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Snapshot:
-    """The counts at one moment; `p50` and `p99` are percentiles of the latest latencies, in seconds."""
+    """The counts at one moment. `p50` and `p99` are percentiles of the latest latencies, in seconds."""
 
     opened: int = 0
     closed: int = 0
@@ -34,12 +34,12 @@ class Snapshot:
 
 @dataclass(slots=True)
 class ClientCounts:
-    """Sums over all clients. `latencies` are in seconds, of the latest requests that were answered as they should be.
+    """Sums over all clients. `latencies` are the latencies of the latest successful requests, in seconds.
 
-    `answered` counts requests with an answer of any kind and `unanswered` those without an answer; `silence` says why
-    the latest request without an answer has none. `gone` counts requests for a session that had ended, `told_to_wait`
-    the rejections that said for how long, `unexpected` requests without an answer, and answers that none of the other
-    numbers covers.
+    `answered` counts requests with an answer of any kind, and `unanswered` counts requests without an answer. `silence`
+    is the error of the latest request without an answer. `gone` counts requests in a session that had ended.
+    `told_to_wait` counts rejections with a `Retry-After`. `unexpected` counts requests without an answer, and answers
+    that no other number covers.
     """
 
     opened: int = 0
@@ -66,7 +66,7 @@ class ClientCounts:
         return percentile(self._recent, 0.99)
 
     def snapshot(self) -> Snapshot:
-        """Return what there is at this moment."""
+        """Return the counts at this moment."""
         return Snapshot(**{field.name: getattr(self, field.name) for field in fields(Snapshot)})
 
     @property
@@ -75,7 +75,7 @@ class ClientCounts:
 
 
 def percentile(values: Iterable[float], share: float) -> float:
-    """Return the value that a `share` of all values, from 0 to 1, do not exceed; 0 if there are none."""
+    """Return the value that a `share` of all values, from 0 to 1, do not exceed; 0 without values."""
     ranked = sorted(values)
     if not ranked:
         return 0.0

@@ -1,6 +1,6 @@
-"""The load as a program of its own: it drives a proxy somewhere until it is stopped, and says how that goes.
+"""The load as a program: it loads a proxy until it is stopped, and reports its counts.
 
-Every line goes to the log, so that it stands beside the proxy's own lines wherever logs are kept.
+Every line goes to the log, so that log storage has the lines of the load beside the lines of the proxy.
 """
 
 import logging
@@ -29,8 +29,8 @@ _logger = logging.getLogger("otel_sessions.load")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options(LoadOptions):
-    """What the command line asks for. `duration` and `cycle` are in seconds; without a duration only a signal ends it.
-    If the load is steady, all clients are there all the time."""
+    """The options of the command line. `duration` and `cycle` are in seconds. Without a duration, only a signal ends
+    the load. With `steady`, all clients are active all the time."""
 
     target: str
     duration: float | None
@@ -39,7 +39,7 @@ class Options(LoadOptions):
 
 
 def generate(options: Options) -> int:
-    """Drive the target until the time is over, or until a signal; return 0, or 1 if it has never answered."""
+    """Load the target until the time is over or a signal comes. Return 0, or 1 if the target has never answered."""
     log_to_stderr("message")
     with exporting("otel-sessions-load"):
         counts = anyio.run(_generate, options)
@@ -52,13 +52,13 @@ async def _generate(options: Options) -> ClientCounts:
     silence = _Silence(options.target, load.counts)
     async with anyio.create_task_group() as tasks:
         await tasks.start(_stop_on_signal, load)
-        _logger.info("%d virtual clients, for %s", options.clients, options.target)
+        _logger.info("%d virtual clients load %s", options.clients, options.target)
         tasks.start_soon(_report, load, silence)
         await load.run()
         tasks.cancel_scope.cancel()
     silence.look()
     if not load.counts.requests:
-        _logger.warning("no request was made, so nothing is known of %s", options.target)
+        _logger.warning("no request was made to %s; a longer --duration may help", options.target)
     _logger.info("the end: %s", _sums(load.counts))
     return load.counts
 
@@ -81,7 +81,7 @@ async def _stop_on_signal(load: Load, *, task_status: TaskStatus[None]) -> None:
 
 
 class _Silence:
-    """Says in a line that the target does not answer, once for each time that it falls silent."""
+    """Logs a line when the target stops answering: one line each time."""
 
     def __init__(self, target: str, counts: ClientCounts) -> None:
         self._target = target
@@ -90,7 +90,7 @@ class _Silence:
         self._silent = False
 
     def look(self) -> None:
-        """Compare the counts with those of the last look."""
+        """Compare the counts with the counts of the last look."""
         counts = self._counts
         answered, unanswered = counts.answered - self._answered, counts.unanswered - self._unanswered
         self._answered, self._unanswered = counts.answered, counts.unanswered
@@ -102,7 +102,7 @@ class _Silence:
 
 
 async def _report(load: Load, silence: _Silence) -> None:
-    """Say how it goes, now and then, and at once when a phase begins."""
+    """Log the counts now and then, and each phase when it begins."""
     began = said = anyio.current_time()
     phase = ""
     while True:

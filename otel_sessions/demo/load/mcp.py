@@ -1,6 +1,6 @@
-"""What the virtual clients and the toy upstream speak with each other: a little of MCP's Streamable HTTP.
+"""The protocol between the virtual clients and the toy upstream: a small part of MCP's Streamable HTTP.
 
-Connections over the loopback are kept and reused, past any proxy that the environment may name.
+Connections over the loopback are kept and reused. A proxy that the environment names is not used.
 """
 
 import ssl
@@ -13,9 +13,9 @@ PATH: Final = "/mcp"
 HEADER: Final = "mcp-session-id"
 REVISION: Final = "2025-11-25"
 _KEPT_SECONDS = 30.0
-"""Less than a server keeps them (`serving`), so that no request meets a connection that is just being dropped."""
+"""Shorter than a server keeps a connection (`serving`), so that no request meets a connection that is just closing."""
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-"""Given because the usual one, which nothing here uses, takes its time to load certificates."""
+"""Replaces the default context, which loads certificates slowly. Nothing here uses TLS."""
 
 OPENING: Final[Mapping[str, object]] = {
     "jsonrpc": "2.0",
@@ -37,13 +37,13 @@ CALL: Final[Mapping[str, object]] = {
 
 
 def headers_of(session_id: str | None) -> dict[str, str]:
-    """Return the headers of a message: of the session's, or of one that opens one if that is None."""
+    """Return the headers of a message in a session, or of a message that opens a session if `session_id` is None."""
     headers = {"accept": "application/json, text/event-stream"}
     return headers if session_id is None else headers | {HEADER: session_id, "mcp-protocol-version": REVISION}
 
 
 def connections(url: str, *, timeout: float = 10.0, most: int = 32) -> httpx2.AsyncClient:
-    """Return a client with a pool of at most `most` connections to one address; `timeout` in seconds, for each step."""
+    """Return a client with a pool of at most `most` connections to one address. `timeout` is in seconds, per step."""
     return httpx2.AsyncClient(
         base_url=url,
         timeout=timeout,

@@ -1,6 +1,6 @@
-"""The scenario that a load tells, phase by phase: how many clients are there, and whether they walk away.
+"""The scenario of a load, phase by phase: how many clients are active, and whether they abandon their sessions.
 
-Pure: it gets the time passed in. A scenario that is over begins anew.
+Pure: the time is passed in. A scenario that is over begins again.
 """
 
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from typing import Final
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Phase:
-    """A stretch of a scenario: its share of the whole, and the share of clients there at its start and at its end.
+    """A phase: its share of the scenario, and the share of active clients at its start and at its end.
 
-    While `leaves` is set, whoever has a session leaves it without a word.
+    With `leaves`, all clients abandon their sessions.
     """
 
     name: str
@@ -25,7 +25,7 @@ class Phase:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
-    """What a scenario says of one moment: the phase, and the share of clients there, from 0 to 1."""
+    """One moment of a scenario: the name of the phase, and the share of active clients, from 0 to 1."""
 
     phase: str
     present: float
@@ -40,7 +40,7 @@ class Scenario:
     seconds: float
 
     def at(self, elapsed: float) -> Stage:
-        """Return what is the case `elapsed` seconds after the start."""
+        """Return the stage `elapsed` seconds after the start."""
         place = elapsed % self.seconds / self.seconds
         for phase in self.phases:
             if place < phase.share:
@@ -58,8 +58,8 @@ PHASES: Final = (
     Phase(name="abandonment", share=0.15, first=0.0, last=0.0, leaves=True),
     Phase(name="recovery", share=0.2, first=0.2, last=0.4),
 )
-"""Everyday use, more clients than there are places, all of them gone at once, and everyday use again."""
+"""Everyday use, more clients than places, all clients gone at once, and everyday use again."""
 EXODUS: Final = sum(phase.share for phase in takewhile(lambda phase: not phase.leaves, PHASES))
-"""Which share of the scenario is over when everybody walks away."""
+"""The share of the scenario that is over when all clients abandon their sessions."""
 STEADY: Final = (Phase(name="steady", share=1.0, first=1.0, last=1.0),)
 """All clients, all the time."""

@@ -1,1 +1,1 @@
-"""What the demo starts, each in a process of its own, and what they say of themselves."""
+"""The programs that the demo starts, each in its own process, and their readings."""

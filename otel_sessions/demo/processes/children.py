@@ -1,7 +1,7 @@
-"""The processes that the demo starts, and the ports they listen on.
+"""The processes that the demo starts, and the ports that they listen on.
 
-A port is bound here and handed over, so it is known to be free before anything starts, and a request that comes too
-early waits instead of failing. Whoever leaves `running`, in whatever way, leaves no process behind.
+This module binds a port and hands the socket over. So the port is known to be free before a process starts, and an
+early request waits instead of failing. When the block of `running` is left, in whatever way, no process remains.
 """
 
 import os
@@ -18,7 +18,7 @@ from typing import IO, Final
 HOST: Final = "127.0.0.1"
 _STOP_SECONDS: Final = 15.0
 _STDERR_LINES: Final = 20
-"""How many lines of a process's stderr are kept, the latest."""
+"""The number of latest lines of a process's stderr that are kept."""
 
 
 def url_of(listener: socket.socket) -> str:
@@ -26,8 +26,11 @@ def url_of(listener: socket.socket) -> str:
 
 
 class Child:
-    """A process that serves on a socket. `said` is the latest of the `lines` that it has written to stdout, None before
-    the first; `complaints` are the latest ones on stderr, which would else land in the midst of the view."""
+    """A process that serves on a socket.
+
+    `lines` is the number of lines that the process has written to stdout. `last_line` is the latest line, or None.
+    `stderr_tail` has the latest lines on stderr: written at once, they would spoil the view.
+    """
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self.last_line: str | None = None
@@ -54,24 +57,24 @@ class Child:
 
     @property
     def killed(self) -> bool:
-        """Whether somebody else has killed it, as the system does when memory runs out."""
+        """Whether the process was killed from outside, as the system does when memory runs out."""
         return self._process.poll() == -signal.SIGKILL and not self._asked
 
     def ask_to_stop(self) -> None:
-        """Tell the process to stop, once: a second time would mean at once."""
+        """Tell the process to stop, only once: a second signal would end the process at once."""
         if not self._asked and not self.ended:
             self._asked = True
             self._process.terminate()
 
     def stop(self) -> None:
-        """Tell the process to stop and wait until it has; kill it if it does not within `_STOP_SECONDS`."""
+        """Tell the process to stop, and wait. Kill the process if it does not stop within `_STOP_SECONDS`."""
         self.ask_to_stop()
         try:
             self._process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            self.stderr_tail.append(f"killed: it had not stopped after {_STOP_SECONDS:g} s")
+            self.stderr_tail.append(f"killed: the process had not stopped after {_STOP_SECONDS:g} s")
         finally:
-            self._process.kill()  # nothing, if it has stopped
+            self._process.kill()  # does nothing if the process has stopped
             self._process.wait()
         for reader in self._readers:
             reader.join()
@@ -86,9 +89,9 @@ class Child:
 def running(
     module: str, listener: socket.socket, *arguments: str, environ: Mapping[str, str] | None = None
 ) -> Iterator[Child]:
-    """Run a module of this package, which takes over `listener`, for as long as the block lasts.
+    """Run a module of this package during the block. The module takes over `listener`.
 
-    In a session of its own, so that Ctrl-C reaches the parent alone and the process is stopped in order.
+    The process has its own session, so that Ctrl-C reaches only the parent, and the process is stopped in order.
     """
     descriptor = listener.fileno()
     with listener:
@@ -112,13 +115,13 @@ def running(
 
 
 def _inherited_environ() -> dict[str, str]:
-    """Return this process's environment without the proxy's own settings, which are for a single proxy.
+    """Return this process's environment without the proxy's own settings.
 
-    Two proxies can share neither an address nor a file of records.
+    These settings are for a single proxy: two proxies cannot share an address or a file of records.
     """
     return {name: value for name, value in os.environ.items() if not name.startswith("OTEL_SESSIONS_PROXY_")}
 
 
 def _lines(stream: IO[str]) -> Iterator[str]:
-    """Return the lines as they come, without their ends; one that was cut off by the process's end is none."""
+    """Yield the lines as they come, without their ends. A line that the process's end has cut off is dropped."""
     return (line[:-1] for line in stream if line.endswith("\n"))

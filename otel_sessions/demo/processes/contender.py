@@ -1,4 +1,4 @@
-"""One side of the demo: a proxy, the clients that load it, and what was seen of both so far."""
+"""One side of the demo: a proxy, the clients that load it, and the samples of both so far."""
 
 from typing import Final
 
@@ -11,16 +11,16 @@ from .readings import Reading
 
 _PACE: Final = 0.25
 _MOST: Final = 4000
-"""How many readings are kept of a run, at most: each look at it goes through all of them."""
+"""The largest number of readings in a run: each look goes through all of them."""
 
 
 def pace(duration: float) -> float:
-    """Return how many seconds there are from one reading to the next in a run of so many seconds."""
+    """Return the seconds from one reading to the next, in a run of `duration` seconds."""
     return max(_PACE, duration / _MOST)
 
 
 class Contender:
-    """A proxy in a process of its own, which writes readings, under a load from here."""
+    """A proxy in its own process, which writes readings, and its load from this process."""
 
     def __init__(self, limits: SessionConfig, proxy: Child, load: Load) -> None:
         self.proxy: Final = proxy
@@ -40,12 +40,12 @@ class Contender:
 
     @property
     def killed(self) -> bool:
-        """Whether the proxy was killed, which ends its load."""
+        """Whether the proxy was killed. If so, its load ends."""
         return self.proxy.killed
 
     @property
     def history(self) -> History:
-        """What was seen; it grows while the load goes on."""
+        """The history so far. It grows during the load."""
         assert self._start is not None
         return History(
             limits=self._limits,
@@ -67,7 +67,7 @@ class Contender:
         )
 
     def close(self) -> None:
-        """Wait for the proxy's orderly end, and keep its last reading if it came to that."""
+        """Stop the proxy, and keep its last reading if it has ended in order."""
         self.proxy.stop()
         if self.proxy.ended_well and self.proxy.last_line is not None:
             self._last = Reading.from_json(self.proxy.last_line)

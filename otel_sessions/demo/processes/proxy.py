@@ -1,6 +1,6 @@
-"""The demo's proxy: the reference proxy, with sessions that weigh something, and readings of its manager on stdout.
+"""The demo's proxy: the reference proxy with sessions that hold memory, and readings of its manager on stdout.
 
-Everything else, flags and environment included, is `otel-sessions proxy`.
+Everything else is the same as in `otel-sessions proxy`, also the flags and the environment.
 """
 
 import argparse
@@ -25,7 +25,7 @@ _logger = logging.getLogger("otel_sessions.proxy")
 
 
 def main() -> None:
-    """Serve until SIGTERM; leave with status 2, and a line that says why, if that is not possible."""
+    """Serve until SIGTERM. If this is not possible, write a line that says why and exit with status 2."""
     options = _parser().parse_args()
     try:
         require_exporters()
@@ -61,14 +61,14 @@ async def _serve(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="The demo's proxy: otel-sessions proxy with sessions that weigh.")
+    parser = argparse.ArgumentParser(description="otel-sessions proxy with sessions that hold memory.")
     add_arguments(parser)
     add_descriptor(parser)
     parser.add_argument(
         "--readings",
         type=positive,
         metavar="SECONDS",
-        help="how often the books are written to stdout (seconds; default: off)",
+        help="the interval at which readings are written to stdout (seconds; default: off)",
     )
     return parser
 

@@ -1,8 +1,8 @@
-"""Readings: what a proxy says of itself at one moment, as a line of JSON on its way to the parent; and what it weighs.
+"""Readings: the state of a proxy at one moment, as a line of JSON for the parent; and the memory of its sessions.
 
-A session's weight stands for what real sessions hold, so that those that are never cleaned show in the process's
-memory. A weight is known for as long as anything refers to it: no session that was forgotten, by the wheel or by the
-books, escapes.
+A session's weight is memory that stands for the data of a real session. So sessions that are never cleaned show in the
+memory of the process. A weight is known as long as anything refers to it. So even a session that the wheel or the books
+have lost is counted.
 """
 
 import json
@@ -26,7 +26,7 @@ from otel_sessions.proxy.peer import Peer
 
 
 def _weight() -> mmap:
-    """Return memory that is in use at once, and back with the system as soon as nothing refers to it any more."""
+    """Return memory that is resident at once, and that the system gets back as soon as nothing refers to it."""
     buffer = mmap(-1, BUFFER_BYTES)
     buffer.write(b"\x01" * BUFFER_BYTES)
     return buffer
@@ -34,33 +34,33 @@ def _weight() -> mmap:
 
 @dataclass(slots=True, weakref_slot=True)
 class HeavyPeer(Peer):
-    """What the proxy remembers of a session, the demo's weight, and when the upstream last answered in it, by the
-    monotonic clock."""
+    """The proxy's data of a session, with the demo's weight. `used` is when the upstream last answered in the session,
+    by the monotonic clock."""
 
     weight: mmap = field(default_factory=_weight, repr=False)
     used: float = field(default_factory=monotonic)
 
     def note(self, headers: Headers, status: int) -> None:
-        """Remember what the client has shown, and that the session is in use."""
+        """Remember the client's headers, and that the session is in use."""
         self.used = monotonic()
         Peer.note(self, headers, status)
 
 
 class Weights:
-    """All weights that something still refers to. Can be asked on any thread."""
+    """All weights that something still refers to. `unused_for` works on any thread."""
 
     def __init__(self) -> None:
         self._held: Final[WeakValueDictionary[int, HeavyPeer]] = WeakValueDictionary()
         self._numbers = count()
 
     def remember(self, target: bytes, headers: Headers) -> HeavyPeer:
-        """Return what a new session carries."""
+        """Return the data of a new session."""
         peer = HeavyPeer(target, headers)
         self._held[next(self._numbers)] = peer
         return peer
 
     def unused_for(self, seconds: float) -> int:
-        """Return how many are held that no request was answered for in so many seconds."""
+        """Return the number of weights whose sessions had no answer for `seconds`."""
         before = monotonic() - seconds
         held = [refer() for refer in self._held.valuerefs()]  # copied in one step, while the loop may add some
         return sum(peer is not None and peer.used < before for peer in held)
@@ -70,8 +70,7 @@ class Weights:
 class Reading:
     """The manager's books, and the process's resident memory, in bytes.
 
-    `overstaying` counts the sessions whose weights are held although nobody has used them for longer than the limits
-    let them stay.
+    `overstaying` counts the sessions whose weights are still held although the limits no longer let them stay.
     """
 
     created: int
@@ -120,9 +119,9 @@ class Reading:
 
 
 class Readings:
-    """Writes readings of a manager to stdout: one every so many seconds, from a thread, and a last one at the end.
+    """Writes readings of a manager to stdout: a reading every `seconds`, from a thread, and a last reading at the end.
 
-    The last one is taken behind the manager's shutdown, so it is about sessions that have all ended.
+    The last reading is taken after the manager's shutdown, when all sessions have ended.
     """
 
     def __init__(self, seconds: float, weights: Weights) -> None:
@@ -142,7 +141,7 @@ class Readings:
             self._write()
 
     def follow(self, manager: SessionManager[Any]) -> None:
-        """Begin; the manager's loop may be busy, its books can be read all the same."""
+        """Begin. The books can be read even while the manager's loop is busy."""
         self._manager = manager
         self._thread = threading.Thread(target=self._go_on, daemon=True)
         self._thread.start()

@@ -1,7 +1,7 @@
 """How a program of the demo serves until it is told to stop.
 
-It listens on an address of its own, or on a socket that its parent has bound. It stops in order on SIGTERM, and a child
-does so when its parent is gone, however that came. What it has to say goes to stderr.
+The program listens on an address, or on a socket that its parent has bound. It stops in order on SIGTERM. A child also
+stops when its parent is gone, for whatever reason. The log goes to stderr.
 """
 
 import argparse
@@ -23,14 +23,14 @@ from otel_sessions._program.sockets import listen_as
 
 
 def add_descriptor(parser: argparse.ArgumentParser) -> None:
-    """Add the flag that a parent gives its child."""
+    """Add the flag that a parent passes to its child."""
     parser.add_argument(
-        "--descriptor", type=int, metavar="N", help="the listening socket that the parent has left (default: none)"
+        "--descriptor", type=int, metavar="N", help="the listening socket that the parent passes on (default: none)"
     )
 
 
 def inherited(options: argparse.Namespace) -> socket.socket | None:
-    """Return the socket that the parent has left, None without one; from then on the process stops with its parent."""
+    """Return the parent's socket and stop with the parent from now on, or return None without `--descriptor`."""
     if options.descriptor is None:
         return None
     threading.Thread(target=_stop_with_parent, daemon=True).start()
@@ -38,14 +38,14 @@ def inherited(options: argparse.Namespace) -> socket.socket | None:
 
 
 def log(options: argparse.Namespace, log_format: str = "text") -> None:
-    """Write the log to stderr; of a child, whose parent shows a view, only what is wrong."""
+    """Write the log to stderr. A child writes only warnings and errors, since its parent shows a view."""
     log_to_stderr(log_format, shown=logging.INFO if options.descriptor is None else logging.WARNING)
 
 
 def serve(app: Starlette, options: argparse.Namespace) -> None:
-    """Serve `app` where the options say, until SIGTERM; leave with status 2 where that is not possible.
+    """Serve `app` until SIGTERM. Exit with status 2 if this is not possible.
 
-    The process dies of that signal in the end, as is usual, once the app's lifespan is over.
+    When the app's lifespan is over, the process dies of the signal, as is usual.
     """
     try:
         require_exporters()
@@ -59,20 +59,20 @@ def serve(app: Starlette, options: argparse.Namespace) -> None:
         ws="none",
         log_config=None,
         access_log=False,
-        timeout_keep_alive=60,  # longer than any client keeps a connection, so that only clients drop one
+        timeout_keep_alive=60,  # longer than any client keeps a connection, so only clients close connections
         timeout_graceful_shutdown=1,
     )
     uvicorn.Server(config).run(sockets=[listener])
 
 
 def give_up(error: Exception) -> NoReturn:
-    """Say what is wrong, in a line, and leave with status 2."""
+    """Write an error in one line and exit with status 2."""
     complain(error)
     raise SystemExit(2)
 
 
 def _stop_with_parent() -> None:
-    """Wait for the end of stdin: the parent never writes to it, but its end of the pipe goes when it does."""
+    """Wait for the end of stdin. The parent never writes to it, but its end of the pipe closes when the parent ends."""
     while os.read(sys.stdin.fileno(), 1024):
         pass
     os.kill(os.getpid(), signal.SIGTERM)

@@ -1,7 +1,7 @@
 """The upstream: a toy server of MCP's Streamable HTTP that takes a moment to answer.
 
-It knows the sessions that it has opened and nothing else: `initialize` opens one, a DELETE ends it, every other message
-needs one, and gets 404 where there is none.
+The server knows only the sessions that it has opened. An `initialize` opens a session, and a DELETE ends the session.
+Every other message needs a session, and gets 404 without one.
 """
 
 import argparse
@@ -43,7 +43,7 @@ class Upstream:
     async def _answer(self, request: Request) -> Response:
         try:
             message = await request.json()
-        except ClientDisconnect:  # the proxy was stopped meanwhile
+        except ClientDisconnect:  # the proxy was stopped
             return Response()
         await anyio.sleep(random.uniform(*_WORK_SECONDS))
         if message["method"] == "initialize":
@@ -100,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
         type=argument(ADDRESS),
         default=("127.0.0.1", 8080),
         metavar="HOST:PORT",
-        help="where to listen (default: 127.0.0.1:8080)",
+        help="the address to listen on (default: 127.0.0.1:8080)",
     )
     add_descriptor(parser)
     return parser

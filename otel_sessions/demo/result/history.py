@@ -1,6 +1,6 @@
-"""How a proxy has fared under its load, moment by moment, and what follows from that; and a run as it stands.
+"""The history of a proxy under its load, moment by moment, and the state of a run.
 
-Pure. While a run goes on its samples grow; everything else here is computed from them.
+Pure. The samples grow during a run. Everything else is computed from them.
 """
 
 from bisect import bisect_right
@@ -15,14 +15,14 @@ from otel_sessions.demo.load.scenario import Stage
 from otel_sessions.demo.processes.readings import Reading
 
 _RATE_SECONDS: Final = 3.0
-"""What the request rate of the moment is taken over."""
+"""The seconds over which the current request rate is taken."""
 BY_CLEANUP: Final = ("idle_timeout", "max_age", "evicted")
-"""The end reasons that only cleanup gives, on an interval or in an emergency."""
+"""The end reasons that only cleanup passes give."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
-    """One moment: seconds since the load began, the proxy's reading, and what its clients had counted by then."""
+    """One moment: the seconds since the load began, the proxy's reading, and the clients' counts at this moment."""
 
     elapsed: float
     reading: Reading
@@ -31,9 +31,11 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class History:
-    """One proxy's: its limits, its reading before the load, samples under it, and the last reading, from behind the
-    shutdown, None while it runs or if it gave none; what its clients count, which goes on while it runs; and whether
-    it was killed."""
+    """The history of one proxy.
+
+    `start` is the reading before the load, and `samples` are the moments under load. `last` is the reading after the
+    shutdown: None while the proxy runs, or if it gave no last reading. `counts` grow during the run.
+    """
 
     limits: SessionConfig
     start: Reading
@@ -49,17 +51,17 @@ class History:
 
     @property
     def now(self) -> Reading:
-        """The latest reading under load, the one before it if there is none."""
+        """The latest reading under load, or the reading before the load."""
         return self.samples[-1].reading if self.samples else self.start
 
     @property
     def counted(self) -> Snapshot:
-        """What its clients had counted at the moment of `now`."""
+        """The clients' counts at the moment of `now`."""
         return self.samples[-1].counts if self.samples else Snapshot()
 
     @property
     def end(self) -> Reading:
-        """The latest reading of all, with the proxy's books at their last."""
+        """The latest reading of all, after the shutdown if it is known."""
         return self.last or self.now
 
     @property
@@ -76,7 +78,7 @@ class History:
 
     @property
     def rate(self) -> float:
-        """Requests a second: of the last seconds while it runs, of the whole run when that is over."""
+        """Requests per second: over the last seconds during the run, over the whole run when it is over."""
         if not self.samples:
             return 0.0
         if self.last is not None:
@@ -87,25 +89,28 @@ class History:
 
     @property
     def latency(self) -> tuple[float, float]:
-        """The median and the 99th percentile of the latency, in seconds: of the moment, or of the whole run."""
+        """The median and the 99th percentile of the latency, in seconds: of the latest requests, or of all."""
         if self.last is None:
             return self.counted.p50, self.counted.p99
         return percentile(self.counts.latencies, 0.5), percentile(self.counts.latencies, 0.99)
 
     def at(self, elapsed: float) -> Sample:
-        """Return the sample of a moment: the last one up to it, or the first there is."""
+        """Return the last sample up to a moment, or the first sample."""
         return self.samples[max(0, bisect_right(self.samples, elapsed, key=lambda sample: sample.elapsed) - 1)]
 
 
 def cleaned_by_cleanup(reading: Reading) -> int:
-    """Return how many sessions cleanup has ended by then."""
+    """Return the number of sessions that cleanup has ended up to a reading."""
     return sum(reading.cleaned.get(reason, 0) for reason in BY_CLEANUP)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class State:
-    """The histories so far, None for a twin that there is not; seconds that the load lasts and since it began; the
-    stage of its scenario, None when it is over; and what it is made of."""
+    """The state of a run.
+
+    `twin` is None if the run has no twin. `duration` is the length of the load, and `elapsed` the time since it began,
+    in seconds. `stage` is None when the load is over.
+    """
 
     ours: History
     twin: History | None

@@ -1,7 +1,7 @@
-"""How a run is shown while it goes on: a view that moves on a terminal, plain lines now and then where there is none.
+"""Shows a run while it lasts: a moving view on a terminal, or a plain line now and then.
 
-On a terminal the view has a screen of its own. The view scrolls nothing away, whatever the size of the terminal, and
-what was on the terminal before comes back at the end. Plain lines are ASCII of less than 80 columns.
+On a terminal, the view has its own screen. The view never scrolls, whatever the size of the terminal, and the previous
+content of the terminal comes back at the end. Plain lines are ASCII and shorter than 80 columns.
 """
 
 import os
@@ -22,17 +22,17 @@ from .view import View
 
 
 class OutputFailed(Exception):
-    """Nothing can be written to stdout; the message says why."""
+    """Nothing can be written to stdout. The message says why."""
 
 
 class OutputClosed(Exception):
-    """Whoever read stdout is gone, as after `| head`."""
+    """The reader of stdout is gone, as after `| head`."""
 
 
 Show = Callable[[State], None]
 
 _LINES: Final = 10
-"""How many plain lines a run has, about."""
+"""About how many plain lines a run prints."""
 WIDTH: Final = 79
 _HEADING: Final = (
     f"{'s':>4}  {'phase':<11} {'created':>7} {'cleaned':>7} {'active':>6} {'refused':>7} {'MiB':>5}",
@@ -42,7 +42,7 @@ _HEADING: Final = (
 
 @contextmanager
 def showing(duration: float, *, twin: bool) -> Iterator[Show]:
-    """Yield what shows a run of that many seconds."""
+    """Yield a function that shows the state of a run of `duration` seconds."""
     if not _moves():
         yield _plain(duration, twin)
         return
@@ -52,7 +52,7 @@ def showing(duration: float, *, twin: bool) -> Iterator[Show]:
 
 
 def sum_up(state: State, verdict: Verdict) -> None:
-    """Print what is left to say when a run is over."""
+    """Print the table and the verdict when a run is over."""
     if _moves():
         Console(highlight=False).print(summary(state, verdict))
     else:
@@ -60,9 +60,9 @@ def sum_up(state: State, verdict: Verdict) -> None:
 
 
 def say(*lines: str) -> None:
-    """Print lines. What the encoding has no characters for is escaped.
+    """Print lines. Characters that the encoding does not have are escaped.
 
-    Raises `OutputClosed` where nobody reads stdout any more, and `OutputFailed` where it cannot be written to.
+    Raises `OutputClosed` if the reader of stdout is gone, and `OutputFailed` if stdout cannot be written to.
     """
     if sys.stdout is None:
         raise OutputFailed("stdout cannot be written to: it is closed")
@@ -70,14 +70,14 @@ def say(*lines: str) -> None:
     try:
         print(*(line.encode(encoding, "backslashreplace").decode(encoding) for line in lines), sep="\n", flush=True)
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else it is flushed, and fails, again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the flush at exit fails again
         if isinstance(error, BrokenPipeError):
             raise OutputClosed from error
         raise OutputFailed(f"stdout cannot be written to: {error.strerror}") from error
 
 
 def summary(state: State, verdict: Verdict) -> Group:
-    """Return the last view, with the verdict under it."""
+    """Return the last view with the verdict below."""
     return Group(View(state), Text(), *map(_emphasized, verdict.lines))
 
 

@@ -1,7 +1,7 @@
-"""The picture of the claim: memory of both proxies against the sessions that they had created by then.
+"""The picture of a run: the memory of both proxies against the number of sessions that they have created.
 
-Read from left to right it is the load. A line that rises with it leaks; one that stays level does not. What cleanup has
-done meanwhile stands below.
+The load goes from left to right. A line that rises with the load leaks; a level line does not. Below, the picture shows
+the sessions that cleanup has ended.
 """
 
 from collections import Counter
@@ -26,23 +26,23 @@ _GREY: Final = "#5a5a5a"
 INCHES: Final = (9.0, 5.6)
 PIXELS_PER_INCH: Final = 150
 _ROOM: Final = 0.25
-"""How far apart the ends of the curves have to be, as a share of the height."""
+"""The distance between the ends of the curves from which their labels have room, as a share of the height."""
 _ASIDE: Final = 0.03
-"""How far a note is from its moment, as a share of the width."""
+"""The distance of a note from its moment, as a share of the width."""
 _LOW: Final = 0.08
-"""Where notes are under the curves, as a share of the height."""
+"""The height of a note under the curves, as a share of the height of the picture."""
 _LINES: Final = 0.12
-"""How much of the height a note takes."""
+"""The share of the height that a note takes."""
 _MARGIN: Final = 0.35
-"""How much of the width a note needs to its left."""
+"""The share of the width that a note needs on its left."""
 _REASONS: Final = {
     "idle_timeout": ("#0072b2", "idle"),
     "max_age": ("#56b4e9", "too old"),
     "evicted": ("#003a5c", "evicted at the cap"),
 }
-"""The end reasons of cleanup: their shades of blue, far apart in grey, and their words."""
+"""The end reasons of cleanup, with their shades of blue, which differ also in grey, and their labels."""
 _BARS: Final = 80
-"""How many bars the lower picture has room for."""
+"""The number of bars that the lower picture has room for."""
 
 
 def draw(state: State) -> Figure:
@@ -88,20 +88,20 @@ def _apart(state: State, top: float) -> bool:
 
 
 def _draw_curve(axes: Axes, color: str, words: str, history: History, side: str) -> None:
-    if not history.samples:  # it was killed at once
+    if not history.samples:  # the proxy was killed at once
         return
     created = [sample.reading.created for sample in history.samples]
     sizes = [sample.reading.memory / MIB for sample in history.samples]
     axes.plot(created, sizes, color=color, linewidth=2.2, solid_joinstyle="round")
     said = f"{words}\n{sizes[-1]:.0f} MiB,\npeak {history.peak_memory / MIB:.0f} MiB"
     if sizes[-1] < axes.get_ylim()[1] * _LINES:
-        side = "bottom"  # else it runs into the axis
+        side = "bottom"  # else the label runs into the axis
     end = (created[-1], sizes[-1])
     axes.annotate(said, end, (8, 0), textcoords="offset points", color=color, fontweight="bold", va=side)
 
 
 def _write_notes(axes: Axes, state: State) -> None:
-    """Write the notes where there is room: under our curve, or above it if that runs low."""
+    """Write the notes where there is room: under our curve, or above the curve if it is low."""
     level, top = (size / MIB / axes.get_ylim()[1] for size in (state.ours.start.memory, state.ours.peak_memory))
     height = _LOW if level > _LOW + 1.5 * _LINES else top + 2 * _LINES
     created = max(1, *(history.now.created for history in state.histories))
@@ -117,7 +117,7 @@ def _write_notes(axes: Axes, state: State) -> None:
 
 
 def _refusals(ours: History) -> tuple[str, Reading | None]:
-    """Return what is to be said of the first refusal at the cap, and when that was, if there was one."""
+    """Return the note about refusals at the cap, and the reading of the first refusal, or None without a refusal."""
     refused = [sample.reading for sample in ours.samples if sample.reading.rejected.get("max_sessions")]
     if not refused:
         return "", None
@@ -126,7 +126,7 @@ def _refusals(ours: History) -> tuple[str, Reading | None]:
 
 
 def _abandonment(state: State) -> tuple[str, Reading | None]:
-    """Return how many sessions cleanup has ended of those whose clients all left at once, and when that was over."""
+    """Return the note about sessions that cleanup ended in the abandonment, and the reading at its end, or None."""
     began = state.duration * EXODUS
     ended = began + state.duration * next(phase.share for phase in PHASES if phase.leaves)
     before, after = state.ours.at(began), state.ours.at(ended)
@@ -135,7 +135,7 @@ def _abandonment(state: State) -> tuple[str, Reading | None]:
 
 
 def _note(axes: Axes, words: str, reading: Reading, place: float, height: float, side: str) -> None:
-    """Write something at a height, as a share of the whole, with a line to the moment that it is about."""
+    """Write a note at a height, as a share of the picture, with a line to its moment."""
     axes.annotate(
         words,
         (reading.created, reading.memory / MIB),
@@ -150,7 +150,7 @@ def _note(axes: Axes, words: str, reading: Reading, place: float, height: float,
 
 
 def _draw_cleanup(axes: Axes, history: History, width: float) -> None:
-    """Draw how many sessions cleanup has ended, by reason, while each stretch of sessions was created."""
+    """Draw the number of sessions that cleanup has ended, by reason, for each stretch of created sessions."""
     bottom: Counter[int] = Counter()
     for place, (reason, (color, words)) in enumerate(_REASONS.items()):
         ended = _ended(history, reason, width)
@@ -172,7 +172,7 @@ def _draw_cleanup(axes: Axes, history: History, width: float) -> None:
 
 
 def _ended(history: History, reason: str, width: float) -> Counter[int]:
-    """Return how many sessions have ended for a reason, by the stretch of sessions created meanwhile."""
+    """Return the number of sessions that ended for a reason, by the stretch of sessions created meanwhile."""
     ended: Counter[int] = Counter()
     before = history.start.cleaned[reason]
     for sample in history.samples:

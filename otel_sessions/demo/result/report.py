@@ -1,6 +1,7 @@
-"""The folder that a run leaves: two pictures, the terminal's last view, and all numbers.
+"""The folder of a report: the memory picture as SVG and PNG, the last view of the terminal, and all numbers.
 
-All files are made before the first one is put in place, so there is never half a report. Others' files are left alone.
+All files are written before the first file is put in place, so there is never half a report. Other files are not
+changed.
 """
 
 import io
@@ -23,7 +24,7 @@ from .verdict import Verdict
 
 FILES: Final = ("memory.svg", "memory.png", "terminal.svg", "summary.json")
 FORMAT: Final = 1
-"""The version of summary.json; a change that breaks a reader raises it."""
+"""The version of summary.json. A change that breaks a reader raises the version."""
 _COLUMNS: Final = 80
 _TERMINAL: Final = """\
 <svg viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg" xml:space="preserve">
@@ -43,31 +44,31 @@ _TERMINAL: Final = """\
 </g>
 </svg>
 """
-"""What rich fills in. Blanks are to be kept: not everything that draws an SVG keeps those that cannot be broken."""
+"""A template for rich. `xml:space` keeps blanks: some programs that draw an SVG collapse even no-break spaces."""
 _NO_SECONDS: Final = ("max_sessions", "max_sessions_per_client", "cleanup_on_shutdown")
-"""The limits that are no durations, and that say their unit already."""
+"""The limits that are not in seconds. Their names say the unit already."""
 
 
 class ReportFailed(Exception):
-    """The report cannot be written; the message says where, and why."""
+    """The report cannot be written. The message names the folder and the reason."""
 
 
 def require_writable(folder: Path) -> None:
-    """Raise `ConfigError` if no report can be written to the folder, which need not be there yet. Makes nothing."""
+    """Raise `ConfigError` if no report can be written to the folder. The folder need not exist. Nothing is created."""
     try:
         there = next(one for one in (folder, *folder.parents) if _is_there(one))
     except OSError as error:
-        raise ConfigError(f"--report: nothing can be written to {folder}: {error.strerror}") from error
+        raise ConfigError(f"--report: the report cannot be written to {folder}: {error.strerror}") from error
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        reason = "no folder" if not there.is_dir() else "not writable"
-        raise ConfigError(f"--report: nothing can be written to {folder}: {there} is {reason}")
+        reason = "not a folder" if not there.is_dir() else "not writable"
+        raise ConfigError(f"--report: the report cannot be written to {folder}: {there} is {reason}")
     for name in FILES:
         if (folder / name).is_dir():
-            raise ConfigError(f"--report: {folder / name} is a folder, and a file of the report would be there")
+            raise ConfigError(f"--report: {folder / name} is a folder, but the report has a file of this name")
 
 
 def _is_there(path: Path) -> bool:
-    """Return whether a path leads to something. Raises `OSError` if no path like it can."""
+    """Return whether a path exists. Raises `OSError` if the path cannot exist or cannot be read."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -76,10 +77,12 @@ def _is_there(path: Path) -> bool:
 
 
 def write_report(folder: Path, state: State, verdict: Verdict) -> None:
-    """Write all files, in place of those of an earlier run. Raises `ReportFailed`, and then has changed nothing."""
+    """Write all files, in place of the files of an earlier run. Raises `ReportFailed`, and then changes no file."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".report-") as beside:  # so that a move is at once
+        with tempfile.TemporaryDirectory(
+            dir=folder, prefix=".report-"
+        ) as beside:  # the same file system: a move is atomic
             _write_files(Path(beside), state, verdict)
             for name in FILES:
                 (Path(beside) / name).replace(folder / name)
@@ -88,7 +91,7 @@ def write_report(folder: Path, state: State, verdict: Verdict) -> None:
 
 
 def _write_files(folder: Path, state: State, verdict: Verdict) -> None:
-    from .picture import draw  # takes half a second, which nobody should wait for before the run
+    from .picture import draw  # matplotlib takes half a second, which should not delay the run
 
     figure = draw(state)
     figure.savefig(folder / "memory.svg", metadata={"Date": None})
@@ -107,7 +110,7 @@ def terminal(state: State, verdict: Verdict) -> str:
 
 
 def numbers(state: State, verdict: Verdict) -> dict[str, Any]:
-    """Return what summary.json holds; a key's last word is its unit: seconds, bytes, or what is counted."""
+    """Return the content of summary.json. The last word of a key is its unit: seconds, bytes, or what is counted."""
     return {
         "format": FORMAT,
         "otel_sessions": __version__,

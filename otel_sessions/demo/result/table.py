@@ -1,8 +1,8 @@
-"""The numbers of a run, a kind a row, as words: for the view, for plain text, and the same in both.
+"""The numbers of a run as rows of text, the same for the view and for plain text.
 
-All numbers of a column are of one moment: of the proxy's latest reading under load, also when the run is over, and of
-its clients' counts then. So created is cleaned plus active in each column. Only latency and rate are of the whole run
-when the run is over. The verdict says what the shutdown has done after this moment.
+All numbers of a column are of one moment: the proxy's latest reading under load, and its clients' counts at this
+reading. This holds also when the run is over. So created is cleaned plus active in each column. Only latency and rate
+are of the whole run when it is over. The verdict says what the shutdown has done after this moment.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,12 +13,12 @@ from typing import Final
 from .history import History
 
 _ALWAYS: Final = ("closed", "idle_timeout", "max_age", "evicted")
-"""The end reasons that are shown also while there is none of them."""
+"""The end reasons that are shown even if no session has ended for them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """A name, and what ours and the twin have of it, None without a twin."""
+    """A name with the values of our proxy and of the twin. `twin` is None without a twin."""
 
     name: str
     ours: str
@@ -26,7 +26,7 @@ class Row:
 
 
 def rows(ours: History, twin: History | None) -> list[Row]:
-    """Return the rows that there are at this moment."""
+    """Return the rows of this moment."""
     return [
         Row(name=name, ours=words(ours), twin=None if twin is None else words(twin))
         for name, words in _kinds(ours, twin)
@@ -44,7 +44,7 @@ def _kinds(ours: History, twin: History | None) -> Iterator[tuple[str, Callable[
     yield "cleanup passes", _passes
     yield "requests", lambda history: f"{history.rate:.0f} a second"
     if any(history.counted.unexpected for history in (ours, twin) if history is not None):
-        yield "unexpected", lambda history: f"{history.counted.unexpected} answers, or none"
+        yield "unexpected", lambda history: f"{history.counted.unexpected} wrong or missing answers"
     yield "clients' latency", _latency
 
 
@@ -59,7 +59,7 @@ def _cleaned(reason: str, history: History) -> str:
 
 
 def _refused(history: History) -> str:
-    refused = history.counted.rejected  # as the clients count, from whom the rest of the words is
+    refused = history.counted.rejected  # the clients' count, as for the other number in this row
     return f"{refused}, {history.counted.told_to_wait} with Retry-After" if refused else "0"
 
 

@@ -1,10 +1,10 @@
-"""What a run comes to, in words: whether the books balance, whether cleanup works, whether memory is bounded.
+"""The verdict on a run, in words: whether the books balance, whether cleanup works, whether memory is bounded.
 
-Pure, from numbers alone. The books are held against themselves in every reading, against an empty manager after the
-shutdown, and against what the clients have counted. Cleanup works if nothing is held any more of any session that
-nobody has used for longer than the limits say, while clients have walked away from some for as long. Memory is bounded
-if the sessions kept to the cap, and the process never took more than a cap full of sessions and its clients'
-connections explain. What a run was too short to show is not claimed, and has not passed.
+Pure, from numbers alone. The books must balance in every reading, be empty after the shutdown, and agree with the
+clients' counts. Cleanup works if no session is held that was unused for longer than the limits allow. This is seen only
+if clients have abandoned some sessions for that long. Memory is bounded if the sessions kept to the cap, and if a cap
+full of sessions and the clients' connections explain the memory of the process. A claim that a run was too short to
+show has not passed.
 """
 
 from collections.abc import Iterator
@@ -19,27 +19,26 @@ from .history import History, cleaned_by_cleanup
 
 MIB: Final = 1024 * 1024
 CLIENT_BYTES: Final = 16 * 1024
-"""What the connections and requests of one client may take."""
+"""The memory that the connections and requests of one client may take."""
 SLACK_BYTES: Final = 6 * MIB
-"""What may come on top, for a process that has just started."""
+"""The further memory that a process may take that has just started."""
 _UNEXPECTED_SHARE: Final = 0.01
-"""Which share of requests may have no answer, or one that clients cannot know; more of them would hide the rest."""
+"""The share of requests that may have no answer or an unexpected answer. More of them would hide other faults."""
 _TOO_SHORT: Final = "The run was TOO SHORT to tell whether all is well."
 _LEAK_FACTOR: Final = 1.25
-"""How many times our peak the twin has to end at before it is said to have leaked."""
+"""The twin has leaked if it ends at more than this many times our peak."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """Whether all is well with our proxy, and what there is to say, a sentence or two a line."""
+    """Whether our proxy has passed, and the verdict in lines of one or two sentences."""
 
     passed: bool
     lines: tuple[str, ...]
 
 
 def judge(ours: History, twin: History | None, clients: int) -> Verdict:
-    """Return the verdict on a run of so many clients; the twin, if there was one, need only keep its books, or be
-    killed."""
+    """Return the verdict on a run with a number of clients. The twin's books must balance, unless it was killed."""
     books = [f"The books DO NOT BALANCE: {problem}." for problem in unbalanced(ours)] or unopened(ours)
     if twin is not None and not twin.killed:
         books += [f"The twin's books DO NOT BALANCE: {problem}." for problem in unbalanced(twin)]
@@ -58,7 +57,7 @@ def judge(ours: History, twin: History | None, clients: int) -> Verdict:
 
 
 def unbalanced(history: History) -> list[str]:
-    """Return in words where the books do not balance."""
+    """Return the problems of the books, in words."""
     found = [
         f"created {reading.created} is not cleaned {reading.total_cleaned} + active {reading.active}"
         for reading in history.readings
@@ -74,7 +73,7 @@ def unbalanced(history: History) -> list[str]:
 
 
 def unopened(history: History) -> list[str]:
-    """Return in a sentence that no session was opened, so that there were no books to balance, if so."""
+    """Return a sentence if no session was opened, so that there were no books to balance."""
     if history.end.created or history.counts.opened:
         return []
     told = f"The books were NOT SEEN at work: in {_seconds(history.elapsed)} no session was opened; {_more(history)}."
@@ -82,21 +81,21 @@ def unopened(history: History) -> list[str]:
 
 
 def disturbed(history: History) -> list[str]:
-    """Return in a sentence that too many requests came to nothing, if so."""
+    """Return a sentence if too many requests had no answer or an unexpected answer."""
     counts = history.counts
     if counts.unexpected <= counts.requests * _UNEXPECTED_SHARE:
         return []
-    return [f"Requests WENT WRONG: {_unexpected(history)}, more than {_UNEXPECTED_SHARE:.0%}."]
+    return [f"Requests WENT WRONG: {_unexpected(history)}. At most {_UNEXPECTED_SHARE:.0%} is allowed."]
 
 
 def uncleaned(history: History) -> list[str]:
-    """Return in words how cleanup has failed to do what the limits say."""
+    """Return the failures of cleanup, in words."""
     seconds = patience(history.limits)
     if seconds == inf:
-        return ["nothing ends a session that its client has walked away from, with neither an idle nor an age limit"]
+        return ["without an idle limit or an age limit, nothing ends an abandoned session"]
     if staying := _staying(history):
         told = (
-            f"{_count(staying, 'session', 'sessions')} that nobody had used for {seconds:.0f} s "
+            f"{_count(staying, 'session', 'sessions')} without a request for {seconds:.0f} s "
             f"{'was' if staying == 1 else 'were'} still held at second {history.elapsed:.0f}, after "
             f"{_count(history.now.passes, 'pass', 'passes')}"
         )
@@ -106,7 +105,7 @@ def uncleaned(history: History) -> list[str]:
         cleaned = cleaned_by_cleanup(sample.reading)
         if cleaned < left:
             told = (
-                f"{left} sessions had been walked away from by second {sample.elapsed - seconds:.0f}, and {cleaned} "
+                f"clients had abandoned {left} sessions by second {sample.elapsed - seconds:.0f}, but only {cleaned} "
                 f"had been cleaned by second {sample.elapsed:.0f}, after "
                 f"{_count(sample.reading.passes, 'pass', 'passes')}"
             )
@@ -115,18 +114,18 @@ def uncleaned(history: History) -> list[str]:
 
 
 def unseen(history: History) -> list[str]:
-    """Return in a sentence that nobody had walked away for long enough to tell whether cleanup works, if so."""
+    """Return a sentence if no session was abandoned for long enough to tell whether cleanup works."""
     if _left_for_long(history):
         return []
     told = (
-        f"Cleanup was NOT SEEN at work: in {_seconds(history.elapsed)} nobody had walked away for long enough; by the "
-        f"limits a session may then stay for {patience(history.limits):.0f} s; {_more(history)}."
+        f"Cleanup was NOT SEEN at work: in {_seconds(history.elapsed)} no session was abandoned for long enough. The "
+        f"limits let an abandoned session stay for {patience(history.limits):.0f} s; {_more(history)}."
     )
     return [told]
 
 
 def unbounded(history: History, clients: int) -> list[str]:
-    """Return in words where memory is not bounded."""
+    """Return the signs that memory is not bounded, in words."""
     found = []
     cap = history.limits.max_sessions
     if cap is not None and history.most_active > cap:
@@ -142,9 +141,9 @@ def mib(size: float) -> str:
 
 
 def _staying(history: History) -> int:
-    """Return how many sessions are held for too long, by the last reading and by the one a cleanup interval before.
+    """Return the number of sessions held for too long, in the last reading and in the reading an interval before.
 
-    A moment alone says nothing: the proxy may have been kept from running just then.
+    One reading alone says nothing: the machine may just have kept the proxy from running.
     """
     if not history.samples:
         return 0
@@ -153,7 +152,7 @@ def _staying(history: History) -> int:
 
 
 def _left_for_long(history: History) -> int:
-    """Return how many sessions clients had walked away from for so long at the end that they must be gone."""
+    """Return the number of sessions that were abandoned so long before the end that they must be gone."""
     then = history.elapsed - patience(history.limits)
     return history.at(then).counts.abandoned if history.samples and then >= history.samples[0].elapsed else 0
 
@@ -169,8 +168,10 @@ def _allowed_memory(history: History, clients: int) -> int:
 
 
 def _disagreements(history: History) -> Iterator[str]:
-    """Compare the books with the clients' count; what came back unexpectedly may have been anything, and a session that
-    reaches its age while its client closes it counts as aged."""
+    """Compare the books with the clients' counts.
+
+    An unexpected answer may have hidden anything. A session that expires while its client closes it counts as expired.
+    """
     end, counts = history.end, history.counts
     pairs = {
         "created": (end.created, counts.opened, 0),
@@ -179,18 +180,18 @@ def _disagreements(history: History) -> Iterator[str]:
     }
     for name, (booked, counted, aged) in pairs.items():
         if not counted - aged <= booked <= counted + counts.unexpected:
-            yield f"the proxy says {name} {booked}, its clients {counted}"
+            yield f"the proxy counts {booked} {name}, its clients {counted}"
 
 
 def _unexpected(history: History) -> str:
-    return f"{history.counts.unexpected} of {history.counts.requests} requests had an unexpected answer, or none"
+    return f"{history.counts.unexpected} of {history.counts.requests} requests had an unexpected answer or no answer"
 
 
 def _balanced(history: History) -> str:
     but = f"; {_unexpected(history)}" if history.counts.unexpected else ""
     return (
         f"The books balance: {history.end.created} created, {history.end.total_cleaned} cleaned, "
-        f"{history.end.active} left after the shutdown; so did all {len(history.readings)} readings, and the clients "
+        f"{history.end.active} left after the shutdown. All {len(history.readings)} readings balance, and the clients "
         f"counted the same{but}."
     )
 
@@ -199,7 +200,7 @@ def _cleaned(history: History) -> str:
     seconds = patience(history.limits)
     return (
         f"Cleanup works: {_count(history.now.passes, 'pass', 'passes')} ended {cleaned_by_cleanup(history.now)} "
-        f"sessions; all {_left_for_long(history)} that clients had walked away from by second "
+        f"sessions. All {_left_for_long(history)} sessions that clients had abandoned by second "
         f"{history.elapsed - seconds:.0f} were gone {seconds:.0f} s later."
     )
 
@@ -225,25 +226,25 @@ def _leaked(ours: History, twin: History) -> str:
     memory, times = twin.now.memory, twin.now.memory / ours.peak_memory
     if times < _LEAK_FACTOR or twin.now.active <= ours.most_active:
         return (
-            f"The twin without cleanup and cap has not leaked enough to tell them apart: {mib(memory)} at the end. "
-            f"A longer run shows it."
+            f"The twin without cleanup and cap has not leaked enough to show a difference: {mib(memory)} at the end. "
+            f"A longer run shows the difference."
         )
     return (
         f"The twin without cleanup and cap leaks: under the same load it ended at {mib(memory)}, {times:.1f} times our "
-        f"peak, with {twin.now.active} sessions; {twin.counts.abandoned} of them nobody will ever use or end."
+        f"peak, with {twin.now.active} sessions; {twin.counts.abandoned} of them are abandoned, and nothing ends them."
     )
 
 
 def _enough(history: History) -> int:
-    """Return how many seconds a run needs to show everything; 0 where no run can show that cleanup works."""
+    """Return the seconds that a run needs to show everything, or 0 if no run can show that cleanup works."""
     seconds = patience(history.limits)
     return ceil(seconds / (1 - EXODUS)) if seconds < inf else 0
 
 
 def _more(history: History) -> str:
-    """Return which run would show more."""
+    """Return how a run would show more."""
     enough = _enough(history)
-    return f"--duration {enough} shows it" if history.elapsed < enough else "a longer run, or more clients, may show it"
+    return f"--duration {enough} is enough" if history.elapsed < enough else "a longer run or more clients may show it"
 
 
 def _seconds(seconds: float) -> str:

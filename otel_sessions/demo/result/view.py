@@ -1,7 +1,7 @@
-"""The live view: what is known of a run in, a picture for a terminal of any size out, with curves made of characters.
+"""The live view: it turns the state of a run into lines for a terminal of any size, with curves made of characters.
 
-Pure. The view is never wider or taller than it is told: curves get lower first, then the last rows go. Nothing is said
-by colour alone.
+Pure. The view is never wider or taller than its limits: first the curves get lower, then the last rows are dropped.
+Colour alone never carries information.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,10 +23,10 @@ _DIM: Final = Style(dim=True)
 _BOLD: Final = Style(bold=True)
 _WIDEST: Final = 100
 _HIGHEST: Final = 3
-"""How many rows a curve has where there is room."""
+"""The number of rows of a curve if there is room."""
 _FULL_HEIGHT: Final = 40
 _SAID, _LEFT = 34, 11
-"""The widths beside the bar of progress: of what is going on, and of the time left."""
+"""The widths beside the progress bar: of the phase, and of the time left."""
 _NAMES: Final = 17
 """The width of the column with names."""
 _COLUMN: Final = 34
@@ -117,27 +117,27 @@ class View:
 
 
 def _meter(words: str, history: History, column: int) -> Text:
-    """Return how many sessions are active, and a bar of that against the cap, in a column."""
+    """Return the number of active sessions in a column, with a bar of this number against the cap."""
     width = max(0, column - len(words) - 4)
     full, rest = meter(history.now.active, history.limits.max_sessions or 0, width)
     return Text.assemble(_fit(words, len(words) + 1), (full, _STYLES[OURS]), (rest, _DIM), "   ")
 
 
 def _fit(words: str, width: int) -> str:
-    """Return words in a column: what is too long is cut off, and a space is left at its end."""
+    """Return words in a column. Words that are too long are cut off, with a space at the end."""
     fitting = words if len(words) < width else f"{words[: max(0, width - 2)]}…"
     return f"{fitting:<{max(0, width)}}"
 
 
 def _solid(line: str, style: Style) -> Iterator[tuple[str, Style]]:
-    """Return the parts of a curve's row; where it is full it has a ground of its colour, so that no gap shows."""
+    """Yield the parts of a curve's row. Full characters get a background of their colour, so that no gap shows."""
     ground = style + Style(bgcolor=style.color)
     for full, characters in groupby(line, lambda character: character == FULL):
         yield "".join(characters), ground if full else style
 
 
 def _ends(left: Text, right: Text, width: int) -> Text:
-    """Return a line with something at its left end and something at its right end."""
+    """Return a line with one text at its left end and one text at its right end."""
     gap = max(1, width - left.cell_len - right.cell_len)
     return Text.assemble(left, " " * gap, right)
 
@@ -147,9 +147,9 @@ def _mib(size: float) -> str:
 
 
 def binned(points: Iterable[tuple[float, float]], end: float, width: int) -> list[float | None]:
-    """Return `width` values for the stretch from 0 to `end`: of each part's points the largest, None where none is yet.
+    """Return `width` values for equal parts from 0 to `end`: the largest value of each part's points.
 
-    A part without a point of its own between others has the value before it.
+    A part without points repeats the value of the part before. Parts after the last point are None.
     """
     bins: list[float | None] = [None] * width
     reached = 0
@@ -165,13 +165,13 @@ def binned(points: Iterable[tuple[float, float]], end: float, width: int) -> lis
 
 
 def sparkline(values: Sequence[float | None], top: float, height: int) -> list[str]:
-    """Return rows from the top down, a character a value: 0 is empty, `top` fills all of them, None shows nothing."""
+    """Return rows from the top down, with one character for each value. 0 and None are empty; `top` fills all rows."""
     levels = [0 if value is None else _level(value, top, height * 8) for value in values]
     return ["".join(_EIGHTHS[min(8, max(0, level - row * 8))] for level in levels) for row in reversed(range(height))]
 
 
 def meter(value: float, top: float, width: int) -> tuple[str, str]:
-    """Return a bar of `width` characters, as what of it is full and what is left; nothing where `top` is 0."""
+    """Return the full part and the rest of a bar of `width` characters. Both are empty if `top` is 0."""
     if not top:
         return "", ""
     width = max(0, width)
@@ -180,7 +180,7 @@ def meter(value: float, top: float, width: int) -> tuple[str, str]:
 
 
 def _level(value: float, top: float, most: int) -> int:
-    """Return the level out of so many; something is never shown as nothing."""
+    """Return the level from 0 to `most`. A positive value has at least level 1."""
     if value <= 0 or top <= 0:
         return 0
     return max(1, min(most, round(value / top * most)))
