@@ -27,7 +27,7 @@ from otel_sessions.asgi import ASGIApp
 from .connection import Connection, Limits, Serving
 from .deadline import Deadline
 from .door import Door
-from .exchange import TARGET
+from .rules import TARGET
 
 _LAST_SECONDS: Final = 1
 """How long connections may take to close once their exchanges have ended."""

@@ -26,8 +26,9 @@ from otel_sessions.matchers import Scope
 
 from .chunks import Body, Chunked, Sized
 from .deadline import Deadline
-from .exchange import TARGET, Exchange, status_line
+from .exchange import Exchange, status_line
 from .head import END, Head, Malformed, check_beginning, read_head
+from .rules import TARGET
 
 _MOST_EARLY: Final = 65536
 """Bytes of requests that may wait for their turn."""

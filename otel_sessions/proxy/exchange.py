@@ -12,8 +12,6 @@ from otel_sessions.matchers import Scope
 
 from .head import Head
 
-TARGET: Final = "otel_sessions.proxy.target"
-"""Where a scope has the request's target as its client wrote it."""
 _EXCHANGE: Final = "otel_sessions.proxy.exchange"
 _MOST_HELD: Final = 65536
 """Bytes of a body that wait for the app; it is read on once the app has taken them."""

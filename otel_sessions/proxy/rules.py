@@ -9,12 +9,13 @@ from typing import Final, cast
 
 from otel_sessions.matchers import Headers, Scope, header, headers_of, pairs_of, spelt
 
-from .exchange import TARGET
 from .headers import Trust, has_marks, towards_upstream
 
 Refusal = tuple[HTTPStatus, str]
 """Why a request is not passed on, for its client."""
 TOO_LARGE: Final = (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the request is larger than this proxy passes on")
+TARGET: Final = "otel_sessions.proxy.target"
+"""Where a scope has the request's target as its client wrote it."""
 STALLED: Final = (HTTPStatus.REQUEST_TIMEOUT, "the request did not come in time")
 _BAD_HOST: Final = "a request without a good Host is refused"
 _LONGEST_KEPT: Final = 255
