@@ -168,11 +168,13 @@ class Connection(asyncio.Protocol):
             self.cut()
         elif not goes_on or self._ends:
             self._leave()
-        elif is_read:
-            self._next()
-        else:
+        elif not is_read:
             self._deadline.set(self._limits.head_timeout)
             self._soon()
+
+    def over(self) -> None:
+        if self._exchange is not None and self._exchange.is_answered and self._body.is_whole:
+            self._next()
 
     def cut(self) -> None:
         self._state = _State.LEAVING
@@ -265,7 +267,7 @@ class Connection(asyncio.Protocol):
             self._take(exchange)
         if not self._body.is_whole:
             self._read_on(not exchange.is_full and not self._is_due)
-        elif exchange.is_answered:
+        elif exchange.is_answered and exchange.is_over:
             self._next()
         else:
             self._read_on(True)
@@ -284,6 +286,9 @@ class Connection(asyncio.Protocol):
 
     def _next(self) -> None:
         """Wait for the next request, or take it if it is here."""
+        if self._ends:
+            self.cut()
+            return
         self._exchange = None
         self._state = _State.AWAITED
         self._read_on(True)

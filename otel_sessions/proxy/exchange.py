@@ -67,6 +67,10 @@ class Carrier(Protocol):
         """Hear that the answer is written as a whole."""
         ...
 
+    def over(self) -> None:
+        """Hear that the app has returned."""
+        ...
+
     def cut(self) -> None:
         """Close behind what is written, because the answer stays incomplete."""
         ...
@@ -100,6 +104,8 @@ class Exchange:
         """Whether the request is here as a whole."""
         self.is_started = False
         self.is_answered = False
+        self.is_over = False
+        """Whether the app has returned."""
         self.is_gone = False
         """Whether the client has left."""
 
@@ -138,6 +144,17 @@ class Exchange:
             self._on_gone = on_gone
 
     async def run(self, app: ASGIApp, scope: Scope) -> None:
+        """Let the app answer; the connection goes on once the app has returned, and not with the answer's last byte.
+
+        An app ends a session after its answer, and the client's next request must find the session ended.
+        """
+        try:
+            await self._answer(app, scope)
+        finally:
+            self.is_over = True
+            self._carrier.over()
+
+    async def _answer(self, app: ASGIApp, scope: Scope) -> None:
         """Let the app answer. What it raises is logged; the client gets a 500, or sees that the answer is cut."""
         scope[_EXCHANGE] = self
         try:
