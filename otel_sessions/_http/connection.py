@@ -135,8 +135,7 @@ class Connection(asyncio.Protocol):
 
     def limit(self, seconds: float | None) -> None:
         """Let the wait for the answer last so many seconds from now on."""
-        if self.error is None:
-            self._reading.limit(seconds)
+        self._reading.limit(seconds)
 
     def resume(self) -> None:
         """Let the upstream go on if it was kept waiting, because what came from it was taken."""

@@ -11,7 +11,6 @@ import anyio
 from otel_sessions._engine.manager import SessionManager
 from otel_sessions._http.addresses import names_address
 from otel_sessions.asgi import ASGIApp, Message, Receive, Send
-from otel_sessions.asgi._holding import HoldMiddleware
 from otel_sessions.matchers import Headers, Scope, header
 
 from . import websocket
@@ -19,6 +18,7 @@ from .exchange import Stalled
 from .farewell import Farewell
 from .forward import Refused, answer, refuse
 from .headers import scheme_of
+from .holding import HoldMiddleware
 from .peer import Peer
 from .rules import STALLED, Refusal, target_of
 from .settings import Settings

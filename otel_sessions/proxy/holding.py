@@ -11,11 +11,10 @@ from typing import Any
 from otel_sessions._core.exceptions import ManagerClosed, SessionNotFound
 from otel_sessions._core.session import Session
 from otel_sessions._core.words import EndReason
+from otel_sessions.asgi import SessionLeaseMiddleware
+from otel_sessions.asgi._exchange import Exchange
+from otel_sessions.asgi._roles import Role
 from otel_sessions.matchers import Scope
-
-from ._exchange import Exchange
-from ._middleware import SessionLeaseMiddleware
-from ._roles import Role
 
 
 class _Cancelling:
