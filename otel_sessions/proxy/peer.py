@@ -3,7 +3,6 @@
 The client's headers are kept in memory only, as long as the session lasts. They are never logged or exported.
 """
 
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final, cast
 
@@ -24,14 +23,27 @@ _OF_ONE_REQUEST: Final = frozenset(
 _REFUSED: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 
 
-@dataclass(slots=True)
 class Peer:
-    """A session at the upstream: the path and query of its first request, and the headers that were last accepted."""
+    """A session at the upstream: the path and query of its first request, and the headers that were last accepted.
 
-    target: bytes = field(repr=False)
-    headers: Headers = field(repr=False)
-    told: bool = False
-    """Whether the upstream already knows that the session is over."""
+    Of the headers, only the `credentials` are kept, as bytes: at most as many as the head of a request may have.
+    """
+
+    __slots__ = ("_kept", "_mark", "target", "told")
+
+    def __init__(self, target: bytes, headers: Headers) -> None:
+        self.target: Final = target
+        self.told = False
+        """Whether the upstream already knows that the session is over."""
+        self._mark = 0
+        self._kept = b""
+        self._keep(headers)
+
+    @property
+    def headers(self) -> Headers:
+        """The headers that show who the client is, as the upstream last accepted them."""
+        lines = self._kept.split(b"\n") if self._kept else []
+        return [(name, value) for name, _, value in (line.partition(b":") for line in lines)]
 
     def is_at(self, target: bytes) -> bool:
         """Return whether a request goes to the path where the session began. Other paths say nothing about it."""
@@ -40,7 +52,16 @@ class Peer:
     def note(self, headers: Headers, status: int) -> None:
         """Remember a request's headers, unless the upstream has refused its credentials (401 and 403)."""
         if status not in _REFUSED:
-            self.headers = headers
+            self._keep(headers)
+
+    def _keep(self, headers: Headers) -> None:
+        mark = hash(tuple(headers))
+        if mark != self._mark:  # mostly, a client shows what it has shown before
+            self._mark = mark
+            self._kept = b"\n".join(b"%b:%b" % pair for pair in credentials(headers))
+
+    def __repr__(self) -> str:
+        return "<Peer>"  # without what its client has shown
 
 
 def credentials(headers: Headers) -> Headers:

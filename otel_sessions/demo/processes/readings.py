@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import count
 from mmap import mmap
 from time import monotonic
@@ -32,18 +32,21 @@ def _weight() -> mmap:
     return buffer
 
 
-@dataclass(slots=True, weakref_slot=True)
 class HeavyPeer(Peer):
     """The proxy's data of a session, with the demo's weight. `used` is when the upstream last answered in the session,
     by the monotonic clock."""
 
-    weight: mmap = field(default_factory=_weight, repr=False)
-    used: float = field(default_factory=monotonic)
+    __slots__ = ("__weakref__", "used", "weight")
+
+    def __init__(self, target: bytes, headers: Headers) -> None:
+        super().__init__(target, headers)
+        self.weight: Final = _weight()
+        self.used = monotonic()
 
     def note(self, headers: Headers, status: int) -> None:
         """Remember the client's headers, and that the session is in use."""
         self.used = monotonic()
-        Peer.note(self, headers, status)
+        super().note(headers, status)
 
 
 class Weights:
