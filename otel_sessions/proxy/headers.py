@@ -28,6 +28,8 @@ HOP_BY_HOP: Final = frozenset(
 _FORWARDED: Final = (b"forwarded", b"x-forwarded-", b"x-real-ip")
 """The starts of the names of headers in which a proxy describes its client."""
 _MARK: Final = re.compile(rb"[^a-z0-9\n-]")
+_VIA: Final = {version: f"{version} otel-sessions".encode() for version in ("1.0", "1.1")}
+"""What a gateway says of itself in each request (RFC 9110, section 7.6.3), by the version that it has received."""
 _UNKNOWN: Final = "unknown"
 """Stands for a sender without an address (RFC 7239, section 6.2)."""
 
@@ -81,6 +83,7 @@ def towards_upstream(scope: Scope, trust: Trust, host: bytes | None) -> list[tup
     own += [(b"x-forwarded-host", theirs)] if theirs and b"x-forwarded-host" not in known else []
     own += [(b"x-forwarded-proto", _scheme(scope))] if b"x-forwarded-proto" not in known else []
     own += [(b"forwarded", _forwarded(address))] if b"forwarded" in known else []
+    own.append((b"via", _VIA.get(str(scope.get("http_version")), _VIA["1.1"])))
     return [(b"host", theirs if host is None else host), *said, *own]
 
 

@@ -72,7 +72,16 @@ def test_only_the_clients_headers_and_the_proxys_word_about_it_arrive(proxy: Pro
     said = asked_raw(proxy, b"GET /asked HTTP/1.1\r\nHost: here.example\r\nMcp-Thing: a,  b\r\n\r\n")
 
     assert b'[["host","here.example"],["mcp-thing","a,  b"],["x-forwarded-for","127.0.0.1"],' in said
-    assert b'["x-forwarded-host","here.example"],["x-forwarded-proto","http"]]' in said
+    assert b'["x-forwarded-host","here.example"],["x-forwarded-proto","http"],["via","1.1 otel-sessions"]]' in said
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+def test_the_proxy_names_itself_behind_the_proxies_before_it(proxy: Proxy, version: bytes) -> None:
+    """RFC 9110, section 7.6.3."""
+    said = asked_raw(proxy, b"GET /asked HTTP/%s\r\nHost: h\r\nVia: 1.1 front\r\n\r\n" % version)
+
+    assert b'["via","1.1 front"]' in said
+    assert b'["via","%s otel-sessions"]' % version in said
 
 
 def asked_raw(proxy: Proxy, request: bytes) -> bytes:
