@@ -19,6 +19,7 @@ from otel_sessions.matchers import AdoptingMatcher, Headers, Scope, header, head
 from .body import is_event_stream, pass_body
 from .exchange import Stalled, watch
 from .headers import end_to_end
+from .leading_back import LeadingBack
 from .peer import peer_of
 from .rules import STALLED, TOO_LARGE, Rules, Timeouts, target_of
 from .upstream import Body, Upstream
@@ -55,6 +56,7 @@ class Forwarder:
         self._rules = rules
         self._matcher = matcher
         self._close_timeout = close_timeout
+        self._lead_back = LeadingBack(upstream.hostname, upstream.port) if rules.rewrite_host else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = _Started(send)
@@ -84,6 +86,8 @@ class Forwarder:
             client.has_answer()
             self._note(scope, headers, head.status)
             passed = end_to_end([(name.lower(), value) for name, value in head.headers])
+            if self._lead_back is not None:
+                passed = self._lead_back(passed, scope["scheme"], (header(scope, b"host") or "").encode("latin-1"))
             start = {"type": "http.response.start", "status": head.status, "headers": passed}
             if client.is_gone:
                 await _tell_nobody(send, start)

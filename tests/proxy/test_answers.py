@@ -128,3 +128,22 @@ def test_a_request_that_meets_a_closing_connection_is_sent_once_more_if_it_may_b
                 assert statuses(heard(client, b"second")) == [200]
         else:
             assert statuses(heard(client, b"\r\n\r\n")) == [502]
+
+
+def test_where_the_upstream_knows_its_own_host_only_its_redirects_lead_back(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    answers: dict[str, bytes] = {}
+    upstream = Recorder(answers)
+    answers["/old"] = (
+        b"HTTP/1.1 302 Found\r\nLocation: %b/new\r\nSet-Cookie: a=b; Domain=127.0.0.1\r\nContent-Length: 0\r\n\r\n"
+        % upstream.url.encode()
+    )
+    flags = ("--rewrite-host", "--allow-host", "shop.example")
+    with start_proxy(tmp_path_factory.mktemp("back"), upstream.url, *flags) as proxy:
+        port = int(proxy.url.rsplit(":", 1)[1])
+        said = talk(port, b"GET /old HTTP/1.1\r\nHost: shop.example\r\nConnection: close\r\n\r\n")
+    upstream.close()
+
+    assert b"\r\nlocation: http://shop.example/new\r\n" in said
+    assert b"\r\nset-cookie: a=b\r\n" in said
