@@ -114,7 +114,7 @@ class Connection(asyncio.Protocol):
     def ask(self, answer: Answer, *pieces: bytes) -> None:
         """Send a request, or its beginning; from now on `answer` takes what comes."""
         self._answer = answer
-        self._transport.writelines(pieces)
+        self._write(pieces)
 
     async def write(self, seconds: float | None, *pieces: bytes) -> None:
         """Send what follows, and wait while the upstream takes nothing, at most so many seconds.
@@ -122,11 +122,15 @@ class Connection(asyncio.Protocol):
         Others have their turn each time, however fast the parts come. Raises `error` if the connection is over.
         """
         if self.error is None:
-            self._transport.writelines(pieces)
+            self._write(pieces)
             self._reading.prolong()
             await (self._writing.last(seconds) if self._is_full else asyncio.sleep(0))
         if self.error is not None:
             raise self.error
+
+    def _write(self, pieces: tuple[bytes, ...]) -> None:
+        # Not by `writelines`: in some versions of Python that never pauses the writer.
+        self._transport.write(b"".join(pieces))
 
     async def progress(self, seconds: float | None) -> None:
         """Wait until the answer has gone on or the connection is over; after so many seconds it is."""
