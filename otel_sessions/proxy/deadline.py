@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 
 class Deadline:
-    """Calls `expired` once the deadline has passed. Its own timer ends with `clear` and `close`."""
+    """Calls `expired` once the deadline has passed. `close` leaves no timer behind."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, expired: Callable[[], None]) -> None:
         self._loop = loop

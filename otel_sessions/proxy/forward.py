@@ -66,9 +66,9 @@ class Forwarder:
         except (_Gone, CallClosed):
             return
         except Refused as error:
-            await refuse(send, error)
+            await refuse(send, error.status, error.text)
         except Stalled:
-            await refuse(send, Refused(*STALLED))
+            await refuse(send, *STALLED)
         except UpstreamError as error:  # an answer that has started is left incomplete, as it came
             status, text = _trouble(error)
             _logger.warning("%s: %s", text, type(error).__name__)
@@ -194,9 +194,9 @@ async def _parts(call: Call) -> AsyncIterator[bytes]:
         yield part
 
 
-async def refuse(send: Send, refused: Refused) -> None:
+async def refuse(send: Send, status: HTTPStatus, text: str) -> None:
     """Answer a request whose body is not read to its end, so that its connection cannot go on."""
-    await answer(send, refused.status, refused.text, (b"connection", b"close"))
+    await answer(send, status, text, (b"connection", b"close"))
 
 
 async def answer(send: Send, status: HTTPStatus, text: str, *more: tuple[bytes, bytes]) -> None:

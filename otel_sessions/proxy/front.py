@@ -16,7 +16,7 @@ from otel_sessions.matchers import Headers, Scope, header
 from . import websocket
 from .exchange import Stalled
 from .farewell import Farewell
-from .forward import Refused, answer, refuse
+from .forward import answer, refuse
 from .headers import scheme_of
 from .holding import HoldMiddleware
 from .peer import Peer
@@ -32,7 +32,7 @@ _logger = logging.getLogger("otel_sessions.proxy")
 
 
 def in_time(receive: Receive, seconds: float | None) -> Receive:
-    """Return the `receive` of a request that holds a place; it raises `Refused` if the body takes longer as a whole."""
+    """Return the `receive` of a request that holds a place; it raises `Stalled` if the body takes longer as a whole."""
     end = math.inf if seconds is None else anyio.current_time() + seconds
     reading = True
 
@@ -42,7 +42,7 @@ def in_time(receive: Receive, seconds: float | None) -> Receive:
         with anyio.CancelScope(deadline=end if reading else math.inf):
             message = await receive()
         if message is None:
-            raise Refused(*STALLED)
+            raise Stalled
         reading = bool(message.get("more_body", False))
         return message
 
@@ -100,7 +100,7 @@ class Front:
         try:
             await self._leased(scope, receive, send)
         except Stalled:  # while the middleware read the start of the body
-            await refuse(send, Refused(*STALLED))
+            await refuse(send, *STALLED)
 
     def _refused_owner(self, scope: Scope) -> Refusal | None:
         """Return the refusal of a request whose owner is an address, or None: users behind it would share a session."""
