@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ._core.exceptions import (
         ConfigError,
         ManagerClosed,
+        PeerUnavailable,
         SessionError,
         SessionExists,
         SessionNotFound,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from ._engine.hooks import SessionSink
     from ._engine.leases import Hold, Lease, Pin
     from ._engine.manager import SessionManager
+    from ._engine.owners import Fleet, Here, Peer
     from .sinks._jsonlines import JsonLinesSink
     from .sinks.records import Record, Skipped, read_records
 
@@ -39,12 +41,16 @@ __all__ = [
     "CloseHook",
     "ConfigError",
     "EndReason",
+    "Fleet",
+    "Here",
     "Hold",
     "JsonLinesSink",
     "Lease",
     "Limit",
     "ManagerClosed",
     "Outcome",
+    "Peer",
+    "PeerUnavailable",
     "PerClientAtCap",
     "Pin",
     "Record",
@@ -85,6 +91,7 @@ _NAMES: Final = {
     "_core.exceptions": (
         "ConfigError",
         "ManagerClosed",
+        "PeerUnavailable",
         "SessionError",
         "SessionExists",
         "SessionNotFound",
@@ -93,6 +100,7 @@ _NAMES: Final = {
         "TooManySessions",
     ),
     "_engine.manager": ("SessionManager",),
+    "_engine.owners": ("Fleet", "Here", "Peer"),
     "sinks.records": ("Record", "Skipped", "read_records"),
     "_core.limits": ("UNSET", "Limit", "Unset"),
     "_core.session": ("Session", "SessionMetadata"),

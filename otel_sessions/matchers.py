@@ -14,7 +14,13 @@ from enum import StrEnum
 from http import HTTPStatus
 from typing import Any, Final, Protocol, runtime_checkable
 
-from ._core.exceptions import ConfigError, SessionError, SessionNotFound, TooManySessions
+from ._core.exceptions import (
+    ConfigError,
+    PeerUnavailable,
+    SessionError,
+    SessionNotFound,
+    TooManySessions,
+)
 from ._http import cookies, set_cookie
 from ._http.json_rpc import calls
 
@@ -102,6 +108,9 @@ class IssuingMatcher(_Matcher, Protocol):
 @runtime_checkable
 class AdoptingMatcher(_Matcher, Protocol):
     """For ids that the app makes. The app's answer names the id of the session that it has opened."""
+
+    hint: bool = False
+    """Whether ids get a hint on their way to the client, for a manager with a fleet. `announce` must write them."""
 
     def body_opens(self, start: bytes, complete: bool) -> bool | None:  # noqa: ARG002  # the usual answer
         """Return whether a request with this body may open a session, or None if `start` does not tell yet.
@@ -221,15 +230,20 @@ class McpMatcher(AdoptingMatcher):
     mount, as the routes of the mounted app do. A message of the older transport names its session in the query, and
     does not accept an event stream. A message that accepts an event stream is Streamable HTTP, whatever its query says.
 
+    With `hint`, and a manager that has a `fleet`, clients get the id with the name of this process in front: `w1.` and
+    the app's id. The app sees its own id, byte for byte. A client that leaves the hint out, or sends two hints, finds
+    its session in no other process; an id without a hint still works in the process that has its session.
+
     Raises `ConfigError` if `sse_path` does not begin with `/`.
     """
 
     request_header = _MCP_ID
 
-    def __init__(self, *, sse_path: str | None = None) -> None:
+    def __init__(self, *, sse_path: str | None = None, hint: bool = False) -> None:
         if sse_path is not None and not str(sse_path).startswith("/"):
             raise ConfigError(f"sse_path takes a path that begins with /, not {sse_path!r}")
         self.sse_path: Final = sse_path
+        self.hint = hint
 
     def match(self, scope: Scope) -> Match:
         asked = [pair for pair in pairs_of(scope) if pair[0] in _ASKED]
@@ -369,6 +383,6 @@ def _answer(error: SessionError, body: bytes, kind: bytes) -> Answer:
     """
     status = HTTPStatus.NOT_FOUND if isinstance(error, SessionNotFound) else HTTPStatus.SERVICE_UNAVAILABLE
     headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store")]
-    if isinstance(error, TooManySessions) and error.retry_after is not None:
+    if isinstance(error, (TooManySessions, PeerUnavailable)) and error.retry_after is not None:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after))))
     return Answer(status=status, headers=headers, body=body)

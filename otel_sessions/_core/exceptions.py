@@ -4,6 +4,7 @@
     ├── TooManySessions    a cap is reached; try again after `retry_after` seconds
     ├── SessionNotFound    no usable session has this id; `reason` says why, if the reason is known
     ├── SessionExists      a session with this id is live or still closing
+    ├── PeerUnavailable    the process that has the session does not answer; try again after `retry_after` seconds
     ├── ManagerClosed      the manager is not running, or is entered while it runs
     ├── SinkFull           the sink's queue is full; the record of this session is dropped
     ├── SinkClosed         the sink is used outside its block, or is entered while it is in use
@@ -68,6 +69,21 @@ class SessionExists(SessionError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.session_id,), vars(self)
+
+
+class PeerUnavailable(SessionError):
+    """The process that has the session cannot be reached now, or does not answer in time. The session may go on.
+
+    `name` is the name of the process. `retry_after` is the number of seconds after which to try again.
+    """
+
+    def __init__(self, name: str, retry_after: float) -> None:
+        super().__init__(f"process {name!r} does not answer; try again in {retry_after:.3g} s")
+        self.name = name
+        self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.name, self.retry_after), vars(self)
 
 
 class ManagerClosed(SessionError):

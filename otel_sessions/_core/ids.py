@@ -5,11 +5,31 @@ A person who knows an id can use its session. So no log, span, error text or rep
 
 import secrets
 from hashlib import blake2b
+from typing import Final
+
+_AFTER_HINT: Final = "."
+"""Stands between the name of a process and the rest of an id. No name has it."""
 
 
 def new_id() -> str:
     """Return an unguessable id: 256 random bits as 43 URL-safe characters."""
     return secrets.token_urlsafe(32)
+
+
+def hinted(process: str, session_id: str) -> str:
+    """Return an id with a hint in front: the name of the process that has the session."""
+    return f"{process}{_AFTER_HINT}{session_id}"
+
+
+def without_hint(process: str, session_id: str) -> str:
+    """Return an id without the hint of this process. An id with another hint, or with no hint, stays as it is."""
+    return session_id.removeprefix(process + _AFTER_HINT)
+
+
+def hint_in(session_id: str) -> str | None:
+    """Return the name of the process that an id's hint names, or None if the id has no hint."""
+    name, mark, _ = session_id.partition(_AFTER_HINT)
+    return name if mark else None
 
 
 def require_text(session_id: object) -> None:

@@ -4,6 +4,7 @@ No `await` stands between a check and the change that relies on it, so the cap h
 never waits: the place may be the place of the hook's own session.
 """
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Generic, Self, overload
 
@@ -12,7 +13,7 @@ from opentelemetry import context as otel_context
 
 from otel_sessions._core.config import SessionConfig
 from otel_sessions._core.exceptions import TooManySessions
-from otel_sessions._core.ids import new_id, require_text
+from otel_sessions._core.ids import require_text
 from otel_sessions._core.limits import UNSET, Limit, Unset, checked
 from otel_sessions._core.session import DataT, Session
 from otel_sessions._core.store import Store
@@ -40,7 +41,9 @@ class Admission(Generic[DataT]):
         passes: Passes[DataT],
         closer: Closer[DataT],
         hooks: Hooks[DataT],
+        new_id: Callable[[], str],
     ) -> None:
+        self._new_id = new_id
         self._close_timeout = config.close_timeout
         self._store = store
         self._books = store.books
@@ -110,7 +113,7 @@ class Admission(Generic[DataT]):
         """Turn a reserved place into a session. If this raises, the place stays reserved."""
         self.require_accepting()
         if session_id is None:
-            session_id = new_id()
+            session_id = self._new_id()
         else:
             require_text(session_id)
         self._store.require_vacant(session_id)

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Generic, Self, overload
 
-import anyio
 from opentelemetry import context as otel_context
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
@@ -32,6 +31,7 @@ from .admission import Reservation
 from .ending import Batch, CloseHook
 from .hooks import SessionSink
 from .leases import Hold, Lease, Leases, Pin
+from .owners import Fleet, Here, Peer, locate
 from .supervisor import Supervisor
 
 
@@ -42,6 +42,8 @@ class SessionManager(Generic[DataT]):
             session = await manager.create_session(data=upstream)
             async with manager.lease(session.id) as session:
                 ...
+
+    With a `fleet`, as `fleet.StaticPeers`, ids that are made here begin with the name of this process.
 
     When a session ends, a task of the manager awaits `sink.export(session, reason)`, then `on_close(session, reason)`,
     each for at most `close_timeout` seconds. `name` tells managers apart on metrics. A provider that is None is the
@@ -59,21 +61,21 @@ class SessionManager(Generic[DataT]):
         name: str = "default",
         on_close: CloseHook[DataT] | None = None,
         sink: SessionSink[DataT] | None = None,
+        fleet: Fleet | None = None,
         meter_provider: MeterProvider | None = None,
         tracer_provider: TracerProvider | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = SessionConfig() if config is None else config
         self.name = name
-        self._on_close = on_close
-        self._sink = sink
+        self.fleet = fleet
+        self._of_embedder = (on_close, sink, fleet)
         self._providers = (meter_provider, tracer_provider)
         self._clock = clock
         self._books = Books(self.config.max_sessions)
         self._telemetry: Telemetry | None = None
         self._supervisor: Supervisor[DataT] | None = None
-        self._abandoned = 0
-        """The number of blocks that were never left, because their loop was closed inside them."""
+        self._abandoned = 0  # blocks that were never left, because their loop was closed inside them
         self._take(Store(self.config, steady(clock), self._books))
 
     def _take(self, store: Store[DataT]) -> None:
@@ -84,19 +86,22 @@ class SessionManager(Generic[DataT]):
         self._sessions = store.sessions
 
     async def __aenter__(self) -> Self:
-        """Start the background task. Raises `ManagerClosed` if the manager runs already, and what the clock raises."""
-        last = None
+        """Start the background task. Raises `ManagerClosed` if the manager runs, and what fleet and clock raise."""
+        last = clock = None
         if self._supervisor is not None:
             self._notice_closed_loop(self._supervisor)
             if not self._supervisor.over:
                 raise ManagerClosed(f"session manager {self.name!r} runs already; leave its block first")
             clock = steady(self._clock)
             clock()  # a clock that raises leaves the manager as it is
-            self._take(Store(self.config, clock, self._books))
             last = self._supervisor.passes.last
+        if self.fleet is not None:
+            self.fleet.enter()  # the same holds for a fleet that raises
+        if clock is not None:
+            self._take(Store(self.config, clock, self._books))
         if self._telemetry is None:
             self._telemetry = Telemetry(self._books, self._now, self.name, *self._providers)
-        supervisor = Supervisor(self.config, self._store, self._leases, self._telemetry, self._on_close, self._sink)
+        supervisor = Supervisor(self.config, self._store, self._leases, self._telemetry, *self._of_embedder)
         supervisor.passes.last = last
         self._supervisor = supervisor
         supervisor.start()
@@ -117,15 +122,7 @@ class SessionManager(Generic[DataT]):
             return
         self._store.require_here()
         supervisor.ask()
-        cancelled: BaseException | None = None
-        with anyio.CancelScope(shield=True):
-            while not supervisor.stopped.is_set():
-                try:
-                    await supervisor.stopped.wait()
-                except anyio.get_cancelled_exc_class() as error:  # asyncio's own cancellation ignores the shield
-                    cancelled = error
-        if cancelled is not None:
-            raise cancelled
+        await supervisor.wait_stopped()
 
     async def shutdown(self) -> None:
         """Refuse new sessions, let leases drain, end every session and stop the background task. Wait for the end.
@@ -280,6 +277,14 @@ class SessionManager(Generic[DataT]):
         await self._end(supervisor, session)
         return True
 
+    async def locate(self, session_id: str) -> Here | Peer | None:
+        """Return which process an id leads to: `Here`, a `Peer`, which may have ended the session since, or None.
+
+        Raises `PeerUnavailable`, `ManagerClosed`, and `RuntimeError` on another event loop than the manager's.
+        """
+        self._running_here()
+        return await locate(session_id, self, self.fleet)
+
     def set_max_sessions(self, max_sessions: int | None) -> None:
         """Set the cap while the manager runs; None switches the cap off. Later runs of this manager keep the cap.
 
@@ -325,12 +330,9 @@ class SessionManager(Generic[DataT]):
         if self._has_lost_its_loop():
             totals = totals.settled()
         passes = self._supervisor.passes if self._supervisor is not None else None
-        return statistics(
-            totals,
-            peak_active=self._books.peak_active,
-            last_cleanup=passes.last if passes else None,
-            seconds_since_cleanup=max(0.0, latest(self._now) - passes.last_at) if passes else 0.0,
-        )
+        last, since = (passes.last, max(0.0, latest(self._now) - passes.last_at)) if passes else (None, 0.0)
+        peak = self._books.peak_active
+        return statistics(totals, peak_active=peak, last_cleanup=last, seconds_since_cleanup=since)
 
     def __len__(self) -> int:
         """Return the number of sessions, closing sessions included."""

@@ -16,6 +16,7 @@ from opentelemetry.context import Context
 
 from otel_sessions._core.clock import latest
 from otel_sessions._core.config import SessionConfig
+from otel_sessions._core.ids import hinted, new_id
 from otel_sessions._core.loops import Home
 from otel_sessions._core.session import DataT, Session
 from otel_sessions._core.store import Store
@@ -27,6 +28,7 @@ from .closing import Closer
 from .ending import Batch, CloseHook
 from .hooks import Hooks, SessionSink
 from .leases import Leases
+from .owners import Fleet
 from .passes import Passes
 from .places import Places
 from .tasks import Tasks
@@ -48,6 +50,7 @@ class Supervisor(Generic[DataT]):
         telemetry: Telemetry,
         on_close: CloseHook[DataT] | None,
         sink: SessionSink[DataT] | None,
+        fleet: Fleet | None,
     ) -> None:
         self.disowned = False
         """Whether the run is over because its loop or its process is gone."""
@@ -61,8 +64,9 @@ class Supervisor(Generic[DataT]):
         self.hooks = Hooks(config, on_close, sink, store.books, self.tasks)
         self.closer = Closer(config, store, leases, self.places, self.hooks, telemetry, self.tasks)
         self.passes = Passes(config, store, self.closer, self.places, self.hooks, telemetry, self.tasks)
-        self.admission = Admission(config, store, self.places, self.passes, self.closer, self.hooks)
+        self.admission = Admission(config, store, self.places, self.passes, self.closer, self.hooks, self._new_id)
         self._config = config
+        self._fleet = fleet
         self._store = store
         self._leases = leases
         self._telemetry = telemetry
@@ -84,12 +88,32 @@ class Supervisor(Generic[DataT]):
             wind_down = partial(self._wind_down, anyio.current_time())
             self._winding_down.start("otel-sessions supervisor", wind_down, on_end=self._settle)
 
+    async def wait_stopped(self) -> None:
+        """Wait for `stopped`, also if the caller is cancelled. The cancellation is raised afterwards."""
+        cancelled: BaseException | None = None
+        with anyio.CancelScope(shield=True):
+            while not self.stopped.is_set():
+                try:
+                    await self.stopped.wait()
+                except anyio.get_cancelled_exc_class() as error:  # asyncio's own cancellation ignores the shield
+                    cancelled = error
+        if cancelled is not None:
+            raise cancelled
+
     def disown(self) -> None:
         """Count the run as ended, since it cannot go on: its loop is closed, or this is a forked process."""
         self.disowned = self.over = self._asked = self.places.over = True
         self.hooks.forget()
         self.closer.forget()
         self._store.write_off()
+        self._leave_fleet()
+
+    def _new_id(self) -> str:
+        return new_id() if self._fleet is None else hinted(self._fleet.name, new_id())
+
+    def _leave_fleet(self) -> None:
+        if self._fleet is not None:
+            self._fleet.leave()
 
     def _refuse(self) -> None:
         self._store.refuse()
@@ -132,6 +156,8 @@ class Supervisor(Generic[DataT]):
         hooks = min(config.close_timeout, (work_until - begun) / 2)
         with anyio.CancelScope(deadline=min(begun + config.drain_timeout, work_until - hooks)):
             await self._leases.wait_quiet()
+            if self._fleet is not None:
+                await self._fleet.wait_quiet()
         if not config.cleanup_on_shutdown:
             self.hooks.drop_hooks()
         await self._ticking.wait_empty()
@@ -148,6 +174,7 @@ class Supervisor(Generic[DataT]):
         with ExitStack() as rest:  # each step is done, whatever a holder or a log handler raises
             rest.callback(self._stop)
             rest.callback(self._telemetry.close)
+            rest.callback(self._leave_fleet)
             rest.callback(self.tasks.cancel)
             rest.callback(self.places.end)
             rest.callback(self.closer.abandon)

@@ -101,6 +101,10 @@ class Exchange:
                     return decided
         return None
 
+    def put_back(self, messages: list[Message]) -> None:
+        """Let `receive` return messages again, which it has returned already."""
+        self._looked_at = [*messages, *(self._looked_at or ())]
+
     async def receive(self) -> Message:
         message: Message = self._looked_at.pop(0) if self._looked_at else await self._receive()
         if message.get("more_body"):

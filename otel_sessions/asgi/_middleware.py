@@ -16,7 +16,14 @@ from typing import Any, Final
 import anyio
 
 from otel_sessions._core.config import check_seconds
-from otel_sessions._core.exceptions import ConfigError, ManagerClosed, SessionError, SessionNotFound, TooManySessions
+from otel_sessions._core.exceptions import (
+    ConfigError,
+    ManagerClosed,
+    PeerUnavailable,
+    SessionError,
+    SessionNotFound,
+    TooManySessions,
+)
 from otel_sessions._core.ids import fingerprint
 from otel_sessions._core.session import Session
 from otel_sessions._engine.manager import SessionManager
@@ -34,7 +41,9 @@ from otel_sessions.matchers import (
 
 from ._adoption import Adoption
 from ._client import ClientAddress
+from ._elsewhere import Forwarding, forward, forwarding_of, hinting
 from ._exchange import ASGIApp, Exchange, Receive, Send, exchange_of
+from ._hints import HintingMatcher
 from ._roles import OPENING, SESSION, Adopting, Asking, Only, Opening, Outside, Renewals, Role, Using
 from ._skipping import Skips, skips
 
@@ -107,6 +116,9 @@ class SessionLeaseMiddleware:
         self._adopting = self._matcher if isinstance(self._matcher, AdoptingMatcher) else None
         if self._issuing is None and self._adopting is None:
             raise ConfigError(f"matcher takes an IssuingMatcher or an AdoptingMatcher, not {matcher!r}")
+        self._fleet = forwarding_of(manager)
+        if self._fleet is not None and self._adopting is not None:
+            self._matcher = self._adopting = hinting(self._adopting, self._fleet)
         if private and isinstance(client, ClientAddress):
             raise ConfigError(_NO_USER)
         for key, function in (("client", client), ("data", data), ("skip", skip)):
@@ -125,6 +137,8 @@ class SessionLeaseMiddleware:
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
+        elif self._fleet is not None and self._fleet.is_forwarded(scope):
+            await self._fleet.take(scope, receive, send, self._serve_forwarded)
         elif self._skips(scope):
             await self._pass(scope, exchange_of(scope, receive, send))
         else:
@@ -139,12 +153,39 @@ class SessionLeaseMiddleware:
 
     async def _serve_outside(self, match: Match, scope: Scope, exchange: Exchange) -> None:
         """Serve a request that is not in a live session."""
+        if self._fleet is not None and match.session_ids and await self._forward(self._fleet, match, scope, exchange):
+            return
         if await self._may_open(match, scope, exchange):
             await self._open(match, scope, exchange)
         elif match.session_ids and scope.get("method") != "OPTIONS":
             await self._refuse(exchange, self._why_unknown(match.session_ids[0]))
         else:
             await self._pass(scope, exchange)
+
+    async def _serve_forwarded(self, session_id: str, scope: Scope, receive: Receive, send: Send) -> bool:
+        """Serve an exchange that another process has passed on, in the session of an id. Return False without it."""
+        own = self._adopting.own_id(session_id) if isinstance(self._adopting, HintingMatcher) else session_id
+        session = self._live(Match(session_ids=(own,)), scope)
+        if session is not None:
+            inner = self._inner(scope, session)
+            exchange = exchange_of(scope, receive, send, self._stream_idle_timeout)
+            await self._lease(session, self._role_in(session, inner), inner, exchange)
+        return session is not None
+
+    async def _forward(self, fleet: Forwarding, match: Match, scope: Scope, exchange: Exchange) -> bool:
+        """Pass an exchange on to the process that has its session. Return whether the exchange is answered."""
+
+        answered = True
+
+        async def pass_on(*_: object) -> None:
+            nonlocal answered
+            answered = await forward(fleet, match.session_ids, scope, exchange)
+
+        try:
+            await exchange.run(pass_on, scope)
+        except (PeerUnavailable, SessionNotFound) as error:
+            await self._refuse(exchange, error)
+        return answered
 
     # Deciding
 

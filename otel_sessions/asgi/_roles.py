@@ -155,6 +155,8 @@ class Asking(_Silent):
         if named is None:
             return headers
         if self.session is not None and named == self.session.id:
+            if self._matcher.hint:
+                headers = self._matcher.announce(named, self._scope, headers)
             return unshared(headers, self._matcher.request_header)
         self.stray = named
         return self._matcher.withhold(headers)

@@ -1,0 +1,60 @@
+"""Which process has a session, and what a manager asks of the fleet that its process belongs to.
+
+A fleet is several processes that find each other's sessions. `otel_sessions.fleet` has the fleets. The engine knows
+only what stands here. A manager without a fleet asks nothing.
+"""
+
+from collections.abc import Container
+from dataclasses import dataclass
+from typing import Protocol
+
+from otel_sessions._core.ids import without_hint
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Here:
+    """This process has the session."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Peer:
+    """Another process of the fleet: its `name`, and its `address` for forwarded requests.
+
+    The address is a URL as `http://10.0.0.7:9001` or `https://gateway-1:9001`, or `unix:/run/gateway-1.sock`.
+    """
+
+    name: str
+    address: str
+
+
+class Fleet(Protocol):
+    """The fleet of a process, as its manager sees it. It belongs to one manager."""
+
+    @property
+    def name(self) -> str:
+        """The name of this process. It is the hint in the ids that this process makes."""
+
+    def enter(self) -> None:
+        """Begin with a run of the manager. Raises `ConfigError` if the fleet cannot work here."""
+
+    def leave(self) -> None:
+        """End with the run. Exchanges that are still being forwarded end, too. May be called again."""
+
+    async def wait_quiet(self) -> None:
+        """Wait until no exchange is being forwarded to another process."""
+
+    async def locate(self, session_id: str) -> Peer | None:
+        """Return the other process that an id leads to, or None if the id leads to no process of the fleet.
+
+        The process may not have the session any more. Raises `PeerUnavailable` if the answer cannot be known now.
+        """
+
+
+async def locate(session_id: str, here: Container[str], fleet: Fleet | None) -> Here | Peer | None:
+    """Return which process has a session, from the ids that live here and the fleet. Raises `PeerUnavailable`.
+
+    A hint of this process counts, too: an id that an app has made has no hint here, and its client's id has one.
+    """
+    if session_id in here or (fleet is not None and without_hint(fleet.name, session_id) in here):
+        return Here()
+    return None if fleet is None else await fleet.locate(session_id)

@@ -1,0 +1,116 @@
+"""Exchanges whose session another process has: passed on to it, or taken from the process that has passed them on.
+
+The middleware knows its fleet by one protocol. How an exchange travels is the fleet's business. If no process takes the
+exchange, the middleware goes on as if its id were unknown, with the body as it came.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Protocol, runtime_checkable
+
+from otel_sessions._core.exceptions import ConfigError, SessionNotFound
+from otel_sessions._engine.manager import SessionManager
+from otel_sessions._engine.owners import Fleet, Peer
+from otel_sessions.matchers import AdoptingMatcher, Scope
+
+from ._exchange import Exchange, Message, Receive, Send
+from ._hints import HintingMatcher
+
+_MOST_KEPT: Final = 65536
+"""The largest part of a body, in bytes, that can be given again."""
+_MOST_MESSAGES: Final = 1024
+
+Serve = Callable[[str, Scope, Receive, Send], Awaitable[bool]]
+"""Serves an exchange in the session of an id. Returns False, and has sent nothing, if the session is not here."""
+
+
+@runtime_checkable
+class Forwarding(Fleet, Protocol):
+    """A fleet that passes exchanges on."""
+
+    needs_hints: bool
+    """Whether the fleet finds a session only by the hint in its id."""
+
+    async def locate_again(self, session_id: str, wrong: Peer) -> Peer | None:
+        """Return the process that an id leads to, after a fresh look. Return None if it is still the wrong one."""
+
+    async def forward(self, peer: Peer, session_id: str, scope: Scope, receive: Receive, send: Send) -> bool:
+        """Pass an exchange on to the peer that an id leads to, and its answer back.
+
+        Return False, and send nothing, if the session is not there. Raises `PeerUnavailable` if the peer does not
+        answer. Nothing was sent then, or the answer stays incomplete.
+        """
+
+    def is_forwarded(self, scope: Scope) -> bool:
+        """Return whether an exchange says that another process has passed it on."""
+
+    async def take(self, scope: Scope, receive: Receive, send: Send, serve: Serve) -> None:
+        """Serve an exchange that another process has passed on, by `serve`. Refuse it if no peer has signed it."""
+
+
+def forwarding_of(manager: SessionManager[Any]) -> Forwarding | None:
+    """Return the fleet of a manager, or None. Raises `ConfigError` if the fleet passes no exchanges on."""
+    fleet = manager.fleet
+    if fleet is None or isinstance(fleet, Forwarding):
+        return fleet
+    raise ConfigError(f"fleet takes a fleet of otel_sessions.fleet, not {fleet!r}")
+
+
+def hinting(matcher: AdoptingMatcher, fleet: Forwarding) -> AdoptingMatcher:
+    """Return the matcher of an app that makes ids, with hints if it wants hints.
+
+    Raises `ConfigError` if it wants no hints and the fleet needs them.
+    """
+    if matcher.hint:
+        return HintingMatcher(matcher, lambda: fleet.name)
+    if fleet.needs_hints:
+        raise ConfigError("the fleet finds sessions by hints in their ids: use McpMatcher(hint=True)")
+    return matcher
+
+
+async def forward(fleet: Forwarding, session_ids: tuple[str, ...], scope: Scope, exchange: Exchange) -> bool:
+    """Pass an exchange on by the first of its ids that leads to its session. Return False if no id does.
+
+    Raises `PeerUnavailable`, and `SessionNotFound` if more of the body was read than can be given again.
+    """
+    for session_id in session_ids:
+        peer = await fleet.locate(session_id)
+        if peer is None:
+            continue
+        if await _try(fleet, peer, session_id, scope, exchange):
+            return True
+        another = await fleet.locate_again(session_id, peer)
+        if another is not None and await _try(fleet, another, session_id, scope, exchange):
+            return True
+    return False
+
+
+async def _try(fleet: Forwarding, peer: Peer, session_id: str, scope: Scope, exchange: Exchange) -> bool:
+    kept = _Kept(exchange.receive)
+    if await fleet.forward(peer, session_id, scope, kept, exchange.send):
+        return True
+    if not kept.is_whole:
+        raise SessionNotFound(session_id)
+    exchange.put_back(kept.messages)
+    return False
+
+
+class _Kept:
+    """A `receive` that keeps what it returns, up to a size."""
+
+    def __init__(self, receive: Receive) -> None:
+        self.messages: list[Message] = []
+        self.is_whole = True
+        """Whether all that was returned is kept."""
+        self._receive = receive
+        self._size = 0
+
+    async def __call__(self) -> Message:
+        message: Message = await self._receive()
+        if self.is_whole:
+            self._size += len(message.get("body") or b"")
+            self.is_whole = self._size <= _MOST_KEPT and len(self.messages) < _MOST_MESSAGES
+            if self.is_whole:
+                self.messages.append(message)
+            else:
+                self.messages.clear()
+        return message

@@ -1,0 +1,217 @@
+"""The ways to the peers: a client for each address, the exchanges on their way, and what an answer means.
+
+asyncio only. Needs the extra `fleet`.
+"""
+
+import asyncio
+import errno
+import logging
+import re
+import ssl
+import time
+from typing import Final
+
+from websockets.exceptions import WebSocketException
+
+from otel_sessions._core.exceptions import PeerUnavailable
+from otel_sessions._engine.owners import Peer
+from otel_sessions._http.client import BadAnswer, Call, CallLimits, CannotConnect, Client, HungUp, Origin, UpstreamError
+from otel_sessions.asgi import Receive, Send
+from otel_sessions.matchers import Headers, Scope
+
+from . import requests, sockets
+from .addresses import Address, read_address
+from .crossings import Crossing, Crossings, Why
+from .signing import ANYONE, HEADER, REFUSED, VALID_SECONDS, Passage, Proof, Secrets, Word
+from .targets import target_of
+
+_MOST_LINKS: Final = 1024
+_ABSENT: Final = frozenset({errno.ECONNREFUSED, errno.ENOENT})
+"""What the system says of an address where no process listens."""
+_NUMBER: Final = re.compile(r"\[Errno ([0-9]+)\]")
+_WARN_SECONDS: Final = 60.0
+
+_logger = logging.getLogger("otel_sessions")
+
+
+class _Link:
+    """The way to one address."""
+
+    def __init__(self, address: Address, tls: ssl.SSLContext | None, patience: float) -> None:
+        self.address = address
+        self.tls = tls
+        self.client = Client(Origin(host=address.host, port=address.port, path=address.socket, tls=tls))
+        self.limits = CallLimits(connect_timeout=patience, head_timeout=None, write_timeout=None)
+        self.crossings = Crossings(patience, self._is_alive)
+        self._asking = CallLimits(connect_timeout=patience, head_timeout=patience, write_timeout=patience)
+
+    async def ask(self, secrets: Secrets) -> str | None:
+        """Return the name of the process at this address, or None. Raises `UpstreamError`."""
+        passage = _passage(ANYONE, "", "http", None)
+        signed, proof = secrets.sign(passage, "GET", self.address.path)
+        with self._call(signed) as call:
+            said = proof.said_in((await call.head()).headers)
+        return said[1] if said is not None and said[0] is Word.PEER else None
+
+    async def _is_alive(self) -> bool:
+        """Return whether anybody answers at this address, whatever the answer is."""
+        try:
+            with self._call(b"") as call:
+                await call.head()
+        except (BadAnswer, HungUp):
+            return True
+        except UpstreamError:
+            return False
+        return True
+
+    def _call(self, signed: bytes) -> Call:
+        headers = [(b"host", self.address.host.encode("idna")), (HEADER, signed)]
+        return self.client.call(b"GET", self.address.path, headers, limits=self._asking)
+
+    def close(self) -> None:
+        self.crossings.end()
+        self.client.close()
+
+
+class Links:
+    """The ways to all peers, for one run of a manager."""
+
+    def __init__(self, patience: float, tls: ssl.SSLContext | None) -> None:
+        self._patience = patience
+        self._tls = tls
+        self._links: dict[str, _Link] = {}
+        self._quiet: asyncio.Event = asyncio.Event()
+        self._quiet.set()
+        self._under_way = 0
+        self._warned: dict[str, float] = {}
+
+    async def wait_quiet(self) -> None:
+        await self._quiet.wait()
+
+    def close(self) -> None:
+        links, self._links = self._links, {}
+        for link in links.values():
+            link.close()
+
+    async def ask(self, address: str, secrets: Secrets) -> str | None:
+        """Return the name of the process at an address, or None if no process of the fleet answers there in time."""
+        try:
+            return await self._link(address).ask(secrets)
+        except UpstreamError:
+            return None
+
+    async def pass_on(
+        self, peer: Peer, session_id: str, secrets: Secrets, scope: Scope, receive: Receive, send: Send
+    ) -> bool:
+        """Pass an exchange on. Return False if the session is not there. Raises `PeerUnavailable`."""
+        link = self._link(peer.address)
+        self._under_way += 1
+        self._quiet.clear()
+        try:
+            with link.crossings.begin() as crossing:
+                return await self._cross(link, peer, session_id, secrets, crossing, scope, receive, send)
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._quiet.set()
+
+    async def _cross(
+        self,
+        link: _Link,
+        peer: Peer,
+        session_id: str,
+        secrets: Secrets,
+        crossing: Crossing,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> bool:
+        try:
+            answer = await _pass_on(link, _passage_of(peer, session_id, scope), secrets, crossing, scope, receive, send)
+        except requests.Gone:
+            return True
+        except (UpstreamError, OSError, WebSocketException) as error:
+            if crossing.why is Why.LEFT:
+                return True
+            if crossing.why is None and _is_absent(error):
+                return False
+            self._warn(peer, f"did not answer: {type(error).__name__}")
+            raise PeerUnavailable(peer.name, self._patience) from error
+        if answer is None:
+            return True
+        return self._judge(peer, answer[0], answer[1])
+
+    def _judge(self, peer: Peer, said: Headers, proof: Proof) -> bool:
+        """Return False for an answer that says that the session is not there. Raises `PeerUnavailable`."""
+        if proof.said_in(said) is not None:
+            return False
+        if (HEADER, REFUSED) in [(name.lower(), value) for name, value in said]:
+            self._warn(peer, "refuses the signature: its secret or its clock differs")
+            raise PeerUnavailable(peer.name, self._patience)
+        self._warn(peer, "is no process of the fleet")
+        return False
+
+    def _warn(self, peer: Peer, what: str) -> None:
+        """Log what is wrong with a peer, once a minute at most for each peer."""
+        now = time.monotonic()
+        if now - self._warned.get(peer.name, -_WARN_SECONDS) >= _WARN_SECONDS:
+            if len(self._warned) >= _MOST_LINKS:
+                self._warned.clear()
+            self._warned[peer.name] = now
+            _logger.warning("the process %s at %s %s", peer.name, peer.address, what)
+
+    def _link(self, address: str) -> _Link:
+        link = self._links.get(address)
+        if link is None:
+            self._drop_idle()
+            where = read_address(address)
+            tls = self._tls or ssl.create_default_context() if where.is_tls else None
+            link = self._links[address] = _Link(where, tls, self._patience)
+        return link
+
+    def _drop_idle(self) -> None:
+        if len(self._links) >= _MOST_LINKS:
+            for address, link in list(self._links.items()):
+                if not len(link.crossings):
+                    link.close()
+                    del self._links[address]
+
+
+async def _pass_on(
+    link: _Link,
+    passage: Passage,
+    secrets: Secrets,
+    crossing: Crossing,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+) -> tuple[Headers, Proof] | None:
+    target = target_of(scope)
+    signed, proof = secrets.sign(passage, str(scope.get("method", "GET")), target)
+    if scope["type"] == "websocket":
+        said = await sockets.pass_on(link.address, link.tls, crossing, scope, target, signed, proof, receive, send)
+    else:
+        said = await requests.pass_on(link.client, crossing, scope, target, signed, proof, receive, send, link.limits)
+    return None if said is None else (said, proof)
+
+
+def _passage_of(peer: Peer, session_id: str, scope: Scope) -> Passage:
+    client = scope.get("client")
+    where = (str(client[0]), int(client[1])) if client else None
+    return _passage(peer.name, session_id, str(scope.get("scheme", "http")), where)
+
+
+def _passage(owner: str, session_id: str, scheme: str, client: tuple[str, int] | None) -> Passage:
+    expires = int(time.time()) + VALID_SECONDS
+    return Passage(owner=owner, session_id=session_id, scheme=scheme, client=client, expires=expires)
+
+
+def _is_absent(error: Exception) -> bool:
+    """Return whether no process listens at an address: each of its addresses refuses the connection."""
+    cause = error.__cause__ if isinstance(error, CannotConnect) else error
+    if not isinstance(cause, OSError):
+        return False
+    if cause.errno is not None:
+        return cause.errno in _ABSENT
+    numbers = _NUMBER.findall(str(cause))  # asyncio says in words what each of several addresses has answered
+    return bool(numbers) and all(int(number) in _ABSENT for number in numbers)

@@ -1,0 +1,189 @@
+"""A process among its peers: it finds the owner of a session by the hint in the id, and passes exchanges on to it.
+
+A directory says which processes there are. `Peers` says how they work together, and is the same for every directory.
+
+    where the owner of a session is          what the client gets
+    ─────────────────────────────────        ─────────────────────────────────────────────────────────
+    in the directory, has the session        the owner's answer
+    in the directory, has it no more         as for an unknown id, after one more look at the directory
+    not in the directory, or refuses         as for an unknown id, after one more look at the directory
+    alive, but silent or out of reach        503 with Retry-After
+"""
+
+import asyncio
+import os
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol
+
+import anyio
+
+from otel_sessions._core.config import check_seconds
+from otel_sessions._core.exceptions import ConfigError
+from otel_sessions._core.forks import forks
+from otel_sessions._core.ids import hint_in
+from otel_sessions._engine.owners import Peer
+from otel_sessions.asgi import Receive, Send
+from otel_sessions.asgi._elsewhere import Serve
+from otel_sessions.matchers import Scope
+
+from . import taking
+from .addresses import check_name, is_name, random_name
+from .files import Watched
+from .signing import Secrets
+
+if TYPE_CHECKING:
+    from .links import Links
+
+Secret = str | bytes | os.PathLike[str] | Sequence[str | bytes]
+"""One secret, several secrets, or the path of a file with one secret a line. The first secret signs."""
+
+_NEEDS_EXTRA: Final = "peers need the extra `fleet`: pip install 'otel-sessions[fleet]' ({})"
+
+
+class Ask(Protocol):
+    """Asks who takes requests at an address. Returns the name of a process of the fleet, or None."""
+
+    async def __call__(self, address: str) -> str | None: ...
+
+
+class Directory(Protocol):
+    """Which processes there are, and where. Asked on the manager's loop only."""
+
+    def open(self, ask: Ask) -> None:
+        """Begin with a run of the manager."""
+
+    def close(self) -> None:
+        """End with the run. May be called again."""
+
+    async def find(self, name: str) -> Peer | None:
+        """Return the process of this name, from what is known. Raises `PeerUnavailable` if that cannot be said now."""
+
+    async def find_again(self, name: str) -> Peer | None:
+        """Return the process of this name, from a fresh look, since the last answer led to a wrong process."""
+
+
+class Peers:
+    """This process and its peers. A manager takes it as its `fleet`, and it belongs to this one manager.
+
+    `name` is the name of this process, or a random name if it is None. `secret` is shared by all processes.
+    `patience` is in seconds: a peer must take a connection, or give a sign of life, within this time. `tls` is the
+    context for addresses with `https`; by default the certificates of the system count.
+
+    Raises `ConfigError` if an argument is wrong.
+    """
+
+    needs_hints = True
+
+    def __init__(
+        self,
+        directory: Directory,
+        *,
+        name: str | None,
+        secret: Secret,
+        patience: float = 5.0,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._directory = directory
+        self._given_name = None if name is None else check_name(name)
+        self._name = self._given_name or random_name()
+        self._secrets = _secrets(secret)
+        self._patience = check_seconds("patience", patience)
+        self._tls = tls
+        self._links: Links | None = None
+        forks.add(self)
+
+    @property
+    def name(self) -> str:
+        """The name of this process. A random name is new in a forked process."""
+        return self._name
+
+    def start_anew_after_fork(self) -> None:
+        """Take a new name, unless a name was given: the old name belongs to the parent process."""
+        self._name = self._given_name or random_name()
+        self._links = None
+
+    # The run of the manager
+
+    def enter(self) -> None:
+        """Begin with a run of the manager.
+
+        Raises `ConfigError` on trio, without the packages of the extra `fleet`, and if another manager runs with it.
+        """
+        if self._links is not None:
+            raise ConfigError("a fleet belongs to one manager; make another StaticPeers for another manager")
+        if anyio.get_cancelled_exc_class() is not asyncio.CancelledError:
+            raise ConfigError("a manager with a fleet runs on asyncio only, not on trio")
+        try:
+            from .links import Links
+        except ModuleNotFoundError as error:
+            raise ConfigError(_NEEDS_EXTRA.format(error)) from error
+        self._links = Links(self._patience, self._tls)
+        self._directory.open(self._ask)
+
+    def leave(self) -> None:
+        links, self._links = self._links, None
+        if links is not None:
+            self._directory.close()
+            links.close()
+
+    async def wait_quiet(self) -> None:
+        if self._links is not None:
+            await self._links.wait_quiet()
+
+    # Passing on
+
+    async def locate(self, session_id: str) -> Peer | None:
+        """Return the other process that the hint of an id names, or None if it names no process of the fleet."""
+        return await self._find(session_id, self._directory.find)
+
+    async def locate_again(self, session_id: str, wrong: Peer) -> Peer | None:
+        """Return another process than `wrong`, from a fresh look, or None."""
+        found = await self._find(session_id, self._directory.find_again)
+        return None if found == wrong else found
+
+    async def _find(self, session_id: str, find: Callable[[str], Awaitable[Peer | None]]) -> Peer | None:
+        name = hint_in(session_id)
+        return await find(name) if name is not None and name != self._name and is_name(name) else None
+
+    async def forward(self, peer: Peer, session_id: str, scope: Scope, receive: Receive, send: Send) -> bool:
+        """Pass an exchange on to `peer`, and its answer back.
+
+        Return False, and send nothing, if the session is not there. Raises `PeerUnavailable` if the peer does not
+        answer. Nothing was sent then, or the answer stays incomplete.
+        """
+        assert self._links is not None
+        return await self._links.pass_on(peer, session_id, self._current_secrets(), scope, receive, send)
+
+    # Taking
+
+    def is_forwarded(self, scope: Scope) -> bool:
+        return taking.is_forwarded(scope)
+
+    async def take(self, scope: Scope, receive: Receive, send: Send, serve: Serve) -> None:
+        """Serve an exchange that a peer has passed on. Refuse it with 403 if no peer has signed it.
+
+        If the session is not here, the answer is 421, and the peer looks elsewhere.
+        """
+        await taking.take(self._name, self._current_secrets(), time.time(), scope, receive, send, serve)
+
+    async def _ask(self, address: str) -> str | None:
+        return None if self._links is None else await self._links.ask(address, self._current_secrets())
+
+    def _current_secrets(self) -> Secrets:
+        if isinstance(self._secrets, Secrets):
+            return self._secrets
+        return self._secrets.current(time.monotonic())
+
+
+def _secrets(secret: Secret) -> Secrets | Watched[Secrets]:
+    if isinstance(secret, os.PathLike):
+        return Watched(Path(secret), _read_secrets)
+    several = [secret] if isinstance(secret, (str, bytes)) else secret
+    return Secrets(one.encode() if isinstance(one, str) else one for one in several)
+
+
+def _read_secrets(text: str) -> Secrets:
+    return Secrets(line.strip().encode() for line in text.splitlines() if line.strip())

@@ -1,0 +1,143 @@
+"""Passes one HTTP request on to a peer, and the answer back, part by part. asyncio only.
+
+The request keeps its target and its headers, but for the headers about one connection. The peer says in its answer
+whether it is the owner. What anybody else says is not passed back.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Final
+
+from otel_sessions._http.client import Call, CallLimits, Client
+from otel_sessions._http.hops import end_to_end
+from otel_sessions.asgi import Message, Receive, Send
+from otel_sessions.matchers import Headers, Scope, header, pairs_of
+
+from .crossings import Crossing, Why
+from .signing import HEADER, Proof, Word
+
+_HTTP_1: Final = "1"
+
+
+class Gone(Exception):
+    """The client has left."""
+
+
+async def pass_on(
+    client: Client,
+    crossing: Crossing,
+    scope: Scope,
+    target: bytes,
+    signed: bytes,
+    proof: Proof,
+    receive: Receive,
+    send: Send,
+    limits: CallLimits,
+) -> Headers | None:
+    """Pass a request on. Return None when the owner's answer was passed back, else the headers of another answer.
+
+    Raises `UpstreamError`, also if the answer stays incomplete, `Gone` if the client has left, and what `receive` and
+    `send` raise.
+    """
+    body = _Body(receive)
+    headers = [*towards_peer(pairs_of(scope)), (HEADER, signed)]
+    first = await body.first() if _has_body(scope) else None
+    whole = first if body.is_read else body.parts()
+    method = str(scope["method"]).encode("latin-1")
+    with client.call(method, target, headers, whole, limits=limits) as call:
+        crossing.when_ended(call.close)
+        watching = asyncio.create_task(body.watch(crossing))
+        try:
+            head = await call.head()
+            said = proof.said_in(head.headers)
+            if said is None or said[0] is not Word.OWNER:
+                return head.headers
+            await send({"type": "http.response.start", "status": head.status, "headers": towards_client(head.headers)})
+            await _pass_back(call, send)
+            return None
+        finally:
+            call.close()
+            watching.cancel()
+            await body.rest()
+
+
+def towards_peer(headers: Headers) -> list[tuple[bytes, bytes]]:
+    return [pair for pair in end_to_end(headers) if pair[0] != HEADER]
+
+
+def towards_client(headers: Headers) -> list[tuple[bytes, bytes]]:
+    return [pair for pair in end_to_end([(name.lower(), value) for name, value in headers]) if pair[0] != HEADER]
+
+
+async def _pass_back(call: Call, send: Send) -> None:
+    more = True
+    while more:
+        part = await call.read(None)  # the watch over the peer ends a call that stands still
+        more = not call.is_over
+        await send({"type": "http.response.body", "body": part, "more_body": more})
+
+
+def _has_body(scope: Scope) -> bool:
+    """Return whether a request may have a body. In HTTP/2 and later a body needs no header."""
+    if not str(scope.get("http_version", _HTTP_1)).startswith(_HTTP_1):
+        return True
+    return header(scope, b"transfer-encoding") is not None or (header(scope, b"content-length") or "0") != "0"
+
+
+class _Body:
+    """The body of a request. One task reads at a time, and `rest` waits until it does not read any more."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._first = b""
+        self.is_read = True
+        """Whether nothing of the body is left to be read."""
+        self._at_rest = asyncio.Event()
+        self._at_rest.set()
+        self._whole = asyncio.Event()
+        self._whole.set()
+
+    async def first(self) -> bytes:
+        """Read the first part of the body, and return it. Raises `Gone`."""
+        self.is_read = False
+        self._first = await self._next()
+        if not self.is_read:
+            self._whole.clear()
+        return self._first
+
+    async def parts(self) -> AsyncIterator[bytes]:
+        """Yield the body, the first part again. Raises `Gone`."""
+        part = self._first
+        while True:
+            if part:
+                yield part
+            if self.is_read:
+                break
+            part = await self._next()
+        self._whole.set()
+
+    async def watch(self, crossing: Crossing) -> None:
+        """Wait until the body is read and the client has left, and end the exchange then."""
+        await self._whole.wait()
+        while (await self._message())["type"] == "http.request":
+            pass
+        crossing.end(Why.LEFT)
+
+    async def rest(self) -> None:
+        """Wait until a task that was cancelled does not read any more."""
+        await self._at_rest.wait()
+
+    async def _next(self) -> bytes:
+        message = await self._message()
+        if message["type"] == "http.disconnect":
+            raise Gone
+        self.is_read = not message.get("more_body", False)
+        return bytes(message.get("body") or b"")
+
+    async def _message(self) -> Message:
+        self._at_rest.clear()
+        try:
+            message: Message = await self._receive()
+        finally:
+            self._at_rest.set()
+        return message

@@ -1,0 +1,134 @@
+"""What a process says when it passes an exchange on, signed with the secret of the fleet. Pure.
+
+The signature covers all that decides what happens at the other process: the method, the target, the session, the
+client, and for which process the exchange is meant. It does not cover the other headers and the body: use TLS between
+the processes where others can read or change what they send. The answer is signed, too, for exactly this request. So no
+other service at a peer's address is taken for a peer.
+"""
+
+import hmac
+import json
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass
+from enum import StrEnum
+from typing import Final
+
+from otel_sessions._core.exceptions import ConfigError
+from otel_sessions.matchers import Headers
+
+HEADER: Final = b"otel-sessions-fleet"
+"""The header of a forwarded request, and of its answer. No client and no app may send it."""
+ANYONE: Final = ""
+"""In place of the owner's name: the question who takes requests at an address."""
+VALID_SECONDS: Final = 60
+"""How long a signature is valid. The clocks of two processes may differ by less."""
+_LEAST_BYTES: Final = 16
+
+
+class Word(StrEnum):
+    """What a process says of itself in the header of its answer."""
+
+    OWNER = "owner"
+    """The answer is the answer of the session's owner."""
+    NOT_OWNER = "not-owner"
+    """The process has another name, or does not have the session."""
+    PEER = "peer"
+    """The answer to a question for the name of the process. The name follows."""
+
+
+REFUSED: Final = b"refused"
+"""What a process says that does not accept a signature. It is not signed: the two processes share no secret."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Passage:
+    """One exchange on its way from one process to another.
+
+    `owner` is the process that it is meant for. `epoch` is the number of the owner's membership, 0 where there is no
+    such number. `hop` counts the times that the exchange was passed on. `expires` is in seconds since 1970.
+    """
+
+    owner: str
+    session_id: str
+    scheme: str
+    client: tuple[str, int] | None
+    expires: int
+    epoch: int = 0
+    hop: int = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Proof:
+    """The signature of one request. It signs the answer to this request, and knows the signed answer."""
+
+    key: bytes
+    mac: bytes
+
+    def answer(self, word: Word, name: str = "") -> bytes:
+        """Return the header of an answer."""
+        said = f"{word} {name}".encode()
+        return said + b" " + _mac(self.key, b"answer", said, self.mac)
+
+    def said_in(self, headers: Headers) -> tuple[Word, str] | None:
+        """Return what the header of an answer says, or None if no process of the fleet has signed the answer."""
+        values = [value for name, value in headers if name.lower() == HEADER]
+        said, _, mac = (values[0] if len(values) == 1 else b"").rpartition(b" ")
+        if not hmac.compare_digest(mac, _mac(self.key, b"answer", said, self.mac)):
+            return None
+        word, _, name = said.decode().partition(" ")
+        return Word(word), name
+
+
+class Secrets:
+    """The secrets of a fleet: the first one signs, all of them are accepted. So a secret can be replaced step by step.
+
+    Raises `ConfigError` if there is no secret, or a secret has fewer than 16 bytes.
+    """
+
+    def __init__(self, secrets: Iterable[bytes]) -> None:
+        self._keys: Final[Sequence[bytes]] = tuple(secrets)
+        if not self._keys or min(map(len, self._keys)) < _LEAST_BYTES:
+            raise ConfigError(f"secret takes one or more secrets of at least {_LEAST_BYTES} bytes each")
+
+    def sign(self, passage: Passage, method: str, target: bytes) -> tuple[bytes, Proof]:
+        """Return the header of a forwarded request, and the proof that its answer must have."""
+        payload = urlsafe_b64encode(json.dumps(astuple(passage), separators=(",", ":")).encode())
+        proof = _proof(self._keys[0], payload, method, target)
+        return payload + b"." + proof.mac, proof
+
+    def check(self, value: bytes, method: str, target: bytes, now: float) -> tuple[Passage, Proof] | None:
+        """Return what a header says, or None if it is not signed or not valid any more. `now` is in seconds since 1970.
+
+        Only exchanges that were passed on once are accepted, so no exchange goes round.
+        """
+        payload, _, mac = value.partition(b".")
+        for key in self._keys:
+            proof = _proof(key, payload, method, target)
+            if hmac.compare_digest(proof.mac, mac):
+                passage = _passage(payload)
+                return (passage, proof) if passage.hop == 1 and now <= passage.expires else None
+        return None
+
+
+def _passage(payload: bytes) -> Passage:
+    owner, session_id, scheme, client, expires, epoch, hop = json.loads(urlsafe_b64decode(payload))
+    return Passage(
+        owner=owner,
+        session_id=session_id,
+        scheme=scheme,
+        client=None if client is None else (client[0], client[1]),
+        expires=expires,
+        epoch=epoch,
+        hop=hop,
+    )
+
+
+def _proof(key: bytes, payload: bytes, method: str, target: bytes) -> Proof:
+    return Proof(key=key, mac=_mac(key, b"request", method.encode("utf-8", "surrogateescape"), target, payload))
+
+
+def _mac(key: bytes, *parts: bytes) -> bytes:
+    """Return the signature of several parts. No two lists of parts have the same bytes: each begins with its length."""
+    framed = b"".join(b"%d:%b" % (len(part), part) for part in parts)
+    return hmac.digest(key, framed, "sha256").hex().encode()

@@ -1,0 +1,23 @@
+"""The target of a request as its client wrote it. Pure."""
+
+from typing import Final, cast
+from urllib.parse import quote
+
+from otel_sessions.matchers import Scope
+
+_AS_WRITTEN: Final = "otel_sessions.proxy.target"
+"""Where the proxy's scopes have the target."""
+_SAFE: Final = "/%:@!$&'()*+,;=-._~"
+"""What a path may hold as it is (RFC 3986, section 3.3)."""
+
+
+def target_of(scope: Scope) -> bytes:
+    """Return the path and the query of a request, without the prefix that the server itself adds (`--root-path`)."""
+    if _AS_WRITTEN in scope:
+        return cast("bytes", scope[_AS_WRITTEN])
+    path = cast("bytes | None", scope.get("raw_path")) or quote(str(scope["path"]), safe=_SAFE).encode("ascii")
+    root = str(scope.get("app_root_path", scope.get("root_path")) or "").rstrip("/").encode()
+    if root and path.startswith(root + b"/"):
+        path = path[len(root) :]
+    query = cast("bytes", scope.get("query_string") or b"")
+    return path + (b"?" + query if query else b"")
