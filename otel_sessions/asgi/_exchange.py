@@ -86,9 +86,10 @@ class Exchange:
         The app still gets all parts that were read. If the client has left, the result is False.
         """
         start, complete, next_look = b"", False, _FIRST_LOOK
-        looked_at = self._looked_at = []
+        before, looked_at = self._looked_at or [], list[Message]()
+        self._looked_at = looked_at
         while not complete and len(start) < MOST_LOOKED_AT and len(looked_at) < _MOST_PARTS:
-            message: Message = await self._receive()
+            message: Message = before.pop(0) if before else await self._receive()
             looked_at.append(message)
             if message["type"] != "http.request":
                 return False

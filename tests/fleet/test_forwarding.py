@@ -1,43 +1,456 @@
 """Requests that arrive at another process than the owner of their session, over real sockets."""
 
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
-from otel_sessions import Here, Peer
-from otel_sessions.asgi import SESSION, Receive, Send
-from otel_sessions.matchers import HeaderMatcher
+from otel_sessions import Here, Peer, SessionManager
+from otel_sessions.asgi import SESSION, ASGIApp, Receive, Send
+from otel_sessions.matchers import CookieMatcher, HeaderMatcher, McpMatcher
+from tests.exchanges import INITIALIZE
+from tests.waiting import PATIENCE
 
-from .apps import fleet_of
+from .apps import HOST, Process, fleet_of, free_socket, served, url_of
 
-pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
 
 
-def counting(name: str) -> Any:
-    """An app that says which process it is, and how many messages the session has had."""
+async def body_of(receive: Receive) -> bytes:
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body += message["body"]
+        more = message.get("more_body", False)
+    return body
+
+
+async def answer(send: Send, body: bytes, status: int = 200, *headers: tuple[bytes, bytes]) -> None:
+    named = [(b"content-length", b"%d" % len(body)), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": named})
+    await send({"type": "http.response.body", "body": body})
+
+
+def telling(name: str) -> ASGIApp:
+    """An app that says all that it sees of a request."""
 
     async def app(scope: Any, receive: Receive, send: Send) -> None:
         session = scope[SESSION]
-        count = None if session is None else session.metadata.message_count
-        body = f"{name} {count}".encode()
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
-        await send({"type": "http.response.body", "body": body})
+        said = {
+            "process": name,
+            "count": None if session is None else session.metadata.message_count,
+            "method": scope["method"],
+            "target": (scope["raw_path"] + b"?" + scope["query_string"]).decode("latin-1"),
+            "headers": [[key.decode("latin-1"), value.decode("latin-1")] for key, value in scope["headers"]],
+            "client": list(scope["client"]),
+            "scheme": scope["scheme"],
+            "body": (await body_of(receive)).decode("latin-1"),
+        }
+        await answer(send, json.dumps(said).encode(), 200, (b"x-app", b"yes"), (b"otel-sessions-fleet", b"owner x"))
 
     return app
 
 
+async def opened(process: Process) -> str:
+    """Open a session in a process, and return its id."""
+    return str((await process.http.get("/")).headers["x-session-id"])
+
+
+async def asked(process: Process, session_id: str, **settings: Any) -> httpx2.Response:
+    headers = {"x-session-id": session_id, **settings.pop("headers", {})}
+    return await process.http.request(
+        settings.pop("method", "GET"), settings.pop("path", "/"), headers=headers, **settings
+    )
+
+
 async def test_a_request_at_the_wrong_process_is_answered_by_the_owner_of_its_session() -> None:
-    async with fleet_of(counting, HeaderMatcher) as fleet:
-        opened = await fleet["w1"].http.get("/")
-        session_id = opened.headers["x-session-id"]
+    async with fleet_of(telling, HeaderMatcher) as fleet:
+        session_id = await opened(fleet["w1"])
         assert session_id.startswith("w1.")
-        answer = await fleet["w2"].http.get("/", headers={"x-session-id": session_id})
-        assert answer.text == "w1 2"
+        got = await asked(fleet["w2"], session_id)
+        assert (got.json()["process"], got.json()["count"]) == ("w1", 2)
         assert len(fleet["w2"].manager) == 0
         assert await fleet["w1"].manager.locate(session_id) == Here()
         assert await fleet["w2"].manager.locate(session_id) == Peer(name="w1", address=fleet["w1"].url)
+
+
+async def test_the_owner_sees_the_request_as_its_client_sent_it() -> None:
+    async with fleet_of(telling, HeaderMatcher) as fleet:
+        session_id = await opened(fleet["w1"])
+        headers = {"x-one": "1", "connection": "x-hop", "x-hop": "2", "host": "example.com", "te": "trailers"}
+        got = await asked(
+            fleet["w2"], session_id, method="PUT", path="/a%2Fb/%7e?q=1&q=%20", headers=headers, content=b"body"
+        )
+        direct = await asked(
+            fleet["w1"], session_id, method="PUT", path="/a%2Fb/%7e?q=1&q=%20", headers=headers, content=b"body"
+        )
+        theirs, own = got.json(), direct.json()
+        assert (theirs["method"], theirs["target"], theirs["body"]) == ("PUT", "/a%2Fb/%7e?q=1&q=%20", "body")
+        assert theirs["client"][0] == HOST
+        assert theirs["client"][1] != own["client"][1]
+        hop = ("connection", "x-hop", "te")
+        assert theirs["headers"] == [pair for pair in own["headers"] if pair[0] not in hop]
+        assert got.headers["x-app"] == "yes"
+        assert "otel-sessions-fleet" not in got.headers
+
+
+@pytest.mark.parametrize("size", [0, 1, 100_000, 3_000_000])
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_body_of_any_size_reaches_the_owner_whole(size: int, chunked: bool) -> None:
+    async def parts() -> AsyncIterator[bytes]:
+        for start in range(0, size, 50_000):
+            yield b"x" * min(50_000, size - start)
+
+    async with fleet_of(telling, HeaderMatcher) as fleet:
+        session_id = await opened(fleet["w1"])
+        content = parts() if chunked else b"x" * size
+        got = await asked(fleet["w2"], session_id, method="POST", content=content)
+        assert got.json()["body"] == "x" * size
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "HEAD", "DELETE", "OPTIONS", "PATCH"])
+async def test_every_method_is_passed_on(method: str) -> None:
+    async with fleet_of(telling, HeaderMatcher) as fleet:
+        session_id = await opened(fleet["w1"])
+        got = await asked(fleet["w2"], session_id, method=method)
+        assert got.status_code == 200
+        assert got.headers["x-app"] == "yes"
+
+
+async def test_an_event_stream_comes_part_by_part_and_holds_its_session_at_the_owner() -> None:
+    go_on = asyncio.Event()
+
+    def streaming(name: str) -> ASGIApp:
+        async def app(scope: Any, receive: Receive, send: Send) -> None:
+            await send(
+                {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]}
+            )
+            await send({"type": "http.response.body", "body": b"data: 1\n\n", "more_body": True})
+            if scope["path"] == "/stream":
+                await go_on.wait()
+            await send({"type": "http.response.body", "body": b"data: 2\n\n"})
+
+        return app
+
+    async with fleet_of(streaming, HeaderMatcher) as fleet:
+        session_id = await opened(fleet["w1"])
+        async with fleet["w2"].http.stream("GET", "/stream", headers={"x-session-id": session_id}) as got:
+            parts = got.aiter_raw()
+            assert await anext(parts) == b"data: 1\n\n"
+            assert fleet["w1"].manager.get_metrics().leased == 1
+            go_on.set()
+            assert await anext(parts) == b"data: 2\n\n"
+            assert [part async for part in parts] == []
+
+
+async def test_a_client_that_leaves_takes_its_request_at_the_owner_with_it() -> None:
+    reached, left = asyncio.Event(), asyncio.Event()
+
+    def waiting(name: str) -> ASGIApp:
+        async def app(scope: Any, receive: Receive, send: Send) -> None:
+            if scope["path"] == "/wait":
+                reached.set()
+                await body_of(receive)
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+                left.set()
+            await answer(send, b"")
+
+        return app
+
+    async with fleet_of(waiting, HeaderMatcher) as fleet:
+        session_id = await opened(fleet["w1"])
+        for content in (None, b"x"):
+            reached.clear()
+            left.clear()
+            asking = asyncio.create_task(asked(fleet["w2"], session_id, path="/wait", method="POST", content=content))
+            await reached.wait()
+            asking.cancel()
+            await left.wait()
+
+
+async def test_cookies_are_hinted_and_forwarded() -> None:
+    async with fleet_of(telling, CookieMatcher) as fleet:
+        cookie = (await fleet["w1"].http.get("/")).headers["set-cookie"].partition(";")[0]
+        assert cookie.startswith("otel-session=w1.")
+        got = await fleet["w2"].http.get("/", headers={"cookie": cookie})
+        assert (got.json()["process"], got.json()["count"]) == ("w1", 2)
+        assert "set-cookie" not in got.headers
+
+
+@pytest.mark.parametrize("size", [10, 1_000_000])
+async def test_a_cookie_that_its_owner_does_not_know_is_replaced_where_it_came(size: int) -> None:
+    """A body that is too large to be given again makes the request a 404."""
+    async with fleet_of(telling, CookieMatcher) as fleet:
+        got = await fleet["w2"].http.post("/", headers={"cookie": "otel-session=w1.forged"}, content=b"x" * size)
+        if got.status_code == 200:
+            assert (got.json()["process"], got.json()["count"]) == ("w2", 1)
+            assert got.json()["body"] == "x" * size
+            assert got.headers["set-cookie"].startswith("otel-session=w2.")
+        else:
+            assert size > 65536
+            assert got.status_code == 404
+
+
+async def test_of_several_cookies_one_that_another_process_knows_wins() -> None:
+    async with fleet_of(telling, CookieMatcher, ("w1", "w2", "w3")) as fleet:
+        cookie = (await fleet["w3"].http.get("/")).headers["set-cookie"].partition(";")[0]
+        both = f"otel-session=w1.forged; {cookie}"
+        assert (await fleet["w2"].http.get("/", headers={"cookie": both})).json()["process"] == "w3"
+
+
+@pytest.mark.parametrize("forged", ["w1.x", "w3.x", "w2.x", "x", ".x", "w1.", "W1.x"])
+async def test_a_forged_hint_leads_to_nothing(forged: str) -> None:
+    async with fleet_of(telling, HeaderMatcher) as fleet:
+        assert (await asked(fleet["w2"], forged)).status_code == 404
+        assert len(fleet["w1"].manager) == len(fleet["w2"].manager) == 0
+
+
+async def test_a_session_that_has_ended_at_its_owner_is_404_elsewhere() -> None:
+    async with fleet_of(telling, HeaderMatcher) as fleet:
+        session_id = await opened(fleet["w1"])
+        await fleet["w1"].manager.close_session(session_id)
+        assert (await asked(fleet["w2"], session_id)).status_code == 404
+
+
+async def test_an_owner_that_is_gone_is_404() -> None:
+    with free_socket() as nobody:
+        async with fleet_of(telling, HeaderMatcher, addresses={"w1": url_of(nobody)}) as fleet:
+            session_id = await opened(fleet["w1"])
+            assert (await asked(fleet["w2"], session_id)).status_code == 404
+
+
+@pytest.mark.parametrize("address", ["http://localhost:{port}", "unix:{folder}/absent"])
+async def test_an_owner_whose_every_address_refuses_is_404(address: str, tmp_path: Path) -> None:
+    with free_socket() as nobody:
+        named = address.format(port=nobody.getsockname()[1], folder=tmp_path)
+        async with fleet_of(telling, HeaderMatcher, addresses={"w1": named}) as fleet:
+            assert (await asked(fleet["w2"], await opened(fleet["w1"]))).status_code == 404
+
+
+async def test_an_owner_that_takes_connections_but_says_nothing_is_503() -> None:
+    with free_socket() as silent:
+        silent.listen()
+        async with fleet_of(telling, HeaderMatcher, addresses={"w1": url_of(silent)}, patience=0.05) as fleet:
+            got = await asked(fleet["w2"], await opened(fleet["w1"]))
+            assert (got.status_code, got.headers["retry-after"]) == (503, "1")
+
+
+async def test_an_owner_that_gives_a_sign_of_life_may_take_its_time() -> None:
+    asked_again = asyncio.Event()
+
+    def slow(name: str) -> ASGIApp:
+        async def app(scope: Any, receive: Receive, send: Send) -> None:
+            if scope["path"] == "/slow":
+                await asked_again.wait()
+            await answer(send, name.encode())
+
+        return app
+
+    async with fleet_of(slow, HeaderMatcher, patience=0.05) as fleet:
+        session_id = await opened(fleet["w1"])
+        asking = asyncio.create_task(asked(fleet["w2"], session_id, path="/slow"))
+        await asyncio.sleep(0.3)
+        assert not asking.done()
+        asked_again.set()
+        assert (await asking).text == "w1"
+
+
+async def test_an_owner_that_breaks_off_before_it_answers_is_503() -> None:
+    async def break_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(break_off, HOST, 0)
+    async with server:
+        url = f"http://{HOST}:{server.sockets[0].getsockname()[1]}"
+        async with fleet_of(telling, HeaderMatcher, addresses={"w1": url}) as fleet:
+            got = await asked(fleet["w2"], await opened(fleet["w1"]), method="POST", content=b"x")
+            assert got.status_code == 503
+
+
+async def test_an_owner_that_breaks_off_amid_its_answer_leaves_the_answer_incomplete() -> None:
+    def breaking(name: str) -> ASGIApp:
+        async def app(scope: Any, receive: Receive, send: Send) -> None:
+            length = [(b"content-length", b"10")] if scope["path"] == "/break" else []
+            await send({"type": "http.response.start", "status": 200, "headers": length})
+            await send({"type": "http.response.body", "body": b"half", "more_body": scope["path"] == "/break"})
+
+        return app
+
+    async with fleet_of(breaking, HeaderMatcher) as fleet:
+        session_id = await opened(fleet["w1"])
+        with pytest.raises(httpx2.RemoteProtocolError):
+            await asked(fleet["w2"], session_id, path="/break")
+
+
+async def test_another_service_at_the_address_of_the_owner_is_no_owner(caplog: pytest.LogCaptureFixture) -> None:
+    async def other(scope: Any, receive: Receive, send: Send) -> None:
+        headers = ((b"otel-sessions-fleet", b"owner "),) if scope["path"] == "/lie" else ()
+        await answer(send, b"something else", 200, *headers)
+
+    async with served(other, free_socket()) as url, fleet_of(telling, HeaderMatcher, addresses={"w1": url}) as fleet:
+        session_id = await opened(fleet["w1"])
+        for path in ("/", "/lie"):
+            assert (await asked(fleet["w2"], session_id, path=path)).status_code == 404
+        said = [record.getMessage() for record in caplog.records if record.name == "otel_sessions"]
+        assert said == [f"the process w1 at {url} is no process of the fleet"]
+
+
+async def test_an_owner_under_another_name_is_no_owner() -> None:
+    async with fleet_of(telling, HeaderMatcher, ("w1", "w2", "w3")) as fleet:
+        session_id = await opened(fleet["w1"])
+        listed = fleet["w2"].fleet._directory._peers  # type: ignore[attr-defined]
+        listed["w1"] = Peer(name="w1", address=fleet["w3"].url)
+        assert (await asked(fleet["w2"], session_id)).status_code == 404
+
+
+async def test_an_owner_that_has_moved_is_found_by_a_fresh_look(tmp_path: Path) -> None:
+    """The list in the file changes after it was read; the body is sent again."""
+    from .test_files import replace
+
+    file = tmp_path / "peers"
+    async with fleet_of(telling, HeaderMatcher) as fleet:
+        session_id = await opened(fleet["w1"])
+        with free_socket() as nobody:
+            file.write_text(f"w1={url_of(nobody)}\nw9=http://{HOST}\n")
+            from otel_sessions.asgi import SessionLeaseMiddleware
+            from otel_sessions.fleet import StaticPeers
+
+            peers = StaticPeers(file, name="w9", secret="a secret of the whole fleet")
+            manager: SessionManager[Any] = SessionManager(fleet=peers)
+            app = SessionLeaseMiddleware(telling("w9"), manager, HeaderMatcher())
+            async with manager, served(app, free_socket()) as url:
+                await peers.locate("w1.x")
+                replace(file, f"w1={fleet['w1'].url}\nw9=http://{HOST}\n")
+                async with httpx2.AsyncClient(base_url=url, trust_env=False, timeout=PATIENCE) as http:
+                    got = await http.post("/", headers={"x-session-id": session_id}, content=b"body")
+                assert (got.json()["process"], got.json()["body"]) == ("w1", "body")
+
+
+@pytest.mark.parametrize("asks", ["w1", "w2"])
+async def test_another_secret_is_503_and_a_warning(asks: str, caplog: pytest.LogCaptureFixture) -> None:
+    secrets = {"w1": "the secret of the process w1", "w2": "the secret of the process w2"}
+    async with fleet_of(telling, HeaderMatcher, secrets=secrets) as fleet:
+        owner = "w2" if asks == "w1" else "w1"
+        session_id = await opened(fleet[owner])
+        for _ in range(2):
+            got = await asked(fleet[asks], session_id)
+            assert got.status_code == 503
+            assert int(got.headers["retry-after"]) > 0
+        warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert len(warnings) == 1
+        assert "its secret or its clock differs" in warnings[0]
+
+
+async def test_secrets_are_replaced_step_by_step_without_a_lost_request(tmp_path: Path) -> None:
+    from .test_files import replace
+
+    old, new = "the old secret of the fleet", "the new secret of the fleet"
+    files = {name: tmp_path / name for name in ("w1", "w2")}
+    for file in files.values():
+        file.write_text(old)
+    async with fleet_of(telling, HeaderMatcher, secrets=files) as fleet:
+        session_id = await opened(fleet["w1"])
+        for step in (f"{old}\n{new}\n", f"{new}\n\n{old}", new):
+            for name in ("w2", "w1"):
+                replace(files[name], step)
+                fleet[name].fleet._secrets.latest()  # type: ignore[union-attr]
+                assert (await asked(fleet["w2"], session_id)).json()["process"] == "w1"
+
+
+async def test_the_answer_of_an_app_that_is_421_passes_as_it_is() -> None:
+    def misdirecting(name: str) -> ASGIApp:
+        async def app(scope: Any, receive: Receive, send: Send) -> None:
+            status = 421 if scope["path"] == "/421" else 200
+            await answer(send, name.encode(), status, (b"otel-sessions-fleet", b"not-owner"))
+
+        return app
+
+    async with fleet_of(misdirecting, HeaderMatcher) as fleet:
+        got = await asked(fleet["w2"], await opened(fleet["w1"]), path="/421")
+        assert (got.status_code, got.text) == (421, "w1")
+
+
+def mcp(name: str) -> ASGIApp:
+    """An app that makes ids, the same ones in each process."""
+    made: list[str] = []
+
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        named = [value.decode() for key, value in scope["headers"] if key == b"mcp-session-id"]
+        body = await body_of(receive)
+        if not named:
+            made.append(f"id-{len(made)}")
+        await answer(
+            send, f"{name} {named} {len(body)}".encode(), 200, (b"mcp-session-id", (named or made[-1:])[0].encode())
+        )
+
+    return app
+
+
+async def test_an_mcp_client_finds_its_session_from_any_process() -> None:
+    async with fleet_of(mcp, lambda: McpMatcher(hint=True), ("w1", "w2", "w3")) as fleet:
+        headers = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
+        ids = {}
+        for name, process in fleet.items():
+            first = await process.http.post("/mcp", content=INITIALIZE, headers=headers)
+            ids[name] = first.headers["mcp-session-id"]
+            assert ids[name] == f"{name}.id-0"
+        for owner, session_id in ids.items():
+            for process in fleet.values():
+                sent = {**headers, "mcp-session-id": session_id}
+                got = await process.http.post("/mcp", content=b'{"method":"tools/call"}', headers=sent)
+                assert got.text == f"{owner} ['id-0'] 23"
+                assert got.headers["mcp-session-id"] == session_id
+        ended = await fleet["w2"].http.delete("/mcp", headers={"mcp-session-id": ids["w1"]})
+        assert ended.status_code == 200
+        assert len(fleet["w1"].manager) == 0
+
+
+async def test_an_initialize_with_an_id_that_its_owner_has_lost_opens_where_it_came() -> None:
+    async with fleet_of(mcp, lambda: McpMatcher(hint=True)) as fleet:
+        headers = {"content-type": "application/json", "mcp-session-id": "w1.lost"}
+        got = await fleet["w2"].http.post("/mcp", content=INITIALIZE, headers=headers)
+        assert got.headers["mcp-session-id"] == "w2.id-0"
+        assert got.text == f"w2 [] {len(INITIALIZE)}"
+
+
+async def test_the_owner_says_whose_session_it_is() -> None:
+    def client(scope: Any) -> str | None:
+        named = [value.decode() for key, value in scope["headers"] if key == b"x-user"]
+        return named[0] if named else None
+
+    async with fleet_of(telling, HeaderMatcher, client=client, private=True) as fleet:
+        opening = await fleet["w1"].http.get("/", headers={"x-user": "ada"})
+        session_id = opening.headers["x-session-id"]
+        assert (await asked(fleet["w2"], session_id, headers={"x-user": "ada"})).status_code == 200
+        assert (await asked(fleet["w2"], session_id, headers={"x-user": "bob"})).status_code == 404
+
+
+async def test_a_shutdown_waits_for_requests_that_are_being_forwarded_then_ends_them() -> None:
+    reached = asyncio.Event()
+
+    def waiting(name: str) -> ASGIApp:
+        async def app(scope: Any, receive: Receive, send: Send) -> None:
+            if scope["path"] == "/wait":
+                reached.set()
+                await asyncio.Event().wait()
+            await answer(send, b"")
+
+        return app
+
+    async with fleet_of(waiting, HeaderMatcher) as fleet:
+        session_id = await opened(fleet["w1"])
+        asking = asyncio.create_task(asked(fleet["w2"], session_id, path="/wait"))
+        await reached.wait()
+        fleet["w2"].manager._supervisor._config  # noqa: B018
+        shutting_down = asyncio.create_task(fleet["w2"].manager.shutdown())
+        await asyncio.sleep(0.05)
+        assert not shutting_down.done()
+        await fleet["w1"].manager.close_session(session_id)  # the owner's app is cancelled, and answers 404
+        assert (await asking).status_code == 404
+        await shutting_down
