@@ -85,12 +85,12 @@ class Exchange:
 
         The app still gets all parts that were read. If the client has left, the result is False.
         """
-        start, complete, next_look = b"", False, _FIRST_LOOK
-        before, looked_at = self._looked_at or [], list[Message]()
-        self._looked_at = looked_at
-        while not complete and len(start) < MOST_LOOKED_AT and len(looked_at) < _MOST_PARTS:
-            message: Message = before.pop(0) if before else await self._receive()
-            looked_at.append(message)
+        start, complete, next_look, parts = b"", False, _FIRST_LOOK, 0
+        looked_at = self._looked_at = self._looked_at or []
+        while not complete and len(start) < MOST_LOOKED_AT and parts < _MOST_PARTS:
+            if parts == len(looked_at):
+                looked_at.append(await self._receive())
+            message, parts = looked_at[parts], parts + 1
             if message["type"] != "http.request":
                 return False
             start += message.get("body", b"")[: MOST_LOOKED_AT + 1 - len(start)]

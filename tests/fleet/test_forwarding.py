@@ -447,10 +447,21 @@ async def test_a_shutdown_waits_for_requests_that_are_being_forwarded_then_ends_
         session_id = await opened(fleet["w1"])
         asking = asyncio.create_task(asked(fleet["w2"], session_id, path="/wait"))
         await reached.wait()
-        fleet["w2"].manager._supervisor._config  # noqa: B018
         shutting_down = asyncio.create_task(fleet["w2"].manager.shutdown())
         await asyncio.sleep(0.05)
         assert not shutting_down.done()
         await fleet["w1"].manager.close_session(session_id)  # the owner's app is cancelled, and answers 404
         assert (await asking).status_code == 404
         await shutting_down
+
+
+async def test_a_long_initialize_that_is_given_again_reaches_the_app_whole() -> None:
+    async def parts() -> AsyncIterator[bytes]:
+        yield INITIALIZE[:20]
+        yield INITIALIZE[20:]
+        yield b" " * 20_000
+
+    async with fleet_of(mcp, lambda: McpMatcher(hint=True)) as fleet:
+        headers = {"content-type": "application/json", "mcp-session-id": "w1.lost"}
+        got = await fleet["w2"].http.post("/mcp", content=parts(), headers=headers)
+        assert got.text == f"w2 [] {len(INITIALIZE) + 20_000}"
