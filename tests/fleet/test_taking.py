@@ -1,0 +1,191 @@
+"""What a process does with an exchange that says that another process has passed it on."""
+
+import time
+from typing import Any
+
+import pytest
+
+from otel_sessions import SessionManager
+from otel_sessions.asgi import SESSION, Receive, Send, SessionLeaseMiddleware
+from otel_sessions.fleet import StaticPeers
+from otel_sessions.fleet.signing import HEADER, Passage, Proof, Secrets, Word
+from otel_sessions.fleet.targets import target_of
+from otel_sessions.matchers import HeaderMatcher
+from tests.exchanges import Client, http
+
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
+SECRET = b"a secret of the whole fleet"
+
+
+class Process:
+    """A process `w1`, whose app notes the scopes that it sees."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+        peers = {"w1": "http://127.0.0.1:1", "w2": "http://127.0.0.1:2"}
+        self.manager: SessionManager[Any] = SessionManager(fleet=StaticPeers(peers, name="w1", secret=SECRET))
+        self.app = SessionLeaseMiddleware(self._serve, self.manager, HeaderMatcher(), skip=["/skipped"])
+
+    async def _serve(self, scope: Any, receive: Receive, send: Send) -> None:
+        self.seen.append(scope)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"Otel-Sessions-Fleet", b"a lie")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def opened(self) -> str:
+        client = await Client(http()).go(self.app)
+        self.seen.clear()
+        return client.headers(b"x-session-id")[0].decode()
+
+
+def passed_on(session_id: str, *, secret: bytes = SECRET, **said: Any) -> tuple[Client, Proof]:
+    """Return an exchange as another process passes it on, and the proof that its answer must have."""
+    passage = Passage(
+        **{
+            "owner": "w1",
+            "session_id": session_id,
+            "scheme": "https",
+            "client": ("192.0.2.7", 4711),
+            "expires": int(time.time()) + 60,
+            **said,
+        }
+    )
+    scope = http(x_session_id=session_id)
+    scope["client"] = ["10.0.0.2", 1]
+    value, proof = Secrets([secret]).sign(passage, "GET", target_of(scope))
+    scope["headers"] = [*scope["headers"], (HEADER, value)]
+    return Client(scope), proof
+
+
+async def test_the_app_sees_the_exchange_as_it_came_from_the_client() -> None:
+    process = Process()
+    async with process.manager:
+        session_id = await process.opened()
+        client, proof = passed_on(session_id)
+        await client.go(process.app)
+        (seen,) = process.seen
+        assert seen[SESSION].id == session_id
+        assert (seen["client"], seen["scheme"]) == (["192.0.2.7", 4711], "https")
+        assert [name for name, _ in seen["headers"]] == [b"x-session-id"]
+        assert proof.said_in(client.sent[0]["headers"]) == (Word.OWNER, "")
+
+
+async def test_a_client_without_an_address_stays_without_one() -> None:
+    process = Process()
+    async with process.manager:
+        client, _ = passed_on(await process.opened(), client=None)
+        await client.go(process.app)
+        assert process.seen[0]["client"] is None
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"secret": b"the secret of another fleet"},
+        {"expires": int(time.time()) - 1},
+        {"hop": 2},
+        {"hop": 0},
+    ],
+)
+async def test_an_exchange_that_no_peer_has_signed_now_is_403(said: dict[str, Any]) -> None:
+    process = Process()
+    async with process.manager:
+        client, _ = passed_on(await process.opened(), **said)
+        await client.go(process.app)
+        assert client.status == 403
+        assert client.headers(HEADER) == [b"refused"]
+        assert not process.seen
+
+
+@pytest.mark.parametrize("values", [[b""], [b"x"], [b"x.y"], [b"a.b.c"]])
+@pytest.mark.parametrize("path", ["/mcp", "/skipped"])
+async def test_a_client_that_sends_the_header_itself_is_403_on_every_path(values: list[bytes], path: str) -> None:
+    process = Process()
+    async with process.manager:
+        session_id = await process.opened()
+        scope = {**http(x_session_id=session_id), "path": path}
+        scope["headers"] = [*scope["headers"], *((HEADER, value) for value in values)]
+        assert (await Client(scope).go(process.app)).status == 403
+        assert not process.seen
+
+
+async def test_a_signed_header_that_is_repeated_is_403() -> None:
+    process = Process()
+    async with process.manager:
+        client, _ = passed_on(await process.opened())
+        client.scope["headers"].append(client.scope["headers"][-1])
+        assert (await client.go(process.app)).status == 403
+
+
+async def test_a_signature_does_not_serve_another_method_or_target() -> None:
+    process = Process()
+    async with process.manager:
+        session_id = await process.opened()
+        for changed in ({"method": "POST"}, {"path": "/other"}, {"query_string": b"a=1"}, {"raw_path": b"/mc%70"}):
+            client, _ = passed_on(session_id)
+            client.scope.update(changed)
+            assert (await client.go(process.app)).status == 403
+
+
+@pytest.mark.parametrize(
+    ("session_id", "owner"), [("w1.x", "w1"), ("x", "w1"), (None, "w2"), (None, "w9"), ("w2.x", "w2")]
+)
+async def test_who_is_not_the_owner_says_so_and_passes_nothing_on(session_id: str | None, owner: str) -> None:
+    process = Process()
+    async with process.manager:
+        live = await process.opened()
+        client, proof = passed_on(live if session_id is None else session_id, owner=owner)
+        await client.go(process.app)
+        assert client.status == 421
+        assert proof.said_in(client.sent[0]["headers"]) == (Word.NOT_OWNER, "")
+        assert not process.seen
+
+
+async def test_only_the_signed_id_counts_not_another_one_in_the_request() -> None:
+    process = Process()
+    async with process.manager:
+        live = await process.opened()
+        client, _ = passed_on("w1.x")
+        client.scope["headers"].insert(0, (b"x-session-id", live.encode()))
+        assert (await client.go(process.app)).status == 421
+
+
+async def test_the_question_for_the_name_is_answered_with_the_name() -> None:
+    process = Process()
+    async with process.manager:
+        client, proof = passed_on("", owner="")
+        await client.go(process.app)
+        assert client.status == 200
+        assert proof.said_in(client.sent[0]["headers"]) == (Word.PEER, "w1")
+        assert not process.seen
+
+
+@pytest.mark.parametrize("extensions", [{}, {"websocket.http.response": {}}, None])
+async def test_a_socket_is_refused_as_well_as_its_server_can(extensions: dict[str, Any] | None) -> None:
+    process = Process()
+    async with process.manager:
+        scope = {"type": "websocket", "path": "/", "headers": [(HEADER, b"x")], "extensions": extensions}
+        client = await Client(scope).go(process.app)
+        assert client.kinds[0] == ("websocket.http.response.start" if extensions else "websocket.close")
+
+
+@pytest.mark.parametrize(
+    ("scope", "target"),
+    [
+        ({"path": "/a b"}, b"/a%20b"),
+        ({"path": "/a b", "raw_path": b"/a%20b", "query_string": b"x=1"}, b"/a%20b?x=1"),
+        ({"path": "/mcp/x", "raw_path": b"/mcp/x", "root_path": "/mcp", "app_root_path": ""}, b"/mcp/x"),
+        ({"path": "/api/x", "raw_path": b"/api/x", "root_path": "/api"}, b"/x"),
+        ({"path": "/x", "raw_path": b"/x", "root_path": "/api"}, b"/x"),
+        ({"path": "/apix", "raw_path": b"/apix", "root_path": "/api/"}, b"/apix"),
+        ({"path": "/x", "otel_sessions.proxy.target": b"/x?"}, b"/x?"),
+    ],
+)
+def test_the_target_is_what_the_client_wrote(anyio_backend: str, scope: dict[str, Any], target: bytes) -> None:
+    assert target_of(scope) == target
+
+
+def test_the_proxy_keeps_the_target_where_it_is_looked_for(anyio_backend: str) -> None:
+    from otel_sessions.fleet import targets
+    from otel_sessions.proxy.rules import TARGET
+
+    assert targets._AS_WRITTEN == TARGET
