@@ -65,7 +65,8 @@ class _Link:
         return True
 
     def _call(self, signed: bytes) -> Call:
-        headers = [(b"host", self.address.host.encode("idna")), (HEADER, signed)]
+        host = f"[{self.address.host}]" if ":" in self.address.host else self.address.host
+        headers = [(b"host", host.encode("ascii")), (HEADER, signed)]
         return self.client.call(b"GET", self.address.path, headers, limits=self._asking)
 
     def close(self) -> None:
@@ -197,7 +198,7 @@ async def _pass_on(
 
 def _passage_of(peer: Peer, session_id: str, scope: Scope) -> Passage:
     client = scope.get("client")
-    where = (str(client[0]), int(client[1])) if client else None
+    where = (str(client[0]), int(client[1] or 0)) if client else None
     return _passage(peer.name, session_id, str(scope.get("scheme", "http")), where)
 
 
@@ -213,5 +214,6 @@ def _is_absent(error: Exception) -> bool:
         return False
     if cause.errno is not None:
         return cause.errno in _ABSENT
-    numbers = _NUMBER.findall(str(cause))  # asyncio says in words what each of several addresses has answered
+    # asyncio says in words what each of several addresses has answered.
+    numbers = _NUMBER.findall(str(cause))
     return bool(numbers) and all(int(number) in _ABSENT for number in numbers)

@@ -61,54 +61,66 @@ async def pass_on(
     if not _is_owner(proof, behind.response):
         behind.transport.abort()
         return _head_of(behind.response)
-    await _relay(behind, behind.response, receive, send)
+    await _Relay(behind, receive, send).run(behind.response)
     return None
 
 
-async def _relay(behind: ClientConnection, answer: Response, receive: Receive, send: Send) -> None:
-    """Relay messages until one side closes, then close the other side."""
-    answered = [pair for pair in towards_client(_head_of(answer)) if not _is_own(pair[0])]
-    outward = None
-    try:
-        await receive()  # the handshake
-        await send({"type": "websocket.accept", "subprotocol": behind.subprotocol, "headers": answered})
-        outward = asyncio.create_task(_outward(receive, behind))
-        await _inward(behind, send, outward)
-    finally:
-        if outward is not None:
-            outward.cancel()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_FAREWELL_SECONDS):
-                await behind.close(_GOING_AWAY)
-        behind.transport.abort()
+class _Relay:
+    """Relays messages until one side closes, then closes the other side."""
 
+    def __init__(self, behind: ClientConnection, receive: Receive, send: Send) -> None:
+        self._behind = behind
+        self._receive = receive
+        self._send = send
+        self._has_left = False
+        """Whether the client has closed."""
 
-async def _outward(receive: Receive, behind: ClientConnection) -> None:
-    """Pass the client's messages to the peer until the client leaves."""
-    while True:
-        message = await receive()
-        if message["type"] == "websocket.disconnect":
-            await behind.close(_sendable(message.get("code") or _NO_STATUS), str(message.get("reason") or ""))
-            return
-        text = message.get("text")
+    async def run(self, answer: Response) -> None:
+        answered = [pair for pair in towards_client(_head_of(answer)) if not _is_own(pair[0])]
+        behind, outward = self._behind, None
         try:
-            await behind.send(text if text is not None else message["bytes"])
+            await self._receive()  # the handshake
+            await self._send({"type": "websocket.accept", "subprotocol": behind.subprotocol, "headers": answered})
+            outward = asyncio.create_task(self._outward())
+            await self._inward()
+        finally:
+            if outward is not None:
+                outward.cancel()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_FAREWELL_SECONDS):
+                    await behind.close(_GOING_AWAY)
+            behind.transport.abort()
+
+    async def _outward(self) -> None:
+        """Pass the client's messages to the peer until the client leaves."""
+        behind = self._behind
+        while True:
+            message = await self._receive()
+            if message["type"] == "websocket.disconnect":
+                self._has_left = True
+                await behind.close(_sendable(message.get("code") or _NO_STATUS), str(message.get("reason") or ""))
+                return
+            text = message.get("text")
+            try:
+                await behind.send(text if text is not None else message["bytes"])
+            except ConnectionClosed:
+                return  # `_inward` sees the end, too, and tells the client
+
+    async def _inward(self) -> None:
+        """Pass the peer's messages to the client until the peer closes. Close with the same code and reason."""
+        behind = self._behind
+        try:
+            async for data in behind:
+                kind = "text" if isinstance(data, str) else "bytes"
+                await self._send({"type": "websocket.send", kind: data})
         except ConnectionClosed:
-            return  # `_inward` sees the end, too, and tells the client
-
-
-async def _inward(behind: ClientConnection, send: Send, outward: asyncio.Task[None]) -> None:
-    """Pass the peer's messages to the client until the peer closes. Close with the same code and reason."""
-    try:
-        async for data in behind:
-            await send({"type": "websocket.send", **({"text": data} if isinstance(data, str) else {"bytes": data})})
-    except ConnectionClosed:
-        pass  # not closed in order: `close_code` says so
-    if outward.done():
-        return  # the client has closed first
-    code = behind.close_code if behind.close_code is not None else _ABNORMAL
-    with suppress(OSError):  # the client has closed, too
-        await send({"type": "websocket.close", "code": _sendable(code), "reason": behind.close_reason or ""})
+            pass  # not closed in order: `close_code` says so
+        if self._has_left:
+            return
+        code = behind.close_code if behind.close_code is not None else _ABNORMAL
+        with suppress(OSError):  # the client has closed, too
+            closing = {"type": "websocket.close", "code": _sendable(code), "reason": behind.close_reason or ""}
+            await self._send(closing)
 
 
 def _sendable(code: int) -> int:

@@ -465,3 +465,103 @@ async def test_a_long_initialize_that_is_given_again_reaches_the_app_whole() -> 
         headers = {"content-type": "application/json", "mcp-session-id": "w1.lost"}
         got = await fleet["w2"].http.post("/mcp", content=parts(), headers=headers)
         assert got.text == f"w2 [] {len(INITIALIZE) + 20_000}"
+
+
+async def test_a_client_that_leaves_amid_its_body_takes_its_request_at_the_owner_with_it() -> None:
+    reached, left = asyncio.Event(), asyncio.Event()
+
+    def reading(name: str) -> ASGIApp:
+        async def app(scope: Any, receive: Receive, send: Send) -> None:
+            if scope["method"] == "GET":
+                await answer(send, b"")
+                return
+            while (await receive())["type"] == "http.request":
+                reached.set()
+            left.set()
+
+        return app
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"some"
+        await asyncio.Event().wait()
+
+    async with fleet_of(reading, HeaderMatcher) as fleet:
+        asking = asyncio.create_task(asked(fleet["w2"], await opened(fleet["w1"]), method="POST", content=parts()))
+        await reached.wait()
+        asking.cancel()
+        await left.wait()
+
+
+@pytest.mark.parametrize("last_words", [b"", b"no HTTP\r\n\r\n"])
+async def test_any_word_of_an_owner_is_a_sign_of_life(last_words: bytes) -> None:
+    go_on, questions = asyncio.Event(), 0
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal questions
+        if b"x-session-id" in await reader.readuntil(b"\r\n\r\n"):
+            await go_on.wait()
+        questions += 1
+        if questions == 3:
+            go_on.set()
+        writer.write(last_words)
+        writer.close()
+
+    server = await asyncio.start_server(speak, HOST, 0)
+    async with server:
+        url = f"http://{HOST}:{server.sockets[0].getsockname()[1]}"
+        async with fleet_of(telling, HeaderMatcher, addresses={"w1": url}, patience=0.05) as fleet:
+            assert (await asked(fleet["w2"], await opened(fleet["w1"]))).status_code == 503
+            assert questions >= 3
+
+
+async def test_the_ways_to_peers_and_the_warnings_are_bounded(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from otel_sessions.fleet import links
+
+    monkeypatch.setattr(links, "_MOST_LINKS", 1)
+    other = served(telling("other"), free_socket())
+    async with other as url:
+        elsewhere = {"w1": url, "w9": url.replace(HOST, "localhost")}
+        async with fleet_of(telling, HeaderMatcher, ("w1", "w2", "w3"), addresses=elsewhere) as fleet:
+            for session_id, status in (("w1.x", 404), (await opened(fleet["w3"]), 200), ("w9.x", 404), ("w1.x", 404)):
+                assert (await asked(fleet["w2"], session_id)).status_code == status
+            ways = fleet["w2"].fleet._links
+            assert ways is not None
+            assert list(ways._links) == [url]
+            assert len(ways._warned) == 1
+            with ways._link(url).crossings.begin():
+                ways._link(elsewhere["w9"])
+                assert list(ways._links) == list(elsewhere.values())
+    assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "absent"),
+    [
+        (ConnectionRefusedError(111, "refused"), True),
+        (FileNotFoundError(2, "no such socket"), True),
+        (ConnectionResetError(104, "reset"), False),
+        (OSError(113, "no route"), False),
+        (OSError("Multiple exceptions: [Errno 111] Connect call failed, [Errno 111] Connect call failed"), True),
+        (OSError("Multiple exceptions: [Errno 111] Connect call failed, [Errno 101] no network"), False),
+        (OSError("something else"), False),
+        (ValueError("no OSError"), False),
+    ],
+)
+async def test_only_a_refusal_by_every_address_says_that_nobody_is_there(error: Exception, absent: bool) -> None:
+    from otel_sessions._http.client import CannotConnect
+    from otel_sessions.fleet.links import _is_absent
+
+    connecting = CannotConnect("the upstream cannot be connected")
+    connecting.__cause__ = error
+    assert _is_absent(connecting) is absent
+    assert _is_absent(error) is absent
+
+
+async def test_a_request_of_http_2_may_have_a_body_without_a_length() -> None:
+    from otel_sessions.fleet.requests import _has_body
+
+    assert _has_body({"headers": [], "http_version": "2"})
+    assert not _has_body({"headers": [], "http_version": "1.1"})
+    assert not _has_body({"headers": [(b"content-length", b"0")]})

@@ -174,3 +174,56 @@ async def test_hints_without_a_fleet_change_nothing() -> None:
         await client.go(SessionLeaseMiddleware(app, manager, McpMatcher(hint=True)))
         assert client.headers(b"mcp-session-id") == [b"x.y"]
         assert "x.y" in manager
+
+
+class Looking:
+    """A fleet that finds a session without a hint in its id."""
+
+    name = "w1"
+    needs_hints = False
+
+    def enter(self) -> None: ...
+
+    def leave(self) -> None: ...
+
+    async def wait_quiet(self) -> None: ...
+
+    async def locate(self, session_id: str) -> None: ...
+
+    async def locate_again(self, session_id: str, wrong: Peer) -> None: ...
+
+    async def forward(self, peer: Any, session_id: str, scope: Any, receive: Any, send: Any) -> bool:
+        return False
+
+    def is_forwarded(self, scope: Any) -> bool:
+        return False
+
+    async def take(self, scope: Any, receive: Any, send: Any, serve: Any) -> None: ...
+
+
+def test_a_fleet_that_needs_no_hints_takes_a_matcher_without_them() -> None:
+    SessionLeaseMiddleware(nothing, SessionManager(fleet=Looking()), McpMatcher())
+
+
+@pytest.mark.anyio
+async def test_before_its_manager_runs_a_fleet_waits_for_nothing_and_may_be_left() -> None:
+    fleet = peers()
+    fleet.leave()
+    await fleet.wait_quiet()
+
+
+def test_the_public_names_of_fleets_are_in_order() -> None:
+    from otel_sessions import fleet
+
+    assert set(fleet.__all__) <= set(dir(fleet))
+    with pytest.raises(AttributeError, match="no attribute 'Absent'"):
+        fleet.Absent  # noqa: B018
+
+
+def test_what_a_forked_process_begins_anew_is_its_random_name_alone() -> None:
+    random, given = StaticPeers(dns="http://gateway", secret=SECRET), peers()
+    before = random.name
+    random.start_anew_after_fork()
+    given.start_anew_after_fork()
+    assert random.name != before
+    assert given.name == "w1"
