@@ -13,12 +13,12 @@ from typing import Final, cast
 import anyio
 
 from otel_sessions._http.client import Call, CallClosed, CannotConnect, TimedOut, UpstreamError
-from otel_sessions._http.hops import end_to_end
 from otel_sessions.asgi import OPENING, SESSION, Message, Receive, Send
 from otel_sessions.matchers import AdoptingMatcher, Headers, Scope, header, headers_of
 
 from .body import is_event_stream, pass_body
 from .exchange import Stalled, watch
+from .headers import end_to_end
 from .leading_back import LeadingBack
 from .peer import peer_of
 from .rules import STALLED, TOO_LARGE, Rules, Timeouts, target_of

@@ -7,10 +7,24 @@ from ipaddress import IPv6Address
 from typing import Final
 
 from otel_sessions._http.addresses import IP, Network, is_in, read_address
-from otel_sessions._http.hops import end_to_end
 from otel_sessions.asgi._client import ClientAddress, forwarded_for, sender_of
 from otel_sessions.matchers import Headers, Scope, header, pairs_of, spelt
 
+HOP_BY_HOP: Final = frozenset(
+    {
+        b"connection",
+        b"http2-settings",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+"""Headers about one connection only (RFC 9110, section 7.6.1), besides the headers that `Connection` names."""
 _FORWARDED: Final = (b"forwarded", b"x-forwarded-", b"x-real-ip")
 """The starts of the names of headers in which a proxy describes its client."""
 _MARK: Final = re.compile(rb"[^a-z0-9\n-]")
@@ -39,6 +53,16 @@ class Trust:
 def has_marks(names: Iterable[bytes]) -> bool:
     """Return whether a name has a mark that an app may read as a hyphen (`matchers.spelt`)."""
     return bool(_MARK.search(b"\n".join(names)))
+
+
+def end_to_end(headers: Headers) -> list[tuple[bytes, bytes]]:
+    """Return the headers without the headers that are about one connection only. Their names are in lower case."""
+    names = [name for name, _ in headers]
+    if b"connection" not in names:
+        return [pair for pair in headers if pair[0] not in HOP_BY_HOP]
+    lines = [value for name, value in headers if name == b"connection"]
+    dropped = HOP_BY_HOP.union(token.strip().lower() for line in lines for token in line.split(b","))
+    return [pair for pair in headers if pair[0] not in dropped]
 
 
 def towards_upstream(scope: Scope, trust: Trust, host: bytes | None) -> list[tuple[bytes, bytes]]:

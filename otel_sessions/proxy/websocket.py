@@ -16,11 +16,11 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 from websockets.http11 import Response
 from websockets.typing import Subprotocol
 
-from otel_sessions._http.hops import end_to_end
 from otel_sessions._program.sockets import WATCHFUL
 from otel_sessions.asgi import Message, Receive, Send
 from otel_sessions.matchers import Headers, Scope
 
+from .headers import end_to_end
 from .rules import Rules, target_of
 from .upstream import Upstream
 
