@@ -49,7 +49,7 @@ class Certificate:
         """Look at the files every ten seconds, for ever."""
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
-            await asyncio.to_thread(self.look)
+            self.look()
 
     def look(self) -> None:
         """Use the files if they have changed, and are the same as at the look before: then they are written whole."""
