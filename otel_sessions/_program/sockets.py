@@ -9,7 +9,7 @@ import os
 import socket
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -114,13 +114,12 @@ def _locked(folder: Path) -> Iterator[None]:
     """Keep other processes of ours from the folder's sockets: two that start at once must not both replace a path."""
     import fcntl
 
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # a file system without locks
+    with ExitStack() as opened:
+        with suppress(OSError):  # a folder that may only be written to, or a file system without locks
+            descriptor = os.open(folder, os.O_RDONLY)
+            opened.callback(os.close, descriptor)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _remove_stale(path: Path) -> None:

@@ -120,6 +120,9 @@ def _require_addresses(settings: Settings) -> None:
     addresses = settings.addresses
     if not addresses:
         raise ConfigError("--listen takes at least one address")
+    for address in addresses:
+        if not _is_address(address):
+            raise ConfigError(f"listen takes a host and a port, or the Path of a Unix socket, not {address!r}")
     if (settings.tls_cert is None) is not (settings.tls_key is None):
         given, missing = ("key", "cert") if settings.tls_cert is None else ("cert", "key")
         raise ConfigError(f"--tls-{given} needs --tls-{missing}")
@@ -127,6 +130,12 @@ def _require_addresses(settings: Settings) -> None:
         raise ConfigError("--tls-cert needs a --listen HOST:PORT: a Unix socket has no TLS")
     if settings.upstream_ca is not None and not settings.upstream.startswith("https://"):
         raise ConfigError("--upstream-ca needs an --upstream that starts with https://")
+
+
+def _is_address(address: object) -> bool:
+    if isinstance(address, tuple):
+        return len(address) == 2 and isinstance(address[0], str) and isinstance(address[1], int)
+    return isinstance(address, Path)
 
 
 def _rules(values: Values) -> Rules:
