@@ -21,11 +21,11 @@ from uvicorn.server import ServerState
 from websockets.frames import Frame
 from websockets.http11 import Request
 
+from otel_sessions._http.deadline import Deadline
 from otel_sessions._program.signals import hangups
 from otel_sessions.asgi import ASGIApp
 
 from .connection import Connection, Limits, Serving
-from .deadline import Deadline
 from .door import Door
 from .rules import TARGET
 

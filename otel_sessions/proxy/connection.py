@@ -21,11 +21,11 @@ from http import HTTPStatus
 from typing import Final, cast
 from urllib.parse import unquote
 
+from otel_sessions._http.deadline import Deadline
 from otel_sessions.asgi import ASGIApp
 from otel_sessions.matchers import Scope
 
 from .chunks import Body, Chunked, Sized
-from .deadline import Deadline
 from .exchange import Exchange, status_line
 from .head import END, Head, Malformed, check_beginning, read_head
 from .rules import TARGET
