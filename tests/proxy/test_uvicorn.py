@@ -13,7 +13,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from uvicorn.server import ServerState
 
 from otel_sessions.proxy._uvicorn import REFUSED_HANDSHAKE, Server, quieten
-from otel_sessions.proxy.connection import Limits
+from otel_sessions.proxy.serving import Limits
 
 pytestmark = pytest.mark.no_cover
 
