@@ -22,13 +22,14 @@ from uvicorn.server import ServerState
 from websockets.frames import Frame
 from websockets.http11 import Request
 
+from otel_sessions._http.deadline import Deadline
 from otel_sessions._program.signals import hangups
 from otel_sessions.asgi import ASGIApp
 
-from .connection import Connection, Limits, Serving
-from .deadline import Deadline
+from .connection import Connection
 from .door import Door
 from .rules import TARGET
+from .serving import Limits, Serving
 from .tls import Tls
 
 _LAST_SECONDS: Final = 1
@@ -267,7 +268,12 @@ class Server(uvicorn.Server):
         await super().startup([])
         connections = self._serving.connections
         self._door = Door(
-            sockets or [], lambda: Connection(self._serving), lambda: len(connections), self._most, self._tls
+            sockets or [],
+            make=lambda: Connection(self._serving),
+            count=lambda: len(connections),
+            make_room=self._serving.make_room,
+            most=self._most,
+            tls=self._tls,
         )
         self.ready.set()
 

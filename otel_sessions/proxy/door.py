@@ -1,10 +1,10 @@
 """The door: it accepts connections, as many as may be open, and refuses the others at once.
 
 One door has all listeners of a server. Each listener has a task of its own, so that no listener waits for another. A
-connection counts from the moment when it is accepted: TLS handshakes, which `tls` makes, count too.
+connection counts from the moment when it is accepted: TLS handshakes count, too.
 
-A process without descriptors for more keeps one in hand, so that whoever knocks is turned away and does not wait. What
-is refused is logged once a second at most.
+A connection that idles gives way to a new one. A process without descriptors for more keeps one in hand, so that a
+client is turned away and does not wait. What is refused or gives way is logged once a second at most.
 """
 
 import asyncio
@@ -27,6 +27,7 @@ _SPARE: Final = 64
 _AT_A_STRETCH: Final = 16
 """How many connections are accepted before others have their turn."""
 _NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_NO_DESCRIPTOR_LEFT: Final = "the process has no descriptors left"
 _SAID: Final = b"too many connections are open\n"
 _REFUSAL: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n"
@@ -55,8 +56,9 @@ def most_connections() -> int:
 class Door:
     """Accepts connections on listening sockets, which it closes at its end.
 
-    `make` makes the protocol of a connection; `count` says how many are open, of which there may be `most`. A Unix
-    socket never has TLS: who may connect is for the mode of its path to say.
+    `make` makes the protocol of a connection; `count` says how many are open, of which there may be `most`. `make_room`
+    closes a connection that idles, and says whether there was one. A Unix socket never has TLS: the mode of its path
+    says who may connect.
     """
 
     def __init__(
@@ -64,15 +66,20 @@ class Door:
         listeners: Sequence[socket.socket],
         make: Callable[[], asyncio.Protocol],
         count: Callable[[], int],
+        make_room: Callable[[], bool],
         most: int,
         tls: Tls | None = None,
     ) -> None:
         self._make = make
         self._count = count
+        self._make_room = make_room
         self._most = most
         self._tls = tls
+        self._arriving = 0
+        self._limit_reached = f"{most} are open, which is --max-connections"
         self._in_hand = _open_one()
-        self._refusals = Notes(logging.WARNING, "connections refused", seconds=1.0)
+        self._refused = Notes(logging.WARNING, "connections refused", seconds=1.0)
+        self._closed = Notes(logging.WARNING, "idle connections closed for new ones", seconds=1.0)
         self._accepting = {asyncio.create_task(self._accept_all(listener)): listener for listener in listeners}
         for task, listener in self._accepting.items():
             listener.setblocking(False)
@@ -106,17 +113,32 @@ class Door:
                 connection, _ = await loop.sock_accept(listener)
             except OSError as error:
                 if error.errno in _NO_DESCRIPTORS:
-                    self._shed(listener)
+                    await self._find_descriptor(listener)
                 continue  # or a client has left before it was accepted
-            if self._open >= self._most:
+            if self._open >= self._most and not self._has_room(self._limit_reached):
                 self._refuse(connection, _REFUSAL if tls is None else b"")
             else:
+                self._arriving += 1  # what another listener accepts meanwhile must not pass the limit
                 with suppress(OSError):  # a client has left already
                     await loop.connect_accepted_socket(make, connection)
+                self._arriving -= 1
 
     @property
     def _open(self) -> int:
-        return self._count() + (0 if self._tls is None else self._tls.handshakes)
+        return self._count() + self._arriving + (0 if self._tls is None else self._tls.handshakes)
+
+    def _has_room(self, why: str) -> bool:
+        """Let the connection that idles longest give way, and return whether there was one."""
+        gives_way = self._make_room()
+        if gives_way:
+            self._closed.note(why)
+        return gives_way
+
+    async def _find_descriptor(self, listener: socket.socket) -> None:
+        if self._has_room(_NO_DESCRIPTOR_LEFT):
+            await asyncio.sleep(0)  # a connection that gives way closes in the loop's next turn
+        else:
+            self._shed(listener)
 
     def _refuse(self, connection: socket.socket, said: bytes) -> None:
         """Say that there are too many. A close with something unread would take the answer with it."""
@@ -125,7 +147,7 @@ class Door:
             connection.send(said)
             connection.shutdown(socket.SHUT_WR)
             connection.recv(65536)
-        self._refusals.note(f"{self._most} are open, which is --max-connections")
+        self._refused.note(self._limit_reached)
 
     def _shed(self, listener: socket.socket) -> None:
         """Accept the one who waits for longest with the descriptor in hand, and close."""
@@ -133,7 +155,7 @@ class Door:
         with suppress(OSError):
             listener.accept()[0].close()
         self._in_hand = _open_one()
-        self._refusals.note("the process has no descriptors left")
+        self._refused.note(_NO_DESCRIPTOR_LEFT)
 
 
 def _open_one() -> int | None:

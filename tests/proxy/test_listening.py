@@ -132,7 +132,7 @@ async def test_a_flood_at_one_listener_keeps_nobody_waiting_at_another(
             sockets.enter_context(socket.create_connection(listeners[0].getsockname()))
         sockets.enter_context(socket.create_connection(listeners[1].getsockname()))
         try:
-            door = Door(listeners, Noted, lambda: 0, flood * 2)
+            door = Door(listeners, Noted, lambda: 0, lambda: False, flood * 2)
             async with asyncio.timeout(PATIENCE):
                 while names[1] not in accepted:  # noqa: ASYNC110  # the door tells nobody
                     await asyncio.sleep(0)
@@ -142,6 +142,46 @@ async def test_a_flood_at_one_listener_keeps_nobody_waiting_at_another(
             await asyncio.sleep(0)
 
     assert accepted.count(names[0]) < flood / 2
+
+
+@pytest.mark.anyio
+@in_both_loops
+async def test_listeners_that_accept_at_once_stay_within_their_limit(
+    anyio_backend: tuple[str, dict[str, Any]],
+) -> None:
+    most, accepted = 5, 0
+
+    class Counted(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            nonlocal accepted
+            accepted += 1
+
+    with contextlib.ExitStack() as sockets:
+        listeners = [sockets.enter_context(socket.create_server((HOST, 0), backlog=20)) for _ in range(4)]
+        clients = [
+            sockets.enter_context(socket.create_connection(listener.getsockname(), PATIENCE))
+            for listener in listeners
+            for _ in range(10)
+        ]
+        door = Door(listeners, Counted, lambda: accepted, lambda: False, most)
+        refused = 0
+        for client in clients:
+            client.setblocking(False)
+        async with asyncio.timeout(PATIENCE):
+            while accepted + refused < len(clients):
+                await asyncio.sleep(0.01)
+                refused = sum(map(is_refused, clients))
+        door.close()
+        await asyncio.sleep(0)
+
+    assert accepted == most
+
+
+def is_refused(client: socket.socket) -> bool:
+    try:
+        return client.recv(1000, socket.MSG_PEEK).startswith(b"HTTP/1.1 503")
+    except BlockingIOError:
+        return False
 
 
 @pytest.mark.anyio
