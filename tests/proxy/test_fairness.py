@@ -1,14 +1,17 @@
-"""No client keeps the loop to itself: the longest stretch of processor time between two turns of others is bounded."""
+"""No peer keeps the loop to itself: the longest stretch of processor time between two turns of others is bounded."""
 
 import asyncio
 import contextlib
+import re
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import pytest
+from websockets.utils import accept_key
 
 from otel_sessions.matchers import HeaderMatcher
 from otel_sessions.proxy import Proxy, Settings
@@ -30,6 +33,7 @@ MASK: Final = bytes(4)
 CLOSE: Final = b"\x88\x80" + MASK
 CHUNKED: Final = b"POST /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
 GET: Final = b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n"
+FLOOD: Final = b"GET /flood HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
 LAST: Final = b"GET /x HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
 
 
@@ -57,6 +61,35 @@ def exchange(port: int, first: bytes, rest: bytes) -> int:
             while more := client.recv(65536):
                 said += len(more)
     return said
+
+
+@contextlib.contextmanager
+def speaking(frames: bytes) -> Iterator[str]:
+    """Serve one WebSocket after the other, to each of which these frames are sent, whatever it says; yield the URL."""
+    with socket.create_server((HOST, 0)) as listener:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    client, _ = listener.accept()
+                    with client, contextlib.suppress(OSError):
+                        client.sendall(switching(client.recv(65536)) + frames)
+                        while client.recv(65536):
+                            pass
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://{HOST}:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def switching(handshake: bytes) -> bytes:
+    """Return the answer to a handshake (RFC 6455, 4.2.2)."""
+    key = re.search(rb"(?i)sec-websocket-key: *(\S+)", handshake)
+    assert key is not None
+    return (
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Accept: %s\r\n\r\n" % accept_key(key[1].decode()).encode()
+    )
 
 
 async def longest_stretch(upstream: str, client: Callable[[int], int]) -> float:
@@ -105,3 +138,50 @@ async def test_a_client_of_http_in_small_parts_leaves_others_their_turns(
 )
 async def test_a_websocket_in_small_parts_leaves_others_their_turns(origin: Origin, frames: bytes) -> None:
     assert await longest_stretch(origin.url, lambda port: exchange(port, HANDSHAKE, frames + CLOSE)) < MOST
+
+
+CHUNKS: Final = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+EVENTS: Final = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+FINE: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(CHUNKS + b"1\r\nx\r\n" * 30_000 + b"0\r\n\r\n", id="one-byte chunks"),
+        pytest.param(CHUNKS + b"1;e=1\r\nx\r\n" * 30_000 + b"0\r\n\r\n", id="chunks with extensions"),
+        pytest.param(CHUNKS + b"1\r\nx\r\n0\r\n" + b"a:\r\n" * 25_000 + b"\r\n", id="trailers"),
+        pytest.param(EVENTS + b"1\r\n\n\r\n" * 30_000 + b"0\r\n\r\n", id="events of a byte"),
+        pytest.param(EVENTS + b"8\r\ndata:1\n\n\r\n" * 10_000 + b"0\r\n\r\n", id="events"),
+        pytest.param(b"HTTP/1.1 102 \r\n\r\n" * 6_000 + FINE, id="interim answers"),
+        pytest.param(b"HTTP/1.1 102 \r\n\r\n" * 60_000 + FINE, id="interim answers without an end"),
+        pytest.param(b"HTTP/1.1 200 OK\r\n" + b"a:\r\n" * 25_000 + b"Content-Length: 0\r\n\r\n", id="tiny headers"),
+        pytest.param(b"HTTP/1.1 200 OK\r\n" + b"a:\r\n" * 490 + b"Content-Length: 0\r\n\r\n", id="headers"),
+        pytest.param(
+            b"HTTP/1.1 103 \r\n" + b"a:\r\n" * 25_000 + b"\r\n" + FINE, id="tiny headers of an interim answer"
+        ),
+        pytest.param(b"\r\n" * 20_000, id="empty lines"),
+    ],
+)
+async def test_an_upstream_that_answers_in_small_parts_leaves_others_their_turns(answer: bytes) -> None:
+    recorder = Recorder({"/flood": answer})
+    try:
+        assert await longest_stretch(recorder.url, lambda port: exchange(port, b"", FLOOD)) < MOST
+    finally:
+        recorder.close()
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        pytest.param(b"\x89\x00" * 20_000, id="pings"),
+        pytest.param(b"\x8a\x00" * 20_000, id="pongs"),
+        pytest.param(b"\x82\x00" * 4_000, id="empty messages"),
+        pytest.param(b"\x81\x01a" * 4_000, id="texts of a letter"),
+        pytest.param(b"\x01\x00" + b"\x00\x01a" * 20_000 + b"\x80\x00", id="tiny fragments"),
+        pytest.param(b"\x82\x7f\x00\x00\x00\x00\x00\x80\x00\x00" + bytes(8 * 1024 * 1024), id="a large message"),
+    ],
+)
+async def test_an_upstreams_websocket_in_small_parts_leaves_others_their_turns(frames: bytes) -> None:
+    with speaking(frames + b"\x88\x02\x03\xe8") as upstream:
+        assert await longest_stretch(upstream, lambda port: exchange(port, HANDSHAKE, b"")) < MOST
