@@ -23,13 +23,14 @@ The column *setting* has the name in code, the key in a file if it differs, the 
 - A variable that starts with `OTEL_SESSIONS_` and that no setting reads is logged once as a warning. Variables that
   Kubernetes sets for a service `otel-sessions` (`..._PORT`, `..._PORT_*`, `..._SERVICE_*`) cause no warning.
 - A file may have the tables `[session]`, `[proxy]`, `[admin]` and `[fleet]`. An unknown table or key is an error. The
-  tables `[admin]` and `[fleet]` have no key yet.
+  table `[admin]` has no key yet.
 """
 _TITLES: Final = {
     "session": """Every manager has these settings. In code they are the fields of `SessionConfig`.
 `SessionConfig.from_toml(path)` reads the table, and `SessionConfig.from_env()` reads the variables.
 `otel-sessions proxy` has the flags, and `otel-sessions demo` reads the variables.""",
     "proxy": "Only `otel-sessions proxy` has these settings.",
+    "fleet": "Only `otel-sessions proxy` has these settings. Several proxies find each other's sessions with them.",
 }
 _COLUMNS: Final = ("setting", "unit", "default", "what it does")
 

@@ -4,6 +4,7 @@ import re
 from typing import Final
 
 from otel_sessions._core.config import SESSION_OPTIONS
+from otel_sessions._core.exceptions import ConfigError
 from otel_sessions._core.options import (
     COUNT,
     FROM_ZERO,
@@ -22,12 +23,14 @@ from otel_sessions._core.options import (
 from otel_sessions._http.addresses import Network, read_network
 from otel_sessions._program.arguments import ADDRESS_OR_OFF, FILE, LISTENER, SERVER, Address
 from otel_sessions._program.flags import Tables
+from otel_sessions.fleet.addresses import check_name, read_address, read_peers
 from otel_sessions.matchers import CookieMatcher, HeaderMatcher, SessionMatcher
 
 from .headers import UNIX_PEER, UnixPeer
 from .peer import EndpointMatcher
 
 _PROXY: Final = "proxy"
+_FLEET: Final = "fleet"
 _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
 _PLAIN: Final = re.compile(r"[A-Za-z0-9-]+", re.ASCII)
 _A_NAME: Final = "the name of a header or a cookie"
@@ -65,6 +68,21 @@ def _sender(said: str) -> Network | UnixPeer:
     return UNIX_PEER if said == UNIX_PEER else read_network(said)
 
 
+def _peer(said: str) -> str:
+    try:
+        read_peers([said])
+    except ConfigError as error:
+        raise Expected(f"a process and its address: {error}") from None
+    return said
+
+
+def _dns(said: str) -> str:
+    if read_address(said).socket is not None:  # a ConfigError is a ValueError
+        raise ValueError
+    return said
+
+
+_PEER: Final = text("a process as w1=http://10.0.0.7:9001", _peer)
 _SENDER: Final = text("an address or a network, as in 10.0.0.0/8, or unix", _sender)
 _BYTES: Final = number("a whole number of bytes, or 0 for no limit", lambda value: value >= 0, int)
 _HEAD: Final = number(f"{_LEAST_HEAD} bytes or more", lambda value: value >= _LEAST_HEAD, int)
@@ -280,6 +298,56 @@ EXPORT_KEEP: Final[Option[int]] = Option(
     help="the number of rotated files that are kept",
 )
 
+PEERS: Final[Option[tuple[str, ...]]] = Option(
+    name="peers",
+    table=_FLEET,
+    kind=several(_PEER),
+    default=(),
+    unit="NAME=ADDRESS",
+    help="a process of the fleet, as w1=http://10.0.0.7:9001 or w1=unix:PATH, this process included; repeatable",
+)
+PEERS_FILE: Final[Option[str | None]] = Option(
+    name="peers_file",
+    table=_FLEET,
+    kind=FILE,
+    default=None,
+    unit="FILE",
+    help="the file with a NAME=ADDRESS in each line; it is read again when it has changed",
+)
+PEERS_DNS: Final[Option[str | None]] = Option(
+    name="peers_dns",
+    table=_FLEET,
+    kind=text("a URL as http://gateway:9001", _dns),
+    default=None,
+    unit="URL",
+    help="the URL whose host has the address of each process in the DNS",
+)
+PEER_NAME: Final[Option[str | None]] = Option(
+    name="peer_name",
+    table=_FLEET,
+    kind=text("1 to 32 letters, digits, hyphens and underscores", check_name),
+    default=None,
+    unit="NAME",
+    help="the name of this process among its peers; unset with --peers-dns: a random name",
+)
+PEER_LISTEN: Final[Option[Address | None]] = Option(
+    name="peer_listen",
+    table=_FLEET,
+    kind=LISTENER,
+    default=None,
+    unit="ADDRESS",
+    help="the private address, HOST:PORT or unix:PATH, that takes what peers pass on",
+)
+PEER_SECRET_FILE: Final[Option[str | None]] = Option(
+    name="peer_secret_file",
+    table=_FLEET,
+    kind=FILE,
+    default=None,
+    unit="FILE",
+    help="the file with the secret that all peers share, one in each line; the first one signs, all are accepted",
+)
+
+FLEET_OPTIONS: Final = (PEERS, PEERS_FILE, PEERS_DNS, PEER_NAME, PEER_LISTEN, PEER_SECRET_FILE)
 PROXY_OPTIONS: Final = (
     *(UPSTREAM, LISTEN, TLS_CERT, TLS_KEY, UPSTREAM_CA, HEALTH, MATCHER),
     *(CONNECT_TIMEOUT, HEAD_TIMEOUT, IDLE_TIMEOUT, COMMENT_AFTER),
@@ -287,5 +355,5 @@ PROXY_OPTIONS: Final = (
     *(MAX_BODY, MAX_HEADER, TRUSTED_PROXY, OWNER_HEADER, REWRITE_HOST, ALLOW_HOST, ALLOW_ORIGIN, LOG_FORMAT),
     *(EXPORT, EXPORT_MAX_BYTES, EXPORT_KEEP),
 )
-TABLES: Final[Tables] = {_PROXY: PROXY_OPTIONS, SESSION: SESSION_OPTIONS, "admin": (), "fleet": ()}
-"""The options of a proxy by the tables of its file. The tables `admin` and `fleet` have no key yet."""
+TABLES: Final[Tables] = {_PROXY: PROXY_OPTIONS, SESSION: SESSION_OPTIONS, "admin": (), _FLEET: FLEET_OPTIONS}
+"""The options of a proxy by the tables of its file. The table `admin` has no key yet."""

@@ -4,6 +4,7 @@ The manager drains and ends its sessions before the server waits for the remaini
 """
 
 import asyncio
+import dataclasses
 import json
 import logging
 import os
@@ -25,7 +26,7 @@ from otel_sessions._program.flags import naming
 from otel_sessions._program.logs import log_to_stderr
 from otel_sessions._program.otlp import exporting
 from otel_sessions._program.sockets import address_of, listen_as, written
-from otel_sessions.asgi import OPENING, SESSION, Receive, Send
+from otel_sessions.asgi import OPENING, SESSION, ASGIApp, Receive, Send
 from otel_sessions.matchers import AdoptingMatcher, Headers, Scope
 from otel_sessions.sinks._jsonlines import JsonLinesSink
 
@@ -34,6 +35,7 @@ from ._uvicorn import Server, quieten
 from .certificate import Certificate
 from .door import most_connections
 from .farewell import Farewell
+from .fellows import ForClients, ForPeers, fleet_of, for_peers, with_hints
 from .forward import Forwarder
 from .front import Front, in_time
 from .peer import Peer
@@ -81,6 +83,7 @@ class Proxy:
         health: socket.socket | None = None,
         session_data: Callable[[bytes, Headers], Peer] = Peer,
     ) -> None:
+        settings = with_hints(settings)
         self.settings: Final = settings
         self._listeners = (listener,) if isinstance(listener, socket.socket) else tuple(listener or ())
         self._health_listener = health
@@ -89,17 +92,29 @@ class Proxy:
         farewell = Farewell(self._upstream, settings.sessions.close_timeout) if settings.tells_upstream else None
         self._sink = _sink(settings)
         self.manager: Final[SessionManager[Peer]] = SessionManager(
-            settings.sessions, name="proxy", on_close=None if farewell is None else farewell.to, sink=self._sink
+            settings.sessions,
+            name="proxy",
+            on_close=None if farewell is None else farewell.to,
+            sink=self._sink,
+            fleet=fleet_of(settings),
         )
         self._forwarder = _forwarder(settings, self._upstream)
         self._sessionless = Sessionless(self._pass_on, settings.matcher)
-        front = Front(settings, self._upstream, self.manager, self._sessionless, session_data, farewell)
+        front: ASGIApp = Front(settings, self._upstream, self.manager, self._sessionless, session_data, farewell)
         limits = Limits(
             max_header=settings.rules.max_header,
             head_timeout=settings.head_timeout,
             idle_timeout=settings.rules.timeouts.idle_timeout,
         )
-        self._server = Server(front, limits, settings.max_connections or most_connections(), self._drain)
+        most = settings.max_connections or most_connections()
+        self._peers: Server | None = None
+        if settings.has_peers:
+            theirs = for_peers(settings)
+            inner = Front(theirs, self._upstream, self.manager, self._sessionless, session_data, farewell)
+            larger = dataclasses.replace(limits, max_header=theirs.rules.max_header)
+            self._peers = Server(ForPeers(inner), larger, most, _drain_nothing)
+            front = ForClients(front)
+        self._server = Server(front, limits, most, self._drain)
         self._health = Server(self._say_health, limits, _MOST_HEALTH, _drain_nothing)
         self._addresses: tuple[Address, ...] | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -130,12 +145,15 @@ class Proxy:
             self._addresses = tuple(map(address_of, listeners))
             for opened in filter(None, (*listeners, health)):
                 exits.enter_context(opened)
+            peers = self._listen_for_peers()
+            if peers is not None:
+                exits.enter_context(peers)
             await exits.enter_async_context(self._upstream)
             if self._sink is not None:
                 with naming(options.EXPORT.flag, str(self.settings.export)):
                     await exits.enter_async_context(self._sink)
             await exits.enter_async_context(self.manager)
-            self._serving = asyncio.create_task(self._run(listeners, health))
+            self._serving = asyncio.create_task(self._run(listeners, health, peers))
             self._serving.add_done_callback(lambda _: self._server.ready.set())
             exits.push_async_exit(self._shut_down)
             await self._server.ready.wait()
@@ -180,11 +198,19 @@ class Proxy:
         has_tls = self._certificate is not None and not isinstance(address, Path)
         return f"{written(address)} (TLS)" if has_tls else written(address)
 
-    async def _run(self, listeners: Sequence[socket.socket], health: socket.socket | None) -> None:
+    def _listen_for_peers(self) -> socket.socket | None:
+        address = self.settings.peer_listen
+        return None if address is None else listen_as(options.PEER_LISTEN.flag, address)
+
+    async def _run(
+        self, listeners: Sequence[socket.socket], health: socket.socket | None, peers: socket.socket | None
+    ) -> None:
         certificate = self._certificate
         async with asyncio.TaskGroup() as tasks:
             if health is not None:
                 tasks.create_task(self._health.serve_on([health]))
+            if self._peers is not None and peers is not None:
+                tasks.create_task(self._peers.serve_on([peers]))
             if certificate is None:
                 await self._server.serve_on(listeners)
             else:
@@ -192,6 +218,8 @@ class Proxy:
                 await self._server.serve_on(listeners, lambda: certificate.context)
                 watching.cancel()
             self._health.stop()
+            if self._peers is not None:
+                self._peers.stop()
 
     async def _shut_down(self, kind: type[BaseException] | None, *_: object) -> None:
         assert self._serving is not None

@@ -17,7 +17,7 @@ from .headers import UNIX_PEER, Trust
 from .peer import EndpointMatcher
 from .rules import Rules, Timeouts
 
-_USUAL: Final = Values({option.name: option.usual for option in options.PROXY_OPTIONS})
+_USUAL: Final = Values({option.name: option.usual for option in (*options.PROXY_OPTIONS, *options.FLEET_OPTIONS)})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +48,12 @@ class Settings:
     export: str | None = _USUAL[options.EXPORT]
     export_max_bytes: int = _USUAL[options.EXPORT_MAX_BYTES]
     export_keep: int = _USUAL[options.EXPORT_KEEP]
+    peers: tuple[str, ...] = _USUAL[options.PEERS]
+    peers_file: str | None = _USUAL[options.PEERS_FILE]
+    peers_dns: str | None = _USUAL[options.PEERS_DNS]
+    peer_name: str | None = _USUAL[options.PEER_NAME]
+    peer_listen: Address | None = _USUAL[options.PEER_LISTEN]
+    peer_secret_file: str | None = _USUAL[options.PEER_SECRET_FILE]
 
     def __post_init__(self) -> None:
         _require_consistent(self)
@@ -59,6 +65,11 @@ class Settings:
         if isinstance(listen, tuple) and not (len(listen) == 2 and isinstance(listen[0], str)):
             return listen
         return (cast("Address", listen),)
+
+    @property
+    def has_peers(self) -> bool:
+        """Whether the proxy belongs to a fleet."""
+        return self.peer_listen is not None
 
     @property
     def tells_upstream(self) -> bool:
@@ -94,6 +105,12 @@ def read(flags: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
         export=values[options.EXPORT],
         export_max_bytes=values[options.EXPORT_MAX_BYTES],
         export_keep=values[options.EXPORT_KEEP],
+        peers=values[options.PEERS],
+        peers_file=values[options.PEERS_FILE],
+        peers_dns=values[options.PEERS_DNS],
+        peer_name=values[options.PEER_NAME],
+        peer_listen=values[options.PEER_LISTEN],
+        peer_secret_file=values[options.PEER_SECRET_FILE],
     )
 
 
@@ -104,6 +121,7 @@ def unread_variables(environ: Mapping[str, str]) -> list[str]:
 
 def _require_consistent(settings: Settings) -> None:
     _require_addresses(settings)
+    _require_whole_fleet(settings)
     rules, owner = settings.rules, settings.owner_header
     rewrites, hosts, origins = rules.rewrite_host, rules.allow_host, rules.allow_origin
     if rewrites and not hosts:
@@ -130,6 +148,24 @@ def _require_addresses(settings: Settings) -> None:
         raise ConfigError("--tls-cert needs a --listen HOST:PORT: a Unix socket has no TLS")
     if settings.upstream_ca is not None and not settings.upstream.startswith("https://"):
         raise ConfigError("--upstream-ca needs an --upstream that starts with https://")
+
+
+def _require_whole_fleet(settings: Settings) -> None:
+    """Raise `ConfigError` if a part of a fleet is there without the others."""
+    lists = (settings.peers, settings.peers_file, settings.peers_dns)
+    rest = {"listen": settings.peer_listen, "secret-file": settings.peer_secret_file, "name": settings.peer_name}
+    given = [f"--peer-{name}" for name, value in rest.items() if value is not None]
+    if not any(lists):
+        if given:
+            raise ConfigError(f"{given[0]} needs --peers, --peers-file or --peers-dns")
+        return
+    if len(list(filter(None, lists))) > 1:
+        raise ConfigError("--peers, --peers-file and --peers-dns are three ways to say the same; give one of them")
+    for name in ("listen", "secret-file"):
+        if rest[name] is None:
+            raise ConfigError(f"a fleet needs --peer-{name}")
+    if settings.peer_name is None and settings.peers_dns is None:
+        raise ConfigError("a list of peers needs --peer-name, the name of this process in the list")
 
 
 def _is_address(address: object) -> bool:

@@ -43,12 +43,25 @@ WRITTEN = {
     "log_format": '"json"',
     "loop": '"asyncio"',
     "export": '"a"',
+    "peers": '["w1=http://h:1"]',
+    "peers_file": '"a"',
+    "peers_dns": '"http://h:1"',
+    "peer_name": '"w1"',
+    "peer_listen": '"h:3"',
+    "peer_secret_file": '"a"',
     "per_client_at_cap": '"evict_oldest"',
     "rewrite_host": "true",
     "cleanup_on_shutdown": "false",
 }
 """A value of each option that is not its default, as a file has it; for numbers it is 2048."""
+_REST_OF_A_FLEET = ["peer_listen", "peer_secret_file"]
 TOGETHER = {
+    "peers": [*_REST_OF_A_FLEET, "peer_name"],
+    "peers_file": [*_REST_OF_A_FLEET, "peer_name"],
+    "peers_dns": _REST_OF_A_FLEET,
+    "peer_name": [*_REST_OF_A_FLEET, "peers_dns"],
+    "peer_listen": ["peer_secret_file", "peers_dns"],
+    "peer_secret_file": ["peer_listen", "peers_dns"],
     "per_client_at_cap": ["max_sessions_per_client"],
     "tls_cert": ["tls_key"],
     "tls_key": ["tls_cert"],
@@ -305,17 +318,17 @@ class TestWrongValues:
         with pytest.raises(ConfigError, match=f"^{variable} takes "):
             told("--upstream", URL, "--listen=h:1", "--skip=/a", "--max-body=1", environ={variable: text})
 
-    @pytest.mark.parametrize("text", ["http://ada:secret@h", "secret", "http://h/?secret", "http://h:secret"])
+    @pytest.mark.parametrize("text", ["http://ada:hidden@h", "hidden", "http://h/?hidden", "http://h:hidden"])
     def test_a_wrong_url_is_not_repeated_since_it_may_hold_credentials(
         self, told: Tell, text: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
         for environ, file in (({"OTEL_SESSIONS_PROXY_UPSTREAM": text}, None), ({}, f'[proxy]\nupstream = "{text}"')):
             with pytest.raises(ConfigError, match="takes a URL") as caught:
                 told(environ=environ, file=file)
-            assert "secret" not in str(caught.value)
+            assert "hidden" not in str(caught.value)
         with pytest.raises(SystemExit):
             main(["proxy", "--upstream", text])
-        assert "secret" not in capsys.readouterr().err
+        assert "hidden" not in capsys.readouterr().err
 
 
 class TestFiles:

@@ -1,0 +1,78 @@
+"""The proxy among its peers: its fleet, what clients may not send, and what the peers' own listener takes.
+
+Clients and peers have listeners of their own. A client's request never counts as one that a peer has passed on. The
+peers' listener takes nothing else.
+"""
+
+import dataclasses
+from http import HTTPStatus
+from pathlib import Path
+from typing import Final
+
+from otel_sessions.asgi import ASGIApp, Receive, Send
+from otel_sessions.fleet import StaticPeers
+from otel_sessions.fleet.addresses import read_peers
+from otel_sessions.fleet.signing import HEADER
+from otel_sessions.fleet.taking import is_forwarded
+from otel_sessions.matchers import Scope, pairs_of
+
+from . import websocket
+from .forward import answer
+from .peer import EndpointMatcher
+from .settings import Settings
+
+_UNSIGNED: Final = (HTTPStatus.FORBIDDEN, "this address takes only what a process of the fleet passes on")
+_SIGNED_TIMES: Final = 3
+"""How many times as large as a client's head its forwarded head may be: it repeats the id of its session, coded."""
+_SIGNED_BYTES: Final = 2048
+
+
+def fleet_of(settings: Settings) -> StaticPeers | None:
+    """Return the fleet that the settings describe, or None. Raises `ConfigError` if its files cannot be used."""
+    if settings.peer_secret_file is None:
+        return None
+    file = None if settings.peers_file is None else Path(settings.peers_file)
+    listed = {name: peer.address for name, peer in read_peers(settings.peers).items()} or file
+    secret = Path(settings.peer_secret_file)
+    return StaticPeers(listed, dns=settings.peers_dns, name=settings.peer_name, secret=secret)
+
+
+def with_hints(settings: Settings) -> Settings:
+    """Return the settings of a proxy whose clients get ids with hints, if it has peers."""
+    if settings.has_peers and type(settings.matcher) is EndpointMatcher:
+        return dataclasses.replace(settings, matcher=EndpointMatcher(hint=True))
+    return settings
+
+
+def for_peers(settings: Settings) -> Settings:
+    """Return the settings for the peers' listener, where a request has one header more."""
+    rules = settings.rules
+    larger = _SIGNED_TIMES * rules.max_header + _SIGNED_BYTES
+    return dataclasses.replace(settings, rules=dataclasses.replace(rules, max_header=larger))
+
+
+class ForClients:
+    """Wraps the app for clients, who may not send the header of forwarded requests."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if is_forwarded(scope):
+            scope["headers"] = [pair for pair in pairs_of(scope) if pair[0] != HEADER]
+        await self._app(scope, receive, send)
+
+
+class ForPeers:
+    """Wraps the app for peers. What has no header of a forwarded request is refused; `app` checks the header."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if is_forwarded(scope):
+            await self._app(scope, receive, send)
+        elif scope["type"] == "http":
+            await answer(send, *_UNSIGNED)
+        else:
+            await websocket.refuse(receive, send, *_UNSIGNED)
