@@ -30,6 +30,7 @@ HANDSHAKE: Final = (
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 )
 MASK: Final = bytes(4)
+CLOSED: Final = b"\x88\x02\x03\xe8"
 CLOSE: Final = b"\x88\x80" + MASK
 CHUNKED: Final = b"POST /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
 GET: Final = b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -74,6 +75,7 @@ def speaking(frames: bytes) -> Iterator[str]:
                     client, _ = listener.accept()
                     with client, contextlib.suppress(OSError):
                         client.sendall(switching(client.recv(65536)) + frames)
+                        client.shutdown(socket.SHUT_WR)
                         while client.recv(65536):
                             pass
 
@@ -90,6 +92,18 @@ def switching(handshake: bytes) -> bytes:
         b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
         b"Sec-WebSocket-Accept: %s\r\n\r\n" % accept_key(key[1].decode()).encode()
     )
+
+
+def until_it_closes(port: int) -> int:
+    """Open a WebSocket, read until the other side says that it closes, and return how much it said."""
+    said, last = 0, b""
+    with socket.create_connection((HOST, port), PATIENCE) as client:
+        client.sendall(HANDSHAKE)
+        while last != CLOSED:
+            more = client.recv(65536)
+            assert more, "the connection ends without a close"
+            said, last = said + len(more), (last + more)[-len(CLOSED) :]
+    return said
 
 
 async def longest_stretch(upstream: str, client: Callable[[int], int]) -> float:
@@ -183,5 +197,5 @@ async def test_an_upstream_that_answers_in_small_parts_leaves_others_their_turns
     ],
 )
 async def test_an_upstreams_websocket_in_small_parts_leaves_others_their_turns(frames: bytes) -> None:
-    with speaking(frames + b"\x88\x02\x03\xe8") as upstream:
-        assert await longest_stretch(upstream, lambda port: exchange(port, HANDSHAKE, b"")) < MOST
+    with speaking(frames + CLOSED) as upstream:
+        assert await longest_stretch(upstream, until_it_closes) < MOST
