@@ -2,16 +2,13 @@
 
 import asyncio
 import contextlib
-import re
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import pytest
-from websockets.utils import accept_key
 
 from otel_sessions.matchers import HeaderMatcher
 from otel_sessions.proxy import Proxy, Settings
@@ -20,6 +17,7 @@ from tests.waiting import PATIENCE
 
 from .conftest import Origin
 from .recorder import Recorder
+from .speaker import speaking
 
 pytestmark = [pytest.mark.anyio, pytest.mark.processes]
 
@@ -62,36 +60,6 @@ def exchange(port: int, first: bytes, rest: bytes) -> int:
             while more := client.recv(65536):
                 said += len(more)
     return said
-
-
-@contextlib.contextmanager
-def speaking(frames: bytes) -> Iterator[str]:
-    """Serve one WebSocket after the other, to each of which these frames are sent, whatever it says; yield the URL."""
-    with socket.create_server((HOST, 0)) as listener:
-
-        def serve() -> None:
-            with contextlib.suppress(OSError):
-                while True:
-                    client, _ = listener.accept()
-                    with client, contextlib.suppress(OSError):
-                        client.sendall(switching(client.recv(65536)) + frames)
-                        client.shutdown(socket.SHUT_WR)
-                        while client.recv(65536):
-                            pass
-
-        threading.Thread(target=serve, daemon=True).start()
-        yield f"http://{HOST}:{listener.getsockname()[1]}"
-        listener.shutdown(socket.SHUT_RDWR)
-
-
-def switching(handshake: bytes) -> bytes:
-    """Return the answer to a handshake (RFC 6455, 4.2.2)."""
-    key = re.search(rb"(?i)sec-websocket-key: *(\S+)", handshake)
-    assert key is not None
-    return (
-        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-        b"Sec-WebSocket-Accept: %s\r\n\r\n" % accept_key(key[1].decode()).encode()
-    )
 
 
 def until_it_closes(port: int) -> int:
