@@ -104,7 +104,7 @@ def test_an_event_stream_and_a_websocket_pass_through_the_wrong_proxy(origin: Or
         cookie = http.get(f"{fleet['w1'].url}/a").headers["set-cookie"].partition(";")[0]
         http.cookies.clear()
         with http.stream("GET", f"{fleet['w2'].url}/events", headers={"cookie": cookie}) as stream:
-            assert next(stream.iter_lines())== "id: 1"
+            assert next(stream.iter_lines()) == "id: 1"
         url = f"ws{fleet['w2'].url.removeprefix('http')}/echo"
         with connect(url, additional_headers={"cookie": cookie}, proxy=None) as socket:
             assert isinstance(socket, ClientConnection)
