@@ -7,7 +7,7 @@ A peer whose process is stopped still takes connections, since the kernel does. 
 import asyncio
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
-from types import TracebackType
+from typing import Self
 
 
 class Why(StrEnum):
@@ -22,12 +22,22 @@ class Why(StrEnum):
 
 
 class Crossing:
-    """One exchange on its way. `why` says why this side has ended the exchange, or is None."""
+    """One exchange on its way, for a `with` block. `why` says why this side has ended the exchange, or is None."""
 
-    def __init__(self, since: float) -> None:
+    __slots__ = ("_among", "_close", "since", "why")
+
+    def __init__(self, since: float, among: set["Crossing"]) -> None:
         self.since = since
         self.why: Why | None = None
+        self._among = among
         self._close: Callable[[], object] | None = None
+        among.add(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._among.discard(self)
 
     def when_ended(self, close: Callable[[], object]) -> None:
         """Call `close` when this side ends the exchange, at once if this has happened."""
@@ -55,13 +65,11 @@ class Crossings:
     def __len__(self) -> int:
         return len(self._open)
 
-    def begin(self) -> "_Begun":
+    def begin(self) -> Crossing:
         """Return a new exchange, for a `with` block."""
-        crossing = Crossing(asyncio.get_running_loop().time())
-        self._open.add(crossing)
         if self._watching is None:
             self._watching = asyncio.create_task(self._watch(), name="otel-sessions peer")
-        return _Begun(crossing, self._open)
+        return Crossing(asyncio.get_running_loop().time(), self._open)
 
     def end(self) -> None:
         """End all exchanges and the watch, since this process shuts down."""
@@ -83,17 +91,3 @@ class Crossings:
         """Return the exchanges that the peer has had for so long that it should have given a sign of life."""
         since = asyncio.get_running_loop().time() - self._patience
         return [crossing for crossing in self._open if crossing.since <= since]
-
-
-class _Begun:
-    def __init__(self, crossing: Crossing, among: set[Crossing]) -> None:
-        self._crossing = crossing
-        self._among = among
-
-    def __enter__(self) -> Crossing:
-        return self._crossing
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._among.discard(self._crossing)

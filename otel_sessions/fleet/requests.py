@@ -17,6 +17,8 @@ from .crossings import Crossing, Why
 from .signing import HEADER, Proof, Word
 
 _HTTP_1: Final = "1"
+_WATCH_AFTER: Final = 0.1
+"""Seconds without an answer after which a task waits for the client to leave."""
 
 
 class Gone(Exception):
@@ -46,7 +48,7 @@ async def pass_on(
     method = str(scope["method"]).encode("latin-1")
     with client.call(method, target, headers, whole, limits=limits) as call:
         crossing.when_ended(call.close)
-        watching = asyncio.create_task(body.watch(crossing))
+        watching = asyncio.get_running_loop().call_later(_WATCH_AFTER, body.begin_to_watch, crossing)
         try:
             head = await call.head()
             said = proof.said_in(head.headers)
@@ -85,24 +87,27 @@ def _has_body(scope: Scope) -> bool:
 
 
 class _Body:
-    """The body of a request. One task reads at a time, and `rest` waits until it does not read any more."""
+    """The body of a request. One task reads at a time, and `rest` waits until no task reads any more."""
+
+    __slots__ = ("_first", "_receive", "_rested", "_watching", "_whole", "is_read", "is_reading")
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._first = b""
         self.is_read = True
         """Whether nothing of the body is left to be read."""
-        self._at_rest = asyncio.Event()
-        self._at_rest.set()
-        self._whole = asyncio.Event()
-        self._whole.set()
+        self.is_reading = False
+        self._rested: asyncio.Event | None = None
+        self._whole: asyncio.Event | None = None
+        """Set when the body is read, where it comes in parts."""
+        self._watching: asyncio.Task[None] | None = None
 
     async def first(self) -> bytes:
         """Read the first part of the body, and return it. Raises `Gone`."""
         self.is_read = False
         self._first = await self._next()
         if not self.is_read:
-            self._whole.clear()
+            self._whole = asyncio.Event()
         return self._first
 
     async def parts(self) -> AsyncIterator[bytes]:
@@ -114,18 +119,27 @@ class _Body:
             if self.is_read:
                 break
             part = await self._next()
-        self._whole.set()
+        if self._whole is not None:
+            self._whole.set()
 
-    async def watch(self, crossing: Crossing) -> None:
-        """Wait until the body is read and the client has left, and end the exchange then."""
-        await self._whole.wait()
+    def begin_to_watch(self, crossing: Crossing) -> None:
+        """End the exchange when the client has left. Most answers are there before anybody has to watch."""
+        self._watching = asyncio.create_task(self._watch(crossing))
+
+    async def _watch(self, crossing: Crossing) -> None:
+        if self._whole is not None:
+            await self._whole.wait()
         while (await self._message())["type"] == "http.request":
             pass
         crossing.end(Why.LEFT)
 
     async def rest(self) -> None:
-        """Wait until a task that was cancelled does not read any more."""
-        await self._at_rest.wait()
+        """Stop to watch, and wait until a task that was cancelled does not read any more."""
+        if self._watching is not None:
+            self._watching.cancel()
+        if self.is_reading:
+            self._rested = asyncio.Event()
+            await self._rested.wait()
 
     async def _next(self) -> bytes:
         message = await self._message()
@@ -135,9 +149,11 @@ class _Body:
         return bytes(message.get("body") or b"")
 
     async def _message(self) -> Message:
-        self._at_rest.clear()
+        self.is_reading = True
         try:
             message: Message = await self._receive()
         finally:
-            self._at_rest.set()
+            self.is_reading = False
+            if self._rested is not None:
+                self._rested.set()
         return message
