@@ -8,6 +8,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Final
 
+from opentelemetry import propagate, trace
+
 from otel_sessions._http.client import Call, CallLimits, Client
 from otel_sessions._http.hops import end_to_end
 from otel_sessions.asgi import Message, Receive, Send
@@ -64,7 +66,15 @@ async def pass_on(
 
 
 def towards_peer(headers: Headers) -> list[tuple[bytes, bytes]]:
-    return [pair for pair in end_to_end(headers) if pair[0] != HEADER]
+    """Return a request's headers as a peer gets them. The trace goes on from the current span, if there is one."""
+    passing = [pair for pair in end_to_end(headers) if pair[0] != HEADER]
+    if not trace.get_current_span().get_span_context().is_valid:
+        return passing  # what the client has sent of its trace passes as it is
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier)
+    own = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in carrier.items()]
+    replaced = {name for name, _ in own}
+    return [*(pair for pair in passing if pair[0] not in replaced), *own]
 
 
 def towards_client(headers: Headers) -> list[tuple[bytes, bytes]]:

@@ -565,3 +565,25 @@ async def test_a_request_of_http_2_may_have_a_body_without_a_length() -> None:
     assert _has_body({"headers": [], "http_version": "2"})
     assert not _has_body({"headers": [], "http_version": "1.1"})
     assert not _has_body({"headers": [(b"content-length", b"0")]})
+
+
+async def test_the_trace_of_a_request_goes_on_at_the_owner() -> None:
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.trace import format_span_id, format_trace_id
+
+    tracer = TracerProvider().get_tracer("test")
+    theirs = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+    async with fleet_of(telling, HeaderMatcher) as fleet:
+        session_id = await opened(fleet["w1"])
+        got = await asked(fleet["w2"], session_id, headers={"traceparent": theirs})
+        assert ["traceparent", theirs] in got.json()["headers"]
+
+        from otel_sessions.fleet.requests import towards_peer
+
+        with tracer.start_as_current_span("server") as span:
+            context = span.get_span_context()
+            passed = dict(towards_peer([(b"traceparent", theirs.encode()), (b"x-a", b"1")]))
+        assert set(passed) == {b"traceparent", b"x-a"}
+        named = f"00-{format_trace_id(context.trace_id)}-{format_span_id(context.span_id)}-"
+        assert passed[b"traceparent"].startswith(named.encode())
