@@ -6,12 +6,17 @@ costs its bytes, however many fragments it has. `tests/proxy/test_uvicorn.py` na
 """
 
 import asyncio
+import re
 from typing import Any, Final
 
 from websockets.asyncio.client import ClientConnection
 from websockets.frames import DATA_OPCODES, Frame, Opcode
 from websockets.protocol import Event
 
+_INTERIM: Final = re.compile(rb"HTTP/1\.1 1(?!01)[0-9][0-9]")
+_STATUS_END: Final = len(b"HTTP/1.1 101")
+_MOST_INTERIM: Final = 65536
+"""Bytes of heads with status 1xx before the answer to a handshake."""
 _SLICE: Final = 256
 """Bytes of frames that are read at once."""
 _MOST_SLICES: Final = 64
@@ -28,6 +33,7 @@ class UpstreamSocket(ClientConnection):
         self._opcode = Opcode.TEXT
         self._message = bytearray()
         self._frames = 0
+        self._dropped = 0
         self._is_due = False
         self._is_held = False
         self._is_reading = True
@@ -39,6 +45,8 @@ class UpstreamSocket(ClientConnection):
 
     def data_received(self, data: bytes) -> None:
         self._coming += data
+        if self.response is None and not self._is_past_interim():
+            return
         if not self._is_due:
             self._feed()
 
@@ -62,6 +70,20 @@ class UpstreamSocket(ClientConnection):
         if event.fin:
             data, self._message = bytes(self._message), bytearray()
             super().process_event(Frame(self._opcode, data))
+
+    def _is_past_interim(self) -> bool:
+        """Drop heads with status 1xx but 101 (RFC 9110, 15.2), and return whether the answer itself has begun."""
+        while len(self._coming) >= _STATUS_END:
+            if not _INTERIM.match(self._coming):
+                return True
+            end = self._coming.find(b"\r\n\r\n")
+            if end < 0:
+                break
+            self._dropped += end
+            del self._coming[: end + 4]
+        if self._dropped + len(self._coming) > _MOST_INTERIM:
+            self.transport.abort()
+        return False
 
     def _hold(self) -> None:
         self._is_held = True

@@ -2,16 +2,13 @@
 
 import asyncio
 import contextlib
-import re
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import pytest
-from websockets.utils import accept_key
 
 from otel_sessions.matchers import HeaderMatcher
 from otel_sessions.proxy import Proxy, Settings
@@ -20,6 +17,7 @@ from tests.waiting import PATIENCE
 
 from .conftest import Origin
 from .recorder import Recorder
+from .speaker import speaking
 
 pytestmark = [pytest.mark.anyio, pytest.mark.processes]
 
@@ -30,6 +28,7 @@ HANDSHAKE: Final = (
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 )
 MASK: Final = bytes(4)
+CLOSED: Final = b"\x88\x02\x03\xe8"
 CLOSE: Final = b"\x88\x80" + MASK
 CHUNKED: Final = b"POST /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
 GET: Final = b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -63,33 +62,16 @@ def exchange(port: int, first: bytes, rest: bytes) -> int:
     return said
 
 
-@contextlib.contextmanager
-def speaking(frames: bytes) -> Iterator[str]:
-    """Serve one WebSocket after the other, to each of which these frames are sent, whatever it says; yield the URL."""
-    with socket.create_server((HOST, 0)) as listener:
-
-        def serve() -> None:
-            with contextlib.suppress(OSError):
-                while True:
-                    client, _ = listener.accept()
-                    with client, contextlib.suppress(OSError):
-                        client.sendall(switching(client.recv(65536)) + frames)
-                        while client.recv(65536):
-                            pass
-
-        threading.Thread(target=serve, daemon=True).start()
-        yield f"http://{HOST}:{listener.getsockname()[1]}"
-        listener.shutdown(socket.SHUT_RDWR)
-
-
-def switching(handshake: bytes) -> bytes:
-    """Return the answer to a handshake (RFC 6455, 4.2.2)."""
-    key = re.search(rb"(?i)sec-websocket-key: *(\S+)", handshake)
-    assert key is not None
-    return (
-        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-        b"Sec-WebSocket-Accept: %s\r\n\r\n" % accept_key(key[1].decode()).encode()
-    )
+def until_it_closes(port: int) -> int:
+    """Open a WebSocket, read until the other side says that it closes, and return how much it said."""
+    said, last = 0, b""
+    with socket.create_connection((HOST, port), PATIENCE) as client:
+        client.sendall(HANDSHAKE)
+        while last != CLOSED:
+            more = client.recv(65536)
+            assert more, "the connection ends without a close"
+            said, last = said + len(more), (last + more)[-len(CLOSED) :]
+    return said
 
 
 async def longest_stretch(upstream: str, client: Callable[[int], int]) -> float:
@@ -183,5 +165,5 @@ async def test_an_upstream_that_answers_in_small_parts_leaves_others_their_turns
     ],
 )
 async def test_an_upstreams_websocket_in_small_parts_leaves_others_their_turns(frames: bytes) -> None:
-    with speaking(frames + b"\x88\x02\x03\xe8") as upstream:
-        assert await longest_stretch(upstream, lambda port: exchange(port, HANDSHAKE, b"")) < MOST
+    with speaking(frames + CLOSED) as upstream:
+        assert await longest_stretch(upstream, until_it_closes) < MOST
