@@ -15,6 +15,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
+from otel_sessions._core.events import Event
+
 _MOST: Final = 10_000
 _SPARE: Final = 64
 """Descriptors that are left to the upstream's kept connections, to health, to files and to logs."""
@@ -74,7 +76,9 @@ class Door:
         self._listener.close()
         _close(self._in_hand)
         if not task.cancelled() and task.exception() is not None:
-            _logger.error("no more connections are accepted", exc_info=task.exception())
+            _logger.error(
+                "no more connections are accepted", exc_info=task.exception(), extra=Event.PROXY_CLOSED_DOOR.extra
+            )
 
     async def _accept_all(self) -> None:
         loop = asyncio.get_running_loop()
@@ -116,7 +120,7 @@ class Door:
         self._refused += 1
         now = time.monotonic()
         if now - self._logged >= 1.0 or self._logged < 0:
-            _logger.warning("connections refused: %d; %s", self._refused, why)
+            _logger.warning("connections refused: %d; %s", self._refused, why, extra=Event.PROXY_FULL.extra)
             self._refused, self._logged = 0, now
 
 

@@ -17,6 +17,7 @@ from typing import Final, Self
 
 import anyio
 
+from otel_sessions._core.events import Event
 from otel_sessions._core.exceptions import ConfigError
 from otel_sessions._engine.manager import SessionManager
 from otel_sessions._program.flags import naming
@@ -34,6 +35,7 @@ from .door import most_connections
 from .farewell import Farewell
 from .forward import Forwarder
 from .front import Front, in_time
+from .measured import Measured
 from .peer import Peer
 from .sessionless import Sessionless
 from .settings import Settings, unread_variables
@@ -94,7 +96,8 @@ class Proxy:
             head_timeout=settings.head_timeout,
             idle_timeout=settings.rules.timeouts.idle_timeout,
         )
-        self._server = Server(front, limits, settings.max_connections or most_connections(), self._drain)
+        self._measured = Measured(front, settings.rules.trust)
+        self._server = Server(self._measured, limits, settings.max_connections or most_connections(), self._drain)
         self._health = Server(self._say_health, limits, _MOST_HEALTH, _drain_nothing)
         self._address: tuple[str, int] | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -118,6 +121,7 @@ class Proxy:
             exits.enter_context(self._listener)
             if self._health_listener is not None:
                 exits.enter_context(self._health_listener)
+            exits.enter_context(self._measured)
             await exits.enter_async_context(self._upstream)
             if self._sink is not None:
                 with naming(options.EXPORT.flag, str(self.settings.export)):
@@ -130,7 +134,11 @@ class Proxy:
             if self._serving.done():
                 await self._serving
             self._exits = exits.pop_all()
-        _logger.info("listening on %s, for %s", written(self.address), self.settings.upstream)
+        _logger.info(
+            "listening on %s, for %s",
+            *(written(self.address), self.settings.upstream),
+            extra=Event.PROXY_LISTENS.extra,
+        )
         return self
 
     async def __aexit__(
@@ -215,7 +223,7 @@ def run(settings: Settings) -> int:
     log_to_stderr(settings.log_format)
     quieten()
     for warning in unread_variables(os.environ):
-        _logger.warning("%s", warning)
+        _logger.warning("%s", warning, extra=Event.VARIABLE_UNKNOWN.extra)
     listener, health = _listeners(settings, None, None)
     with exporting("otel-sessions-proxy"), asyncio.Runner(loop_factory=_loop_factory(settings.loop)) as runner:
         runner.run(_serve(settings, listener, health))

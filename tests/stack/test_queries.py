@@ -164,9 +164,10 @@ VERDICTS = ("sessions: Are sessions bounded?", "sessions: Do the books balance?"
 
 
 def test_the_errors_of_managers_in_trouble_are_in_the_panel_of_errors(stack: Stack, ill: Asked) -> None:
-    (errors,) = [query for query in ALL if query.place == "sessions: Errors since the start, by type"]
+    (errors,) = [query for query in ALL if query.place == "sessions: Errors since the start, by stage and type"]
     found = stack.series(errors.filled(manager="troubled", instance="trouble"), ill.start, ill.end)
 
     assert {labels for labels, points in found.items() if points[-1][1] > 0} == {
-        f"error_type={kind}" for kind in ("hook", "pass", "sink", "timeout")
+        f"error_type={kind},otel_sessions_cleanup_stage={stage}"
+        for stage, kind in (("hook", "ValueError"), ("hook", "timeout"), ("sink", "OSError"), ("pass", "OSError"))
     }

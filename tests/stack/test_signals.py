@@ -18,6 +18,7 @@ from .troubled import SECRET
 pytestmark = pytest.mark.stack
 
 TRIGGER, OUTCOME = "otel_sessions_cleanup_trigger", "otel_sessions_cleanup_outcome"
+STAGE = "otel_sessions_cleanup_stage"
 
 
 def by(stack: Stack, query: str, *labels: str) -> dict[tuple[str, ...], float]:
@@ -48,7 +49,7 @@ def test_every_phase_of_the_load_left_its_mark(story: Story) -> None:
 
 def test_prometheus_has_the_same_books_by_reason(stack: Stack, story: Story) -> None:
     books = story.books
-    reasons = by(stack, 'otel_sessions_session_cleaned_total{instance="story"}', "otel_sessions_cleanup_reason")
+    reasons = by(stack, 'otel_sessions_session_cleaned_total{instance="story"}', "otel_sessions_session_end_reason")
     refused = by(stack, 'otel_sessions_session_rejected_total{instance="story"}', "otel_sessions_rejection_reason")
 
     assert stack.value('otel_sessions_session_created_total{instance="story"}') == books["created"]
@@ -158,16 +159,21 @@ def test_passes_in_trouble_are_counted_by_trigger_and_outcome(stack: Stack, trou
     assert sum(runs.values()) == troubled["runs"]
 
 
-def test_errors_are_counted_by_type(stack: Stack, troubled: Mapping[str, Any]) -> None:
-    errors = by(stack, 'otel_sessions_cleanup_errors_total{otel_sessions_manager_name="troubled"}', "error_type")
+def test_errors_are_counted_by_stage_and_type(stack: Stack, troubled: Mapping[str, Any]) -> None:
+    errors = by(stack, 'otel_sessions_cleanup_errors_total{otel_sessions_manager_name="troubled"}', STAGE, "error_type")
 
-    assert errors == {("hook",): 1, ("timeout",): 2, ("sink",): 1, ("pass",): 1}
+    assert errors == {
+        ("hook", "ValueError"): 1,
+        ("hook", "timeout"): 2,
+        ("sink", "OSError"): 1,
+        ("pass", "OSError"): 1,
+    }
     assert sum(errors.values()) == troubled["errors"]
 
 
 def test_the_books_of_managers_in_trouble_are_the_same_in_prometheus(stack: Stack, troubled: Mapping[str, Any]) -> None:
     here = 'otel_sessions_manager_name="troubled"'
-    reasons = by(stack, f"otel_sessions_session_cleaned_total{{{here}}}", "otel_sessions_cleanup_reason")
+    reasons = by(stack, f"otel_sessions_session_cleaned_total{{{here}}}", "otel_sessions_session_end_reason")
     refused = by(stack, f"otel_sessions_session_rejected_total{{{here}}}", "otel_sessions_rejection_reason")
 
     assert stack.value(f"otel_sessions_session_created_total{{{here}}}") == troubled["created"]
@@ -186,12 +192,22 @@ def test_an_aborted_pass_is_a_trace_with_an_error(stack: Stack, troubled: Mappin
 
 
 def test_what_fails_in_a_pass_is_a_line_under_its_trace(stack: Stack, troubled: Mapping[str, Any]) -> None:
-    def failures() -> dict[str, str]:
-        return {line.body.split(" of session")[0]: line.trace_id for line in stack.logs() if line.severity == "ERROR"}
+    events = ("otel_sessions.cleanup.call_failed", "otel_sessions.cleanup.aborted")
+
+    def failures() -> dict[tuple[str, str], str]:
+        return {
+            (line.severity, line.body.split(" of session")[0]): line.trace_id
+            for line in stack.logs()
+            if line.event in events
+        }
 
     found = until(failures, lambda found: len(found) >= 3)
 
-    assert set(found) == {"the hook", "the sink", "a cleanup pass (manual) was aborted"}
+    assert set(found) == {
+        ("WARN", "the hook"),
+        ("WARN", "the sink"),
+        ("ERROR", "a cleanup pass (manual) was aborted"),
+    }
     for trace_id in found.values():
         assert [span["operationName"] for span in stack.trace(trace_id)] == ["otel_sessions.cleanup"]
 
