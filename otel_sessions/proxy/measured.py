@@ -175,6 +175,11 @@ class Measured:
     def __exit__(self, *_: object) -> None:
         self._requests = None
 
+    def note_refused(self, scheme: str, status: int) -> None:
+        """Record a request whose head cannot be read, so that the server has answered it with a status by itself."""
+        if self._requests is not None:
+            self._requests.note_end((OTHER, scheme, int(status), str(int(status)) if status >= 500 else ""), 0.0)
+
     def start_anew_after_fork(self) -> None:
         """Forget the requests of the parent process."""
         self.active = {}
@@ -200,6 +205,12 @@ class Measured:
         finally:
             active[line] -= 1
             requests.note_end((*line, *answer.end(is_cut or is_left(scope))), perf_counter() - began)
+
+
+def note_refused(app: ASGIApp, scheme: str, status: int) -> None:
+    """Record a request that never gets to `app`, if the requests of this app are measured."""
+    if isinstance(app, Measured):
+        app.note_refused(scheme, status)
 
 
 class _Answer:

@@ -16,7 +16,7 @@ from otel_sessions._http.addresses import read_network
 from otel_sessions.asgi import ASGIApp, Message, Receive, Send
 from otel_sessions.matchers import Scope
 from otel_sessions.proxy.headers import Trust
-from otel_sessions.proxy.measured import METRICS, Measured
+from otel_sessions.proxy.measured import METRICS, Measured, note_refused
 from tests.broken_telemetry import GivingMeter, MeterOfBrokenHistograms
 from tests.signals import Export
 
@@ -210,6 +210,23 @@ async def test_a_websocket_is_the_get_that_begins_it(metrics: Metrics, messages:
     scope = {"type": "websocket", "scheme": "ws", "headers": [], "client": ("10.0.0.7", 1)}
 
     assert await metrics.ask(saying(*messages), scope) == attributes(status=status)
+
+
+@pytest.mark.parametrize(("status", "more"), [(400, {}), (501, {"error_type": "501"})])
+async def test_a_head_that_cannot_be_read_is_a_request_of_another_method(
+    metrics: Metrics, status: int, more: dict[str, str]
+) -> None:
+    with metrics.measured(answering(200)) as measured:
+        note_refused(measured, "http", status)
+
+    assert metrics.points("http.server.request.duration") == [attributes("_OTHER", status, **more)]
+
+
+@pytest.mark.parametrize("app", [answering(200), Measured(answering(200), TRUST)], ids=["not measured", "not started"])
+async def test_without_a_provider_a_refusal_is_not_measured(metrics: Metrics, app: ASGIApp) -> None:
+    note_refused(app, "http", 400)
+
+    assert metrics.points("http.server.request.duration") == []
 
 
 async def test_requests_under_way_are_active_by_method(metrics: Metrics) -> None:
