@@ -1,7 +1,9 @@
 """The proxy's own metrics: each request is measured once, by OpenTelemetry's conventions for HTTP servers."""
 
 import asyncio
+import gc
 import logging
+import weakref
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -319,13 +321,43 @@ async def test_a_provider_that_fails_is_logged_once_and_stops_no_request(caplog:
 
 
 async def test_a_forked_process_begins_without_requests_under_way(metrics: Metrics) -> None:
+    seen: list[list[float]] = []
+
+    def active() -> list[float]:
+        return list(metrics.export().numbers("http.server.active_requests").values())
+
     async def forking(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(active())
         measured.start_anew_after_fork()
+        seen.append(active())
 
     with metrics.measured(forking) as measured:
         await measured(request(), receive, send)
+    seen.append(active())
 
-    assert list(measured.active.values()) in ([], [0])
+    assert seen == [[1], [0], [0]]
+
+
+async def test_a_proxy_that_has_ended_is_not_kept(metrics: Metrics) -> None:
+    with metrics.measured(answering(200)) as measured:
+        await measured(request(), receive, send)
+    kept = weakref.ref(measured)
+    del measured
+    gc.collect()
+
+    assert kept() is None
+    assert metrics.export().numbers("http.server.active_requests")
+
+
+async def test_a_provider_that_nobody_uses_any_more_is_not_kept() -> None:
+    provider = MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False)
+    with Measured(answering(200), TRUST, provider) as measured:
+        await measured(request(), receive, send)
+    kept = weakref.ref(provider)
+    del provider, measured
+    gc.collect()
+
+    assert kept() is None
 
 
 async def _awaited(awaitable: Awaitable[None]) -> None:
