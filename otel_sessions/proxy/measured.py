@@ -87,6 +87,8 @@ METRICS: Final = (DURATION, ACTIVE)
 
 _Line = tuple[str, str]
 """The method and the scheme of a request."""
+_Active = dict[_Line, int]
+"""How many requests of each method and scheme are under way."""
 _Words = tuple[str, str, int, str]
 """The method and the scheme of a request, its status or 0, and its `error.type` or an empty text."""
 
@@ -97,7 +99,8 @@ class _Requests:
     """The requests of all proxies with one meter provider, since a second instrument of a name would not be read."""
 
     def __init__(self, provider: MeterProvider) -> None:
-        self.proxies: weakref.WeakSet[Measured] = weakref.WeakSet()
+        self._active: tuple[_Active, ...] = ()
+        """The requests under way of each proxy. It is replaced and never changed: another thread reads it."""
         self._seen: dict[_Line, None] = {}
         self._known: dict[_Words, Mapping[str, str | int]] = {}
         self._incomplete = 0
@@ -105,6 +108,15 @@ class _Requests:
         meter = meter_of(provider)
         observed(meter, ACTIVE, self._observe)
         self._duration = histogram(meter, DURATION)
+
+    def add(self, active: _Active) -> None:
+        """Report the requests under way of one more proxy."""
+        self._active = (*self._active, active)
+
+    def remove(self, active: _Active) -> None:
+        """Report the requests of a proxy no more."""
+        self._seen |= dict.fromkeys(active)
+        self._active = tuple(one for one in self._active if one is not active)
 
     def note_end(self, words: _Words, seconds: float) -> None:
         """Record a request. An error of the provider is logged once, and never reaches the request."""
@@ -132,13 +144,11 @@ class _Requests:
         return told
 
     def _observe(self, _: CallbackOptions) -> Iterable[Observation]:
-        for proxy in list(self.proxies):
-            self._seen |= dict.fromkeys(proxy.active)
-        active = dict.fromkeys(self._seen, 0)
-        for proxy in list(self.proxies):
-            for line, count in proxy.active.copy().items():
-                active[line] = active.get(line, 0) + count
-        return [Observation(count, {METHOD: method, SCHEME: scheme}) for (method, scheme), count in active.items()]
+        total = dict.fromkeys(self._seen.copy(), 0)
+        for active in self._active:
+            for line, count in active.copy().items():
+                total[line] = total.get(line, 0) + count
+        return [Observation(count, {METHOD: method, SCHEME: scheme}) for (method, scheme), count in total.items()]
 
 
 _requests: weakref.WeakKeyDictionary[MeterProvider, _Requests] = weakref.WeakKeyDictionary()
@@ -152,13 +162,13 @@ def _requests_of(provider: MeterProvider) -> _Requests:
 
 
 class Measured:
-    """The app `app`, whose requests are measured inside the `with` block. `active` are the requests under way.
+    """The app `app`, whose requests are measured inside the `with` block.
 
     A provider that is None is the global provider, as it is on entry.
     """
 
     def __init__(self, app: ASGIApp, trust: Trust, provider: MeterProvider | None = None) -> None:
-        self.active: dict[_Line, int] = {}
+        self._active: _Active = {}
         self._app = app
         self._trust = trust
         self._provider = provider
@@ -168,16 +178,26 @@ class Measured:
         provider = global_provider() if self._provider is None else self._provider
         if not is_proxy(provider) and not isinstance(provider, NoOpMeterProvider):
             self._requests = _requests_of(provider)
-            self._requests.proxies.add(self)
+            self._requests.add(self._active)
             forks.add(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._requests = None
+        if self._requests is not None:
+            self._requests.remove(self._active)
+            self._requests = None
+
+    def note_refused(self, scheme: str, status: int) -> None:
+        """Record a request whose head cannot be read, so that the server has answered it with a status by itself."""
+        if self._requests is not None:
+            self._requests.note_end((OTHER, scheme, int(status), str(int(status)) if status >= 500 else ""), 0.0)
 
     def start_anew_after_fork(self) -> None:
         """Forget the requests of the parent process."""
-        self.active = {}
+        if self._requests is not None:
+            self._requests.remove(self._active)
+            self._active = {}
+            self._requests.add(self._active)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         requests = self._requests
@@ -190,7 +210,7 @@ class Measured:
         method = str(scope.get("method", "GET"))  # a WebSocket begins as a GET (RFC 6455, section 4.1)
         line = (method if method in _METHODS else OTHER, _SCHEMES.get(scheme_of(scope, self._trust), "http"))
         answer = _Answer(send)
-        is_cut, active = False, self.active
+        is_cut, active = False, self._active
         active[line] = active.get(line, 0) + 1
         try:
             await self._app(scope, receive, answer)
@@ -200,6 +220,12 @@ class Measured:
         finally:
             active[line] -= 1
             requests.note_end((*line, *answer.end(is_cut or is_left(scope))), perf_counter() - began)
+
+
+def note_refused(app: ASGIApp, scheme: str, status: int) -> None:
+    """Record a request that never gets to `app`, if the requests of this app are measured."""
+    if isinstance(app, Measured):
+        app.note_refused(scheme, status)
 
 
 class _Answer:

@@ -116,6 +116,7 @@ def live(proxy_url: str, http: httpx2.Client) -> None:
     ids = [http.post(f"{proxy_url}/mcp", headers=JSON, content=INITIALIZE).headers["mcp-session-id"] for _ in range(3)]
     http.delete(f"{proxy_url}/mcp", headers={"mcp-session-id": ids[0]})
     http.request("PROPFIND", f"{proxy_url}/mcp")
+    http.request("BREW", f"{proxy_url}/mcp")
     http.get(f"{proxy_url}/mcp", headers={"mcp-session-id": "of nobody"})
 
 
@@ -164,5 +165,6 @@ def test_the_last_export_of_a_running_proxy_balances_and_has_each_request(collec
     assert total("otel_sessions.session.created") == total("otel_sessions.session.cleaned") == 3
     assert total("otel_sessions.session.active") == total("http.server.active_requests") == 0
     assert requests[("POST", "200")] == 3
+    assert requests[("_OTHER", "405")] == requests[("_OTHER", "501")] == 1
     assert {method for method, _ in requests} == {"POST", "DELETE", "GET", "_OTHER"}
-    assert sum(requests.values()) == 6
+    assert sum(requests.values()) == 7

@@ -1,7 +1,9 @@
 """The proxy's own metrics: each request is measured once, by OpenTelemetry's conventions for HTTP servers."""
 
 import asyncio
+import gc
 import logging
+import weakref
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -16,7 +18,7 @@ from otel_sessions._http.addresses import read_network
 from otel_sessions.asgi import ASGIApp, Message, Receive, Send
 from otel_sessions.matchers import Scope
 from otel_sessions.proxy.headers import Trust
-from otel_sessions.proxy.measured import METRICS, Measured
+from otel_sessions.proxy.measured import METRICS, Measured, note_refused
 from tests.broken_telemetry import GivingMeter, MeterOfBrokenHistograms
 from tests.signals import Export
 
@@ -212,6 +214,23 @@ async def test_a_websocket_is_the_get_that_begins_it(metrics: Metrics, messages:
     assert await metrics.ask(saying(*messages), scope) == attributes(status=status)
 
 
+@pytest.mark.parametrize(("status", "more"), [(400, {}), (501, {"error_type": "501"})])
+async def test_a_head_that_cannot_be_read_is_a_request_of_another_method(
+    metrics: Metrics, status: int, more: dict[str, str]
+) -> None:
+    with metrics.measured(answering(200)) as measured:
+        note_refused(measured, "http", status)
+
+    assert metrics.points("http.server.request.duration") == [attributes("_OTHER", status, **more)]
+
+
+@pytest.mark.parametrize("app", [answering(200), Measured(answering(200), TRUST)], ids=["not measured", "not started"])
+async def test_without_a_provider_a_refusal_is_not_measured(metrics: Metrics, app: ASGIApp) -> None:
+    note_refused(app, "http", 400)
+
+    assert metrics.points("http.server.request.duration") == []
+
+
 async def test_requests_under_way_are_active_by_method(metrics: Metrics) -> None:
     seen: list[dict[str, float]] = []
 
@@ -302,13 +321,43 @@ async def test_a_provider_that_fails_is_logged_once_and_stops_no_request(caplog:
 
 
 async def test_a_forked_process_begins_without_requests_under_way(metrics: Metrics) -> None:
+    seen: list[list[float]] = []
+
+    def active() -> list[float]:
+        return list(metrics.export().numbers("http.server.active_requests").values())
+
     async def forking(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(active())
         measured.start_anew_after_fork()
+        seen.append(active())
 
     with metrics.measured(forking) as measured:
         await measured(request(), receive, send)
+    seen.append(active())
 
-    assert list(measured.active.values()) in ([], [0])
+    assert seen == [[1], [0], [0]]
+
+
+async def test_a_proxy_that_has_ended_is_not_kept(metrics: Metrics) -> None:
+    with metrics.measured(answering(200)) as measured:
+        await measured(request(), receive, send)
+    kept = weakref.ref(measured)
+    del measured
+    gc.collect()
+
+    assert kept() is None
+    assert metrics.export().numbers("http.server.active_requests")
+
+
+async def test_a_provider_that_nobody_uses_any_more_is_not_kept() -> None:
+    provider = MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False)
+    with Measured(answering(200), TRUST, provider) as measured:
+        await measured(request(), receive, send)
+    kept = weakref.ref(provider)
+    del provider, measured
+    gc.collect()
+
+    assert kept() is None
 
 
 async def _awaited(awaitable: Awaitable[None]) -> None:

@@ -3,12 +3,16 @@ tell them."""
 
 import json
 import math
+import re
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
+from otel_sessions._telemetry import signals
+from otel_sessions._telemetry.signals import Kind, Metric
+from otel_sessions.proxy import measured
 from tests.waiting import until
 
 from .backends import Stack
@@ -67,6 +71,28 @@ def test_prometheus_has_the_lifetime_of_every_session(stack: Stack, story: Story
     lived = stack.value('sum(otel_sessions_session_duration_seconds_count{instance="story"})')
 
     assert lived == story.books["created"]
+
+
+def in_prometheus(metric: Metric) -> str:
+    """Return the name that Prometheus gives a metric of OTLP."""
+    seconds = "_seconds" if metric.unit == "s" else ""
+    ending = {Kind.COUNTER: "_total", Kind.HISTOGRAM: "_bucket"}.get(metric.kind, "")
+    return f"{metric.name.replace('.', '_')}{seconds}{ending}"
+
+
+@pytest.mark.parametrize("metric", [*signals.METRICS, *measured.METRICS], ids=lambda metric: metric.name)
+def test_prometheus_has_every_metric_of_the_tables(stack: Stack, story: Story, metric: Metric) -> None:
+    found = stack.series(f'{in_prometheus(metric)}{{instance="story"}}', story.start, story.end)
+
+    assert found
+
+
+def test_prometheus_has_no_metric_of_ours_that_is_in_no_table(stack: Stack, story: Story) -> None:
+    names = stack.ask("label/__name__/values", **{"match[]": '{instance="story"}'})
+    known = {in_prometheus(metric).removesuffix("_bucket") for metric in (*signals.METRICS, *measured.METRICS)}
+    ours = {name for name in names if name.startswith(("otel_sessions_", "http_"))}
+
+    assert {re.sub("_(bucket|count|sum)$", "", name) for name in ours} == known
 
 
 def test_the_books_balance_in_every_single_sample(stack: Stack, story: Story) -> None:

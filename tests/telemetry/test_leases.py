@@ -33,6 +33,15 @@ def oldest(signals: Signals, manager: str = "default") -> float:
     return signals.export().value("lease.oldest", manager)
 
 
+class Busy(dict[Any, float]):
+    """Leases of which one is left whenever another thread has just begun to look at them."""
+
+    def items(self) -> Any:
+        found = iter(super().items())
+        self.popitem()
+        return found
+
+
 class TestOldestLease:
     @KINDS
     async def test_it_is_as_old_as_the_time_since_it_was_entered(
@@ -168,6 +177,18 @@ class TestOldestLease:
                 faulty_clock.mend()
 
         assert age == 0
+
+    async def test_a_lease_that_is_left_while_another_thread_looks_hides_no_other(
+        self, signals: Signals, clock: Clock
+    ) -> None:
+        async with signals.manager(clock=clock) as manager:
+            await manager.create_session("an id")
+            with manager.pin("an id"):
+                await anyio.sleep(3)
+                with manager.pin("an id"):
+                    manager._leases._since = Busy(manager._leases._since)
+
+                    assert oldest(signals) == pytest.approx(3)
 
     @pytest.mark.usefixtures("impatient_threads")
     async def test_another_thread_may_ask_while_leases_come_and_go(self, signals: Signals, clock: Clock) -> None:
