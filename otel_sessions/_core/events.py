@@ -33,6 +33,10 @@ class Event(StrEnum):
     PROXY_FULL = "otel_sessions.proxy.full"
     PROXY_APP_FAILED = "otel_sessions.proxy.app_failed"
     PROXY_OWNER_IS_ADDRESS = "otel_sessions.proxy.owner_is_address"
+    TLS_FAILED = "otel_sessions.proxy.tls_failed"
+    CERTIFICATE_READ = "otel_sessions.proxy.certificate_read"
+    CERTIFICATE_KEPT = "otel_sessions.proxy.certificate_kept"
+    CERTIFICATE_DOUBTFUL = "otel_sessions.proxy.certificate_doubtful"
     UPSTREAM_FAILED = "otel_sessions.upstream.failed"
     UPSTREAM_KEPT_SESSION = "otel_sessions.upstream.kept_session"
 
