@@ -9,6 +9,7 @@ import logging
 import socket
 from typing import Final
 
+from otel_sessions._core.events import Event
 from otel_sessions._core.exceptions import PeerUnavailable
 from otel_sessions._engine.owners import Peer
 
@@ -68,7 +69,8 @@ class Resolved:
             found = await asyncio.gather(*map(self._ask_one, await self._addresses()))
             self._known = {peer.name: peer for peer in found if peer is not None}
         except OSError as error:
-            _logger.warning("the peers at %s cannot be found: %s", self._host.text, error)
+            host = self._host.text
+            _logger.warning("the peers at %s cannot be found: %s", host, error, extra=Event.PEERS_NOT_FOUND.extra)
         finally:
             self._round = None
 
@@ -84,7 +86,11 @@ class Resolved:
         found = await loop.getaddrinfo(host.host, host.port, type=socket.SOCK_STREAM)
         hosts = list(dict.fromkeys(str(entry[4][0]) for entry in found))
         if len(hosts) > _MOST_ADDRESSES:
-            _logger.warning("%s has %d addresses; the first %d count", host.text, len(hosts), _MOST_ADDRESSES)
+            _logger.warning(
+                "%s has %d addresses; the first %d count",
+                *(host.text, len(hosts), _MOST_ADDRESSES),
+                extra=Event.PEERS_NOT_FOUND.extra,
+            )
         return [_written(host, each) for each in hosts[:_MOST_ADDRESSES]]
 
 

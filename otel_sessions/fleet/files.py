@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
+from otel_sessions._core.events import Event
 from otel_sessions._core.exceptions import ConfigError
 
 _LOOK_SECONDS: Final = 1.0
@@ -50,9 +51,9 @@ class Watched(Generic[V]):
         try:
             self._content = self._load()
         except ConfigError as error:
-            _logger.warning("the last good content stays in use: %s", error)
+            _logger.warning("the last good content stays in use: %s", error, extra=Event.FLEET_FILE_KEPT.extra)
         else:
-            _logger.info("%s has changed and was read again", self._path)
+            _logger.info("%s has changed and was read again", self._path, extra=Event.FLEET_FILE_READ.extra)
 
     def _load(self) -> V:
         try:

@@ -13,6 +13,7 @@ from typing import Final
 
 from websockets.exceptions import WebSocketException
 
+from otel_sessions._core.events import Event
 from otel_sessions._core.exceptions import PeerUnavailable
 from otel_sessions._engine.owners import Peer
 from otel_sessions._http.client import BadAnswer, Call, CallLimits, CannotConnect, Client, HungUp, Origin, UpstreamError
@@ -159,7 +160,9 @@ class Links:
             if len(self._warned) >= _MOST_LINKS:
                 self._warned.clear()
             self._warned[peer.name] = now
-            _logger.warning("the process %s at %s %s", peer.name, peer.address, what)
+            _logger.warning(
+                "the process %s at %s %s", *(peer.name, peer.address, what), extra=Event.PEER_UNUSABLE.extra
+            )
 
     def _link(self, address: str) -> _Link:
         link = self._links.get(address)

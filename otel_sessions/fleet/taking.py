@@ -8,6 +8,7 @@ import logging
 from http import HTTPStatus
 from typing import Final
 
+from otel_sessions._core.events import Event
 from otel_sessions.asgi import Message, Receive, Send
 from otel_sessions.asgi._elsewhere import Serve
 from otel_sessions.matchers import Headers, Scope, pairs_of
@@ -34,7 +35,10 @@ async def take(
     values = [value for key, value in pairs_of(scope) if key == HEADER]
     checked = secrets.check(values[0], _method(scope), target_of(scope), now) if len(values) == 1 else None
     if checked is None:
-        _logger.debug("a request with the header of forwarded requests was refused: no peer has signed it")
+        _logger.debug(
+            "a request with the header of forwarded requests was refused: no peer has signed it",
+            extra=Event.PEER_UNSIGNED.extra,
+        )
         await _answer(scope, send, HTTPStatus.FORBIDDEN, REFUSED, b"no process of the fleet has signed this request\n")
         return
     passage, proof = checked

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NoReturn
 
+from otel_sessions._core.events import Event
 from otel_sessions._core.exceptions import ConfigError
 from otel_sessions._program.flags import naming
 
@@ -61,9 +62,13 @@ class Certificate:
         try:
             self.context = self._load()
         except Exception as error:
-            _logger.warning("the certificate stays as it was, since its files cannot be used: %s", error)
+            _logger.warning(
+                "the certificate stays as it was, since its files cannot be used: %s",
+                error,
+                extra=Event.CERTIFICATE_KEPT.extra,
+            )
         else:
-            _logger.info("the certificate was read again from %s", self._cert)
+            _logger.info("the certificate was read again from %s", self._cert, extra=Event.CERTIFICATE_READ.extra)
 
     def _state(self) -> bytes | None:
         """Return what tells a change of the files, or None if they cannot be read."""
@@ -76,7 +81,12 @@ class Certificate:
         context, text = _load(self._cert, self._key)
         doubt = _doubt(context, text)
         if doubt is not None:
-            _logger.warning("clients will refuse the certificate in %s: %s", self._cert, doubt)
+            _logger.warning(
+                "clients will refuse the certificate in %s: %s",
+                self._cert,
+                doubt,
+                extra=Event.CERTIFICATE_DOUBTFUL.extra,
+            )
         return context
 
 

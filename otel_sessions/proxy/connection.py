@@ -27,6 +27,7 @@ from otel_sessions.matchers import Scope
 from .chunks import Body, Chunked, Sized
 from .exchange import Exchange, status_line
 from .head import END, Head, Malformed, check_beginning, read_head
+from .measured import note_refused
 from .rules import TARGET
 from .serving import Serving
 
@@ -313,6 +314,8 @@ class Connection(asyncio.Protocol):
         if self._exchange is not None and self._exchange.is_started:
             self.transport.abort()
             return
+        if self._exchange is None:
+            note_refused(self._serving.app, str(self._proto["scheme"]), status)
         text = b"%s\n" % said.encode("latin-1", "replace")
         self.transport.write(
             b"%scontent-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%s"

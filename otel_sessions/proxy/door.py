@@ -18,6 +18,8 @@ from contextlib import suppress
 from functools import partial
 from typing import Final
 
+from otel_sessions._core.events import Event
+
 from .notes import Notes
 from .tls import Secured, Tls
 
@@ -78,8 +80,8 @@ class Door:
         self._arriving = 0
         self._limit_reached = f"{most} are open, which is --max-connections"
         self._in_hand = _open_one()
-        self._refused = Notes(logging.WARNING, "connections refused", seconds=1.0)
-        self._closed = Notes(logging.WARNING, "idle connections closed for new ones", seconds=1.0)
+        self._refused = Notes(_write_refused, seconds=1.0)
+        self._closed = Notes(_write_closed, seconds=1.0)
         self._accepting = {asyncio.create_task(self._accept_all(listener)): listener for listener in listeners}
         for task, listener in self._accepting.items():
             listener.setblocking(False)
@@ -98,7 +100,9 @@ class Door:
             _close(self._in_hand)
             self._in_hand = None
         if not task.cancelled() and task.exception() is not None:
-            _logger.error("no more connections are accepted", exc_info=task.exception())
+            _logger.error(
+                "no more connections are accepted", exc_info=task.exception(), extra=Event.PROXY_CLOSED_DOOR.extra
+            )
 
     async def _accept_all(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -156,6 +160,14 @@ class Door:
             listener.accept()[0].close()
         self._in_hand = _open_one()
         self._refused.note(_NO_DESCRIPTOR_LEFT)
+
+
+def _write_refused(count: int, why: str) -> None:
+    _logger.warning("connections refused: %d; %s", count, why, extra=Event.PROXY_FULL.extra)
+
+
+def _write_closed(count: int, why: str) -> None:
+    _logger.warning("idle connections closed for new ones: %d; %s", count, why, extra=Event.PROXY_FULL.extra)
 
 
 def _open_one() -> int | None:

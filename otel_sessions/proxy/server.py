@@ -19,6 +19,7 @@ from typing import Final, Self
 
 import anyio
 
+from otel_sessions._core.events import Event
 from otel_sessions._core.exceptions import ConfigError
 from otel_sessions._engine.manager import SessionManager
 from otel_sessions._program.arguments import Address
@@ -38,6 +39,7 @@ from .farewell import Farewell
 from .fellows import ForClients, ForPeers, fleet_of, for_peers, with_hints
 from .forward import Forwarder
 from .front import Front, in_time
+from .measured import Measured
 from .peer import Peer
 from .serving import Limits
 from .sessionless import Sessionless
@@ -114,7 +116,8 @@ class Proxy:
             larger = dataclasses.replace(limits, max_header=theirs.rules.max_header)
             self._peers = Server(ForPeers(inner), larger, most, _drain_nothing)
             front = ForClients(front)
-        self._server = Server(front, limits, most, self._drain)
+        self._measured = Measured(front, settings.rules.trust)
+        self._server = Server(self._measured, limits, most, self._drain)
         self._health = Server(self._say_health, limits, _MOST_HEALTH, _drain_nothing)
         self._addresses: tuple[Address, ...] | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -148,6 +151,7 @@ class Proxy:
             peers = self._listen_for_peers()
             if peers is not None:
                 exits.enter_context(peers)
+            exits.enter_context(self._measured)
             await exits.enter_async_context(self._upstream)
             if self._sink is not None:
                 with naming(options.EXPORT.flag, str(self.settings.export)):
@@ -161,7 +165,7 @@ class Proxy:
                 await self._serving
             self._exits = exits.pop_all()
         shown = " and ".join(map(self._written, self.addresses))
-        _logger.info("listening on %s, for %s", shown, self.settings.upstream)
+        _logger.info("listening on %s, for %s", shown, self.settings.upstream, extra=Event.PROXY_LISTENS.extra)
         return self
 
     async def __aexit__(
@@ -266,7 +270,7 @@ def run(settings: Settings) -> int:
     log_to_stderr(settings.log_format)
     quieten()
     for warning in unread_variables(os.environ):
-        _logger.warning("%s", warning)
+        _logger.warning("%s", warning, extra=Event.VARIABLE_UNKNOWN.extra)
     listeners, health = open_listeners(settings)
     with (
         ExitStack() as opened,

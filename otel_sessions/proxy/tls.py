@@ -21,12 +21,17 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, cast
 
+from otel_sessions._core.events import Event
+
 from .notes import Notes
 
 _RECORD: Final = 16384
 """No record holds more bytes (RFC 8446, section 5.1)."""
 _AT_A_STRETCH: Final = 512
 """How many records are read before others have their turn."""
+
+
+_logger = logging.getLogger("otel_sessions.proxy")
 
 
 class Tls:
@@ -39,7 +44,7 @@ class Tls:
         self.context: Final = context
         self.timeout: Final = timeout
         self.under_way: Final[set[Secured]] = set()
-        self._failures = Notes(logging.INFO, "TLS handshakes failed", seconds=60.0)
+        self._failures = Notes(_write_failed, seconds=60.0)
 
     @property
     def handshakes(self) -> int:
@@ -255,3 +260,7 @@ class Secured(asyncio.Transport, asyncio.Protocol):
         if name == "sslcontext":
             return self._context
         return self._ssl if name == "ssl_object" else self._below.get_extra_info(name, default)
+
+
+def _write_failed(count: int, why: str) -> None:
+    _logger.info("TLS handshakes failed: %d; %s", count, why, extra=Event.TLS_FAILED.extra)

@@ -16,6 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 from websockets.http11 import Response
 from websockets.typing import Subprotocol
 
+from otel_sessions._core.events import Event
 from otel_sessions._http.client import reason_of
 from otel_sessions._program.sockets import WATCHFUL
 from otel_sessions.asgi import Message, Receive, Send
@@ -56,7 +57,7 @@ async def pass_on(scope: Scope, receive: Receive, send: Send, upstream: Upstream
         return
     except (OSError, WebSocketException) as error:
         why = reason_of(error) if isinstance(error, OSError) else type(error).__name__
-        _logger.warning("the WebSocket handshake with the upstream failed: %s", why)
+        _logger.warning("the WebSocket handshake with the upstream failed: %s", why, extra=Event.UPSTREAM_FAILED.extra)
         status = HTTPStatus.GATEWAY_TIMEOUT if isinstance(error, TimeoutError) else HTTPStatus.BAD_GATEWAY
         await _deny(send, status, _PLAIN, b"the WebSocket handshake with the upstream failed\n")
         return
