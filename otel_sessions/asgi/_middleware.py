@@ -245,7 +245,8 @@ class SessionLeaseMiddleware:
                 raise  # the app's own error
             await self._refuse(exchange, error)
         finally:
-            await self._settle(role, inner)
+            if role.closes or role.stray is not None:
+                await self._settle(role, inner)
 
     async def _adopt(self, matcher: AdoptingMatcher, scope: Scope, exchange: Exchange) -> None:
         """Run the app with a reservation. It becomes a session if the app's answer names an id."""

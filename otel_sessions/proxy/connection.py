@@ -29,6 +29,7 @@ from .deadline import Deadline
 from .exchange import Exchange, status_line
 from .head import END, Head, Malformed, check_beginning, read_head
 from .rules import TARGET
+from .shape import SHAPED
 
 _MOST_EARLY: Final = 65536
 """Bytes of requests that may wait for their turn."""
@@ -71,6 +72,9 @@ class _State(Enum):
     LEAVING = auto()
 
 
+_AWAITED, _EXCHANGE, _LEAVING = _State  # on Python 3.11, a member of an enum costs as much as a call
+
+
 class Connection(asyncio.Protocol):
     """One client's connection over HTTP/1.1."""
 
@@ -81,7 +85,7 @@ class Connection(asyncio.Protocol):
         self._limits = serving.limits
         self._loop = asyncio.get_running_loop()
         self._deadline = Deadline(self._loop, self._expired)
-        self._state = _State.AWAITED
+        self._state = _AWAITED
         self._pending = bytearray()
         self._searched = 0
         self._exchange: Exchange | None = None
@@ -112,7 +116,7 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """Hear that the client says no more; nothing is under way any more for a client that is half gone."""
-        self._state = _State.LEAVING
+        self._state = _LEAVING
         self._pending.clear()
         self._leave_exchange()
         self._watch_writing()
@@ -125,7 +129,7 @@ class Connection(asyncio.Protocol):
         self.resume_writing()
 
     def data_received(self, data: bytes) -> None:
-        if self._state is _State.LEAVING:
+        if self._state is _LEAVING:
             return
         self._pending += data
         self._advance()
@@ -146,8 +150,11 @@ class Connection(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         self.transport.write(data)
 
+    def is_full(self) -> bool:
+        return self._writable is not None and not self._writable.is_set()
+
     async def writable(self) -> None:
-        if self._writable is not None and not self._writable.is_set():
+        if self._writable is not None:
             await self._writable.wait()
 
     def body_taken(self) -> None:
@@ -177,7 +184,7 @@ class Connection(asyncio.Protocol):
             self._next()
 
     def cut(self) -> None:
-        self._state = _State.LEAVING
+        self._state = _LEAVING
         self._pending.clear()
         self._leave_exchange()
         self._watch_writing()
@@ -189,7 +196,7 @@ class Connection(asyncio.Protocol):
     def shutdown(self) -> None:
         """Close as soon as nothing is under way."""
         self._ends = True
-        if self._state is not _State.EXCHANGE:
+        if self._state is not _EXCHANGE:
             self.cut()
 
     # One step after the other
@@ -206,9 +213,9 @@ class Connection(asyncio.Protocol):
 
     def _advance(self) -> None:
         try:
-            if self._state is _State.AWAITED:
+            if self._state is _AWAITED:
                 self._read_head()
-            if self._state is _State.EXCHANGE:
+            if self._state is _EXCHANGE:
                 self._read_body()
         except Malformed as fault:
             self._refuse(fault.status, fault.text)
@@ -240,7 +247,7 @@ class Connection(asyncio.Protocol):
 
     def _begin(self, head: Head) -> None:
         self._deadline.set(None)
-        self._state = _State.EXCHANGE
+        self._state = _EXCHANGE
         self._exchange = exchange = Exchange(head, self, self._limits.idle_timeout)
         self._body = Chunked() if head.length is None else Sized(head.length)
         path, _, query = head.target.partition(b"?")
@@ -253,6 +260,7 @@ class Connection(asyncio.Protocol):
             "query_string": query,
             "headers": head.headers,
             TARGET: head.target,
+            SHAPED: (head.headers, head.shape),
         }
         task = self._loop.create_task(exchange.run(self._serving.app, scope))
         self._serving.tasks.add(task)
@@ -290,7 +298,7 @@ class Connection(asyncio.Protocol):
             self.cut()
             return
         self._exchange = None
-        self._state = _State.AWAITED
+        self._state = _AWAITED
         self._read_on(True)
         idle = self._limits.idle_timeout
         self._deadline.set(_NEXT_SECONDS if idle is None else min(_NEXT_SECONDS, idle))
@@ -304,7 +312,7 @@ class Connection(asyncio.Protocol):
         behind = bytes(self._pending[size:])
         self._pending.clear()
         self._deadline.close()
-        self._state = _State.LEAVING
+        self._state = _LEAVING
         self._serving.connections.discard(self)
         protocol = self._serving.upgrade()
         self.transport.set_protocol(protocol)
@@ -327,7 +335,7 @@ class Connection(asyncio.Protocol):
 
     def _leave(self) -> None:
         """Say no more, and close once the client has left; what it still sends would make it lose what was said."""
-        self._state = _State.LEAVING
+        self._state = _LEAVING
         self._pending.clear()
         self._leave_exchange()
         if self.transport.is_closing():
@@ -348,9 +356,9 @@ class Connection(asyncio.Protocol):
 
     def _expired(self) -> None:
         """Act on the deadline of the state that the connection is in."""
-        if self._state is _State.AWAITED and self._pending:
+        if self._state is _AWAITED and self._pending:
             self._refuse(*_LATE)
-        elif self._state is _State.AWAITED:
+        elif self._state is _AWAITED:
             self.cut()
         elif self._exchange is not None and self._exchange.is_answered:
             self._leave()
@@ -370,7 +378,7 @@ class Connection(asyncio.Protocol):
     def _check_writing(self) -> None:
         now, idle = self.transport.get_write_buffer_size(), self._limits.idle_timeout
         if not now:
-            if self._state is _State.LEAVING:
+            if self._state is _LEAVING:
                 self.transport.abort()
         elif now < self._unwritten:
             self._watch_writing()

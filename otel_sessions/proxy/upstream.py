@@ -2,6 +2,7 @@
 
 import ssl
 from collections.abc import AsyncIterable
+from functools import lru_cache
 from typing import Final, Self
 from urllib.parse import quote, urlsplit
 
@@ -45,9 +46,13 @@ class Upstream:
 
     def call(self, method: bytes, target: bytes, headers: Headers, body: Body, timeouts: Timeouts) -> Call:
         """Return a call of `target`, a path with its query, which goes out as it is written."""
-        limits = CallLimits(
-            connect_timeout=timeouts.connect_timeout,
-            head_timeout=timeouts.idle_timeout,
-            write_timeout=timeouts.idle_timeout,
-        )
-        return self._client.call(method, self.path + target, list(headers), body, limits=limits)
+        return self._client.call(method, self.path + target, list(headers), body, limits=_limits(timeouts))
+
+
+@lru_cache(16)
+def _limits(timeouts: Timeouts) -> CallLimits:
+    return CallLimits(
+        connect_timeout=timeouts.connect_timeout,
+        head_timeout=timeouts.idle_timeout,
+        write_timeout=timeouts.idle_timeout,
+    )
