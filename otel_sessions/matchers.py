@@ -369,8 +369,8 @@ def _with_only(headers: Headers, name: bytes, session_id: str | None) -> Headers
     """
     own = None if session_id is None else session_id.encode("latin-1")
     size, bare = len(name), spelt(name)
-    there = [pair for pair in headers if len(pair[0]) == size and (pair[0] == name or spelt(pair[0]) == bare)]
-    if not there if own is None else len(there) == 1 and there[0] == (name, own):
+    there = [pair for pair in headers if len(pair[0]) == size and spelt(pair[0]) == bare]
+    if there == ([] if own is None else [(name, own)]):
         return headers
     others = [pair for pair in headers if len(pair[0]) != size or spelt(pair[0]) != bare]
     return others if own is None else [*others, (name, own)]

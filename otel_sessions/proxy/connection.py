@@ -27,7 +27,7 @@ from otel_sessions.matchers import Scope
 from .chunks import Body, Chunked, Sized
 from .deadline import Deadline
 from .exchange import Exchange, status_line
-from .head import END, Head, Malformed, check_beginning, read_head
+from .head import END, Again, Head, Malformed, check_beginning
 from .rules import TARGET
 from .shape import SHAPED
 
@@ -88,6 +88,7 @@ class Connection(asyncio.Protocol):
         self._state = _AWAITED
         self._pending = bytearray()
         self._searched = 0
+        self._heads = Again()
         self._exchange: Exchange | None = None
         self._body: Body = Sized(0)
         self._writable: asyncio.Event | None = None
@@ -238,7 +239,7 @@ class Connection(asyncio.Protocol):
             return
         raw = bytes(self._pending[:size])
         self._searched = 0
-        head = read_head(raw)
+        head = self._heads.read(raw)
         if head.is_websocket:
             self._upgrade(head)
             return

@@ -10,7 +10,7 @@ import anyio
 
 from otel_sessions._engine.manager import SessionManager
 from otel_sessions._http.addresses import names_address
-from otel_sessions.asgi import ASGIApp, Message, Receive, Send
+from otel_sessions.asgi import ASGIApp, Message, Receive, Send, SessionLeaseMiddleware
 from otel_sessions.matchers import Headers, Scope, header
 
 from . import websocket
@@ -18,7 +18,7 @@ from .exchange import Stalled
 from .farewell import Farewell
 from .forward import answer, refuse
 from .headers import scheme_of
-from .holding import HoldMiddleware
+from .holding import run_held
 from .peer import Peer
 from .rules import STALLED, Refusal, target_of
 from .settings import Settings
@@ -71,7 +71,7 @@ class Front:
         self._upstream = upstream
         self._remember = remember
         self._farewell = farewell
-        self._leased = HoldMiddleware(
+        self._leased = SessionLeaseMiddleware(
             app,
             manager,
             settings.matcher,
@@ -81,6 +81,7 @@ class Front:
             skip=settings.skip,
             stream_idle_timeout=settings.stream_idle_timeout,
             on_stray=None if farewell is None else self._end_stray,
+            leasing=run_held,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -24,6 +24,8 @@ _USUAL: Final = frozenset({b"GET", b"POST", b"DELETE", b"OPTIONS", b"PUT", b"HEA
 """Methods that most requests have. llhttp knows the others."""
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}")
 _FRAMING: Final = frozenset({b"content-length", b"host", b"transfer-encoding"})
+_LONGEST_AGAIN: Final = 2048
+"""Bytes of a head that a connection keeps. A connection that waits must not hold more."""
 _MOST_LINES: Final = 500
 """How many header lines a head has at most: each costs memory and time, however short it is."""
 END: Final = b"\r\n\r\n"
@@ -83,6 +85,29 @@ def read_head(raw: bytes) -> Head:
     )
 
 
+class Again:
+    """Reads the heads of one connection. A client mostly repeats its last head, byte for byte: it is read once.
+
+    A head that is longer than 2 KiB is not kept.
+    """
+
+    __slots__ = ("_head", "_raw")
+
+    def __init__(self) -> None:
+        self._raw = b""
+        self._head: Head | None = None
+
+    def read(self, raw: bytes) -> Head:
+        """Return the head that `raw` is, as `read_head` does. Raises `Malformed`."""
+        if self._head is None or raw != self._raw:
+            self._head = None  # a head that is malformed is read again
+            self._head, self._raw = read_head(raw), raw
+        head = self._head
+        if len(raw) > _LONGEST_AGAIN:
+            self._head, self._raw = None, b""
+        return head
+
+
 def check_beginning(raw: bytes) -> None:
     """Look at a head that is not whole yet. Raises `Malformed` if no head begins like this."""
     line, ended, _ = raw.partition(b"\r\n")
@@ -114,9 +139,7 @@ def _read_line(line: bytes) -> tuple[bytes, bytes, str]:
 
 
 class _Reader:
-    """What llhttp tells of one head. httptools looks for each of these names, and a missing one costs an exception."""
-
-    on_message_begin = on_url = on_status = on_body = on_message_complete = on_chunk_header = on_chunk_complete = None
+    """What llhttp tells of one head."""
 
     def __init__(self) -> None:
         self.headers: list[tuple[bytes, bytes]] = []

@@ -64,8 +64,10 @@ def shape_of(headers: Headers) -> Shape:
     said: tuple[bytes, ...] = ()
     size = len(b"".join(names))
     if _CONNECTION in names:
-        said = tuple([value for name, value in headers if name == _CONNECTION])
-        size += len(b"".join(said))
+        said = (headers[names.index(_CONNECTION)][1],)
+        if names.count(_CONNECTION) > 1:
+            said = tuple(value for name, value in headers if name == _CONNECTION)
+        size += sum(map(len, said))
     return _found_again(names, said) if size <= _MOST_BYTES else _found(names, said)
 
 
