@@ -29,7 +29,7 @@ from .deadline import Deadline
 from .exchange import Exchange, status_line
 from .head import END, Again, Head, Malformed, check_beginning
 from .rules import TARGET
-from .shape import SHAPED
+from .shape import SHAPED, Shaped
 
 _MOST_EARLY: Final = 65536
 """Bytes of requests that may wait for their turn."""
@@ -239,14 +239,14 @@ class Connection(asyncio.Protocol):
             return
         raw = bytes(self._pending[:size])
         self._searched = 0
-        head = self._heads.read(raw)
+        head, shaped = self._heads.read(raw)
         if head.is_websocket:
             self._upgrade(head)
             return
         del self._pending[:size]
-        self._begin(head)
+        self._begin(head, shaped)
 
-    def _begin(self, head: Head) -> None:
+    def _begin(self, head: Head, shaped: Shaped) -> None:
         self._deadline.set(None)
         self._state = _EXCHANGE
         self._exchange = exchange = Exchange(head, self, self._limits.idle_timeout)
@@ -261,7 +261,7 @@ class Connection(asyncio.Protocol):
             "query_string": query,
             "headers": head.headers,
             TARGET: head.target,
-            SHAPED: (head.headers, head.shape),
+            SHAPED: shaped,
         }
         task = self._loop.create_task(exchange.run(self._serving.app, scope))
         self._serving.tasks.add(task)

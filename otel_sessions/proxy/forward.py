@@ -23,7 +23,7 @@ from .headers import end_to_end
 from .leading_back import LeadingBack
 from .peer import peer_of
 from .rules import STALLED, TOO_LARGE, Rules, target_of
-from .shape import shape_in
+from .shape import shape_in, shaped_in
 from .upstream import Body, Upstream
 
 _logger = logging.getLogger("otel_sessions.proxy")
@@ -75,7 +75,7 @@ class Forwarder:
             await answer(send, *_trouble(error))
 
     async def _pass_on(self, scope: Scope, body: Body, send: Send) -> None:
-        headers = self._rules.headers(scope, self._upstream.host)
+        headers = self._headers(scope)
         timeouts = self._unlimited if _streams(scope) else self._rules.timeouts
         method = str(scope["method"]).encode("latin-1")
         with self._upstream.call(method, target_of(scope), headers, body, timeouts) as call:
@@ -98,6 +98,15 @@ class Forwarder:
                 raise
             except UpstreamError as error:  # the answer has started, and is left incomplete, as it came
                 _trouble(error)
+
+    def _headers(self, scope: Scope) -> Headers:
+        """Return a request's headers as the upstream gets them. They are made once for a head that is repeated."""
+        shaped = shaped_in(scope)
+        if shaped is None:
+            return self._rules.headers(scope, self._upstream.host)
+        if shaped.outgoing is None:
+            shaped.outgoing = self._rules.headers(scope, self._upstream.host)
+        return shaped.outgoing
 
     def _note(self, scope: Scope, headers: Headers, status: int) -> None:
         """Note what the upstream says of the session that a request is in."""

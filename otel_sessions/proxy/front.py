@@ -22,6 +22,7 @@ from .holding import run_held
 from .peer import Peer
 from .rules import STALLED, Refusal, target_of
 from .settings import Settings
+from .shape import shaped_in
 from .upstream import Upstream
 
 _NO_OWNER: Final = (HTTPStatus.BAD_REQUEST, "the header for the user's name contains an address, not a user")
@@ -86,7 +87,7 @@ class Front:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["scheme"] = scheme_of(scope, self._trust)
-        refused = self._rules.refusal(scope) or self._refused_owner(scope)
+        refused = self._refusal(scope) or self._refused_owner(scope)
         if scope["type"] == "http":
             await self._serve_http(scope, receive, send, refused)
         elif refused is None:
@@ -102,6 +103,15 @@ class Front:
             await self._leased(scope, receive, send)
         except Stalled:  # while the middleware read the start of the body
             await refuse(send, *STALLED)
+
+    def _refusal(self, scope: Scope) -> Refusal | None:
+        """Return why a request is not passed on, or None. A head that is repeated is judged once."""
+        shaped = shaped_in(scope)
+        if shaped is None:
+            return self._rules.refusal(scope)
+        if not shaped.refusal:
+            shaped.refusal = (self._rules.refusal(scope),)
+        return shaped.refusal[0]
 
     def _refused_owner(self, scope: Scope) -> Refusal | None:
         """Return the refusal of a request whose owner is an address, or None: users behind it would share a session."""

@@ -13,7 +13,7 @@ import httptools
 
 from otel_sessions.matchers import Headers, spelt
 
-from .shape import KEPT, Shape, shape_of, tokens
+from .shape import KEPT, Shape, Shaped, shape_of, tokens
 
 _LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([^ ]+) ([!-~]+)")
 _VERSION: Final = re.compile(rb"HTTP/[0-9]\.[0-9]")
@@ -91,21 +91,22 @@ class Again:
     A head that is longer than 2 KiB is not kept.
     """
 
-    __slots__ = ("_head", "_raw")
+    __slots__ = ("_raw", "_read")
 
     def __init__(self) -> None:
         self._raw = b""
-        self._head: Head | None = None
+        self._read: tuple[Head, Shaped] | None = None
 
-    def read(self, raw: bytes) -> Head:
-        """Return the head that `raw` is, as `read_head` does. Raises `Malformed`."""
-        if self._head is None or raw != self._raw:
-            self._head = None  # a head that is malformed is read again
-            self._head, self._raw = read_head(raw), raw
-        head = self._head
-        if len(raw) > _LONGEST_AGAIN:
-            self._head, self._raw = None, b""
-        return head
+    def read(self, raw: bytes) -> tuple[Head, Shaped]:
+        """Return the head that `raw` is, as `read_head` does, and what is known about it. Raises `Malformed`."""
+        if self._read is not None and raw == self._raw:
+            return self._read
+        self._read = None
+        head = read_head(raw)
+        read = head, Shaped(head.headers, head.shape)
+        if len(raw) <= _LONGEST_AGAIN:
+            self._raw, self._read = raw, read
+        return read
 
 
 def check_beginning(raw: bytes) -> None:

@@ -7,7 +7,8 @@ further head costs one lookup. The values of `Connection` belong to the shape, b
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, cast
+from http import HTTPStatus
+from typing import Final
 
 from otel_sessions.matchers import Headers, Scope, pairs_of
 
@@ -27,7 +28,7 @@ HOP_BY_HOP: Final = frozenset(
 )
 """Headers about one connection only (RFC 9110, section 7.6.1), besides the headers that `Connection` names."""
 SHAPED: Final = "otel_sessions.proxy.shaped"
-"""Where a scope has its headers and their shape."""
+"""Where a scope has its `Shaped`."""
 KEPT: Final = 512
 """How many shapes are remembered."""
 _MOST_BYTES: Final = 1024
@@ -58,6 +59,22 @@ class Shape:
         return [headers[line][1] for line in self.at.get(name, ())]
 
 
+class Shaped:
+    """A request's headers and their shape, and what was found out about them.
+
+    A connection has the same object again for a head that is repeated, so each answer is found once. `refusal` is why
+    the request is not passed on; it is empty if nobody has asked. `outgoing` are the headers that the upstream gets.
+    """
+
+    __slots__ = ("headers", "outgoing", "refusal", "shape")
+
+    def __init__(self, headers: Headers, shape: Shape) -> None:
+        self.headers: Final = headers
+        self.shape: Final = shape
+        self.refusal: tuple[()] | tuple[tuple[HTTPStatus, str] | None] = ()
+        self.outgoing: Headers | None = None
+
+
 def shape_of(headers: Headers) -> Shape:
     """Return the shape of a head, whose names are in lower case."""
     names = tuple([name for name, _ in headers])
@@ -74,10 +91,14 @@ def shape_of(headers: Headers) -> Shape:
 def shape_in(scope: Scope) -> Shape:
     """Return the shape of a request's head."""
     headers = pairs_of(scope)
-    shaped = cast("tuple[Headers, Shape] | None", scope.get(SHAPED))
-    if shaped is not None and shaped[0] is headers:  # else somebody has changed the headers
-        return shaped[1]
-    return shape_of(headers)
+    shaped = shaped_in(scope)
+    return shape_of(headers) if shaped is None else shaped.shape
+
+
+def shaped_in(scope: Scope) -> Shaped | None:
+    """Return what is known about a request's headers, or None if somebody has changed the headers."""
+    shaped: Shaped | None = scope.get(SHAPED)
+    return shaped if shaped is not None and shaped.headers is scope["headers"] else None
 
 
 def tokens(values: Iterable[bytes]) -> frozenset[bytes]:
