@@ -15,13 +15,14 @@ from otel_sessions.matchers import Headers, spelt
 
 from .shape import KEPT, Shape, Shaped, shape_of, tokens
 
-_LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([^ ]+) ([!-~]+)")
+_LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([^\x00-\x20\x7f]+) ([!-~]+)")
 _VERSION: Final = re.compile(rb"HTTP/[0-9]\.[0-9]")
 _VERSIONS: Final = {b"HTTP/1.0": "1.0", b"HTTP/1.1": "1.1"}
 _BEGINNING: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+( |$)")
 _ABSOLUTE: Final = re.compile(rb"(?i:https?)://([^/?#@]+)([/?#].*)?")
 _USUAL: Final = frozenset({b"GET", b"POST", b"DELETE", b"OPTIONS", b"PUT", b"HEAD", b"PATCH"})
 """Methods that most requests have. llhttp knows the others."""
+_CONTROLS: Final = bytes([*range(0x21), 0x7F])
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}")
 _FRAMING: Final = frozenset({b"content-length", b"host", b"transfer-encoding"})
 _LONGEST_AGAIN: Final = 2048
@@ -123,7 +124,8 @@ def check_beginning(raw: bytes) -> None:
 def _read_line(line: bytes) -> tuple[bytes, bytes, str]:
     method, _, rest = line.partition(b" ")
     target, _, protocol = rest.partition(b" ")
-    if target and protocol == b"HTTP/1.1" and method in _USUAL:  # what the pattern says, without its cost
+    # What the pattern says, at a part of its cost.
+    if target and protocol == b"HTTP/1.1" and method in _USUAL and target.translate(None, _CONTROLS) == target:
         return method, target, "1.1"
     parts = _LINE.fullmatch(line)
     if parts is None:
