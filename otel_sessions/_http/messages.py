@@ -40,25 +40,40 @@ _LAST_STATUS: Final = 599
 _BODILESS: Final = (_NO_CONTENT, 304)
 
 
-class Request:
-    """A request on its way out: `pieces` at once, then each of `parts` by `frame`, then `last`.
+class Outline:
+    """A request's method, target and headers, checked. A request that is repeated brings only its body anew.
 
-    The target and the headers go out as they are. The body is as long as a Content-Length among the headers says. If
-    there is no Content-Length, the length of whole bytes is added, and parts are sent chunked. Raises `ValueError` for
-    what would not be exactly one request.
+    `length` is the Content-Length among the headers, or None. The target and the headers go out as they are. Raises
+    `ValueError` for what would not be exactly one request.
     """
 
-    __slots__ = ("_left", "is_head", "is_idempotent", "is_sent", "parts", "pieces")
+    __slots__ = ("is_head", "is_idempotent", "length", "lines")
 
-    def __init__(
-        self, method: bytes, target: bytes, headers: Headers, body: bytes | AsyncIterable[bytes] | None = None
-    ) -> None:
-        whole = b"" if body is None else body if isinstance(body, bytes) else None
+    def __init__(self, method: bytes, target: bytes, headers: Headers) -> None:
         names: tuple[bytes, ...]
         values: tuple[bytes, ...]
         names, values = zip(*headers, strict=True) if headers else ((), ())
         form = _form_again(names) if len(b"".join(names)) <= _LONGEST_KEPT else _form(names)
-        self._left = None if form.length is None else _number(values[form.length])
+        self.length: Final = None if form.length is None else _number(values[form.length])
+        self.lines: Final = form.template % (method, target, *values)
+        if not (target and _is_method(method)) or not _is_one_head(self.lines, target, len(values)):
+            raise ValueError("a request has something in its head that may make it another one, or is a CONNECT")
+        self.is_head: Final = method == b"HEAD"
+        self.is_idempotent: Final = method in _IDEMPOTENT
+
+
+class Request:
+    """A request on its way out: `pieces` at once, then each of `parts` by `frame`, then `last`.
+
+    The body is as long as a Content-Length among the headers says. If there is no Content-Length, the length of whole
+    bytes is added, and parts are sent chunked. Raises `ValueError` for another length.
+    """
+
+    __slots__ = ("_left", "is_head", "is_idempotent", "is_sent", "parts", "pieces")
+
+    def __init__(self, outline: Outline, body: bytes | AsyncIterable[bytes] | None = None) -> None:
+        whole = b"" if body is None else body if isinstance(body, bytes) else None
+        self._left = outline.length
         framing = b""
         if whole is None and self._left is None:
             framing = b"Transfer-Encoding: chunked\r\n"
@@ -66,16 +81,14 @@ class Request:
             framing = b"Content-Length: %d\r\n" % len(whole)
         elif whole is not None and self._left not in (None, len(whole)):
             raise ValueError("the body of a request is not as long as its Content-Length says")
-        head = form.template % (method, target, *values, framing)
-        if not (target and _is_method(method)) or not _is_one_head(head, target, len(values) + bool(framing)):
-            raise ValueError("a request has something in its head that may make it another one, or is a CONNECT")
+        head = b"%b%b\r\n" % (outline.lines, framing)
         self.pieces: Final = (head, whole) if whole else (head,)
         self.parts: Final = None if isinstance(body, bytes) else body
         """What is left of the body when `pieces` are sent, or None."""
         self.is_sent = self.parts is None
         """Whether all of the body was handed out."""
-        self.is_head: Final = method == b"HEAD"
-        self.is_idempotent: Final = method in _IDEMPOTENT
+        self.is_head: Final = outline.is_head
+        self.is_idempotent: Final = outline.is_idempotent
 
     def frame(self, part: bytes) -> tuple[bytes, ...]:
         """Return a part of the body as it goes out. Raises `ValueError` if it is more than was announced."""
@@ -112,7 +125,7 @@ def _form(names: tuple[bytes, ...]) -> _Form:
     if b"".join(names).translate(None, _TOKEN):
         raise ValueError("the name of a request's header is no token")
     lines = b"".join(b"%b: %%b\r\n" % name.replace(b"%", b"%%") for name in names)
-    return _Form(template=b"%b %b HTTP/1.1\r\n" + lines + b"%b\r\n", length=lengths[0] if lengths else None)
+    return _Form(template=b"%b %b HTTP/1.1\r\n" + lines, length=lengths[0] if lengths else None)
 
 
 _form_again = lru_cache(_KEPT)(_form)
@@ -131,7 +144,7 @@ def _is_method(method: bytes) -> bool:
 def _is_one_head(head: bytes, target: bytes, lines: int) -> bool:
     """Return whether no reader makes more or fewer than so many header lines of this."""
     marks = len(head) - len(head.translate(None, b"\r\n\0"))
-    return marks == 2 * (lines + 2) and b" " not in target
+    return marks == 2 * (lines + 1) and b" " not in target
 
 
 class UpstreamError(Exception):

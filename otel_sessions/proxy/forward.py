@@ -7,13 +7,13 @@ the answer's head is still awaited; but not where that head may name a new sessi
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Final
 
 import anyio
 
-from otel_sessions._http.client import Call, CallClosed, CannotConnect, TimedOut, UpstreamError
+from otel_sessions._http.client import Call, CallClosed, CannotConnect, Outline, TimedOut, UpstreamError
 from otel_sessions.asgi import OPENING, SESSION, Message, Receive, Send
 from otel_sessions.matchers import AdoptingMatcher, Headers, Scope, header, pairs_of
 
@@ -22,7 +22,7 @@ from .exchange import Stalled, watch
 from .headers import end_to_end
 from .leading_back import LeadingBack
 from .peer import peer_of
-from .rules import STALLED, TOO_LARGE, Rules, target_of
+from .rules import STALLED, TOO_LARGE, Rules, Timeouts, target_of
 from .shape import shape_in, shaped_in
 from .upstream import Body, Upstream
 
@@ -63,8 +63,9 @@ class Forwarder:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            body = await _body(receive, self._rules.max_body) if _has_body(scope) else None
-            await self._pass_on(scope, body, send)
+            asked = self._asked(scope)
+            body = await _body(receive, self._rules.max_body) if asked.has_body else None
+            await self._pass_on(scope, asked, body, send)
         except (_Gone, CallClosed):
             return
         except Refused as error:
@@ -74,16 +75,13 @@ class Forwarder:
         except UpstreamError as error:
             await answer(send, *_trouble(error))
 
-    async def _pass_on(self, scope: Scope, body: Body, send: Send) -> None:
-        headers = self._headers(scope)
-        timeouts = self._unlimited if _streams(scope) else self._rules.timeouts
-        method = str(scope["method"]).encode("latin-1")
-        with self._upstream.call(method, target_of(scope), headers, body, timeouts) as call:
+    async def _pass_on(self, scope: Scope, asked: "_Asked", body: Body, send: Send) -> None:
+        with self._upstream.repeat(asked.outline, body, asked.timeouts) as call:
             client = _Client(call, self._close_timeout if _is_opening(scope) else None)
             watch(scope, client.leave)
             head = await call.head()
             client.has_answer()
-            self._note(scope, headers, head.status)
+            self._note(scope, asked.headers, head.status)
             passed = end_to_end([(name.lower(), value) for name, value in head.headers])
             if self._lead_back is not None:
                 passed = self._lead_back(passed, scope["scheme"], (header(scope, b"host") or "").encode("latin-1"))
@@ -93,20 +91,29 @@ class Forwarder:
                 return
             await send(start)
             try:
-                await self._pass_body(call, passed, send, timeouts.idle_timeout)
+                await self._pass_body(call, passed, send, asked.timeouts.idle_timeout)
             except CallClosed:
                 raise
             except UpstreamError as error:  # the answer has started, and is left incomplete, as it came
                 _trouble(error)
 
-    def _headers(self, scope: Scope) -> Headers:
-        """Return a request's headers as the upstream gets them. They are made once for a head that is repeated."""
+    def _asked(self, scope: Scope) -> "_Asked":
+        """Return what the upstream is asked. It is made once for a head that is repeated."""
         shaped = shaped_in(scope)
         if shaped is None:
-            return self._rules.headers(scope, self._upstream.host)
-        if shaped.outgoing is None:
-            shaped.outgoing = self._rules.headers(scope, self._upstream.host)
+            return self._made(scope)
+        if not isinstance(shaped.outgoing, _Asked):
+            shaped.outgoing = self._made(scope)
         return shaped.outgoing
+
+    def _made(self, scope: Scope) -> "_Asked":
+        headers = self._rules.headers(scope, self._upstream.host)
+        return _Asked(
+            headers=headers,
+            outline=self._upstream.outline(str(scope["method"]).encode("latin-1"), target_of(scope), headers),
+            has_body=_has_body(scope),
+            timeouts=self._unlimited if _streams(scope) else self._rules.timeouts,
+        )
 
     def _note(self, scope: Scope, headers: Headers, status: int) -> None:
         """Note what the upstream says of the session that a request is in."""
@@ -126,6 +133,16 @@ class Forwarder:
             part = await call.read(patience)
             more = not call.is_over
             await send({"type": "http.response.body", "body": part, "more_body": more})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Asked:
+    """What the upstream is asked, but for the body, and how long its answer may take."""
+
+    headers: Headers
+    outline: Outline
+    has_body: bool
+    timeouts: Timeouts
 
 
 class _Client:

@@ -63,7 +63,8 @@ class Shaped:
     """A request's headers and their shape, and what was found out about them.
 
     A connection has the same object again for a head that is repeated, so each answer is found once. `refusal` is why
-    the request is not passed on; it is empty if nobody has asked. `outgoing` are the headers that the upstream gets.
+    the request is not passed on; it is empty if nobody has asked. `outgoing` is what
+    the upstream is asked.
     """
 
     __slots__ = ("headers", "outgoing", "refusal", "shape")
@@ -72,7 +73,7 @@ class Shaped:
         self.headers: Final = headers
         self.shape: Final = shape
         self.refusal: tuple[()] | tuple[tuple[HTTPStatus, str] | None] = ()
-        self.outgoing: Headers | None = None
+        self.outgoing: object = None
 
 
 def shape_of(headers: Headers) -> Shape:

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Final, Self
 from urllib.parse import quote, urlsplit
 
-from otel_sessions._http.client import Call, CallLimits, Client, Origin
+from otel_sessions._http.client import Call, CallLimits, Client, Origin, Outline
 from otel_sessions._program.sockets import WATCHFUL
 from otel_sessions.matchers import Headers
 
@@ -44,9 +44,17 @@ class Upstream:
     async def __aexit__(self, *error: object) -> None:
         self._client.close()
 
+    def outline(self, method: bytes, target: bytes, headers: Headers) -> Outline:
+        """Return the outline of a request, for `repeat`."""
+        return Outline(method, self.path + target, list(headers))
+
     def call(self, method: bytes, target: bytes, headers: Headers, body: Body, timeouts: Timeouts) -> Call:
         """Return a call of `target`, a path with its query, which goes out as it is written."""
-        return self._client.call(method, self.path + target, list(headers), body, limits=_limits(timeouts))
+        return self.repeat(self.outline(method, target, headers), body, timeouts)
+
+    def repeat(self, outline: Outline, body: Body, timeouts: Timeouts) -> Call:
+        """Return a call of a request whose outline is checked already, as `call` does."""
+        return self._client.repeat(outline, body, limits=_limits(timeouts))
 
 
 @lru_cache(16)
