@@ -12,21 +12,24 @@ from otel_sessions._core.session import Session
 from otel_sessions._engine.manager import SessionManager
 from otel_sessions.matchers import Scope
 
-from ._exchange import ASGIApp, Exchange
-
-Leasing = Callable[[SessionManager[Any], Session[Any], Exchange, ASGIApp, Scope], Awaitable[SessionError | None]]
-"""Runs an app in a session. Returns why the session could not be leased or was ended, or None."""
+Run = Callable[[], Awaitable[None]]
+"""Runs the app once."""
+Leasing = Callable[[SessionManager[Any], Session[Any], Scope, Run], Awaitable[SessionError | None]]
+"""Runs the app in a session. Returns why the session could not be leased or was ended, or None."""
 
 
 async def run_leased(
-    manager: SessionManager[Any], session: Session[Any], exchange: Exchange, app: ASGIApp, scope: Scope
+    manager: SessionManager[Any],
+    session: Session[Any],
+    scope: Scope,  # noqa: ARG001  # the same for every kind of request
+    run: Run,
 ) -> SessionError | None:
-    """Run an app under a lease, on asyncio and trio."""
+    """Run the app under a lease, on asyncio and trio."""
     entered = False
     try:
         async with manager.lease(session.id):
             entered = True
-            await exchange.run(app, scope)
+            await run()
     except (ManagerClosed, SessionNotFound) as error:
         if entered and not _tells_end_of(session, error):
             raise  # the app's own error

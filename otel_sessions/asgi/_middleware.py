@@ -241,7 +241,7 @@ class SessionLeaseMiddleware:
         """Run the app under a lease. Answer if the session ends meanwhile. Then settle what the role says."""
         exchange.role = role
         try:
-            error = await self._leasing(self._manager, session, exchange, self._app, inner)
+            error = await self._leasing(self._manager, session, inner, partial(exchange.run, self._app, inner))
             if error is not None:
                 await self._refuse(exchange, error)
         finally:

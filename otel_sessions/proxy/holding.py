@@ -12,9 +12,7 @@ from otel_sessions._core.exceptions import ManagerClosed, SessionError, SessionN
 from otel_sessions._core.session import Session
 from otel_sessions._core.words import EndReason
 from otel_sessions._engine.manager import SessionManager
-from otel_sessions.asgi import ASGIApp
-from otel_sessions.asgi._exchange import Exchange
-from otel_sessions.asgi._leasing import run_leased
+from otel_sessions.asgi._leasing import Run, run_leased
 from otel_sessions.matchers import Scope
 
 
@@ -44,16 +42,14 @@ class Cancelling:
         self._task.uncancel()
 
 
-async def run_held(
-    manager: SessionManager[Any], session: Session[Any], exchange: Exchange, app: ASGIApp, scope: Scope
-) -> SessionError | None:
-    """Run an app under a hold where the exchange is HTTP, else under a lease."""
+async def run_held(manager: SessionManager[Any], session: Session[Any], scope: Scope, run: Run) -> SessionError | None:
+    """Run the app under a hold where the exchange is HTTP, else under a lease."""
     if scope["type"] != "http":
-        return await run_leased(manager, session, exchange, app, scope)
+        return await run_leased(manager, session, scope, run)
     cancelling = _Ended()
     try:
         with manager.hold(session.id, cancelling.end):
-            await exchange.run(app, scope)
+            await run()
     except (ManagerClosed, SessionNotFound) as error:
         return error
     except asyncio.CancelledError:
