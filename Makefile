@@ -2,7 +2,7 @@
 # The setup leaves a stamp file, so the next call starts at once.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-pictures test test-all proxy-test check docs clean stack-tools stack-test stack-picture dashboards settings bench \
+.PHONY: help demo demo-pictures test test-all proxy-test check docs clean stack-tools stack-test stack-picture dashboards mixin settings bench \
 	bench-proxy up down compose
 
 VENV := .venv
@@ -64,6 +64,11 @@ stack-picture: $(VENV)/.dev ## Draw docs/memory.svg again, from a run against th
 
 dashboards: $(VENV)/.dev ## Write the JSON of the dashboards from their description.
 	$(BIN)/python -m grafana.describe
+
+mixin: $(VENV)/.dev ## Write dashboards and alerts for your own stack into build/mixin; set RUNBOOK_URL and GRAFANA_URL.
+	@test -n "$(RUNBOOK_URL)" -a -n "$(GRAFANA_URL)" || { echo "make mixin needs two links, which the alerts carry: \
+	make mixin RUNBOOK_URL=https://wiki.example/otel-sessions GRAFANA_URL=https://grafana.example" >&2; exit 2; }
+	@$(BIN)/python -m grafana.mixin --runbook "$(RUNBOOK_URL)" --grafana "$(GRAFANA_URL)" --into build/mixin
 
 settings: $(VENV)/.dev ## Write the docs' tables of settings, signals and speed from the code and the results.
 	$(BIN)/python -m docs

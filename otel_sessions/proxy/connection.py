@@ -27,6 +27,7 @@ from otel_sessions.matchers import Scope
 from .chunks import Body, Chunked, Sized
 from .exchange import Exchange, status_line
 from .head import END, Again, Head, Malformed, check_beginning
+from .measured import note_refused
 from .rules import TARGET
 from .serving import Serving
 from .shape import SHAPED, Shaped
@@ -88,7 +89,7 @@ class Connection(asyncio.Protocol):
         self._proto = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "server": tuple(server[:2]) if isinstance(server, (tuple, list)) else None,
+            "server": tuple(server[:2]) if isinstance(server, (tuple, list)) else (server, None),
             "client": tuple(client[:2]) if isinstance(client, (tuple, list)) else None,
             "scheme": "http" if transport.get_extra_info("sslcontext") is None else "https",
             "root_path": "",
@@ -322,6 +323,8 @@ class Connection(asyncio.Protocol):
         if self._exchange is not None and self._exchange.is_started:
             self.transport.abort()
             return
+        if self._exchange is None:
+            note_refused(self._serving.app, str(self._proto["scheme"]), status)
         text = b"%s\n" % said.encode("latin-1", "replace")
         self.transport.write(
             b"%scontent-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%s"

@@ -13,6 +13,7 @@ from typing import Final
 
 import anyio
 
+from otel_sessions._core.events import Event
 from otel_sessions._http.client import Call, CallClosed, CannotConnect, Outline, TimedOut, UpstreamError
 from otel_sessions.asgi import OPENING, SESSION, Message, Receive, Send
 from otel_sessions.matchers import AdoptingMatcher, Headers, Scope, header, pairs_of
@@ -241,7 +242,8 @@ def _trouble(error: UpstreamError) -> tuple[HTTPStatus, str]:
     trouble = _LATE if isinstance(error, TimedOut) else _BROKEN
     if isinstance(error, CannotConnect):
         trouble = _UNREACHABLE
-    _logger.warning("%s: %s", trouble[1], type(error).__name__)
+    why = error if isinstance(error, CannotConnect) else type(error).__name__
+    _logger.warning("%s: %s", trouble[1], why, extra=Event.UPSTREAM_FAILED.extra)
     return trouble
 
 

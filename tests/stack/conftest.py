@@ -280,7 +280,8 @@ def _start_prometheus(started: contextlib.ExitStack, folder: Path, port: int) ->
         name, _, value = flag.partition("=")
         value = flags.get(name, value)
         command.append(f"{name}={value}" if value else name)
-    prometheus = started.enter_context(running("prometheus", command, folder))
+    links = {"GRAFANA_URL": f"http://{HOST}:3000", "RUNBOOK_URL": f"http://{HOST}:3000/runbook"}
+    prometheus = started.enter_context(running("prometheus", command, folder, links))
     until_answers(f"http://{HOST}:{port}/-/ready", prometheus)
     return prometheus
 
