@@ -80,12 +80,14 @@ class Crossings:
             crossing.end(Why.OVER)
 
     async def _watch(self) -> None:
-        while self._open:
-            await asyncio.sleep(self._patience)
-            if self._waiting() and not await self._is_alive():
-                for crossing in self._waiting():
-                    crossing.end(Why.SILENT)
-        self._watching = None
+        try:
+            while self._open:
+                await asyncio.sleep(self._patience)
+                if self._waiting() and not await self._is_alive():
+                    for crossing in self._waiting():
+                        crossing.end(Why.SILENT)
+        finally:
+            self._watching = None
 
     def _waiting(self) -> list[Crossing]:
         """Return the exchanges that the peer has had for so long that it should have given a sign of life."""

@@ -36,12 +36,13 @@ class Resolved:
 
     def open(self, ask: Ask) -> None:
         self._ask = ask
+        # The former run may have ended with its loop.
+        self._known, self._round, self._waiting, self._last = {}, None, 0, -_ROUND_SECONDS
 
     def close(self) -> None:
         if self._round is not None:
             self._round.cancel()
             self._round = None
-        self._known = {}
 
     async def find(self, name: str) -> Peer | None:
         """Return the process of a name. Raises `PeerUnavailable` if too many wait for a round already."""

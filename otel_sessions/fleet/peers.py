@@ -121,11 +121,12 @@ class Peers:
         except ModuleNotFoundError as error:
             raise ConfigError(_NEEDS_EXTRA.format(error)) from error
         self._links = Links(self._patience, self._tls)
+        self._loop = asyncio.get_running_loop()
         self._directory.open(self._ask)
 
     def leave(self) -> None:
         links, self._links = self._links, None
-        if links is not None:
+        if links is not None and not self._loop.is_closed():  # else all of it has ended with the loop
             self._directory.close()
             links.close()
 

@@ -129,8 +129,8 @@ class _Body:
             if self.is_read:
                 break
             part = await self._next()
-        if self._whole is not None:
-            self._whole.set()
+        assert self._whole is not None
+        self._whole.set()
 
     def begin_to_watch(self, crossing: Crossing) -> None:
         """End the exchange when the client has left. Most answers are there before anybody has to watch."""

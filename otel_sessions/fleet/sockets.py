@@ -50,8 +50,9 @@ async def pass_on(
         async with asyncio.timeout(None) as waiting:
             crossing.when_ended(lambda: waiting.reschedule(0.0))
             behind = await _connect(address, tls, scope, target, signed)
-            crossing.when_ended(behind.transport.abort)
+        crossing.when_ended(behind.transport.abort)
     except InvalidStatus as error:
+        crossing.when_ended(_nothing)
         refusal = error.response
         if not _is_owner(proof, refusal):
             return _head_of(refusal)
@@ -63,6 +64,10 @@ async def pass_on(
         return _head_of(behind.response)
     await _Relay(behind, receive, send).run(behind.response)
     return None
+
+
+def _nothing() -> None:
+    """There is no connection any more that could be closed."""
 
 
 class _Relay:

@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import uvicorn
 
-from otel_sessions import SessionManager
+from otel_sessions import SessionConfig, SessionManager
 from otel_sessions.asgi import ASGIApp, SessionLeaseMiddleware
 from otel_sessions.fleet import StaticPeers
 from otel_sessions.matchers import SessionMatcher
@@ -81,6 +81,7 @@ async def fleet_of(
     secrets: Mapping[str, Any] | None = None,
     addresses: Mapping[str, str] | None = None,
     patience: float = PATIENCE,
+    config: SessionConfig | None = None,
     **settings: Any,
 ) -> AsyncIterator[Fleet]:
     """Run a process for each name. `addresses` are where the processes believe others to be, if not where they are."""
@@ -90,7 +91,7 @@ async def fleet_of(
         fleet: Fleet = {}
         for name, listener in listeners.items():
             peers = StaticPeers(listed, name=name, secret=(secrets or {}).get(name, SECRET), patience=patience)
-            manager: SessionManager[Any] = SessionManager(name=name, fleet=peers)
+            manager: SessionManager[Any] = SessionManager(config, name=name, fleet=peers)
             app = SessionLeaseMiddleware(make_app(name), manager, make_matcher(), **settings)
             url = await exits.enter_async_context(served(app, listener))
             await exits.enter_async_context(manager)

@@ -182,3 +182,16 @@ async def test_an_address_where_nobody_listens_is_no_peer() -> None:
         fleet = StaticPeers(dns=url_of(nobody), secret="a secret of the whole fleet")
         async with SessionManager(fleet=fleet) as manager:
             assert await manager.locate("someone.x") is None
+
+
+@virtual
+async def test_a_directory_that_was_left_amid_a_round_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Network(monkeypatch, **{"10_0_0_1": "a"})
+    network.goes_on.clear()
+    directory = resolved(network)
+    waiting = asyncio.create_task(directory.find("a"))
+    await asyncio.sleep(5)
+    network.goes_on.set()
+    directory.open(network.ask)
+    assert await directory.find("a")
+    assert await waiting

@@ -9,7 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from otel_sessions import Here, Peer, SessionManager
+from otel_sessions import Here, Peer, SessionConfig, SessionManager
 from otel_sessions.asgi import SESSION, ASGIApp, Receive, Send
 from otel_sessions.matchers import CookieMatcher, HeaderMatcher, McpMatcher
 from tests.exchanges import INITIALIZE
@@ -587,3 +587,22 @@ async def test_the_trace_of_a_request_goes_on_at_the_owner() -> None:
         assert set(passed) == {b"traceparent", b"x-a"}
         named = f"00-{format_trace_id(context.trace_id)}-{format_span_id(context.span_id)}-"
         assert passed[b"traceparent"].startswith(named.encode())
+
+
+async def test_a_forwarded_request_that_outlasts_the_drain_is_503() -> None:
+    reached = asyncio.Event()
+
+    def waiting(name: str) -> ASGIApp:
+        async def app(scope: Any, receive: Receive, send: Send) -> None:
+            if scope["path"] == "/wait":
+                reached.set()
+                await asyncio.Event().wait()
+            await answer(send, b"")
+
+        return app
+
+    async with fleet_of(waiting, HeaderMatcher, config=SessionConfig(drain_timeout=0.05)) as fleet:
+        asking = asyncio.create_task(asked(fleet["w2"], await opened(fleet["w1"]), path="/wait"))
+        await reached.wait()
+        await fleet["w2"].manager.shutdown()
+        assert (await asking).status_code == 503
