@@ -14,6 +14,8 @@ from tests.processes import HOST, ROOT, Running, free_port, running, until_liste
 
 PAGE: Final = ROOT / "docs" / "how-to" / "behind-a-front.md"
 FRONTS: Final = ("nginx", "haproxy")
+_BLOCKS: Final = {"nginx": "nginx", "haproxy": "cfg"}
+"""How the page marks the block of a front: Pygments does not know HAProxy."""
 NGINX: Final = """
 daemon off; worker_processes 1; pid {folder}/pid; error_log stderr warn;
 events {{ worker_connections 256; }}
@@ -27,7 +29,9 @@ http {{
 
 def shown(front: str) -> str:
     """Return the configuration of a front as the page shows it."""
-    [block] = re.findall(rf"^```{front}\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    [block] = re.findall(
+        rf"^```{_BLOCKS[front]}\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
     return str(block)
 
 
