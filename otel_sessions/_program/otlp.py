@@ -8,6 +8,7 @@ collector that is gone delays the end of a program by at most `_FLUSH_SECONDS`.
 import logging
 import os
 import re
+import secrets
 import socket
 import sys
 import threading
@@ -206,13 +207,16 @@ def _endpoint(signal: str, environ: Mapping[str, str]) -> str:
 
 
 def _resource(service_name: str) -> "Resource":
-    """Return the environment's resource. Add a service name, and an instance made of host and process, if missing."""
+    """Return the environment's resource. Add a service name, and an instance of host and random end, if missing.
+
+    A process id is no such end: containers of one host name often have the same.
+    """
     from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, Resource
 
     resource = Resource.create()
     named = not str(resource.attributes[SERVICE_NAME]).startswith("unknown_service")
     own = {} if named else {SERVICE_NAME: service_name}
-    instance = {SERVICE_INSTANCE_ID: f"{socket.gethostname()}:{os.getpid()}"}
+    instance = {SERVICE_INSTANCE_ID: f"{socket.gethostname()}-{secrets.token_hex(4)}"}
     return Resource(instance).merge(resource).merge(Resource(own))
 
 

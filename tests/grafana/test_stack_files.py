@@ -1,6 +1,7 @@
 """The stack's files, held against each other and against what Compose makes of them; nothing is started."""
 
 import json
+import os
 import re
 import socket
 import subprocess
@@ -35,6 +36,13 @@ def variables_of(text: str) -> set[str]:
     if "trace_id=" in text or "'query': '$trace'" in text:
         return {"trace"}  # a trace is one of one instance's
     return {"service", "instance"} if text.startswith("{service_name=") else {"service"}
+
+
+def data_sources() -> list[dict[str, Any]]:
+    sources: list[dict[str, Any]] = yaml.safe_load(
+        (ROOT / "grafana/provisioning/datasources/datasources.yaml").read_text()
+    )["datasources"]
+    return sources
 
 
 class TestDashboards:
@@ -118,14 +126,12 @@ class TestDashboards:
         assert "ALERTS" in annotation["expr"]
 
     def test_links_and_sources_name_what_there_is(self) -> None:
-        sources = yaml.safe_load((ROOT / "grafana/provisioning/datasources/datasources.yaml").read_text())[
-            "datasources"
-        ]
+        sources = data_sources()
         uids = {source["uid"] for source in sources}
         text = json.dumps(sources) + json.dumps(DASHBOARDS)
 
         assert uids == {"metrics", "traces", "logs"}
-        assert set(re.findall(r'"datasourceUid": "(\w+)"', text)) <= uids
+        assert "datasourceUid" not in text  # that link leads to Explore, which a Viewer may not open
         assert set(re.findall(r"/d/([\w-]+)", text)) == {dashboard["uid"] for dashboard in DASHBOARDS.values()}
         for variable in DASHBOARDS["cleanup-pass"]["templating"]["list"]:
             if variable["type"] == "datasource":
@@ -165,9 +171,15 @@ class TestAlerts:
 
 @pytest.fixture(scope="module")
 def compose() -> dict[str, Any]:
+    return composed()
+
+
+def composed(**environ: str) -> dict[str, Any]:
+    """Return the services as Compose makes them, with these variables set."""
     done = subprocess.run(
         [COMPOSE_PROGRAM, "--profile", "compare", "config", "--format", "json"],
         cwd=ROOT,
+        env={**os.environ, **environ},
         capture_output=True,
         text=True,
         check=False,
@@ -200,6 +212,52 @@ class TestCompose:
 
         assert ports
         assert {port["host_ip"] for port in ports} == {"127.0.0.1"}
+
+    def test_a_port_that_is_taken_is_changed_by_a_variable(self) -> None:
+        names = ["GRAFANA_PORT", "PROMETHEUS_PORT", "JAEGER_PORT", "OTLP_GRPC_PORT", "OTLP_HTTP_PORT", "PROXY_PORTS"]
+        chosen = {name: str(9300 + number) for number, name in enumerate(names)}
+
+        services = composed(**chosen)
+
+        published = [port["published"] for service in services.values() for port in service.get("ports", [])]
+        assert sorted(published) == sorted(chosen.values())
+        assert "--web.external-url=http://127.0.0.1:9301" in services["prometheus"]["command"]
+
+    def test_the_proxy_can_be_scaled(self, compose: dict[str, Any]) -> None:
+        (port,) = compose["proxy"]["ports"]
+        first, last = port["published"].split("-")
+
+        assert int(last) - int(first) >= 2  # a port for each replica
+        assert "OTEL_RESOURCE_ATTRIBUTES" not in compose["proxy"]["environment"]  # and an instance of its own
+
+    def test_no_log_and_no_store_grows_without_a_bound(self, compose: dict[str, Any]) -> None:
+        prometheus = yaml.safe_load((ROOT / "grafana/prometheus.yaml").read_text())
+
+        for service in compose.values():
+            assert service["logging"] == {"driver": "local", "options": {"max-size": "10m", "max-file": "2"}}
+        assert set(prometheus["storage"]["tsdb"]["retention"]) == {"time", "size"}
+        assert not [flag for flag in compose["prometheus"]["command"] if "retention" in flag]
+
+    def test_selinux_lets_every_mount_be_read(self) -> None:
+        services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+        mounts = [mount for service in services.values() for mount in service.get("volumes", [])]
+
+        assert {mount.split(":")[-1] for mount in mounts if mount.startswith("./")} == {"ro,z"}
+
+    @pytest.mark.parametrize("name", ["otel-collector", "jaeger", "loki"])
+    def test_a_go_program_knows_its_memory_limit(self, compose: dict[str, Any], name: str) -> None:
+        limit = int(compose[name]["environment"]["GOMEMLIMIT"].removesuffix("MiB")) * 1024 * 1024
+
+        assert 0.75 < limit / int(compose[name]["mem_limit"]) < 0.85
+
+    def test_grafana_downloads_nothing_and_has_memory_enough(self, compose: dict[str, Any]) -> None:
+        settings = compose["grafana"]["environment"]
+
+        assert settings["GF_PLUGINS_PREINSTALL_DISABLED"] == "true"
+        assert settings["GF_SERVER_ENABLE_GZIP"] == "false"
+        assert int(compose["grafana"]["mem_limit"]) == 1024 * 1024 * 1024
+        used = {source["type"] for source in data_sources()}
+        assert not used & set(settings["GF_PLUGINS_DISABLE_PLUGINS"].split(","))
 
     def test_every_service_has_a_memory_limit_without_swap(self, compose: dict[str, Any]) -> None:
         for service in compose.values():
