@@ -18,7 +18,7 @@ from tests.processes import HOST
 from tests.waiting import PATIENCE, until
 
 from .conftest import Origin, Proxy, start_proxy
-from .fronts import FRONTS, address, started
+from .fronts import FRONTS, address, program, started
 from .recorder import Recorder, Seen, statuses
 
 pytestmark = pytest.mark.processes
@@ -331,3 +331,13 @@ def test_haproxy_sends_nothing_more_once_the_proxy_says_that_it_shuts_down(tmp_p
             until(lambda: statuses(asked(port, "/counts", Host="h")), lambda said: said == [503])
             origin.release()
             assert b"".join(parts) == b"data: 2 goes on\n\n"
+
+
+@pytest.mark.parametrize(("ci", "outcome"), [("", "Skipped"), ("true", "Failed")])
+def test_a_front_that_is_not_installed_skips_its_tests_and_fails_them_in_ci(
+    monkeypatch: pytest.MonkeyPatch, ci: str, outcome: str
+) -> None:
+    monkeypatch.setenv("CI", ci)
+    with pytest.raises(BaseException, match="this test needs no-such-front: apt-get install") as raised:
+        program("no-such-front")
+    assert type(raised.value).__name__ == outcome
