@@ -21,13 +21,14 @@ from uvicorn.server import ServerState
 from websockets.frames import Frame
 from websockets.http11 import Request
 
+from otel_sessions._http.deadline import Deadline
 from otel_sessions._program.signals import hangups
 from otel_sessions.asgi import ASGIApp
 
-from .connection import Connection, Limits, Serving
-from .deadline import Deadline
+from .connection import Connection
 from .door import Door
 from .rules import TARGET
+from .serving import Limits, Serving
 
 _LAST_SECONDS: Final = 1
 """How long connections may take to close once their exchanges have ended."""
@@ -260,7 +261,13 @@ class Server(uvicorn.Server):
         await super().startup([])
         connections = self._serving.connections
         self._doors = [
-            Door(listener, lambda: Connection(self._serving), lambda: len(connections), self._most)
+            Door(
+                listener,
+                make=lambda: Connection(self._serving),
+                count=lambda: len(connections),
+                make_room=self._serving.make_room,
+                most=self._most,
+            )
             for listener in sockets or ()
         ]
         self.ready.set()

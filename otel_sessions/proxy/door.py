@@ -1,7 +1,7 @@
 """The door: it accepts connections, as many as may be open, and refuses the others at once.
 
-A process without descriptors for more keeps one in hand, so that whoever knocks is turned away and does not wait. What
-is refused is logged once a second at most.
+A connection that idles gives way to a new one. A process without descriptors for more keeps one in hand, so that a
+client is turned away and does not wait. What is refused or gives way is logged once a second at most.
 """
 
 import asyncio
@@ -21,6 +21,7 @@ _SPARE: Final = 64
 _AT_A_STRETCH: Final = 16
 """How many connections are accepted before others have their turn."""
 _NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_NO_DESCRIPTOR_LEFT: Final = "the process has no descriptors left"
 _SAID: Final = b"too many connections are open\n"
 _REFUSAL: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n"
@@ -49,20 +50,28 @@ def most_connections() -> int:
 class Door:
     """Accepts connections on a listening socket, which it closes at its end.
 
-    `make` makes the protocol of a connection; `count` says how many are open, of which there may be `most`.
+    `make` makes the protocol of a connection; `count` says how many are open, of which there may be `most`. `make_room`
+    closes a connection that idles, and says whether there was one.
     """
 
     def __init__(
-        self, listener: socket.socket, make: Callable[[], asyncio.Protocol], count: Callable[[], int], most: int
+        self,
+        listener: socket.socket,
+        make: Callable[[], asyncio.Protocol],
+        count: Callable[[], int],
+        make_room: Callable[[], bool],
+        most: int,
     ) -> None:
         listener.setblocking(False)
         self._listener = listener
         self._make = make
         self._count = count
+        self._make_room = make_room
         self._most = most
+        self._limit_reached = f"{most} are open, which is --max-connections"
         self._in_hand = _open_one()
-        self._refused = 0
-        self._logged = -1.0
+        self._refused = _Tally("connections refused: %d; %s")
+        self._closed = _Tally("idle connections closed for new ones: %d; %s")
         self._task = asyncio.create_task(self._accept_all())
         self._task.add_done_callback(self._end)
 
@@ -87,13 +96,26 @@ class Door:
                 connection, _ = await loop.sock_accept(self._listener)
             except OSError as error:
                 if error.errno in _NO_DESCRIPTORS:
-                    self._shed()
+                    await self._find_descriptor()
                 continue  # or a client has left before it was accepted
-            if self._count() >= self._most:
+            if self._count() >= self._most and not self._has_room(self._limit_reached):
                 self._refuse(connection)
             else:
                 with suppress(OSError):  # a client has left already
                     await loop.connect_accepted_socket(self._make, connection)
+
+    def _has_room(self, why: str) -> bool:
+        """Let the connection that idles longest give way, and return whether there was one."""
+        gives_way = self._make_room()
+        if gives_way:
+            self._closed.note(why)
+        return gives_way
+
+    async def _find_descriptor(self) -> None:
+        if self._has_room(_NO_DESCRIPTOR_LEFT):
+            await asyncio.sleep(0)  # a connection that gives way closes in the loop's next turn
+        else:
+            self._shed()
 
     def _refuse(self, connection: socket.socket) -> None:
         """Say that there are too many. A close with something unread would take the answer with it."""
@@ -102,7 +124,7 @@ class Door:
             connection.send(_REFUSAL)
             connection.shutdown(socket.SHUT_WR)
             connection.recv(65536)
-        self._note(f"{self._most} are open, which is --max-connections")
+        self._refused.note(self._limit_reached)
 
     def _shed(self) -> None:
         """Accept the one who waits for longest with the descriptor in hand, and close."""
@@ -110,14 +132,23 @@ class Door:
         with suppress(OSError):
             self._listener.accept()[0].close()
         self._in_hand = _open_one()
-        self._note("the process has no descriptors left")
+        self._refused.note(_NO_DESCRIPTOR_LEFT)
 
-    def _note(self, why: str) -> None:
-        self._refused += 1
+
+class _Tally:
+    """Counts what happens often, and logs the number once a second at most."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._number = 0
+        self._logged = -1.0
+
+    def note(self, why: str) -> None:
+        self._number += 1
         now = time.monotonic()
         if now - self._logged >= 1.0 or self._logged < 0:
-            _logger.warning("connections refused: %d; %s", self._refused, why)
-            self._refused, self._logged = 0, now
+            _logger.warning(self._text, self._number, why)
+            self._number, self._logged = 0, now
 
 
 def _open_one() -> int | None:

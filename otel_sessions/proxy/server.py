@@ -29,12 +29,12 @@ from otel_sessions.sinks._jsonlines import JsonLinesSink
 
 from . import options, websocket
 from ._uvicorn import Server, quieten
-from .connection import Limits
 from .door import most_connections
 from .farewell import Farewell
 from .forward import Forwarder
 from .front import Front, in_time
 from .peer import Peer
+from .serving import Limits
 from .sessionless import Sessionless
 from .settings import Settings, unread_variables
 from .upstream import Upstream

@@ -23,6 +23,7 @@ from otel_sessions.matchers import Headers, Scope
 from .headers import end_to_end
 from .rules import Rules, target_of
 from .upstream import Upstream
+from .upstream_socket import UpstreamSocket
 
 _logger = logging.getLogger("otel_sessions.proxy")
 
@@ -103,6 +104,7 @@ async def _connect(scope: Scope, upstream: Upstream, rules: Rules) -> ClientConn
         max_size=_MOST_BYTES,
         max_queue=1,
         proxy=None,
+        create_connection=UpstreamSocket,
     )
     for option in WATCHFUL:
         behind.transport.get_extra_info("socket").setsockopt(*option)

@@ -12,7 +12,8 @@ from contextlib import ExitStack
 
 from otel_sessions import ConfigError
 from otel_sessions._program.arguments import positive
-from otel_sessions._program.otlp import exporting, require_exporters
+from otel_sessions._program.exporters import require_exporters
+from otel_sessions._program.otlp import exporting
 from otel_sessions._program.sockets import listen_as
 from otel_sessions.proxy import Proxy, Settings
 from otel_sessions.proxy._uvicorn import quieten
