@@ -23,7 +23,7 @@ http {{
     access_log off; keepalive_requests 1000000; client_body_temp_path {folder}/{name}.body;
     proxy_temp_path {folder}/{name}.proxy; fastcgi_temp_path {folder}/{name}.f;
     uwsgi_temp_path {folder}/{name}.u; scgi_temp_path {folder}/{name}.s;
-    proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off;
+    proxy_http_version 1.1; proxy_set_header Connection "";
     {upstreams}
     server {{ listen {host}:{port}; {server} }}
 }}
@@ -34,10 +34,15 @@ ORIGIN: Final = f"""
     location {IN_SESSION} {{ return 200 "a small answer"; }}
     location {NO_SESSION} {{ return 200 "a small answer"; }}
     location {LARGE} {{ root {{folder}}; default_type text/plain; }}
-    location {EVENTS} {{ proxy_pass http://events; }}
-    location {TOOLS} {{ proxy_pass http://tools; }}
+    location {EVENTS} {{ proxy_pass http://events; proxy_buffering off; }}
+    location {TOOLS} {{ proxy_pass http://tools; proxy_buffering off; }}
 """
-PROXIED: Final = "location / { proxy_pass http://origin; }"
+PROXIED: Final = f"""
+    location / {{ proxy_pass http://origin; }}
+    location {EVENTS} {{ proxy_pass http://origin; proxy_buffering off; }}
+    location {TOOLS} {{ proxy_pass http://origin; proxy_buffering off; }}
+"""
+"""What an nginx in front says: it holds answers back, which is cheaper, but for those that are streams."""
 LARGE_BYTES: Final = 16384
 
 _START_SECONDS: Final = 120
