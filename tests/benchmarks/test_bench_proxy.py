@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from benchmarks import proxy
-from benchmarks.proxies import asked, cpu, events, field, handling, peers, picture, results, servers, table, wrk
+from benchmarks.proxies import asked, cpu, events, field, handling, memory, peers, picture, results, servers, table, wrk
 from benchmarks.proxies.asked import Request, Workload
 from benchmarks.proxies.field import DIRECT, NGINX, ON_ASYNCIO, OURS, Field
 from benchmarks.proxies.handling import Pair
@@ -296,6 +296,10 @@ def test_a_contestant_that_does_not_answer_as_it_should_does_not_enter() -> None
         entered.enter("peer", server, {Workload.POST: asked.post()})
     assert not entered.targets[Workload.POST]
     assert not entered.servers
+
+
+def test_memory_is_read_after_whole_batches_of_sessions() -> None:
+    assert [mark % memory.BATCH for mark in memory.MARKS] == [0] * len(memory.MARKS)
 
 
 def test_every_peer_is_pinned_and_has_a_home_of_its_own() -> None:
