@@ -83,7 +83,7 @@ class Connection(asyncio.Protocol):
         self._proto = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "server": tuple(server[:2]) if isinstance(server, (tuple, list)) else None,
+            "server": tuple(server[:2]) if isinstance(server, (tuple, list)) else (server, None),
             "client": tuple(client[:2]) if isinstance(client, (tuple, list)) else None,
             "scheme": "http" if transport.get_extra_info("sslcontext") is None else "https",
             "root_path": "",

@@ -71,7 +71,7 @@ class Forwarder:
             await refuse(send, *STALLED)
         except UpstreamError as error:  # an answer that has started is left incomplete, as it came
             status, text = _trouble(error)
-            _logger.warning("%s: %s", text, type(error).__name__)
+            _logger.warning("%s: %s", text, error if isinstance(error, CannotConnect) else type(error).__name__)
             if not started.is_started:
                 await answer(send, status, text)
 
