@@ -6,6 +6,7 @@ them ready for JSON.
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from math import isinf
 from typing import Any, Final
 
@@ -134,8 +135,13 @@ def described(session: Session[Any]) -> SessionInfo:
         idle_for=0.0 if session._pins else max(0.0, now - last),
         age=max(0.0, now - session._created),
         message_count=count,
-        limits=SessionLimits(max_idle_time=_or_none(shared.idle), max_session_age=_or_none(shared.age)),
+        limits=_limits(shared.idle, shared.age),
     )
+
+
+@lru_cache(maxsize=64)
+def _limits(idle: float, age: float) -> SessionLimits:
+    return SessionLimits(max_idle_time=_or_none(idle), max_session_age=_or_none(age))
 
 
 def _or_none(limit: float) -> float | None:

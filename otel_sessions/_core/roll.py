@@ -8,8 +8,8 @@ its entries are gone, so it never holds more than four ids for each entry.
 import re
 import secrets
 from array import array
-from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from operator import attrgetter
 from typing import Final, Generic, TypeVar
@@ -40,15 +40,15 @@ class Leaf:
         self.next = self.live = 0
 
 
-Find = Callable[[str, Leaf], EntryT | None]
-"""Returns the entry that has this id and was added to this leaf, or None if it is gone."""
-
-
 class Roll(Generic[EntryT]):
-    """Entries in the order in which they were added. Whoever adds an entry remembers `leaf`, where the entry is."""
+    """Entries in the order in which they were added. Whoever adds an entry remembers `leaf`, where the entry is.
 
-    def __init__(self, find: Find[EntryT]) -> None:
-        self._find = find
+    An entry is there while one of `places` has it by its id. `leaf_of` returns the leaf that an entry was added to.
+    """
+
+    def __init__(self, places: Sequence[Mapping[str, EntryT]], leaf_of: Callable[[EntryT], Leaf]) -> None:
+        self._places = places
+        self._leaf_of = leaf_of
         self._token = secrets.token_hex(4)
         self._leaves = [Leaf(0)]
 
@@ -76,11 +76,12 @@ class Roll(Generic[EntryT]):
         self._leaves.append(Leaf(leaf.first + LEAF))
         return True
 
-    def discard(self, leaf: Leaf) -> None:
-        """Note that an entry of this leaf is gone. `find` does not find the entry any more."""
-        leaf.live -= 1
-        if not leaf.live or leaf.live * _MOST_FOR_EACH < len(leaf.ids):
-            self._tidy(leaf)
+    def discard(self, leaves: Iterable[Leaf]) -> None:
+        """Note that entries are gone from all places: one entry of each of these leaves."""
+        for leaf in leaves:
+            leaf.live -= 1
+            if not leaf.live or leaf.live * _MOST_FOR_EACH < len(leaf.ids):
+                self._tidy(leaf)
 
     def walk(self, position: int) -> Iterator[tuple[int, EntryT | None]]:
         """Yield the positions of the ids from a position on, each with its entry, or with None if the entry is gone.
@@ -106,11 +107,22 @@ class Roll(Generic[EntryT]):
         """Return the index of the last leaf that begins at a position or before it, -1 if there is no such leaf."""
         return bisect_right(self._leaves, position, key=attrgetter("first")) - 1
 
+    def _find(self, entry_id: str, leaf: Leaf) -> EntryT | None:
+        """Return the entry that has this id and was added to this leaf, or None if it is gone."""
+        for place in self._places:
+            entry = place.get(entry_id)
+            if entry is not None and self._leaf_of(entry) is leaf:
+                return entry
+        return None
+
     def _tidy(self, leaf: Leaf) -> None:
         if not leaf.live and leaf is not self.leaf:
             del self._leaves[self._index(leaf.first)]
             return
-        kept = [(step, entry_id) for step, entry_id in _entries(leaf, 0) if self._find(entry_id, leaf) is not None]
+        there = {entry_id for place in self._places for entry_id in place.keys() & leaf.ids}
+        kept = [
+            (step, name) for step, name in _entries(leaf, 0) if name in there and self._find(name, leaf) is not None
+        ]
         leaf.steps = array("H", (step for step, _ in kept))
         leaf.ids = [entry_id for _, entry_id in kept]
 
@@ -119,5 +131,6 @@ def _entries(leaf: Leaf, first_step: int) -> list[tuple[int, str]]:
     """Return the ids of a leaf from a step on, with their steps. An id that was added again stands at its last step."""
     steps = range(leaf.next) if leaf.steps is None else leaf.steps
     last = dict(zip(leaf.ids, steps, strict=True))
-    entries = zip(steps, leaf.ids, strict=True)
-    return [(step, entry_id) for step, entry_id in entries if last[entry_id] == step >= first_step]
+    if len(last) == len(leaf.ids):
+        return list(islice(zip(steps, leaf.ids, strict=True), bisect_left(steps, first_step), None))
+    return sorted((step, entry_id) for entry_id, step in last.items() if step >= first_step)

@@ -20,7 +20,7 @@ from .exceptions import ManagerClosed, SessionExists, SessionNotFound
 from .ids import fingerprint
 from .listing import RecentEnd
 from .loops import Home
-from .roll import Leaf, Roll
+from .roll import Roll
 from .session import DataT, End, Session, Shared
 from .wheel import Wheel
 from .words import EndReason
@@ -57,10 +57,10 @@ class Store(Generic[DataT]):
         self.sessions: dict[str, Session[DataT]] = {}
         self.closing: dict[str, Session[DataT]] = {}
         self.recent = RecentEnds()
-        self._latest: deque[tuple[str, EndReason, float]] = deque(maxlen=MOST_RECENT)
-        """Id, reason and time of the sessions that ended last. Fingerprints are made when a caller asks."""
+        self._latest: deque[tuple[EndReason, float, list[str]]] = deque(maxlen=MOST_RECENT)
+        """Which sessions ended together, why and when. Fingerprints are made when a caller asks."""
         self.wheel: Wheel[Session[DataT]] = Wheel(min(1.0, max(config.cleanup_interval / 10, _SHORTEST_TICK)))
-        self.roll: Roll[Session[DataT]] = Roll(self._find)
+        self.roll: Roll[Session[DataT]] = Roll((self.sessions, self.closing), lambda session: session._shared.leaf)
         self.books = books
         self._shared = Shared.normal(config, clock, self.wheel, self.roll.leaf)
 
@@ -134,11 +134,12 @@ class Store(Generic[DataT]):
 
     def recent_ends(self, limit: int) -> tuple[RecentEnd, ...]:
         """Return what is known of the sessions that ended last, the latest first."""
-        latest = islice(reversed(self._latest), limit)
-        return tuple(
+        ends = (
             RecentEnd(fingerprint=fingerprint(session_id), reason=reason, ended_at=datetime.fromtimestamp(at, UTC))
-            for session_id, reason, at in latest
+            for reason, at, together in reversed(self._latest)
+            for session_id in reversed(together)
         )
+        return tuple(islice(ends, min(limit, MOST_RECENT)))
 
     def hide(self, session: Session[DataT], reason: EndReason, now: float) -> None:
         """Hide a session and mark it as closing. `reason` is the reason for which the session will be counted."""
@@ -153,15 +154,13 @@ class Store(Generic[DataT]):
         assert end is not None
         assert end.reason is not None
         end.gone = True
-        self.roll.discard(session._shared.leaf)
+        self.roll.discard([session._shared.leaf])
         self.books.add_cleaned(end.reason)
 
     def remove(self, sessions: list[Session[DataT]], reason: EndReason, now: float) -> None:
         """Hide and finish sessions in one step."""
         self._settle(sessions, reason, now, gone=True)
-        discard = self.roll.discard
-        for session in sessions:
-            discard(session._shared.leaf)
+        self.roll.discard([session._shared.leaf for session in sessions])
         self.books.add_removed(reason, len(sessions))
 
     def write_off(self) -> None:
@@ -181,9 +180,4 @@ class Store(Generic[DataT]):
             failure = session._end.failure if session._end is not None else None
             session._end = End(failure, reason, now, session._last, session._count, gone)
             self.recent.add(session.id, reason)
-            self._latest.append((session.id, reason, now + session._shared.wall_offset))
-
-    def _find(self, session_id: str, leaf: Leaf) -> Session[DataT] | None:
-        """Return the live or closing session that has this id and was made for this leaf of the roll, or None."""
-        session = self.sessions.get(session_id) or self.closing.get(session_id)
-        return session if session is not None and session._shared.leaf is leaf else None
+        self._latest.append((reason, now + self._shared.wall_offset, [one.id for one in sessions[-MOST_RECENT:]]))

@@ -38,41 +38,43 @@ class RollMachine(RuleBasedStateMachine):
         self.was = roll.LEAF
         roll.LEAF = 8  # type: ignore[misc]
         self.there: dict[str, Entry] = {}
-        self.roll: Roll[Entry] = Roll(self._find)
-
-    def _find(self, name: str, leaf: Leaf) -> Entry | None:
-        entry = self.there.get(name)
-        return entry if entry is not None and entry.leaf is leaf else None
+        self.order: list[Entry] = []
+        self.elsewhere: dict[str, Entry] = {}
+        self.roll: Roll[Entry] = Roll((self.there, self.elsewhere), lambda entry: entry.leaf)
 
     @rule(target=entries, names=st.lists(st.sampled_from(NAMES), min_size=1, max_size=12, unique=True))
     def add(self, names: list[str]) -> Any:
-        return multiple(*(self._add(name) for name in names if name not in self.there))
+        taken = {entry.name for entry in self.order}
+        return multiple(*(self._add(name) for name in names if name not in taken))
 
     def _add(self, name: str) -> Entry:
         entry = self.there[name] = Entry(name, self.roll.leaf)
+        self.order.append(entry)
         assert self.roll.add(name) == (self.roll.leaf is not entry.leaf)
         return entry
 
-    @rule(entry=consumes(entries), again=st.booleans())
-    def discard(self, entry: Entry, again: bool) -> None:
-        del self.there[entry.name]
-        self.roll.discard(entry.leaf)
+    @rule(target=entries, entry=consumes(entries))
+    def move_to_the_other_place(self, entry: Entry) -> Entry:
+        self.there.pop(entry.name, None)
+        self.elsewhere[entry.name] = entry
+        return entry
+
+    @rule(entries=st.lists(consumes(entries), min_size=1, max_size=8))
+    def discard(self, entries: list[Entry]) -> None:
+        for entry in entries:
+            self.there.pop(entry.name, None)
+            self.elsewhere.pop(entry.name, None)
+            self.order.remove(entry)
+        self.roll.discard([entry.leaf for entry in entries])
 
     @rule(target=entries, entry=consumes(entries))
     def discard_and_add_again(self, entry: Entry) -> Any:
-        self.discard(entry, again=True)
+        self.discard([entry])
         return self._add(entry.name)
-
-    @rule(entries=st.lists(consumes(entries), min_size=2, max_size=8))
-    def discard_together(self, entries: list[Entry]) -> None:
-        for entry in entries:
-            del self.there[entry.name]
-        for entry in entries:
-            self.roll.discard(entry.leaf)
 
     @rule(target=readers)
     def begin_to_read(self) -> Reader:
-        return Reader(list(self.there.values()))
+        return Reader(list(self.order))
 
     @rule(reader=readers, most=st.integers(1, 9))
     def read_on(self, reader: Reader, most: int) -> None:
@@ -86,7 +88,7 @@ class RollMachine(RuleBasedStateMachine):
     @rule(reader=consumes(readers))
     def read_to_the_end(self, reader: Reader) -> None:
         self.read_on(reader, 10_000)
-        assert set(reader.there) & set(self.there.values()) <= set(reader.seen)
+        assert set(reader.there) & set(self.order) <= set(reader.seen)
         assert list(self.roll.walk(reader.position)) == []
 
     @invariant()
@@ -94,9 +96,9 @@ class RollMachine(RuleBasedStateMachine):
         if not hasattr(self, "roll"):
             return
         walked = list(self.roll.walk(0))
-        assert [entry for _, entry in walked if entry is not None] == list(self.there.values())
-        assert len(walked) <= 4 * len(self.there)
-        assert len(self.roll._leaves) <= len(self.there) + 1
+        assert [entry for _, entry in walked if entry is not None] == self.order
+        assert len(walked) <= 4 * len(self.order)
+        assert len(self.roll._leaves) <= len(self.order) + 1
         assert self.roll.position(self.roll.cursor(self.roll.end)) == self.roll.end
 
     def teardown(self) -> None:
@@ -108,8 +110,8 @@ TestRoll = RollMachine.TestCase
 
 
 def test_a_cursor_of_another_roll_or_of_no_roll_is_refused() -> None:
-    one: Roll[Entry] = Roll(lambda *_: None)
-    other: Roll[Entry] = Roll(lambda *_: None)
+    one: Roll[Entry] = Roll((), lambda entry: entry.leaf)
+    other: Roll[Entry] = Roll((), lambda entry: entry.leaf)
     good = one.cursor(0)
     assert one.position(good) == 0
     token = good[:-1]
