@@ -33,6 +33,17 @@ class Directory(ABC, Generic[DataT]):
     def _running_here(self) -> Supervisor[DataT]:
         """Return the current run. Raises `ManagerClosed` without a run, `RuntimeError` on another loop."""
 
+    @property
+    def accepting(self) -> bool:
+        """Whether the manager takes new sessions: it runs, and is not shutting down. A full manager takes them, too."""
+        home = self._store.home
+        return self._store.accepting and home is not None and not home.is_closed()
+
+    @property
+    def max_sessions(self) -> int | None:
+        """The cap that is in force, None without a cap."""
+        return self._store.books.limit
+
     def sessions(
         self,
         *,
