@@ -18,9 +18,10 @@ _FAILED: Final = "the request failed here; the log of the server says why"
 _ADVICE: Final = {
     HTTPStatus.NOT_FOUND: "there is no such path; /v1/openapi.json lists the paths",
     HTTPStatus.METHOD_NOT_ALLOWED: "the path does not take this method; the header Allow lists its methods",
-    HTTPStatus.BAD_REQUEST: "the body cannot be read; send JSON as application/json",
 }
-_NAMES_ONLY: Final = {"extra_forbidden": "is unknown"}
+_NOT_READ: Final = "the body cannot be read; send JSON in UTF-8 as application/json"
+_MOST_NAMED: Final = 5
+"""How many mistakes an answer names."""
 
 
 class Problem(BaseModel):
@@ -52,7 +53,9 @@ def handle_problems(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def of_http(_request: Request, error: HTTPException) -> JSONResponse:
         status = HTTPStatus(error.status_code)
-        detail = error.detail if error.detail != status.phrase else _ADVICE.get(status, error.detail)
+        detail = _NOT_READ if status is HTTPStatus.BAD_REQUEST else error.detail
+        if detail == status.phrase:
+            detail = _ADVICE[status]
         return problem(status, detail, error.headers)
 
     @app.exception_handler(RequestValidationError)
@@ -71,9 +74,6 @@ def handle_problems(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def of_program(_request: Request, _error: Exception) -> JSONResponse:
         return problem(HTTPStatus.INTERNAL_SERVER_ERROR, _FAILED)
-
-
-_MOST_NAMED: Final = 5
 
 
 def _described(error: Mapping[str, Any]) -> str:

@@ -32,6 +32,7 @@ Fingerprint = Annotated[
     str, Path(pattern="^[0-9a-f]{16}$", description="The fingerprint of the session's id, as logs and lists show it.")
 ]
 _REFUSALS: Final = documented(
+    HTTPStatus.BAD_REQUEST,
     HTTPStatus.UNAUTHORIZED,
     HTTPStatus.FORBIDDEN,
     HTTPStatus.REQUEST_TIMEOUT,

@@ -1,12 +1,14 @@
 """Who may use the admin API, and how much of it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
+from itertools import repeat
 from typing import Any
 
 import anyio
 import pytest
 from httpx2 import AsyncClient
 
+import otel_sessions.admin
 from otel_sessions import ConfigError, SessionConfig, SessionManager, TooManySessions, fingerprint
 from otel_sessions.admin import _gate, admin_app
 from otel_sessions.admin._gate import Access, Gate, Rate
@@ -58,6 +60,10 @@ CALLERS: dict[str, tuple[dict[str, str], int | None]] = {
 """Who calls, and the answer: None is the route's own."""
 
 
+def written(headers: dict[str, str]) -> dict[bytes, bytes]:
+    return {name.encode("latin-1"): value.encode("latin-1") for name, value in headers.items()}
+
+
 @pytest.fixture
 async def guarded(manager: SessionManager[str]) -> AsyncIterator[AsyncClient]:
     await manager.create_session("good", data="", client="ada")
@@ -65,32 +71,29 @@ async def guarded(manager: SessionManager[str]) -> AsyncIterator[AsyncClient]:
         yield client
 
 
-@pytest.mark.parametrize("route", ROUTES, ids=" ".join)
 @pytest.mark.parametrize("caller", CALLERS)
-async def test_each_route_answers_each_caller(
-    manager: SessionManager[str], guarded: AsyncClient, route: tuple[str, str], caller: str
-) -> None:
-    (method, path), (headers, refused) = route, CALLERS[caller]
-    body: dict[str, Any] = {"json": {"max_sessions": 7}} if method == "PATCH" else {}
-    sent = {name: value.encode("latin-1") for name, value in headers.items()}
-    answer = await guarded.request(method, path, headers=sent, **body)
+async def test_each_route_answers_each_caller(manager: SessionManager[str], guarded: AsyncClient, caller: str) -> None:
+    headers, refused = CALLERS[caller]
+    for (method, path), answered in ROUTES.items():
+        if "good" not in manager:
+            await manager.create_session("good", data="", client="ada")
+        body: dict[str, Any] = {"json": {"max_sessions": 7}} if method == "PATCH" else {}
+        answer = await guarded.request(method, path, headers=written(headers), **body)
 
-    assert answer.status_code == (refused or ROUTES[route])
-    assert ("www-authenticate" in answer.headers) == (refused == 401)
-    assert not [name for name in answer.headers if name.startswith("access-control-") or name == "set-cookie"]
-    if refused is not None:
-        assert answer.headers["content-type"] == "application/problem+json"
-        assert answer.headers["cache-control"] == "no-store"
-        assert "good" in manager
-        assert manager.max_sessions == 10
+        assert (path, answer.status_code) == (path, refused or answered)
+        assert ("www-authenticate" in answer.headers) == (refused == 401)
+        assert not [name for name in answer.headers if name.startswith("access-control-") or name == "set-cookie"]
+        if refused is not None:
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert answer.headers["cache-control"] == "no-store"
+            assert "good" in manager
+            assert manager.max_sessions == 10
 
 
 @pytest.mark.parametrize("caller", CALLERS)
 @pytest.mark.parametrize("path", ["/livez", "/readyz"])
 async def test_probes_need_no_token_and_no_host(guarded: AsyncClient, path: str, caller: str) -> None:
-    headers = {name: value.encode("latin-1") for name, value in CALLERS[caller][0].items()}
-
-    assert (await guarded.get(path, headers=headers)).status_code == 200
+    assert (await guarded.get(path, headers=written(CALLERS[caller][0]))).status_code == 200
 
 
 async def test_the_browser_of_another_site_gets_no_leave_to_send_a_token(guarded: AsyncClient) -> None:
@@ -176,25 +179,35 @@ def test_a_rate_recovers_with_time_and_never_holds_more_than_its_burst() -> None
     assert sum(rate.allows() for _ in range(1000)) == 100
 
 
-async def test_a_body_is_bounded_however_it_comes(admin: AsyncClient) -> None:
-    async def parts() -> AsyncIterator[bytes]:
-        for _ in range(20):
-            yield b" " * 1000
+async def status_of(manager: SessionManager[str], parts: Iterable[bytes], pause: float = 0.0) -> int:
+    """Return the answer to a cleanup whose body comes in parts, with a pause after each."""
+    coming, sent = iter(parts), list[Any]()
 
-    for content in (b" " * 16385, parts()):
-        answer = await admin.post("/v1/cleanup", content=content)
-        assert answer.status_code == 413
-        assert answer.headers["content-type"] == "application/problem+json"
-    assert (await admin.post("/v1/cleanup", content=b"{}".rjust(16384))).status_code == 200
+    async def receive() -> Any:
+        part = next(coming, None)
+        await anyio.sleep(pause)
+        return {"type": "http.request", "body": part or b"", "more_body": part is not None}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"authorization", RIGHT["authorization"].encode()), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/cleanup", "headers": headers, "query_string": b""}
+    await admin_app(manager, token=TOKEN)(scope, receive, send)
+    return int(sent[0]["status"])
 
 
-async def test_a_body_that_does_not_come_is_not_waited_for(admin: AsyncClient) -> None:
-    async def stalled() -> AsyncIterator[bytes]:
-        yield b"{"
-        await anyio.sleep(11)
-        yield b"}"
+async def test_a_body_is_bounded_however_it_comes(manager: SessionManager[str]) -> None:
+    assert await status_of(manager, [b"{}".rjust(16384)]) == 200
+    assert await status_of(manager, [b"{}".rjust(16385)]) == 413
+    assert await status_of(manager, [b" " * 1000] * 16 + [b"{}"]) == 200
+    assert await status_of(manager, repeat(b" " * 1000)) == 413
 
-    assert (await admin.post("/v1/cleanup", content=stalled())).status_code == 408
+
+async def test_a_body_that_does_not_come_is_not_waited_for(manager: SessionManager[str]) -> None:
+    assert await status_of(manager, [b"{", b"}"], pause=3) == 200
+    assert await status_of(manager, [b"{", b"}"], pause=4) == 408
+    assert await status_of(manager, repeat(b""), pause=1) == 408
 
 
 async def test_requests_under_way_are_bounded(manager: SessionManager[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,9 +217,9 @@ async def test_requests_under_way_are_bounded(manager: SessionManager[str], monk
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
         await hang.wait()
-        await receive()
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body", "body": b""})
+        assert (await receive())["type"] == "http.disconnect"
 
     gate = Gate(app, Access(token=None, allowed_hosts=None))
     async with client_of(gate) as client, anyio.create_task_group() as tasks:
@@ -237,3 +250,7 @@ async def test_what_is_no_request_of_http_passes_to_the_app(manager: SessionMana
 
 def test_a_default_config_is_shown_as_it_is() -> None:
     assert SessionManager().max_sessions == SessionConfig().max_sessions
+
+
+def test_a_name_that_the_admin_package_has_not_is_an_attribute_error() -> None:
+    assert not hasattr(otel_sessions.admin, "admin")

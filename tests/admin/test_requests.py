@@ -206,6 +206,12 @@ async def test_a_wrong_request_is_named_and_not_repeated(
     )
 
 
+async def test_a_body_that_is_no_text_is_refused(admin: AsyncClient) -> None:
+    answer = await admin.post("/v1/cleanup", content=b"\xff", headers={"content-type": "application/json"})
+
+    assert "UTF-8" in problem(answer, 400)
+
+
 async def test_an_unknown_path_and_method_say_where_to_look(admin: AsyncClient) -> None:
     assert "/v1/openapi.json" in problem(await admin.get("/v2/sessions"), 404)
     answer = await admin.put("/v1/sessions")
