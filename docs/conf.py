@@ -46,7 +46,13 @@ html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
 
-_PUBLIC: Final = ("otel_sessions.proxy", "otel_sessions.matchers", "otel_sessions.asgi", "otel_sessions")
+_PUBLIC: Final = (
+    "otel_sessions.admin",
+    "otel_sessions.proxy",
+    "otel_sessions.matchers",
+    "otel_sessions.asgi",
+    "otel_sessions",
+)
 _HOMES: Final = {
     name: home
     for home in _PUBLIC

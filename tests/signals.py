@@ -24,11 +24,12 @@ CONFIG = SessionConfig(
 )
 
 NAME = "otel_sessions.manager.name"
-REASON = "otel_sessions.cleanup.reason"
+REASON = "otel_sessions.session.end_reason"
 STATE = "otel_sessions.session.state"
 REJECTION = "otel_sessions.rejection.reason"
 TRIGGER = "otel_sessions.cleanup.trigger"
 OUTCOME = "otel_sessions.cleanup.outcome"
+STAGE = "otel_sessions.cleanup.stage"
 ERROR = "error.type"
 
 Series = frozenset[tuple[str, Any]]
@@ -42,6 +43,7 @@ def series(manager: str = "default", **words: str) -> Series:
         "rejection": REJECTION,
         "trigger": TRIGGER,
         "outcome": OUTCOME,
+        "stage": STAGE,
         "error": ERROR,
     }
     return frozenset({NAME: manager, **{keys[word]: value for word, value in words.items()}}.items())
@@ -56,12 +58,17 @@ class Export:
             scope for resource in (self.data.resource_metrics if self.data else []) for scope in resource.scope_metrics
         ]
         self.scopes = {(scope.scope.name, scope.scope.version) for scope in scopes}
+        self.schemas = {scope.schema_url for scope in scopes}
         self.metrics: dict[str, Metric] = {metric.name: metric for scope in scopes for metric in scope.metrics}
 
     def values(self, metric: str) -> dict[Series, float]:
+        return self.numbers(f"otel_sessions.{metric}")
+
+    def numbers(self, name: str) -> dict[Series, float]:
+        """Return the values of a metric that is named in full."""
         return {
             frozenset((point.attributes or {}).items()): point.value
-            for point in self.metrics[f"otel_sessions.{metric}"].data.data_points
+            for point in self.metrics[name].data.data_points
             if isinstance(point, NumberDataPoint)
         }
 

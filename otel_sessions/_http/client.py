@@ -51,6 +51,7 @@ __all__ = [
     "Origin",
     "TimedOut",
     "UpstreamError",
+    "reason_of",
 ]
 
 _TLS_GOODBYE_SECONDS: Final = 1.0
@@ -59,6 +60,14 @@ _MOST_KEPT: Final = 100
 
 class CannotConnect(UpstreamError):
     """There is no connection to the upstream."""
+
+
+def reason_of(error: OSError | UnicodeError) -> str:
+    """Return why there is no connection: the kind of the error, and of TLS its reason, which has no secrets."""
+    kind = type(error).__name__
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"{kind}, {error.verify_message.rstrip('.')}"
+    return f"{kind}, {error.reason}" if isinstance(error, ssl.SSLError) else kind
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -254,7 +263,7 @@ class Call:
                 raise CallClosed("the call was closed") from None
             raise CannotConnect(f"the upstream was not connected within {seconds:g} s") from None
         except (OSError, UnicodeError) as error:
-            raise CannotConnect(f"the upstream cannot be connected ({type(error).__name__})") from error
+            raise CannotConnect(f"the upstream cannot be connected: {reason_of(error)}") from error
         finally:
             self._connecting = None
         return connection

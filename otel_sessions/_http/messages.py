@@ -23,6 +23,8 @@ _MARGIN_SECONDS: Final = 1.0
 _TIMEOUT: Final = re.compile(rb"(?:^|[,; \t])timeout=([0-9]{1,9})(?:$|[,; \t])", re.IGNORECASE)
 _TOKEN: Final = b"!#$%&'*+-.^_`|~" + (digits + ascii_letters).encode()
 """RFC 9110, section 5.6.2."""
+_MOST_LINES: Final = 500
+"""How many header lines an answer has at most, those of heads with status 1xx among them: each costs time."""
 _FIRST_STATUS: Final = 100
 _SWITCHING_PROTOCOLS: Final = 101
 _FIRST_FINAL_STATUS: Final = 200
@@ -166,13 +168,14 @@ class _Framing:
 class Answer:
     """Takes bytes by `feed`, gives the body by `take`.
 
-    At most `max_head` bytes may come before the body, heads with status 1xx among them. As many may come between two
-    parts of the body. `to_head` says that the request was a HEAD.
+    At most `max_head` bytes in 500 header lines may come before the body, heads with status 1xx among them. As many
+    bytes may come between two parts of the body. `to_head` says that the request was a HEAD.
     """
 
     __slots__ = (
         "_bare",
         "_headers",
+        "_lines",
         "_max_head",
         "_parser",
         "_parts",
@@ -199,6 +202,7 @@ class Answer:
         self._max_head = max_head
         self._bare = 0  # bytes since the start, the head, or the last byte of the body
         self._headers: Headers = []
+        self._lines = 0
         self._parts: list[bytes] = []
         self._until_close = False
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
@@ -260,8 +264,12 @@ class Answer:
             self.kept_seconds = 0.0
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.head is None:  # else it is a trailer
-            self._headers.append((name, value.rstrip(b" \t")))
+        if self.head is not None:  # it is a trailer
+            return
+        self._lines += 1
+        if self._lines > _MOST_LINES:
+            raise BadAnswer(f"the upstream's answer has more than {_MOST_LINES} header lines")
+        self._headers.append((name, value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
         if self.head is not None:

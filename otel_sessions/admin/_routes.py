@@ -15,6 +15,7 @@ from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from otel_sessions._core.events import Event
 from otel_sessions._core.exceptions import ConfigError
 from otel_sessions._core.limits import UNSET, Limit
 from otel_sessions._core.listing import SessionInfo, SessionPage
@@ -225,4 +226,4 @@ def _logged(request: Request, what: str) -> Iterator[_Outcome]:
         result.outcome = f"refused: {detail}"
         raise
     finally:
-        _logger.info("admin at %s: %s: %s", who, what, result.outcome)
+        _logger.info("admin at %s: %s: %s", who, what, result.outcome, extra=Event.ADMIN_CHANGED.extra)

@@ -16,6 +16,7 @@ from typing import Any, Final
 import anyio
 
 from otel_sessions._core.config import check_seconds
+from otel_sessions._core.events import Event
 from otel_sessions._core.exceptions import ConfigError, ManagerClosed, SessionError, SessionNotFound, TooManySessions
 from otel_sessions._core.ids import fingerprint
 from otel_sessions._core.session import Session
@@ -300,6 +301,7 @@ class SessionLeaseMiddleware:
                 "on_stray failed: the app may still hold session %s, which the manager does not count",
                 fingerprint(stray),
                 exc_info=True,
+                extra=Event.APP_STRAY_NOT_ENDED.extra,
             )
 
     def _warn_of_strays(self, stray: str) -> None:
@@ -309,6 +311,7 @@ class SessionLeaseMiddleware:
             _logger.warning(
                 "the app holds session %s, which the manager does not count; give on_stray= to end such sessions",
                 fingerprint(stray),
+                extra=Event.APP_STRAY_SESSION.extra,
             )
 
     def _make(self, scope: Scope) -> Any:

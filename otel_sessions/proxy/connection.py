@@ -14,21 +14,22 @@ on, so that a client that leaves is heard; what comes early waits for its turn.
 """
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import select
+import sys
 from enum import Enum, auto
 from http import HTTPStatus
 from typing import Final, cast
 from urllib.parse import unquote
 
-from otel_sessions.asgi import ASGIApp
+from otel_sessions._http.deadline import Deadline
 from otel_sessions.matchers import Scope
 
 from .chunks import Body, Chunked, Sized
-from .deadline import Deadline
 from .exchange import Exchange, status_line
 from .head import END, Head, Malformed, check_beginning, read_head
+from .measured import note_refused
 from .rules import TARGET
+from .serving import Serving
 
 _MOST_EARLY: Final = 65536
 """Bytes of requests that may wait for their turn."""
@@ -43,26 +44,6 @@ _TOO_LARGE: Final = (
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
     "the request's head is larger than this proxy passes on",
 )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
-    """What a client's connection is allowed: `max_header` bytes a head, and seconds."""
-
-    max_header: int = 65536
-    head_timeout: float = 30.0
-    idle_timeout: float | None = 300.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Serving:
-    """What the connections of a server share. `upgrade` makes the protocol that a WebSocket goes on with."""
-
-    app: ASGIApp
-    limits: Limits
-    upgrade: Callable[[], asyncio.Protocol]
-    connections: set[object] = field(default_factory=set)
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
 
 class _State(Enum):
@@ -103,7 +84,7 @@ class Connection(asyncio.Protocol):
         self._proto = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "server": tuple(server[:2]) if isinstance(server, (tuple, list)) else None,
+            "server": tuple(server[:2]) if isinstance(server, (tuple, list)) else (server, None),
             "client": tuple(client[:2]) if isinstance(client, (tuple, list)) else None,
             "scheme": "http" if transport.get_extra_info("sslcontext") is None else "https",
             "root_path": "",
@@ -112,16 +93,13 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """Hear that the client says no more; nothing is under way any more for a client that is half gone."""
-        self._state = _State.LEAVING
-        self._pending.clear()
-        self._leave_exchange()
+        self._read_no_more()
         self._watch_writing()
 
     def connection_lost(self, _error: Exception | None) -> None:
         self._serving.connections.discard(self)
         self._deadline.close()
-        self._pending.clear()
-        self._leave_exchange()
+        self._read_no_more()
         self.resume_writing()
 
     def data_received(self, data: bytes) -> None:
@@ -177,20 +155,37 @@ class Connection(asyncio.Protocol):
             self._next()
 
     def cut(self) -> None:
-        self._state = _State.LEAVING
-        self._pending.clear()
-        self._leave_exchange()
+        self._read_no_more()
         self._watch_writing()
         self.transport.close()
 
     def abort(self) -> None:
         self.transport.abort()
 
+    # What the server says
+
     def shutdown(self) -> None:
         """Close as soon as nothing is under way."""
         self._ends = True
         if self._state is not _State.EXCHANGE:
             self.cut()
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the client has taken all that was written, and nothing of a next request has come."""
+        if self._pending or self.transport.get_write_buffer_size():
+            return False
+        if sys.platform == "win32":  # which has no poll()
+            return True
+        probe = select.poll()
+        probe.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return not probe.poll(0)
+
+    def give_way(self) -> None:
+        """Free the place and the descriptor at once: nothing is under way, so that nothing is lost."""
+        self._read_no_more()
+        self._serving.connections.discard(self)
+        self.transport.abort()
 
     # One step after the other
 
@@ -218,6 +213,7 @@ class Connection(asyncio.Protocol):
             del self._pending[:2]
         if not self._pending:
             return
+        self._serving.idle.pop(self, None)
         end = self._pending.find(END, max(0, self._searched - len(END)))
         size = len(self._pending) if end < 0 else end + len(END)
         if size > self._limits.max_header:
@@ -291,6 +287,7 @@ class Connection(asyncio.Protocol):
             return
         self._exchange = None
         self._state = _State.AWAITED
+        self._serving.idle[self] = None
         self._read_on(True)
         idle = self._limits.idle_timeout
         self._deadline.set(_NEXT_SECONDS if idle is None else min(_NEXT_SECONDS, idle))
@@ -302,9 +299,8 @@ class Connection(asyncio.Protocol):
         size = self._pending.find(END) + len(END)
         lines = [b"GET %s HTTP/1.1\r\n" % head.target, *(b"%s: %s\r\n" % pair for pair in head.headers), b"\r\n"]
         behind = bytes(self._pending[size:])
-        self._pending.clear()
         self._deadline.close()
-        self._state = _State.LEAVING
+        self._read_no_more()
         self._serving.connections.discard(self)
         protocol = self._serving.upgrade()
         self.transport.set_protocol(protocol)
@@ -318,6 +314,8 @@ class Connection(asyncio.Protocol):
         if self._exchange is not None and self._exchange.is_started:
             self.transport.abort()
             return
+        if self._exchange is None:
+            note_refused(self._serving.app, str(self._proto["scheme"]), status)
         text = b"%s\n" % said.encode("latin-1", "replace")
         self.transport.write(
             b"%scontent-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%s"
@@ -327,9 +325,7 @@ class Connection(asyncio.Protocol):
 
     def _leave(self) -> None:
         """Say no more, and close once the client has left; what it still sends would make it lose what was said."""
-        self._state = _State.LEAVING
-        self._pending.clear()
-        self._leave_exchange()
+        self._read_no_more()
         if self.transport.is_closing():
             return
         self._watch_writing()
@@ -339,7 +335,10 @@ class Connection(asyncio.Protocol):
         else:
             self.transport.close()
 
-    def _leave_exchange(self) -> None:
+    def _read_no_more(self) -> None:
+        self._state = _State.LEAVING
+        self._serving.idle.pop(self, None)
+        self._pending.clear()
         if self._exchange is not None and not self._exchange.is_answered:
             self._exchange.disconnect()
         self._exchange = None

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
 from typing import Final, Protocol, cast
 
+from otel_sessions._core.events import Event
 from otel_sessions.asgi import ASGIApp, Message
 from otel_sessions.matchers import Scope
 
@@ -44,6 +45,12 @@ def watch(scope: Scope, on_gone: Callable[[], None]) -> None:
     exchange = cast("Exchange | None", scope.get(_EXCHANGE))
     if exchange is not None:
         exchange.when_gone(on_gone)
+
+
+def is_left(scope: Scope) -> bool:
+    """Return whether the client of a request has left."""
+    exchange = cast("Exchange | None", scope.get(_EXCHANGE))
+    return exchange is not None and exchange.is_gone
 
 
 class Carrier(Protocol):
@@ -163,7 +170,7 @@ class Exchange:
             self._give_up()
             raise
         except BaseException as error:
-            _logger.error("the app has failed", exc_info=error)
+            _logger.error("the app has failed", exc_info=error, extra=Event.PROXY_APP_FAILED.extra)
         if self.is_gone or self.is_answered:
             return
         if not self.is_started:

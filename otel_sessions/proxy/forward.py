@@ -12,6 +12,7 @@ from typing import Final, cast
 
 import anyio
 
+from otel_sessions._core.events import Event
 from otel_sessions._http.client import Call, CallClosed, CannotConnect, TimedOut, UpstreamError
 from otel_sessions.asgi import OPENING, SESSION, Message, Receive, Send
 from otel_sessions.matchers import AdoptingMatcher, Headers, Scope, header, headers_of
@@ -71,7 +72,8 @@ class Forwarder:
             await refuse(send, *STALLED)
         except UpstreamError as error:  # an answer that has started is left incomplete, as it came
             status, text = _trouble(error)
-            _logger.warning("%s: %s", text, type(error).__name__)
+            why = error if isinstance(error, CannotConnect) else type(error).__name__
+            _logger.warning("%s: %s", text, why, extra=Event.UPSTREAM_FAILED.extra)
             if not started.is_started:
                 await answer(send, status, text)
 

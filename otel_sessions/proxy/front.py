@@ -8,6 +8,7 @@ from typing import Final
 
 import anyio
 
+from otel_sessions._core.events import Event
 from otel_sessions._engine.manager import SessionManager
 from otel_sessions._http.addresses import names_address
 from otel_sessions.asgi import ASGIApp, Message, Receive, Send
@@ -109,7 +110,10 @@ class Front:
             return None
         if not self._has_warned:
             self._has_warned = True
-            _logger.warning("requests are refused: the header of --owner-header has an address in it, not a user")
+            _logger.warning(
+                "requests are refused: the header of --owner-header has an address in it, not a user",
+                extra=Event.PROXY_OWNER_IS_ADDRESS.extra,
+            )
         return _NO_OWNER
 
     def _client(self, scope: Scope) -> str | None:

@@ -13,7 +13,7 @@ import httptools
 
 from otel_sessions.matchers import Headers, spelt
 
-_LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([^ ]+) ([!-~]+)")
+_LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([^\x00-\x20\x7f]+) ([!-~]+)")
 _VERSION: Final = re.compile(rb"HTTP/[0-9]\.[0-9]")
 _VERSIONS: Final = {b"HTTP/1.0": "1.0", b"HTTP/1.1": "1.1"}
 _BEGINNING: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+( |$)")

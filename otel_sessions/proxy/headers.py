@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv6Address
-from typing import Final
+from typing import Final, Literal
 
-from otel_sessions._http.addresses import IP, Network, is_in, read_address
-from otel_sessions.asgi._client import ClientAddress, forwarded_for, sender_of
+from otel_sessions._http.addresses import IP, Network, client_behind, client_name, is_in, read_address
+from otel_sessions.asgi._client import forwarded_for, sender_of
 from otel_sessions.matchers import Headers, Scope, header, pairs_of, spelt
 
 HOP_BY_HOP: Final = frozenset(
@@ -30,24 +30,55 @@ _FORWARDED: Final = (b"forwarded", b"x-forwarded-", b"x-real-ip")
 _MARK: Final = re.compile(rb"[^a-z0-9\n-]")
 _VIA: Final = {version: f"{version} otel-sessions".encode() for version in ("1.0", "1.1")}
 """What a gateway says of itself in each request (RFC 9110, section 7.6.3), by the version that it has received."""
+UnixPeer = Literal["unix"]
+UNIX_PEER: Final[UnixPeer] = "unix"
+"""Stands among the trusted proxies for whoever connects over a Unix socket."""
 _UNKNOWN: Final = "unknown"
 """Stands for a sender without an address (RFC 7239, section 6.2)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trust:
-    """The trusted proxies in front. `words` are the headers, in lower case, that only these proxies may send."""
+    """The trusted proxies in front, by their networks; with `unix`, also whoever connects over a Unix socket.
+
+    `words` are the headers, in lower case, that only these proxies may send.
+    """
 
     networks: tuple[Network, ...] = ()
     words: frozenset[bytes] = frozenset()
+    unix: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no proxy is trusted."""
+        return not (self.networks or self.unix)
 
     def sent(self, scope: Scope) -> bool:
         """Return whether a trusted proxy has opened the connection."""
-        return bool(self.networks) and is_in(_sender(scope), self.networks)
+        return self.trusts(_sender(scope), scope)
+
+    def trusts(self, sender: IP | None, scope: Scope) -> bool:
+        """Return whether the sender of a request, at this address, is a trusted proxy."""
+        if sender is None:
+            return self.unix and is_over_unix(scope)
+        return bool(self.networks) and is_in(sender, self.networks)
 
     def client(self, scope: Scope) -> str | None:
-        """Return the client's name by its address, as `asgi.client_address` does, or None without an address."""
-        return ClientAddress(trusted=self.networks)(scope)
+        """Return the client's name by its address, as `asgi.client_address` does, or None without an address.
+
+        A trusted proxy on a Unix socket has no address: the last entry of its X-Forwarded-For stands for the sender.
+        """
+        sender, forwarded = sender_of(scope), forwarded_for(scope)
+        if sender is None and forwarded and self.unix and is_over_unix(scope):
+            sender = forwarded.pop()
+        address = client_behind(sender, forwarded, self.networks)
+        return None if address is None else client_name(address)
+
+
+def is_over_unix(scope: Scope) -> bool:
+    """Return whether a request has come over a Unix socket: then its `server` has no port (ASGI, HTTP scope)."""
+    server = scope.get("server")
+    return isinstance(server, (list, tuple)) and len(server) > 1 and server[1] is None
 
 
 def has_marks(names: Iterable[bytes]) -> bool:
@@ -69,17 +100,18 @@ def towards_upstream(scope: Scope, trust: Trust, host: bytes | None) -> list[tup
     """Return a request's headers as the upstream gets them. If `host` is given, it replaces the client's Host.
 
     `Forwarded`, `X-Forwarded-*`, `X-Real-IP` and the header with the owner are kept only from a trusted proxy. From any
-    other sender they are dropped. This proxy adds the sender's address, and the Host and scheme if they are missing.
+    other sender they are dropped. This proxy adds the sender's address, and the Host and scheme if they are missing. A
+    sender without an address adds nothing to the addresses that a trusted proxy has named.
     """
     address = _sender(scope)
-    trusted = bool(trust.networks) and is_in(address, trust.networks)
+    trusted = trust.trusts(address, scope)
     pairs = pairs_of(scope)
     passing = end_to_end(pairs)
     theirs = next((value for name, value in pairs if name == b"host"), b"")
     said = _said(passing, trust, trusted)
     known = {name for name, _ in said} if trusted else ()
-    chain = ", ".join([*(forwarded_for(scope) if trusted else []), _UNKNOWN if address is None else str(address)])
-    own = [(b"x-forwarded-for", chain.encode("latin-1"))]
+    chain = [*(forwarded_for(scope) if trusted else []), *([] if address is None else [str(address)])]
+    own = [(b"x-forwarded-for", ", ".join(chain or [_UNKNOWN]).encode("latin-1"))]
     own += [(b"x-forwarded-host", theirs)] if theirs and b"x-forwarded-host" not in known else []
     own += [(b"x-forwarded-proto", _scheme(scope))] if b"x-forwarded-proto" not in known else []
     own += [(b"forwarded", _forwarded(address))] if b"forwarded" in known else []

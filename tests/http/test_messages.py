@@ -271,6 +271,15 @@ def test_what_comes_between_parts_of_a_body_has_a_limit(endless: bytes) -> None:
     assert said == "more than 400 bytes came between two parts of the upstream's answer"
 
 
+@pytest.mark.parametrize("before", [b"", b"HTTP/1.1 103 \r\n" + b"a:\r\n" * 100 + b"\r\n"])
+def test_an_answer_has_at_most_500_header_lines_interim_heads_included(before: bytes) -> None:
+    allowed = 500 - before.count(b"a:")
+    head = OK + b"Content-Length: 0\r\n"
+    assert isinstance(read(before + head + b"a:\r\n" * (allowed - 1) + b"\r\n", max_head=4096), tuple)
+    refused = "the upstream's answer has more than 500 header lines"
+    assert read(before + head + b"a:\r\n" * allowed + b"\r\n", max_head=4096) == refused
+
+
 def test_small_parts_of_a_large_body_do_not_add_up_to_the_limit() -> None:
     outcome = read(OK + b"Transfer-Encoding: chunked\r\n\r\n", *[b"1\r\na\r\n"] * 1000, b"0\r\n\r\n")
     assert outcome[1:3] == (b"a" * 1000, True)

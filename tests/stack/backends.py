@@ -18,6 +18,7 @@ class LogLine:
     service: str
     body: str
     severity: str
+    event: str
     trace_id: str
     attributes: Mapping[str, Any]
 
@@ -114,6 +115,7 @@ class Stack:
                             service=service,
                             body=record.get("body", {}).get("stringValue", ""),
                             severity=record.get("severityText", ""),
+                            event=record.get("eventName", ""),
                             trace_id=record.get("traceId", ""),
                             attributes=plain(record.get("attributes", [])),
                         )

@@ -74,9 +74,13 @@ class Story:
 
 @pytest.fixture(scope="session")
 def story(stack: Stack) -> Story:
-    """A proxy that went through every phase, and then shut down; nothing went wrong."""
-    start = time.time()
+    """A proxy that went through every phase, and then shut down; nothing went wrong.
+
+    It begins with the proxy's first export and ends with the last: Prometheus has an answer for every moment between.
+    """
     with start_proxy(stack, "story", OTEL_SESSIONS_MAX_SESSIONS="40") as proxy:
+        until(lambda: stack.instant('otel_sessions_session_created_total{instance="story"}'), bool)
+        start = time.time()
         with start_load(stack, proxy, "load-story", "--clients", "100", "--cycle", "24", "--rate", "2") as load:
             until(load.said, lambda said: said.count("phase ramp") > 1)  # it has been through all of them
             load.terminate()
@@ -84,12 +88,13 @@ def story(stack: Stack) -> Story:
         books = proxy.reading()
     cleaned = 'sum(otel_sessions_session_cleaned_total{instance="story"})'  # all of them in the very last export only
     until(lambda: stack.value(cleaned), lambda value: value == books["created"])
+    end = time.time()
     passes = 'otel_sessions_cleanup_duration_seconds_bucket{instance="story"}'
     until(  # spans take a way of their own, which may be the slower one
         lambda: [stack.trace(trace_id) for trace_id in stack.exemplars(passes, start, time.time())],
         lambda traces: bool(traces) and all(traces),
     )
-    return Story(books=books, start=start, end=time.time())
+    return Story(books=books, start=start, end=end)
 
 
 @pytest.fixture(scope="session")
@@ -268,13 +273,15 @@ def _start_prometheus(started: contextlib.ExitStack, folder: Path, port: int) ->
         "--config.file": str(ROOT / "grafana/prometheus.yaml"),
         "--storage.tsdb.path": str(folder / "prometheus"),
         "--web.listen-address": f"{HOST}:{port}",
+        "--web.external-url": f"http://{HOST}:{port}",
     }
     command = [program("prometheus")]
     for flag in COMPOSE["services"]["prometheus"]["command"]:
         name, _, value = flag.partition("=")
         value = flags.get(name, value)
         command.append(f"{name}={value}" if value else name)
-    prometheus = started.enter_context(running("prometheus", command, folder))
+    links = {"GRAFANA_URL": f"http://{HOST}:3000", "RUNBOOK_URL": f"http://{HOST}:3000/runbook"}
+    prometheus = started.enter_context(running("prometheus", command, folder, links))
     until_answers(f"http://{HOST}:{port}/-/ready", prometheus)
     return prometheus
 

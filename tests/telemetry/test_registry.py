@@ -383,7 +383,7 @@ class TestManagersThatAreGone:
         assert export.value("session.created") == 2
         assert export.not_zero("session.cleaned") == {"closed": 1, "shutdown": 1}
         assert export.not_zero("cleanup.runs") == {"partial shutdown": 1}
-        assert export.not_zero("cleanup.errors") == {"hook": 2}
+        assert export.not_zero("cleanup.errors") == {"OSError hook": 2}
 
     async def test_a_manager_that_is_gone_has_nothing_any_more(self, signals: Signals, clock: Clock) -> None:
         async with signals.manager(clock=clock) as manager, manager.reserve():
