@@ -27,7 +27,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     (
         r"py:.*",
-        r"(opentelemetry|pathlib|collections|contextlib|datetime|os|enum|types|socket|ipaddress)\..*",
+        r"(fastapi|opentelemetry|pathlib|collections|contextlib|datetime|os|enum|types|socket|ipaddress)\..*",
     ),  # other manuals
     (r"py:.*", r"Any|Mapping|Callable|Awaitable|MutableMapping|Sequence|[a-z]+"),  # Python's own
     (r"py:.*", r".*(DataT|_LifespanT|HasScope)"),  # type variables, and a protocol that requests fit anyway
