@@ -17,7 +17,8 @@ from .headers import UNIX_PEER, Trust
 from .peer import EndpointMatcher
 from .rules import Rules, Timeouts
 
-_USUAL: Final = Values({option.name: option.usual for option in (*options.PROXY_OPTIONS, *options.FLEET_OPTIONS)})
+_OPTIONS: Final = (*options.PROXY_OPTIONS, *options.ADMIN_OPTIONS, *options.FLEET_OPTIONS)
+_USUAL: Final = Values({option.name: option.usual for option in _OPTIONS})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +55,10 @@ class Settings:
     peer_name: str | None = _USUAL[options.PEER_NAME]
     peer_listen: Address | None = _USUAL[options.PEER_LISTEN]
     peer_secret_file: str | None = _USUAL[options.PEER_SECRET_FILE]
+    admin: tuple[str, int] | None = _USUAL[options.ADMIN]
+    admin_token_file: str | None = _USUAL[options.ADMIN_TOKEN_FILE]
+    admin_token: str | None = field(default=_USUAL[options.ADMIN_TOKEN], repr=False)
+    admin_allow_host: tuple[str, ...] = _USUAL[options.ADMIN_ALLOW_HOST]
 
     def __post_init__(self) -> None:
         _require_consistent(self)
@@ -111,6 +116,10 @@ def read(flags: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
         peer_name=values[options.PEER_NAME],
         peer_listen=values[options.PEER_LISTEN],
         peer_secret_file=values[options.PEER_SECRET_FILE],
+        admin=values[options.ADMIN],
+        admin_token_file=values[options.ADMIN_TOKEN_FILE],
+        admin_token=values[options.ADMIN_TOKEN],
+        admin_allow_host=values[options.ADMIN_ALLOW_HOST],
     )
 
 
