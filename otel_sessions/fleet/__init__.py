@@ -1,0 +1,1 @@
+"""Several replicas, one cap and one set of books."""
