@@ -141,7 +141,7 @@ class Lane:
                 return Reclaim(put=step, formers=(self.epoch,))
             case Reclaim(formers=formers):
                 return replace(step, formers=(self.epoch, *formers))
-            case End():
+            case _:
                 return step
 
     def _write(self, deadline: int) -> Call:
@@ -158,9 +158,9 @@ class Lane:
                 puts = [step for step in self._steps if isinstance(step, Put)]
                 args += [deadline, *(word for put in puts for word in (put.ref, put.nonce, put.blob))]
                 return Call(script=PUT, keys=(*shard, mine), args=tuple(args))
-            case Reclaim(formers=formers):
-                args += [deadline, len(formers), *formers, *(step.ref for step in self._steps)]
-                theirs = self._keys.owned(self.shard, formers[0])
+            case _:
+                args += [deadline, len(first.formers), *first.formers, *(step.ref for step in self._steps)]
+                theirs = self._keys.owned(self.shard, first.formers[0])
                 return Call(script=RECLAIM, keys=(*shard, mine, theirs), args=tuple(args))
 
     def _next_steps(self) -> list[Step]:
@@ -185,7 +185,7 @@ class Lane:
             case Put():
                 puts = [step for step in steps if isinstance(step, Put)]
                 return [news for put, owner in zip(puts, results, strict=True) for news in self._put(put, owner)]
-            case Reclaim():
+            case _:
                 fenced, *results = results
                 reclaims = [step for step in steps if isinstance(step, Reclaim)]
                 pairs = zip(reclaims, results, strict=True)

@@ -42,16 +42,27 @@ class Cleaning:
         self._settled: list[Claimed] = []
         self._settling: list[Claimed] = []
         self._call: Call | None = None
+        self._fruitless = 0
+        """How many claims in a row found only what other survivors have claimed."""
         self.is_done = False
+
+    def wake(self) -> None:
+        """Time has passed: claims of other survivors may have run out."""
+        self._fruitless = 0
 
     def settle(self, claimed: Claimed) -> None:
         """The session's hook has run."""
         self._settled.append(claimed)
 
-    def call(self, room: int) -> Call:
-        """Return the next call, for at most `room` more sessions. It replaces a call that was not answered."""
+    def call(self, room: int) -> Call | None:
+        """Return the next call, for at most `room` more sessions. It replaces a call that was not answered.
+
+        It is None while all that is left is claimed by other survivors, until `wake`.
+        """
         if self._settling or self._settled:
             self._call = self._settle()
+        elif self._shards and self._fruitless >= len(self._shards):
+            self._call = None
         elif self._shards:
             self._call = self._claim(self._shards[0], min(room, MOST))
         else:
@@ -89,8 +100,10 @@ class Cleaning:
 
     def _claimed(self, answer: Sequence[Value]) -> list[Claimed]:
         shard = self._shards[0]
+        self._fruitless = 0 if len(answer) > 2 else self._fruitless + 1
         if int(answer[1]) == 0:
             self._shards.popleft()
+            self._fruitless = 0
         elif len(answer) == 2:  # all that is left is another survivor's
             self._shards.rotate(-1)
         return [

@@ -127,10 +127,10 @@ class Replica:
             case Membership():
                 return self._beat(now, refused)
             case Lane():
-                return party.call(self.membership.deadline) if self.membership.epoch == party.epoch else None
+                return party.call(self.membership.deadline) if self.membership.is_living(now) else None
             case Cleaning():
                 return party.call(room) if self._may_clean() else None
-            case Suspicions():
+            case _:
                 call, self._suspect = self._suspect, None
                 return call
 
@@ -161,6 +161,8 @@ class Replica:
     def _beaten(self) -> None:
         self._lanes[self._audits % self._keys.shards].check()
         self._audits += 1
+        for cleaning in self._cleanings.values():
+            cleaning.wake()
         for dead in self.membership.dead:
             if dead not in self._cleanings:
                 start = self._draw(self._keys.shards)

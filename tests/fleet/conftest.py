@@ -1,8 +1,12 @@
+import os
 from collections.abc import Iterator
 
 import pytest
 
+from tests.fleet.mutants import CAUGHT_BY_HAND
 from tests.fleet.valkey import Server, serving
+
+MUTANTS = {mutant.name: mutant for mutant in CAUGHT_BY_HAND if os.environ.get("FLEET_MUTANTS")}
 
 
 @pytest.fixture(scope="session")
@@ -11,7 +15,10 @@ def running_server() -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture
-def server(running_server: Server) -> Server:
+@pytest.fixture(params=list(MUTANTS) or [pytest.param("", id=pytest.HIDDEN_PARAM)])
+def server(request: pytest.FixtureRequest, running_server: Server) -> Iterator[Server]:
+    """An empty store. With `FLEET_MUTANTS` in the environment, each test runs on every mutant."""
     running_server.send("FLUSHALL")
-    return running_server
+    running_server.mutants = MUTANTS[request.param].scripts() if request.param else {}
+    yield running_server
+    running_server.mutants = {}

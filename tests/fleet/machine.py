@@ -1,12 +1,10 @@
 """Random schedules over the small fleet, as a Hypothesis state machine: a failure shrinks to the steps that matter."""
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 import hypothesis.strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from otel_sessions.fleet.scripts import Script
 from tests.fleet.valkey import Server
 from tests.fleet.world import SHARED, Process, World
 
@@ -15,24 +13,36 @@ PROCESSES = 3
 
 
 class Machine(RuleBasedStateMachine):
-    """What may happen. Hypothesis chooses the order; `server` and `mutants` are set by the test."""
+    """What may happen. Hypothesis chooses the order; the test sets `server`."""
 
     server: ClassVar[Server]
-    mutants: ClassVar[Mapping[str, Script]] = {}
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = World(self.server, self.mutants)
+        self.world = World(self.server)
 
     def process(self, number: int) -> Process:
         return self.world.processes[number % len(self.world.processes)]
 
-    @initialize(number=st.integers(min_value=1, max_value=PROCESSES))
-    def begin(self, number: int) -> None:
-        for _ in range(number):
+    @initialize(sessions=st.lists(st.integers(min_value=0, max_value=3), min_size=1, max_size=PROCESSES))
+    def begin(self, sessions: list[int]) -> None:
+        for number in sessions:
             self.world.start()
-        for process in self.world.processes:
+            process = self.world.processes[-1]
+            for _ in range(3):
+                self.world.now += 5250
+                self.world.act(process)
+            for _ in range(number):
+                self.world.open(process, None)
             self.world.act(process)
+
+    @rule(beats=st.integers(min_value=1, max_value=5))
+    def live(self, beats: int) -> None:
+        """Time passes, and whoever can does what is to be done."""
+        for _ in range(beats):
+            self.world.now += 5250
+            for process in self.world.processes:
+                self.world.act(process)
 
     @precondition(lambda self: self.world.processes)
     @rule(number=NUMBERS)
@@ -56,6 +66,15 @@ class Machine(RuleBasedStateMachine):
                 self.world.send(process)
 
     @precondition(lambda self: self.world.processes)
+    @rule(number=NUMBERS, shared=st.sampled_from([None, *SHARED]))
+    def open_and_wait(self, number: int, shared: str | None) -> None:
+        process = self.process(number)
+        if not process.is_paused:
+            self.world.open(process, shared)
+            self.world.open(process, None)
+            self.world.act(process)
+
+    @precondition(lambda self: self.world.processes)
     @rule(number=NUMBERS, which=NUMBERS, act=st.booleans())
     def end(self, number: int, which: int, act: bool) -> None:
         process = self.process(number)
@@ -67,9 +86,17 @@ class Machine(RuleBasedStateMachine):
                 self.world.send(process)
 
     @precondition(lambda self: self.world.flights)
-    @rule(which=NUMBERS, again=st.booleans())
-    def deliver(self, which: int, again: bool) -> None:
-        self.world.deliver(self.world.flights[which % len(self.world.flights)], again)
+    @rule(which=NUMBERS)
+    def deliver(self, which: int) -> None:
+        self.world.deliver(self.world.flights[which % len(self.world.flights)])
+
+    @rule(which=st.integers(min_value=0, max_value=23))
+    def deliver_again(self, which: int) -> None:
+        self.world.deliver_again(which)
+
+    @rule(which=st.integers(min_value=0, max_value=23))
+    def deliver_once_more(self, which: int) -> None:
+        self.world.deliver_again(which)
 
     @precondition(lambda self: self.world.flights)
     @rule(which=NUMBERS)

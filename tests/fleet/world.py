@@ -1,7 +1,7 @@
 """A small fleet in virtual time on a real store: a network that misbehaves, and what must be true after every step."""
 
 import random
-from collections.abc import Mapping
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -10,7 +10,6 @@ from otel_sessions.fleet.lanes import News
 from otel_sessions.fleet.membership import Terms
 from otel_sessions.fleet.orphans import Claimed
 from otel_sessions.fleet.replica import Replica
-from otel_sessions.fleet.scripts import Script
 from otel_sessions.fleet.store import Call, Keys, Value
 from tests.fleet.valkey import Dump, Server
 
@@ -18,6 +17,7 @@ CAP: Final = 6
 LEASE: Final = 15.0
 SPAN: Final = 10.0
 SHARDS: Final = 2
+READS: Final = (scripts.AUDIT, scripts.PAGE, scripts.MEMBERS, scripts.LOOK)
 SHARED: Final = ["0000ffff", "0001ffff"]
 """Ids that several processes use, as ids of an upstream may be."""
 
@@ -30,6 +30,8 @@ class Process:
     replica: Replica
     rate: float
     is_paused: bool = False
+    is_refused: bool = False
+    """Somebody was refused a place since the last beat."""
     orphans: list[Claimed] = field(default_factory=list)
 
 
@@ -45,15 +47,16 @@ class Flight:
 class World:
     """Everything there is. A method is a step; `check` says what must be true after it."""
 
-    def __init__(self, server: Server, mutants: Mapping[str, Script]) -> None:
+    def __init__(self, server: Server) -> None:
         self.server = server
         server.send("FLUSHALL")
         self.keys = Keys("f", SHARDS)
         self.now = 1_700_000_000_000
         self.processes: list[Process] = []
         self.flights: list[Flight] = []
+        self.sent: deque[Flight] = deque(maxlen=24)
+        """The last writes that were delivered: late copies of them may arrive."""
         self.is_down = False
-        self._mutants = mutants
         self._dice = random.Random(1)  # noqa: S311 - nonces and epochs' digits, not the schedule
         self._saved: Dump | None = None
         self._made = 0
@@ -82,7 +85,10 @@ class World:
         self.processes.remove(process)
 
     def open(self, process: Process, shared: str | None) -> None:
-        if shared in process.replica.refs() or not process.replica.has_room(self.local(process)):
+        if shared in process.replica.refs():
+            return
+        if not process.replica.has_room(self.local(process)):
+            process.is_refused = True
             return
         self._made += 1
         process.replica.register(shared or f"{self._made:08x}", b"blob")
@@ -101,7 +107,8 @@ class World:
 
     def send(self, process: Process) -> None:
         if not process.is_paused:
-            calls = process.replica.calls(self.local(process), room=100)
+            calls = process.replica.calls(self.local(process), refused=process.is_refused, room=100)
+            process.is_refused &= not any(call.script is scripts.BEAT for call in calls)
             self.flights += [Flight(process, call) for call in calls]
 
     def act(self, process: Process) -> None:
@@ -118,8 +125,7 @@ class World:
 
     def give_up(self, flight: Flight) -> None:
         """The process waits no longer. The message may still arrive."""
-        if not flight.process.is_paused:
-            flight.process.replica.failed(flight.call)
+        flight.process.replica.failed(flight.call)
 
     def lose(self, flight: Flight) -> None:
         self.give_up(flight)
@@ -127,20 +133,25 @@ class World:
 
     # What the network and the store do
 
-    def deliver(self, flight: Flight, again: bool = False) -> None:
+    def deliver(self, flight: Flight) -> None:
         if flight.answer is None and not self.is_down:
-            if not again:
-                self.flights.remove(flight)
+            self.flights.remove(flight)
+            if flight.call.script not in READS:
+                self.sent.append(flight)
             self.flights.append(Flight(flight.process, flight.call, self._run(flight)))
         elif flight.answer is not None and not flight.process.is_paused:
             self.flights.remove(flight)
             if flight.process in self.processes:
                 self._hear(flight)
 
+    def deliver_again(self, number: int) -> None:
+        """A late copy of a message arrives. The answer does not."""
+        if self.sent and not self.is_down:
+            self._run(self.sent[-1 - number % len(self.sent)])
+
     def _run(self, flight: Flight) -> list[Value]:
         call = flight.call
-        script = self._mutants.get(call.script.name, call.script)
-        answer = self.server.run(script, call.keys, call.args, self.now)
+        answer = self.server.run(call.script, call.keys, call.args, self.now)
         before, self._state = self._state, self.server.all()
         if call.script is scripts.JOIN and answer[0] == b"OK":
             join = call.args[:2]
@@ -267,13 +278,22 @@ class World:
         for flight in list(self.flights):
             self.lose(flight)
         for _ in range(40):
-            self.now += 3000
+            self.now += 5000
             for process in self.processes:
                 self.act(process)
                 while process.orphans:
                     self.run_hook(process)
             self.check()
+            if self._is_calm():
+                break
         self._check_end()
+
+    def _is_calm(self) -> bool:
+        try:
+            self._check_end()
+        except AssertionError:
+            return False
+        return True
 
     def _check_end(self) -> None:
         records = self._check_shards()

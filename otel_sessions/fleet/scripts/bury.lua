@@ -4,11 +4,9 @@ local epoch = ARGV[2]
 if redis.call('ZSCORE', l, epoch) then
   return {'LIVING'}
 end
-if redis.call('ZREM', d, epoch) == 0 then
-  return {'OK'}
-end
+redis.call('ZREM', d, epoch)
 local process = redis.call('HGET', m, 'e:' .. epoch)
--- A suspected epoch has no process.
+-- A suspected epoch has no process, and a buried one has none any more.
 if process then
   redis.call('HDEL', m, 'e:' .. epoch)
   local row, left = read_row(process), {}
