@@ -54,7 +54,8 @@ class News(Enum):
     TAKEN = "taken"
     """Another owner has this id."""
     LOST = "lost"
-    """Others have claimed this session. It is theirs to end."""
+    """Others have claimed this session, and run its hook. A session that was never registered may have been lost on the
+    way to the store: then nobody else runs its hook."""
 
 
 class Lane:

@@ -6,7 +6,7 @@ import pytest
 
 from otel_sessions.fleet import scripts
 from otel_sessions.fleet.healing import Healing
-from otel_sessions.fleet.lanes import End, Lane, News, Put, Reclaim
+from otel_sessions.fleet.lanes import End, Lane, News, Put, Reclaim, Step
 from otel_sessions.fleet.membership import Membership, Refused, Terms
 from otel_sessions.fleet.orphans import Cleaning
 from otel_sessions.fleet.store import Keys
@@ -42,6 +42,25 @@ def live(world: World, beats: int = 3) -> None:
 
 def visible(world: World, process: Process) -> int:
     return sum(process.replica.is_visible(ref, world.local(process)) for ref in process.replica.refs())
+
+
+def send_without_answers(world: World, process: Process) -> None:
+    """The store does all that the process asks, and the process does not learn of it."""
+    world.send(process)
+    for flight in list(world.flights):
+        world.deliver(flight)
+    for flight in list(world.flights):
+        world.lose(flight)
+
+
+def answer_of_fleet_slot(world: World) -> None:
+    """Calls to the fleet's slot are answered, and all others are lost."""
+    for _ in range(2):
+        for flight in list(world.flights):
+            if flight.call.keys == KEYS.fleet:
+                world.deliver(flight)
+            else:
+                world.lose(flight)
 
 
 def test_a_session_is_visible_once_the_store_knows_it(world: World) -> None:
@@ -174,26 +193,15 @@ def test_what_was_in_doubt_when_a_process_was_fenced_is_found_out(world: World) 
     world.open(process, SHARED[0])
     world.open(process, SHARED[1])
     for _ in range(2):
-        world.send(process)
-        for flight in list(world.flights):
-            world.deliver(flight)
-        for flight in list(world.flights):
-            world.lose(flight)
-        epoch = process.replica.membership.epoch
-        assert epoch is not None
+        send_without_answers(world, process)
+        epoch = process.replica.membership.epoch or 0
         world.server.run(scripts.LEAVE, KEYS.fleet, (epoch,), world.now)
         world.now += 6000
         while process.replica.membership.epoch in (epoch, None):
             world.send(process)
-            for flight in [flight for flight in world.flights if "m" in flight.call.keys[0][-1]]:
-                world.deliver(flight)
-            for flight in [flight for flight in world.flights if "m" not in flight.call.keys[0][-1]]:
-                world.lose(flight)
+            answer_of_fleet_slot(world)
         world.send(process)
-        for flight in [flight for flight in world.flights if "m" in flight.call.keys[0][-1]]:
-            world.deliver(flight)
-        for flight in [flight for flight in world.flights if flight.answer]:
-            world.deliver(flight)
+        answer_of_fleet_slot(world)
     world.calm_down()
 
     assert len(process.replica) == 3
@@ -215,7 +223,8 @@ def test_an_answer_after_the_process_has_given_up_says_nothing(world: World) -> 
 
 def test_whoever_leaves_is_dead_at_once(world: World) -> None:
     (process,) = begin(world, 1)
-    assert (call := process.replica.membership.leave()) is not None
+    call = process.replica.membership.leave()
+    assert call is not None
     world.server.run(call.script, call.keys, call.args, world.now)
 
     assert process.replica.membership.leave() is None
@@ -262,7 +271,12 @@ def test_an_answer_to_another_call_says_nothing() -> None:
 
 def test_a_lane_sends_one_kind_of_step_at_a_time_in_order() -> None:
     one, other = Put(ref="aa", nonce=1), Put(ref="bb", nonce=2)
-    steps = [one, other, End(ref="aa", reason="closed"), *(Reclaim(put=one, formers=(former,)) for former in (5, 5, 6))]
+    steps: list[Step] = [
+        one,
+        other,
+        End(ref="aa", reason="closed"),
+        *(Reclaim(put=one, formers=(former,)) for former in (5, 5, 6)),
+    ]
     lane, kinds = Lane(KEYS, 0, 7, steps), []
     while (call := lane.call(1)) is not None:
         kinds.append(call.script)
@@ -276,7 +290,8 @@ def test_a_lane_sends_one_kind_of_step_at_a_time_in_order() -> None:
 def test_a_session_under_an_earlier_epoch_is_reclaimed_from_there() -> None:
     put = Put(ref="aa", nonce=1)
     lane = Lane(KEYS, 0, 9, [Reclaim(put=put, formers=(8, 7))])
-    assert (call := lane.call(1)) is not None
+    call = lane.call(1)
+    assert call is not None
     lane.answer(call, [b"OK", 0, b"7"])
 
     assert lane.steps_for_successor() == [Reclaim(put=put, formers=(7, 8))]
@@ -299,10 +314,59 @@ def test_only_the_last_reasons_are_remembered() -> None:
     assert differences.left_over == [("0", "lost"), ("1999", "closed")]
 
 
+def test_a_settlement_that_was_not_answered_is_repeated() -> None:
+    cleaning = Cleaning(KEYS, 7, start=0, span=1)
+    claim = cleaning.call(1)
+    assert claim is not None
+    (claimed,) = cleaning.answer(claim, [b"OK", 1, b"aa", 2, b"1", b"5", b""])
+    cleaning.settle(claimed)
+    first, second = cleaning.call(1), cleaning.call(1)
+
+    assert first is not None
+    assert second is not None
+    assert (first.script, first.args) == (second.script, second.args) == (scripts.SETTLE, (7, "aa", 2))
+
+
+def test_a_put_that_came_too_late_is_repeated_under_its_number_with_the_next_deadline() -> None:
+    lane = Lane(KEYS, 0, 7, [Put(ref="aa", nonce=1)])
+    late = lane.call(1)
+    assert late is not None
+    assert lane.answer(late, [b"LATE"]) == []
+    call = lane.call(2)
+
+    assert call is not None
+    assert call.args == (7, 1, 2, "aa", 1, b"")
+
+
+def test_the_hook_of_an_orphan_may_end_after_its_epoch_is_buried(world: World) -> None:
+    dead, survivor = begin(world, 1, 0)
+    world.crash(dead)
+    while not survivor.orphans:
+        live(world, 1)
+    (claimed,) = survivor.orphans
+    world.calm_down()
+
+    survivor.replica.settle(claimed)
+    assert survivor.replica.calls(world.local(survivor)) == []
+
+
+def test_a_question_waits_for_the_answer_to_a_write() -> None:
+    lane = Lane(KEYS, 0, 7, [Put(ref="aa", nonce=1)])
+    put = lane.call(1)
+    lane.check()
+    assert put is not None
+    assert lane.answer(put, [b"OK", b"0"]) == [("aa", News.REGISTERED)]
+    audit = lane.call(1)
+
+    assert audit is not None
+    assert audit.script is scripts.AUDIT
+
+
 def test_a_survivor_waits_for_what_others_have_claimed() -> None:
     cleaning = Cleaning(KEYS, 7, start=1, span=1)
     for _ in range(2):
-        assert (call := cleaning.call(1)) is not None
+        call = cleaning.call(1)
+        assert call is not None
         cleaning.answer(call, [b"OK", 1])
     assert cleaning.call(1) is None
     cleaning.wake()

@@ -181,6 +181,22 @@ def test_a_grant_is_free_once_the_last_epoch_of_a_process_is_buried(calls: Calls
     assert calls.beat(other, 2, want=3)[1] == 3
 
 
+def test_a_process_whose_sessions_are_more_than_is_free_gets_what_is_free(calls: Calls) -> None:
+    epoch = calls.join("a", used=9)
+
+    assert calls.beat(epoch, 1, want=9, used=9)[1] == 6
+
+
+def test_a_grant_stays_as_it_is_while_a_former_epoch_is_not_buried(calls: Calls) -> None:
+    first = calls.join("a")
+    calls.beat(first, 1, want=6, used=6)
+    second = calls.join("a", 2)
+
+    assert calls.beat(second, 1)[1] == 6
+    calls.fleet(scripts.BURY, first)
+    assert calls.beat(second, 2)[1] == 0
+
+
 def test_only_an_owner_that_the_fleet_does_not_know_is_suspected(calls: Calls) -> None:
     living = calls.join("a")
     calls.fleet(scripts.SUSPECT, living, 77, 77)

