@@ -2,7 +2,7 @@
 # The setup leaves a stamp file, so the next call starts at once.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-pictures test test-all proxy-test check docs clean stack-tools stack-test stack-picture dashboards settings bench \
+.PHONY: help demo demo-pictures test test-all proxy-test check docs clean stack-tools stack-test stack-picture dashboards mixin settings bench \
 	bench-proxy up down compose
 
 VENV := .venv
@@ -65,18 +65,25 @@ stack-picture: $(VENV)/.dev ## Draw docs/memory.svg again, from a run against th
 dashboards: $(VENV)/.dev ## Write the JSON of the dashboards from their description.
 	$(BIN)/python -m grafana.describe
 
+mixin: $(VENV)/.dev ## Write dashboards and alerts for your own stack into build/mixin; set RUNBOOK_URL and GRAFANA_URL.
+	@test -n "$(RUNBOOK_URL)" -a -n "$(GRAFANA_URL)" || { echo "make mixin needs two links, which the alerts carry: \
+	make mixin RUNBOOK_URL=https://wiki.example/otel-sessions GRAFANA_URL=https://grafana.example" >&2; exit 2; }
+	@$(BIN)/python -m grafana.mixin --runbook "$(RUNBOOK_URL)" --grafana "$(GRAFANA_URL)" --into build/mixin
+
 settings: $(VENV)/.dev ## Write the docs' tables of settings, signals and speed from the code and the results.
 	$(BIN)/python -m docs
 
 bench: $(VENV)/.dev ## Compare the core with other caches; takes a quarter of an hour, or a minute with QUICK=1.
 	$(BIN)/python -m benchmarks.core $(if $(QUICK),--quick)
 
-bench-proxy: $(VENV)/.dev ## Compare the proxy with nginx and with no proxy; takes three minutes, needs wrk and nginx.
-	$(BIN)/python -m benchmarks.proxy
+bench-proxy: $(VENV)/.dev ## Compare the proxy with nginx and other proxies; takes ten minutes, or two with QUICK=1; needs wrk and nginx.
+	$(BIN)/python -m benchmarks.proxies.peers
+	$(BIN)/python -m benchmarks.proxy $(if $(QUICK),--quick)
 
 up: compose ## Start the compose stack with Grafana at http://127.0.0.1:3000; COMPARE=1 adds a proxy that leaks.
 	$(COMPOSE) $(if $(COMPARE),--profile compare) up --build --detach --wait --wait-timeout 300
-	@echo "Grafana: http://127.0.0.1:3000   Prometheus: http://127.0.0.1:9090   Jaeger: http://127.0.0.1:16686"
+	@echo "Grafana: http://127.0.0.1:$(or $(GRAFANA_PORT),3000)   Prometheus: http://127.0.0.1:$(or $(PROMETHEUS_PORT),9090)   \
+	Jaeger: http://127.0.0.1:$(or $(JAEGER_PORT),16686)"
 
 down: compose ## Stop the compose stack and remove its data.
 	$(COMPOSE) --profile compare down --volumes --remove-orphans

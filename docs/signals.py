@@ -1,137 +1,96 @@
-"""The tables of the page of signals, from what a manager really reports.
+"""The tables of the page of signals: from the tables in the code, and from each log line of the package.
 
-A manager lives and ends under OpenTelemetry's SDK. The tables say what its readers have seen. So a signal that the code
-gains, loses or renames changes the page.
+`tests/telemetry/test_signals.py` holds what managers export against the same tables.
 """
 
 import ast
-import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import (
-    Gauge,
-    Histogram,
-    HistogramDataPoint,
-    InMemoryMetricReader,
-    Metric,
-    Sum,
-)
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-
 import otel_sessions
-from otel_sessions import SessionManager
+from otel_sessions._core.events import Event
+from otel_sessions._telemetry.signals import METRICS, SCOPE, SPAN_ATTRIBUTES, Attribute, Kind, Metric
+from otel_sessions.proxy import measured
 
 from .marked import replaced, table
 
 PATH: Final = Path(__file__).parent / "reference" / "signals.md"
 
 _PACKAGE: Final = Path(otel_sessions.__file__).parent
-_OWN: Final = ("_core", "_engine", "_telemetry", "asgi", "sinks")
+_EMBEDDED: Final = ("_core", "_engine", "_telemetry", "asgi", "sinks")
 """The folders whose lines an embedder may see."""
-_LEVELS: Final = ("debug", "info", "warning", "error", "exception")
-_NAME: Final = "otel_sessions.manager.name"
-
-
-def seen() -> tuple[list[Metric], list[ReadableSpan]]:
-    """Return the metrics and the spans of one session's life."""
-    reader, spans = InMemoryMetricReader(), InMemorySpanExporter()
-    meters, tracers = MeterProvider([reader], shutdown_on_exit=False), TracerProvider(shutdown_on_exit=False)
-    tracers.add_span_processor(SimpleSpanProcessor(spans))
-
-    async def live_and_end() -> None:
-        async with SessionManager(meter_provider=meters, tracer_provider=tracers) as manager:
-            await manager.create_session()
-
-    asyncio.run(live_and_end())
-    collected = reader.get_metrics_data()
-    assert collected is not None
-    metrics = [
-        metric
-        for resource in collected.resource_metrics
-        for scope in resource.scope_metrics
-        for metric in scope.metrics
-    ]
-    return metrics, list(spans.get_finished_spans())
+_MOST_WORDS: Final = 12
+_LEVELS: Final = ("debug", "info", "warning", "error")
 
 
 def page() -> str:
     """Return the page as it should be now."""
-    metrics, spans = seen()
+    columns = ("metric", "instrument", "unit", "what it says", "series at most")
+    lines = ("event name", "level", "message")
     tables = {
-        "the metrics": table(
-            ("metric", "instrument", "unit", "what it says"),
-            [_metric(metric) for metric in sorted(metrics, key=_order)],
-        ),
-        "the attributes": table(("attribute", "values", "on which metrics"), _attributes_of(metrics)),
-        "the buckets": table(("histogram", "upper bounds of its buckets"), _buckets(metrics)),
-        "the span": table(("attribute", "type"), _attributes(spans)),
-        "the lines": table(("level", "message"), sorted(set(_lines()))),
+        "the metrics": table(columns, [_metric(metric) for metric in METRICS]),
+        "the attributes": table(("attribute", "values", "on which metrics"), _attributes(METRICS)),
+        "the buckets": table(("histogram", "upper bounds of its buckets"), _buckets(METRICS)),
+        "the span": table(("attribute", "values"), [(f"`{one.name}`", _values(one)) for one in SPAN_ATTRIBUTES]),
+        "the lines": table(lines, sorted(set(log_lines(*_EMBEDDED)))),
+        "the proxy's metrics": table(columns, [_metric(metric) for metric in measured.METRICS]),
+        "the proxy's attributes": table(("attribute", "values", "on which metrics"), _attributes(measured.METRICS)),
+        "the proxy's buckets": table(("histogram", "upper bounds of its buckets"), _buckets(measured.METRICS)),
+        "the proxy's lines": table(lines, sorted(set(log_lines("proxy")))),
     }
     return replaced(PATH.read_text(encoding="utf-8"), tables)
 
 
-def _order(metric: Metric) -> tuple[bool, bool]:
-    """Return where a metric stands: sessions before passes, counts before times."""
-    return ".session." not in metric.name, isinstance(metric.data, Histogram)
-
-
-def _metric(metric: Metric) -> tuple[str, ...]:
-    return f"`{metric.name}`", _instrument(metric), f"`{metric.unit}`", metric.description or ""
-
-
-def _attributes_of(metrics: Sequence[Metric]) -> list[tuple[str, ...]]:
-    """Return each attribute with its values, which the counters have from the start, and its metrics."""
-    values: dict[str, dict[str, None]] = {}
-    owners: dict[str, dict[str, None]] = {}
-    for metric in metrics:
-        for point in metric.data.data_points:
-            for key, value in (point.attributes or {}).items():
-                if key != _NAME:
-                    values.setdefault(key, {})[f"`{value}`"] = None
-                    owners.setdefault(key, {})[f"`{metric.name.removeprefix('otel_sessions.')}`"] = None
-    return [(f"`{key}`", ", ".join(sorted(words)), ", ".join(sorted(owners[key]))) for key, words in values.items()]
-
-
-def _buckets(metrics: Sequence[Metric]) -> list[tuple[str, ...]]:
-    return [
-        (f"`{metric.name}`", ", ".join(f"{bound:g}" for bound in point.explicit_bounds))
-        for metric in metrics
-        for point in metric.data.data_points[:1]
-        if isinstance(point, HistogramDataPoint)
-    ]
-
-
-def _instrument(metric: Metric) -> str:
-    if isinstance(metric.data, Sum):
-        return "counter" if metric.data.is_monotonic else "up-down counter"
-    return "gauge" if isinstance(metric.data, Gauge) else "histogram"
-
-
-def _attributes(spans: Sequence[ReadableSpan]) -> list[tuple[str, ...]]:
-    found: dict[str, str] = {}
-    for span in spans:
-        attributes: Mapping[str, object] = span.attributes or {}
-        found |= {key: type(value).__name__ for key, value in attributes.items()}
-    return [(f"`{key}`", kind) for key, kind in found.items()]
-
-
-def _lines() -> Iterator[tuple[str, str]]:
-    """Yield the level and the message of each log line that is written in the package's own words."""
-    for path in sorted(one for folder in _OWN for one in (_PACKAGE / folder).glob("*.py")):
+def log_lines(*folders: str) -> Iterator[tuple[str, str, str]]:
+    """Yield the event name, the level and the message of each log line. Raises `ValueError` if a line has no event."""
+    for path in sorted(one for folder in folders for one in (_PACKAGE / folder).glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if (
                 isinstance(node, ast.Call)
                 and isinstance(node.func, ast.Attribute)
                 and isinstance(node.func.value, ast.Name)
                 and node.func.value.id == "_logger"
-                and node.func.attr in _LEVELS
-                and isinstance(said := node.args[0], ast.Constant)
-                and isinstance(said.value, str)
-                and said.value != "%s"
+                and node.func.attr != "isEnabledFor"
             ):
-                yield node.func.attr.replace("exception", "error").upper(), f"`{said.value}`"
+                if node.func.attr not in _LEVELS:
+                    raise ValueError(f"{path.name}:{node.lineno}: a line is written by one of {_LEVELS}")
+                said = node.args[0]
+                text = said.value if isinstance(said, ast.Constant) else "%s"
+                yield f"`{_event_of(node, path)}`", node.func.attr.upper(), f"`{text}`"
+
+
+def _event_of(call: ast.Call, path: Path) -> str:
+    for keyword in call.keywords:
+        for node in ast.walk(keyword.value) if keyword.arg == "extra" else ():
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "Event":
+                return Event[node.attr].value
+    raise ValueError(f"{path.name}:{call.lineno}: this log line has no event name: give it extra=Event.….extra")
+
+
+def _metric(metric: Metric) -> tuple[str, ...]:
+    return f"`{metric.name}`", metric.kind.value, f"`{metric.unit}`", metric.description, f"{metric.most_series:,}"
+
+
+def _attributes(metrics: Sequence[Metric]) -> list[tuple[str, ...]]:
+    """Return each attribute with its values and its metrics."""
+    owners: dict[Attribute, list[str]] = {}
+    for metric in metrics:
+        for attribute in metric.attributes:
+            owners.setdefault(attribute, []).append(f"`{metric.name.removeprefix(f'{SCOPE}.')}`")
+    return [(f"`{one.name}`", _values(one), ", ".join(names)) for one, names in owners.items()]
+
+
+def _values(attribute: Attribute) -> str:
+    words = [f"`{word}`" for word in attribute.words]
+    if len(words) > _MOST_WORDS:
+        words = [f"{words[0]} to {words[-1]}, {len(words)} values"]
+    return ", ".join([*words, attribute.further] if attribute.further else words)
+
+
+def _buckets(metrics: Sequence[Metric]) -> list[tuple[str, ...]]:
+    return [
+        (f"`{metric.name}`", ", ".join(f"{bound:g}" if bound >= 0.0001 else f"{bound:.5f}" for bound in metric.buckets))
+        for metric in metrics
+        if metric.kind is Kind.HISTOGRAM
+    ]

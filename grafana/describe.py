@@ -9,10 +9,11 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
 from .cleanup_pass import cleanup_pass
+from .runbook import runbook
 from .sessions import sessions
 
 FOLDER: Final = Path(__file__).parent / "dashboards"
-DASHBOARDS: Final = {"sessions.json": sessions, "cleanup-pass.json": cleanup_pass}
+DASHBOARDS: Final = {"sessions.json": sessions, "cleanup-pass.json": cleanup_pass, "runbook.json": runbook}
 
 
 def rendered() -> dict[str, str]:
@@ -22,6 +23,8 @@ def rendered() -> dict[str, str]:
 
 def _text(board: Dashboard) -> str:
     fields = json.loads(json.dumps(board.build(), cls=JSONEncoder))
+    for lists in ("annotations", "templating"):  # the SDK leaves an empty list out
+        fields[lists].setdefault("list", [])
     for number, panel in enumerate(fields["panels"], start=1):  # a link to a panel names it by this
         panel["id"] = number
     for control in (*fields["links"], *fields["annotations"]["list"]):

@@ -20,7 +20,7 @@ LOGS: Final = common.DataSourceRef(type_val="loki", uid="${logs}")
 
 PROCESS: Final = 'job=~"$job", instance=~"$instance"'
 MANAGER: Final = f'{PROCESS}, otel_sessions_manager_name=~"$manager"'
-REASON: Final = "otel_sessions_cleanup_reason"
+REASON: Final = "otel_sessions_session_end_reason"
 WHO: Final = "job, instance, otel_sessions_manager_name"
 """The labels that tell one manager's series from another's."""
 NAMED: Final = "{{instance}} {{otel_sessions_manager_name}}"

@@ -214,6 +214,8 @@ def _traffic(board: dashboard.Dashboard) -> None:
 def _cleanup(board: dashboard.Dashboard) -> None:
     runs = rate("otel_sessions_cleanup_runs_total", "otel_sessions_cleanup_trigger, otel_sessions_cleanup_outcome")
     overdue = f"max by ({WHO}) (otel_sessions_cleanup_overdue_seconds{{{MANAGER}}})"
+    stage = "otel_sessions_cleanup_stage, error_type"
+    errors = f"sum by ({stage}) (otel_sessions_cleanup_errors_total{{{MANAGER}}})"
     board.with_row(dashboard.Row("Cleanup"))
     board.with_panel(
         curves(
@@ -245,10 +247,10 @@ def _cleanup(board: dashboard.Dashboard) -> None:
     )
     board.with_panel(
         curves(
-            "Errors since the start, by type",
+            "Errors since the start, by stage and type",
             "Close hooks, exports and passes that failed. Sessions are gone all the same; what they held may not be.",
             ERRORS,
-            query(f"sum by (error_type) (otel_sessions_cleanup_errors_total{{{MANAGER}}})", "{{error_type}}"),
+            query(errors, "{{otel_sessions_cleanup_stage}}: {{error_type}}"),
             steps=NONE_IS_GOOD,
             width=6,
         )

@@ -74,11 +74,14 @@ def _proxy(options: argparse.Namespace) -> int:
 def _load(options: argparse.Namespace) -> int:
     from .demo.load.generator import Options, generate
 
-    return generate(_made(Options, options))
+    try:
+        return generate(_made(Options, options))
+    except ConfigError as error:
+        return _fail(error, 2)
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from ._program.otlp import ENDPOINT, require_exporters
+    from ._program.exporters import CONSOLE, ENDPOINT, PROMETHEUS, asked, require_exporters
     from .demo.result.live import OutputClosed, OutputFailed
     from .demo.result.report import ReportFailed
     from .demo.run import DemoFailed, Options, run
@@ -87,6 +90,8 @@ def _demo(options: argparse.Namespace) -> int:
     for warning in unread_variables(os.environ):
         complain(warning)
     try:
+        if asked(os.environ).get("METRICS") in (PROMETHEUS, CONSOLE):
+            raise ConfigError("the demo is three processes: OTEL_METRICS_EXPORTER takes otlp or none here")
         if options.otlp is not None:
             require_exporters({**os.environ, ENDPOINT: options.otlp})
         return run(_made(Options, options))
@@ -117,7 +122,7 @@ def _require(needs: str) -> None:
     for module in _NEEDS[needs]:
         if find_spec(module) is None:  # not imported: matplotlib takes half a second, and is needed only at the end
             raise ModuleNotFoundError(name=module)
-    from ._program.otlp import require_exporters
+    from ._program.exporters import require_exporters
 
     require_exporters()
 

@@ -2,7 +2,8 @@
 
 `Books` keeps only counts that grow, all in one dict. The current numbers are differences of these counts. A change of
 state is one addition, for one session or for many. So one copy of the dict is a balanced snapshot on any thread:
-`created == cleaned + unleased + leased + closing`.
+`created == cleaned + unleased + leased + closing`. Errors have a dict of their own, since their types are not known
+before they happen.
 """
 
 from collections import OrderedDict, deque
@@ -11,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Final, TypeVar
 
-from .words import CleanupError, EndReason, Occupancy, Outcome, RejectionReason, Trigger
+from .words import OTHER, CleanupStage, EndReason, Occupancy, Outcome, RejectionReason, Trigger
 
 # Plain strings: Python computes the hash of a string once.
 _CREATED: Final = "created"
@@ -25,15 +26,22 @@ _ANSWERED: Final = "answered"
 _CLEANED: Final = {reason: f"cleaned {reason}" for reason in EndReason}
 _REJECTED: Final = {reason: f"rejected {reason}" for reason in RejectionReason}
 _RUNS: Final = {run: "run {} {}".format(*run) for run in product(Trigger, Outcome)}
-_ERRORS: Final = {kind: f"error {kind}" for kind in CleanupError}
 
 Run = tuple[Trigger, Outcome]
+Error = tuple[CleanupStage, str]
+"""A stage, and the `error.type`: the class of an exception, `timeout`, or `_OTHER`."""
+
+MAX_ERRORS: Final = 500
+"""The most kinds of errors, besides `_OTHER`, that are told apart."""
 KeyT = TypeVar("KeyT")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Totals:
-    """The books of one manager, or the sum of several, at one moment. Each mapping has every key."""
+    """The books of one manager, or the sum of several, at one moment.
+
+    Each mapping has every key. `errors` has `_OTHER` of each stage, and the types that there were.
+    """
 
     created: int
     cleaned: Mapping[EndReason, int]
@@ -42,7 +50,7 @@ class Totals:
     waiting: int
     rejected: Mapping[RejectionReason, int]
     runs: Mapping[Run, int]
-    errors: Mapping[CleanupError, int]
+    errors: Mapping[Error, int]
 
     def __add__(self, other: "Totals") -> "Totals":
         return Totals(
@@ -85,10 +93,10 @@ class Books:
                 *(_CLEANED.values()),
                 *(_REJECTED.values()),
                 *(_RUNS.values()),
-                *(_ERRORS.values()),
             ],
             0,
         )
+        self._errors: dict[Error, int] = {(stage, OTHER): 0 for stage in CleanupStage}
 
     def add_reserved(self) -> None:
         self.reserved += 1
@@ -139,8 +147,12 @@ class Books:
     def add_run(self, trigger: Trigger, outcome: Outcome) -> None:
         self._counts[_RUNS[trigger, outcome]] += 1
 
-    def add_error(self, kind: CleanupError) -> None:
-        self._counts[_ERRORS[kind]] += 1
+    def add_error(self, stage: CleanupStage, error_type: str) -> None:
+        """Count an error. A type that comes after `MAX_ERRORS` others counts as `_OTHER`."""
+        error = (stage, error_type)
+        if error not in self._errors and len(self._errors) >= MAX_ERRORS + len(CleanupStage):
+            error = (stage, OTHER)
+        self._errors[error] = self._errors.get(error, 0) + 1
 
     def succeeded(self) -> "Books":
         """Return new books that go on from these. Current sessions count as `shutdown`, as in `Totals.settled`.
@@ -150,6 +162,7 @@ class Books:
         totals, books = self.totals(), Books(self.limit)
         books.peak_active = self.peak_active
         books._counts = counts = self._counts.copy()
+        books._errors = self._errors.copy()
         counts[_RELEASED] += totals.active[Occupancy.LEASED]
         counts[_CLOSING] += totals.active[Occupancy.LEASED] + totals.active[Occupancy.UNLEASED]
         counts[_CLEANED[EndReason.SHUTDOWN]] += sum(totals.active.values())
@@ -175,7 +188,7 @@ class Books:
             waiting=counts[_WAITING] - counts[_ANSWERED],
             rejected={reason: counts[key] for reason, key in _REJECTED.items()},
             runs={run: counts[key] for run, key in _RUNS.items()},
-            errors={kind: counts[key] for kind, key in _ERRORS.items()},
+            errors=self._errors.copy(),
         )
 
 
@@ -205,4 +218,7 @@ class RecentEnds:
 
 
 def _sum(left: Mapping[KeyT, int], right: Mapping[KeyT, int]) -> dict[KeyT, int]:
-    return {key: count + right[key] for key, count in left.items()}
+    total = dict(left)
+    for key, count in right.items():
+        total[key] = total.get(key, 0) + count
+    return total

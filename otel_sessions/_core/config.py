@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, Self, cast
 
+from .events import Event
 from .exceptions import ConfigError
 from .options import (
     CAP,
@@ -225,7 +226,7 @@ def no_table(name: str, value: object) -> str:
 def _tell_once(variable: str, similar: str) -> None:
     if variable not in _told:
         _told.add(variable)
-        _logger.warning("%s", unknown(variable, similar))
+        _logger.warning("%s", unknown(variable, similar), extra=Event.VARIABLE_UNKNOWN.extra)
 
 
 def unknown(variable: str, similar: str) -> str:

@@ -6,6 +6,8 @@ import sys
 import weakref
 from typing import Protocol
 
+from .events import Event
+
 _logger = logging.getLogger("otel_sessions")
 
 
@@ -30,8 +32,10 @@ class Forks:
         for thing in list(self._known.values()):
             try:
                 thing.start_anew_after_fork()
-            except Exception:  # the other objects must begin anew, too
-                _logger.exception("an object in a forked process could not begin anew")
+            except Exception as error:  # the other objects must begin anew, too
+                _logger.error(
+                    "an object in a forked process could not begin anew", exc_info=error, extra=Event.FORK_FAILED.extra
+                )
 
 
 forks = Forks()

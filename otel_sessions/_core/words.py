@@ -5,6 +5,7 @@ use the same spelling.
 """
 
 from enum import StrEnum
+from typing import Final
 
 
 class SessionState(StrEnum):
@@ -54,6 +55,7 @@ class RejectionReason(StrEnum):
     MAX_SESSIONS = "max_sessions"
     MAX_SESSIONS_PER_CLIENT = "max_sessions_per_client"
     SHUTDOWN = "shutdown"
+    FLEET = "fleet"
 
 
 class PerClientAtCap(StrEnum):
@@ -71,14 +73,20 @@ class Occupancy(StrEnum):
     CLOSING = "closing"
 
 
-class CleanupError(StrEnum):
-    """What failed during cleanup: the `error.type` on the metric `otel_sessions.cleanup.errors`.
+class CleanupStage(StrEnum):
+    """Where an error during cleanup happened: a close hook, the sink, or the work of the manager itself."""
 
-    `OTHER` is the fallback that OpenTelemetry's semantic conventions name for `error.type`.
-    """
-
-    TIMEOUT = "timeout"
     HOOK = "hook"
     SINK = "sink"
     PASS = "pass"
-    OTHER = "_OTHER"
+
+
+TIMEOUT: Final = "timeout"
+"""The `error.type` of a close hook or a sink that has run out of time."""
+OTHER: Final = "_OTHER"
+"""The fallback that OpenTelemetry's semantic conventions name for `error.type`."""
+
+
+def type_of(error: BaseException) -> str:
+    """Return the `error.type` of an exception: the name of its class."""
+    return type(error).__qualname__

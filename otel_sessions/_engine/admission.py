@@ -17,6 +17,7 @@ from otel_sessions._core.limits import UNSET, Limit, Unset, checked
 from otel_sessions._core.session import DataT, Session
 from otel_sessions._core.store import Store
 from otel_sessions._core.words import EndReason, RejectionReason
+from otel_sessions._telemetry.telemetry import Telemetry
 
 from .clients import Waiter
 from .closing import Closer
@@ -40,6 +41,7 @@ class Admission(Generic[DataT]):
         passes: Passes[DataT],
         closer: Closer[DataT],
         hooks: Hooks[DataT],
+        telemetry: Telemetry,
     ) -> None:
         self._close_timeout = config.close_timeout
         self._store = store
@@ -48,6 +50,7 @@ class Admission(Generic[DataT]):
         self._passes = passes
         self._closer = closer
         self._hooks = hooks
+        self._telemetry = telemetry
 
     def require_here(self) -> None:
         """Raise `RuntimeError` on another loop than the run's, and `ManagerClosed` if the run's loop is closed."""
@@ -81,8 +84,7 @@ class Admission(Generic[DataT]):
         Raises `TooManySessions` if the place does not come in time, and `ManagerClosed` during a shutdown.
         """
         try:
-            with anyio.move_on_after(self._close_timeout + _HANDOVER):
-                await waiter.answered.wait()
+            await self._answer(waiter)
             if not waiter.granted:
                 self.require_accepting()
                 raise self._client_refusal() if waiter.own else self._refusal()
@@ -92,6 +94,17 @@ class Admission(Generic[DataT]):
             else:
                 self._places.dismiss(waiter)
             raise
+
+    async def _answer(self, waiter: Waiter) -> None:
+        """Wait for the answer until the time is up. Record how long this took, also for a creator that gives up."""
+        began, cancelled = anyio.current_time(), anyio.get_cancelled_exc_class()
+        try:
+            with anyio.move_on_after(self._close_timeout + _HANDOVER):
+                await waiter.answered.wait()
+        except cancelled:  # and no other error: there is no loop to ask for the time if the loop has died
+            self._telemetry.creator_waited(anyio.current_time() - began)
+            raise
+        self._telemetry.creator_waited(anyio.current_time() - began)
 
     def give_back(self, client: str | None) -> None:
         """Give back a reserved place that did not become a session."""

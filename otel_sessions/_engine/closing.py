@@ -14,6 +14,7 @@ from typing import Generic
 from opentelemetry.context import Context
 
 from otel_sessions._core.config import SessionConfig
+from otel_sessions._core.events import Event
 from otel_sessions._core.session import DataT, Session
 from otel_sessions._core.store import Store
 from otel_sessions._core.words import EndReason
@@ -83,7 +84,11 @@ class Closer(Generic[DataT]):
     def abandon(self) -> None:
         """Remove all closing sessions at once, whether their calls are made or not."""
         if self._pending:
-            _logger.warning("%d sessions are removed before their close hooks have ended", len(self._pending))
+            _logger.warning(
+                "%d sessions are removed before their close hooks have ended",
+                len(self._pending),
+                extra=Event.SESSION_ABANDONED.extra,
+            )
         for ending in list(self._pending):
             ending.batch.cut = True
             self._finish(ending)

@@ -12,7 +12,7 @@ from typing import Any, Generic
 from opentelemetry.context import Context
 
 from otel_sessions._core.session import DataT, Session
-from otel_sessions._core.words import CleanupError, EndReason
+from otel_sessions._core.words import CleanupStage, EndReason
 
 from .leases import Holder
 from .quiet import Quiet
@@ -67,7 +67,7 @@ class Ending(Generic[DataT]):
         cause: Context,
         batch: Batch,
         holders: list[Holder[DataT]],
-        calls: list[tuple[CleanupError, CloseHook[DataT]]],
+        calls: list[tuple[CleanupStage, CloseHook[DataT]]],
     ) -> None:
         self.session = session
         self.reason = reason

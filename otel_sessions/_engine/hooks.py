@@ -15,9 +15,11 @@ from opentelemetry import context as otel_context
 
 from otel_sessions._core.books import Books
 from otel_sessions._core.config import SessionConfig
+from otel_sessions._core.events import Event
 from otel_sessions._core.ids import fingerprint
 from otel_sessions._core.session import DataT, Session
-from otel_sessions._core.words import CleanupError, EndReason
+from otel_sessions._core.words import TIMEOUT, CleanupStage, EndReason, type_of
+from otel_sessions._telemetry.signals import ERROR_TYPE, STAGE
 from otel_sessions._telemetry.telemetry import under
 
 from .ending import CloseHook, Ending, inside
@@ -64,12 +66,12 @@ class Hooks(Generic[DataT]):
         tasks: Tasks,
     ) -> None:
         self.closed = False
-        self.calls: list[tuple[CleanupError, CloseHook[DataT]]] = []
+        self.calls: list[tuple[CleanupStage, CloseHook[DataT]]] = []
         """The calls to make for a session that ends now, in this order."""
         if sink is not None:
-            self.calls.append((CleanupError.SINK, sink.export))
+            self.calls.append((CleanupStage.SINK, sink.export))
         if on_close is not None:
-            self.calls.append((CleanupError.HOOK, on_close))
+            self.calls.append((CleanupStage.HOOK, on_close))
         self._close_concurrency = config.close_concurrency
         self._books = books
         self._tasks = tasks
@@ -86,7 +88,7 @@ class Hooks(Generic[DataT]):
 
     def drop_hooks(self) -> None:
         """Call no close hook for sessions that end from now on."""
-        self.calls = [call for call in self.calls if call[0] is not CleanupError.HOOK]
+        self.calls = [call for call in self.calls if call[0] is not CleanupStage.HOOK]
 
     def submit(self, ending: Ending[DataT], on_served: Callable[[Ending[DataT]], None]) -> None:
         """Make the calls of an ending when its turn comes, then call `on_served(ending)`."""
@@ -123,7 +125,11 @@ class Hooks(Generic[DataT]):
                 await self._calls.wait_empty()
             now = anyio.current_time()
         if left := len(self._calls):
-            _logger.error("%d close hooks or exports ignore their cancellation and outlive the manager", left)
+            _logger.error(
+                "%d close hooks or exports ignore their cancellation and outlive the manager",
+                left,
+                extra=Event.CALL_UNSTOPPABLE.extra,
+            )
 
     async def keep_cancelling(self) -> None:
         """Call `cancel_again` every second, until this task is cancelled."""
@@ -136,15 +142,15 @@ class Hooks(Generic[DataT]):
             while self._queue:
                 ending, on_served = self._queue.popleft()
                 try:
-                    for kind, call in ending.calls:
-                        await self._call(ending, kind, call)
-                except Exception:  # an error of a log handler, for example: it can only be counted
-                    self._books.add_error(CleanupError.OTHER)
+                    for stage, call in ending.calls:
+                        await self._call(ending, stage, call)
+                except Exception as error:  # an error of a log handler, for example: it can only be counted
+                    self._books.add_error(CleanupStage.PASS, type_of(error))
                 on_served(ending)
         finally:
             self._runners -= 1
 
-    async def _call(self, ending: Ending[DataT], kind: CleanupError, call: CloseHook[DataT]) -> None:
+    async def _call(self, ending: Ending[DataT], stage: CleanupStage, call: CloseHook[DataT]) -> None:
         state = _Call()
 
         async def run() -> None:
@@ -160,7 +166,7 @@ class Hooks(Generic[DataT]):
             finally:
                 state.end()
 
-        task = self._calls.start(f"otel-sessions {kind}", run, on_end=state.end)
+        task = self._calls.start(f"otel-sessions {stage}", run, on_end=state.end)
         # No cancel scope here: if the loop died inside it, anyio would keep the scope and all that it holds forever.
         self._timeouts.add(state, state.over.set)
         try:
@@ -168,26 +174,30 @@ class Hooks(Generic[DataT]):
         except GeneratorExit:  # the loop has died: there is no task any more
             raise
         except BaseException:  # a shutdown cuts the wait short
-            self._cut(ending, kind, task)
+            self._cut(ending, stage, task)
             raise
         finally:
             self._timeouts.discard(state)
         if not state.ended:
-            self._cut(ending, kind, task)
+            self._cut(ending, stage, task)
         elif state.failure is not None:
-            self._note_error(ending, kind, kind, state.failure)
+            self._note_error(ending, stage, state.failure)
 
-    def _cut(self, ending: Ending[DataT], kind: CleanupError, task: Task) -> None:
+    def _cut(self, ending: Ending[DataT], stage: CleanupStage, task: Task) -> None:
         task.cancel()
         self._overstaying.add(task)
-        self._note_error(ending, CleanupError.TIMEOUT, kind, None)
+        self._note_error(ending, stage, None)
 
-    def _note_error(
-        self, ending: Ending[DataT], error: CleanupError, kind: CleanupError, failure: BaseException | None
-    ) -> None:
+    def _note_error(self, ending: Ending[DataT], stage: CleanupStage, failure: BaseException | None) -> None:
+        """Count and log a call that has raised `failure`, or has run out of time if that is None."""
         ending.errors += 1
-        self._books.add_error(error)
+        error_type = TIMEOUT if failure is None else type_of(failure)
+        self._books.add_error(stage, error_type)
         what = "was cut off" if failure is None else "failed"
-        session = fingerprint(ending.session.id)
         with under(ending.cause):
-            _logger.error("the %s of session %s (%s) %s", kind, session, ending.reason, what, exc_info=failure)
+            _logger.warning(
+                "the %s of session %s (%s) %s",
+                *(stage, fingerprint(ending.session.id), ending.reason, what),
+                exc_info=failure,
+                extra={**Event.CALL_FAILED.extra, STAGE: stage.value, ERROR_TYPE: error_type},
+            )

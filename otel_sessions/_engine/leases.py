@@ -7,7 +7,7 @@ leases have to leave, except the holder that ends the session.
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Final, Generic
@@ -15,6 +15,7 @@ from typing import Any, Final, Generic
 import anyio
 
 from otel_sessions._core.clock import latest
+from otel_sessions._core.events import Event
 from otel_sessions._core.exceptions import SessionNotFound
 from otel_sessions._core.ids import fingerprint
 from otel_sessions._core.session import DataT, Session
@@ -38,6 +39,10 @@ class Leases(Generic[DataT]):
     def __init__(self, store: Store[DataT]) -> None:
         self._store = store
         self._books = store.books
+        self._since: dict[Pin[DataT] | Holder[DataT], float] = {}
+        """When each lease began, the oldest lease first. A pin of an ended session stays until it is left or tidied."""
+        self._dead = 0
+        """The number of pins of ended sessions among them."""
         self._bound: dict[Session[DataT], list[Holder[DataT]]] = {}
         self._leaving: dict[Holder[DataT], Callable[[Holder[DataT]], None]] = {}
         """For each holder that has to leave: the function to call when the holder has left."""
@@ -48,13 +53,24 @@ class Leases(Generic[DataT]):
         """Learn the class of cancel scopes on the running loop: `anyio.CancelScope` looks the loop up every time."""
         self.new_scope = type(anyio.CancelScope())
 
-    def acquire(self, session_id: str) -> Session[DataT]:
+    def acquire(self, lease: "Pin[DataT] | Holder[DataT]", session_id: str) -> Session[DataT]:
         """Lease a session and return it. Raises `ManagerClosed` or `SessionNotFound`."""
         session = self._store.use(session_id)
         if not session._pins:
             self._books.add_leased()
         session._pins += 1
+        self._since[lease] = session._last
         return session
+
+    def oldest(self) -> float | None:
+        """Return when the lease that has been held longest began, by the manager's clock; None without a lease.
+
+        May be called on any thread.
+        """
+        try:
+            return _oldest(self._since)
+        except RuntimeError:  # the manager's thread has changed the dict meanwhile
+            return _oldest(self._since.copy())
 
     def require_here(self) -> None:
         """Raise `RuntimeError` on another loop than the run's, and `ManagerClosed` if the run's loop is closed."""
@@ -64,10 +80,13 @@ class Leases(Generic[DataT]):
         """Raise `ManagerClosed` if the loop of the run is closed."""
         self._store.require_open_loop()
 
-    def release(self, session: Session[DataT]) -> None:
+    def release(self, lease: "Pin[DataT] | Holder[DataT]", session: Session[DataT]) -> None:
         """Give a lease back. Idle time runs from now on. Nothing happens if the session was ended meanwhile."""
+        since = self._since.pop(lease, None)
         end = session._end
         if end is not None and end.reason is not None:
+            if since is not None:
+                self._dead -= 1
             return
         session._pins -= 1
         if not session._pins:
@@ -84,7 +103,7 @@ class Leases(Generic[DataT]):
 
     def bind(self, holder: "Holder[DataT]", session_id: str) -> Session[DataT]:
         """Lease a session and return it. The holder has to leave when the session is ended."""
-        session = self.acquire(session_id)
+        session = self.acquire(holder, session_id)
         holders = self._bound.get(session)
         if holders is None:
             self._bound[session] = [holder]
@@ -105,7 +124,7 @@ class Leases(Generic[DataT]):
         if not holders:
             del self._bound[session]
         try:
-            self.release(session)
+            self.release(holder, session)
         finally:
             if self._leaving and (on_left := self._leaving.pop(holder, None)) is not None:
                 on_left(holder)
@@ -115,10 +134,26 @@ class Leases(Generic[DataT]):
 
         Return the holders that have to leave: all except the holders of the running task and its ancestors.
         """
+        holders = self._bound.get(session, ())
+        for holder in holders:
+            del self._since[holder]
+        self._dead += session._pins - len(holders)
         session._pins = 0
         self._books.add_released()
         self._quiet.note()
-        return [holder for holder in self._bound.get(session, ()) if holder not in _held.get()]
+        if self._dead > len(self._since) // 2:
+            self._tidy(session)
+        return [holder for holder in holders if holder not in _held.get()]
+
+    def _tidy(self, ending: Session[DataT]) -> None:
+        """Forget the pins of ended sessions, since a pin that is never left would stay for ever.
+
+        This looks at all leases, but only when half of them are forgotten.
+        """
+        for lease in list(self._since):
+            if lease.session is ending or not _is_held(lease):
+                del self._since[lease]
+        self._dead = 0
 
     def expel(self, holder: "Holder[DataT]", reason: EndReason, on_left: "Callable[[Holder[DataT]], None]") -> None:
         """Make a holder leave. `on_left(holder)` is called when its block is left, or at once if it is left already."""
@@ -135,27 +170,27 @@ class Pin(Generic[DataT]):
     Entering raises `SessionNotFound`, `ManagerClosed`, and `RuntimeError` on a second entry.
     """
 
-    __slots__ = ("_leases", "_session", "_session_id")
+    __slots__ = ("_leases", "_session_id", "session")
 
     def __init__(self, leases: Leases[DataT], session_id: str) -> None:
         self._leases = leases
         self._session_id = session_id
-        self._session: Session[DataT] | None = None
+        self.session: Session[DataT] | None = None
 
     def __enter__(self) -> Session[DataT]:
         if self._session_id is _ENTERED:
             raise RuntimeError("a pin is entered once; call pin() again")
         self._leases.require_open_loop()
-        session = self._session = self._leases.acquire(self._session_id)
+        session = self.session = self._leases.acquire(self, self._session_id)
         self._session_id = _ENTERED
         return session
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        session, self._session = self._session, None
+        session, self.session = self.session, None
         if session is not None:
-            self._leases.release(session)
+            self._leases.release(self, session)
 
 
 class Holder(ABC, Generic[DataT]):
@@ -216,7 +251,12 @@ class Hold(Holder[DataT]):
             raise
         except BaseException as error:  # a cancelled future's error, for example
             session = fingerprint(session_id)
-            _logger.error("the on_end of a hold of session %s (%s) failed", session, reason, exc_info=error)
+            _logger.warning(
+                "the on_end of a hold of session %s (%s) failed",
+                *(session, reason),
+                exc_info=error,
+                extra=Event.HOLDER_FAILED.extra,
+            )
 
 
 class Lease(Holder[DataT]):
@@ -253,3 +293,14 @@ class Lease(Holder[DataT]):
 
     def end(self, reason: EndReason) -> None:  # noqa: ARG002  # the block reads the reason from the session
         self._scope.cancel()
+
+
+def _oldest(since: "Mapping[Pin[Any] | Holder[Any], float]") -> float | None:
+    return next((began for lease, began in since.items() if _is_held(lease)), None)
+
+
+def _is_held(lease: Pin[Any] | Holder[Any]) -> bool:
+    """Return whether a lease counts: its session was not ended. A lease that is just being entered has no session."""
+    session = lease.session
+    end = None if session is None else session._end
+    return session is not None and (end is None or end.reason is None)

@@ -18,7 +18,7 @@ from otel_sessions._core.limits import UNSET, Limit
 from otel_sessions._core.session import DataT
 from otel_sessions._core.stats import CleanupReport, Counts
 from otel_sessions._core.store import Store
-from otel_sessions._core.words import CleanupError, Outcome, Trigger
+from otel_sessions._core.words import CleanupStage, Outcome, Trigger, type_of
 from otel_sessions._telemetry.telemetry import Telemetry
 
 from .closing import Closer
@@ -164,7 +164,7 @@ class Passes(Generic[DataT]):
                 outcome = Outcome.PARTIAL if sweep.batch.errors else Outcome.SUCCESS
         except Exception as failure:
             outcome, error = Outcome.ERROR, failure
-            self._books.add_error(CleanupError.PASS)
+            self._books.add_error(CleanupStage.PASS, type_of(failure))
         finally:
             report = _report(trigger, outcome, sweep, self._books.active, time.perf_counter() - started)
             self.last = report

@@ -16,10 +16,11 @@ from opentelemetry.context import Context
 
 from otel_sessions._core.clock import latest
 from otel_sessions._core.config import SessionConfig
+from otel_sessions._core.events import Event
 from otel_sessions._core.loops import Home
 from otel_sessions._core.session import DataT, Session
 from otel_sessions._core.store import Store
-from otel_sessions._core.words import CleanupError, EndReason
+from otel_sessions._core.words import CleanupStage, EndReason, type_of
 from otel_sessions._telemetry.telemetry import Telemetry
 
 from .admission import Admission
@@ -61,7 +62,7 @@ class Supervisor(Generic[DataT]):
         self.hooks = Hooks(config, on_close, sink, store.books, self.tasks)
         self.closer = Closer(config, store, leases, self.places, self.hooks, telemetry, self.tasks)
         self.passes = Passes(config, store, self.closer, self.places, self.hooks, telemetry, self.tasks)
-        self.admission = Admission(config, store, self.places, self.passes, self.closer, self.hooks)
+        self.admission = Admission(config, store, self.places, self.passes, self.closer, self.hooks, telemetry)
         self._config = config
         self._store = store
         self._leases = leases
@@ -72,7 +73,7 @@ class Supervisor(Generic[DataT]):
         home = Home()
         self._store.open(home)
         self._leases.enter_loop()
-        self._telemetry.open(home, self._store.clock)
+        self._telemetry.open(home, self._store.clock, self._config.cleanup_interval, self._leases.oldest)
         self._ticking.start("otel-sessions supervisor", self._tick, on_end=self._note_tick_end)
 
     def ask(self) -> None:
@@ -117,9 +118,9 @@ class Supervisor(Generic[DataT]):
     def _read_clock(self) -> float | None:
         try:
             return self._store.clock()
-        except Exception:
-            _logger.exception("the clock of the session manager failed")
-            self._store.books.add_error(CleanupError.OTHER)
+        except Exception as error:
+            _logger.warning("the clock of the session manager failed", exc_info=error, extra=Event.CLOCK_FAILED.extra)
+            self._store.books.add_error(CleanupStage.PASS, type_of(error))
             return None
 
     async def _wind_down(self, begun: float) -> None:

@@ -12,6 +12,8 @@ from typing import Generic, TypeVar
 
 import anyio
 
+from otel_sessions._core.events import Event
+
 from .quiet import Quiet
 
 _logger = logging.getLogger("otel_sessions")
@@ -146,4 +148,4 @@ async def _run(function: Callable[[], Awaitable[None]]) -> None:
 
 
 def _log(name: str, error: BaseException) -> None:
-    _logger.error("the task %r ended with an error", name, exc_info=error)
+    _logger.error("the task %r ended with an error", name, exc_info=error, extra=Event.TASK_FAILED.extra)

@@ -36,7 +36,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 from .connection import CallClosed, Connection, HungUp, TimedOut
-from .messages import Answer, BadAnswer, Head, Headers, Request, UpstreamError
+from .messages import Answer, BadAnswer, Head, Headers, Outline, Request, UpstreamError
 
 __all__ = [
     "BadAnswer",
@@ -49,8 +49,10 @@ __all__ = [
     "Headers",
     "HungUp",
     "Origin",
+    "Outline",
     "TimedOut",
     "UpstreamError",
+    "reason_of",
 ]
 
 _TLS_GOODBYE_SECONDS: Final = 1.0
@@ -59,6 +61,14 @@ _MOST_KEPT: Final = 100
 
 class CannotConnect(UpstreamError):
     """There is no connection to the upstream."""
+
+
+def reason_of(error: OSError | UnicodeError) -> str:
+    """Return why there is no connection: the kind of the error, and of TLS its reason, which has no secrets."""
+    kind = type(error).__name__
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"{kind}, {error.verify_message.rstrip('.')}"
+    return f"{kind}, {error.reason}" if isinstance(error, ssl.SSLError) else kind
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,7 +142,13 @@ class Client:
         body is as long as a Content-Length among the headers says; parts without one are sent chunked. Raises
         `ValueError` for what would not be exactly one request.
         """
-        return Call(self._origin, self._kept, Request(method, target, headers, body), limits)
+        return self.repeat(Outline(method, target, headers), body, limits=limits)
+
+    def repeat(
+        self, outline: Outline, body: bytes | AsyncIterable[bytes] | None = None, *, limits: CallLimits
+    ) -> "Call":
+        """Return a call of a request whose outline is checked already, as `call` does."""
+        return Call(self._origin, self._kept, Request(outline, body), limits)
 
     def close(self) -> None:
         """Close the connections that are kept, and keep no more. Calls go on until each is closed."""
@@ -254,7 +270,7 @@ class Call:
                 raise CallClosed("the call was closed") from None
             raise CannotConnect(f"the upstream was not connected within {seconds:g} s") from None
         except (OSError, UnicodeError) as error:
-            raise CannotConnect(f"the upstream cannot be connected ({type(error).__name__})") from error
+            raise CannotConnect(f"the upstream cannot be connected: {reason_of(error)}") from error
         finally:
             self._connecting = None
         return connection

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import Final, cast
 
+from .deadline import Deadline
 from .messages import Answer, BadAnswer, UpstreamError
 
 _HIGH_WATER: Final = 65536
@@ -32,30 +33,25 @@ class CallClosed(UpstreamError):
 
 
 class Wait:
-    """The place where one task waits for the other end, and `late` is called if it waits too long.
+    """The place where one task waits for the other end, and `late` is called if it waits too long."""
 
-    The timer runs on after a wait has ended, so a wait costs one reading of the clock.
-    """
-
-    __slots__ = ("_deadline", "_late", "_loop", "_seconds", "_timer", "_waiter")
+    __slots__ = ("_deadline", "_loop", "_seconds", "_waiter")
 
     def __init__(self, late: Callable[[], None]) -> None:
         self._loop = asyncio.get_running_loop()
-        self._late = late
+        self._deadline = Deadline(self._loop, late)
         self._waiter: asyncio.Future[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
         self._seconds: float | None = None
-        self._deadline = 0.0
 
     async def last(self, seconds: float | None) -> None:
         """Wait for `end`, or until `late` was called after so many seconds; None for as long as it takes."""
         self._waiter = self._loop.create_future()
-        self._seconds = seconds
-        self.prolong()
+        self.limit(seconds)
         try:
             await self._waiter
         finally:
             self._waiter = None
+            self._deadline.set(None)
 
     def limit(self, seconds: float | None) -> None:
         """Let the present wait last so many seconds from now on."""
@@ -64,10 +60,8 @@ class Wait:
 
     def prolong(self) -> None:
         """Count the seconds of the present wait from now on."""
-        if self._seconds is not None:
-            self._deadline = self._loop.time() + self._seconds
-            if self._timer is None or self._timer.when() > self._deadline:
-                self._start()
+        if self._waiter is not None:
+            self._deadline.set(self._seconds)
 
     def end(self) -> None:
         """Let the task go on."""
@@ -77,24 +71,7 @@ class Wait:
     def stop(self) -> None:
         """Let the task go on, and leave no timer behind."""
         self.end()
-        self._seconds = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _start(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._loop.call_at(self._deadline, self._look)
-
-    def _look(self) -> None:
-        self._timer = None
-        if self._waiter is None or self._seconds is None:
-            return
-        if self._loop.time() < self._deadline:
-            self._start()
-        else:
-            self._late()
+        self._deadline.close()
 
 
 class Connection(asyncio.Protocol):

@@ -7,11 +7,17 @@ argparse adds the flag.
 import argparse
 from collections.abc import Callable
 from math import inf, nan
+from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
 from otel_sessions._core.options import Expected, Kind, NotTaken, text
 
+Address = tuple[str, int] | Path
+"""Where a server listens: a host and a port of TCP, or the path of a Unix socket."""
+
+UNIX: Final = "unix:"
+"""What stands before the path of a Unix socket."""
 _LAST_PORT: Final = 65535
 _MOST_DIGITS: Final = 4300
 """Python's `int` takes no text with more digits."""
@@ -40,6 +46,18 @@ def _address(text: str) -> tuple[str, int]:
     return name, int(number)
 
 
+def _listener(text: str) -> Address:
+    return unix_path(text) if text.startswith(UNIX) else _address(text)
+
+
+def unix_path(text: str) -> Path:
+    """Return the path in `unix:PATH`. Raises `ValueError` if there is no path."""
+    path = text.removeprefix(UNIX)
+    if not path.strip() or "\0" in path:
+        raise Expected(f"a path after {UNIX}")
+    return Path(path)
+
+
 def _origin(text: str) -> str:
     if not text.startswith(("http://", "https://")):
         raise Expected("a URL that starts with http:// or https://")
@@ -49,13 +67,26 @@ def _origin(text: str) -> str:
     return text
 
 
+def _server(text: str) -> str:
+    if text.startswith(UNIX):
+        unix_path(text)
+        return text
+    try:
+        return _origin(text)
+    except Expected:
+        raise Expected(f"a URL that starts with http:// or https://, or {UNIX}PATH") from None
+
+
 ADDRESS: Final = text("HOST:PORT, as in 127.0.0.1:8080 or [::1]:8080", _address)
 ADDRESS_OR_OFF: Final = text("HOST:PORT, as in 127.0.0.1:8080 or [::1]:8080", _address, may_be_off=True)
+LISTENER: Final = text("HOST:PORT or unix:PATH, as in 127.0.0.1:8080, [::1]:8080 or unix:/run/proxy.sock", _listener)
 ORIGIN: Final = text("a URL with only a scheme, a host, a port and a path", _origin, secret=True)
 """A URL to which paths can be added. The error does not repeat a wrong URL, since it may contain credentials.
 
 An `@` is refused anywhere: in `http://ada:123/x@host` the host is `ada`, and the rest is part of a password.
 """
+SERVER: Final = text("a URL with only a scheme, a host, a port and a path, or unix:PATH", _server, secret=True)
+"""An `ORIGIN`, or the Unix socket of a server."""
 FILE: Final = text("the path of a file or folder", str)
 
 

@@ -17,6 +17,8 @@ class _JsonLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if event := vars(record).get("event.name"):
+            said["event"] = event
         if record.exc_info:
             said["exception"] = self.formatException(record.exc_info)
         return json.dumps(said)

@@ -9,43 +9,53 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from opentelemetry import metrics as otel_metrics
 from opentelemetry.metrics import Histogram, MeterProvider, NoOpHistogram, NoOpMeterProvider
 
-from otel_sessions._core.books import Books, Totals
+from otel_sessions._core.books import MAX_ERRORS, Books, Error, Totals
 from otel_sessions._core.forks import forks
+from otel_sessions._core.words import OTHER, Trigger
 
-MAX_NAMES: Final = 100
-OTHER_NAME: Final = "_OTHER"
+from .signals import CLEANUP_DURATION, MAX_ABORTED, MAX_NAMES, SESSION_DURATION, WAIT_TIME
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Snapshot:
     """All that is exported about the managers of one name.
 
-    `limit` is None while a manager of this name has no cap. `overdue` is in seconds.
+    `limit` is None while a manager of this name has no cap. `overdue`, `oldest_lease` and `interval` are in seconds; of
+    several managers, each one is the largest.
     """
 
     totals: Totals
     limit: int | None = 0
     overdue: float = 0.0
+    oldest_lease: float = 0.0
+    interval: float = 0.0
 
     def __add__(self, other: "Snapshot") -> "Snapshot":
         return Snapshot(
             totals=self.totals + other.totals,
             limit=None if self.limit is None or other.limit is None else self.limit + other.limit,
             overdue=max(self.overdue, other.overdue),
+            oldest_lease=max(self.oldest_lease, other.oldest_lease),
+            interval=max(self.interval, other.interval),
         )
 
 
 class Owner(Protocol):
-    """The object whose books are reported while it lives."""
+    """The object whose books are reported while it lives. `interval` is the time between passes, in seconds."""
+
+    interval: float
 
     def overdue(self) -> float:
         """Return how late the next interval pass is, in seconds."""
+
+    def oldest_lease(self) -> float:
+        """Return the age of the lease that has been held longest, in seconds; 0 without a lease."""
 
     def has_lost_its_loop(self) -> bool:
         """Return whether the loop of the manager is closed."""
@@ -80,8 +90,15 @@ class Registration:
     def snapshot(self) -> Snapshot:
         owner = self.owner()
         if owner is None or self.closed or owner.has_lost_its_loop():
-            return Snapshot(totals=self.books.totals().settled())
-        return Snapshot(totals=self.books.totals(), limit=self.books.limit, overdue=owner.overdue())
+            return self.metrics.told_apart(self.name, Snapshot(totals=self.books.totals().settled()))
+        snapshot = Snapshot(
+            totals=self.books.totals(),
+            limit=self.books.limit,
+            overdue=owner.overdue(),
+            oldest_lease=owner.oldest_lease(),
+            interval=owner.interval,
+        )
+        return self.metrics.told_apart(self.name, snapshot)
 
 
 class _Collection(threading.local):
@@ -94,15 +111,37 @@ class _Collection(threading.local):
         self.readers: set[str] = set()
 
 
+class _Known:
+    """The first `most` things that were seen. They are told apart for good; later things are not."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._things: set[tuple[str, ...]] = set()
+
+    def tells_apart(self, *thing: str) -> bool:
+        if thing not in self._things:
+            if len(self._things) >= self._most:
+                return False
+            self._things.add(thing)
+        return True
+
+
 class ProviderMetrics:
-    """The books that one meter provider reports. `session_duration` and `cleanup_duration` are its histograms."""
+    """The books that one meter provider reports. Its histograms are attributes.
+
+    The names of managers and the classes of exceptions come from outside. Each is told apart until there are too many,
+    and is `_OTHER` after that, so the number of time series is bounded.
+    """
 
     def __init__(self) -> None:
-        self.session_duration: Histogram = NoOpHistogram("otel_sessions.session.duration")
-        self.cleanup_duration: Histogram = NoOpHistogram("otel_sessions.cleanup.duration")
+        self.session_duration: Histogram = NoOpHistogram(SESSION_DURATION.name)
+        self.cleanup_duration: Histogram = NoOpHistogram(CLEANUP_DURATION.name)
+        self.wait_time: Histogram = NoOpHistogram(WAIT_TIME.name)
         self.registered: dict[Registration, None] = {}
         self.departed: dict[str, Snapshot] = {}
-        self._names: set[str] = set()
+        self._names = _Known(MAX_NAMES)
+        self._errors = _Known(MAX_ERRORS)
+        self._aborted = _Known(MAX_ABORTED)
         self._collection = _Collection()
         self._creating = threading.Lock()
         self._created = False
@@ -129,14 +168,23 @@ class ProviderMetrics:
 
     def reported_name(self, name: str) -> str:
         """Return the name under which a manager is reported: its own, or `_OTHER` after the first hundred names."""
-        if name not in self._names:
-            if len(self._names) >= MAX_NAMES:
-                return OTHER_NAME
-            self._names.add(name)
-        return name
+        return name if self._names.tells_apart(name) else OTHER
+
+    def aborted_by(self, name: str, trigger: Trigger, error_type: str) -> str:
+        """Return the `error.type` under which the duration of an aborted pass is recorded."""
+        return error_type if self._aborted.tells_apart(name, trigger, error_type) else OTHER
+
+    def told_apart(self, name: str, snapshot: Snapshot) -> Snapshot:
+        """Return a snapshot whose errors are those that are told apart; the others count as `_OTHER`."""
+        errors: dict[Error, int] = {}
+        for (stage, error_type), count in snapshot.totals.errors.items():
+            is_known = error_type == OTHER or self._errors.tells_apart(name, stage, error_type)
+            error = (stage, error_type if is_known else OTHER)
+            errors[error] = errors.get(error, 0) + count
+        return replace(snapshot, totals=replace(snapshot.totals, errors=errors))
 
     def add_departed(self, name: str, snapshot: Snapshot) -> None:
-        _add(self.departed, name, snapshot)
+        _add(self.departed, name, self.told_apart(name, snapshot))
 
     def snapshots(self, instrument: str) -> dict[str, Snapshot]:
         """Return a snapshot for each name: one snapshot for all the instruments of one collection.
@@ -173,7 +221,7 @@ class _Registry:
             metrics = self._metrics.get(provider)
             if metrics is None:
                 metrics = self._metrics[provider] = ProviderMetrics()
-                if _is_proxy(provider):
+                if is_proxy(provider):
                     self._proxied = metrics
             registration = Registration(metrics.reported_name(name), books, metrics, weakref.ref(owner))
             metrics.registered[registration] = None
@@ -210,7 +258,7 @@ class _Registry:
         it drops the proxy's callbacks in silence. So the proxy's managers move to the provider's metrics.
         """
         proxied = self._proxied
-        if proxied is None or _is_proxy(current):
+        if proxied is None or is_proxy(current):
             return
         metrics = self._metrics.setdefault(current, proxied)
         if metrics is proxied:
@@ -236,7 +284,7 @@ def _add(snapshots: dict[str, Snapshot], name: str, snapshot: Snapshot) -> None:
     snapshots[name] = snapshots[name] + snapshot if name in snapshots else snapshot
 
 
-def _is_proxy(provider: MeterProvider) -> bool:
+def is_proxy(provider: MeterProvider) -> bool:
     """Return whether this is the API's proxy, which forwards its instruments when a global provider is set."""
     return hasattr(provider, "on_set_meter_provider")
 

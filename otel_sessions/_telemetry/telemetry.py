@@ -17,14 +17,29 @@ from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import INVALID_SPAN, Link, NoOpTracer, Span, Status, StatusCode, Tracer, TracerProvider
 
 from otel_sessions._core.books import Books
+from otel_sessions._core.events import Event
 from otel_sessions._core.loops import Home
 from otel_sessions._core.session import Session
 from otel_sessions._core.stats import CleanupReport
-from otel_sessions._core.words import CleanupError, EndReason, Outcome, Trigger
+from otel_sessions._core.words import CleanupStage, EndReason, Outcome, Trigger, type_of
 from otel_sessions._version import __version__
 
 from . import providers
-from .instruments import ERROR_TYPE, MANAGER_NAME, OUTCOME, REASON, SCOPE, TRIGGER, create_instruments
+from .instruments import create_instruments
+from .signals import (
+    CLEANED,
+    ERROR_TYPE,
+    EXAMINED,
+    HOOK_ERRORS,
+    MANAGER_NAME,
+    OUTCOME,
+    REASON,
+    REMAINING,
+    SCHEMA_URL,
+    SCOPE,
+    SPAN,
+    TRIGGER,
+)
 
 _TEXTS: Final = {word: word.value for word in (*EndReason, *Trigger, *Outcome)}
 """The text of each word. This lookup is faster than `value`, and each end of a session needs it."""
@@ -46,6 +61,9 @@ class Telemetry:
         self._next_pass_at: float | None = None
         """When the next interval pass is due, by `clock`; None while no pass is expected."""
         self._clock = clock
+        self._leased_since: Callable[[], float | None] = _no_lease
+        self.interval = 0.0
+        """The configured time between interval passes, in seconds."""
         self.name: Final = name
         self._home: Home | None = None
         self._passes: set[PassSpan] = set()
@@ -57,7 +75,7 @@ class Telemetry:
         with self.guarded:
             self._registration.metrics.create_instruments_once(partial(create_instruments, provider=provider))
         with self.guarded:
-            self._tracer = trace.get_tracer(SCOPE, __version__, tracer_provider)
+            self._tracer = trace.get_tracer(SCOPE, __version__, tracer_provider, SCHEMA_URL)
 
     def sessions_ended(self, sessions: Iterable[Session[Any]], reason: EndReason, now: float) -> None:
         """Record the durations of sessions that end together."""
@@ -77,14 +95,17 @@ class Telemetry:
 
     def overdue(self) -> float:
         """Return how late the next interval pass is, in seconds; 0 on time and while a pass runs."""
-        next_pass_at = self._next_pass_at
-        if next_pass_at is None or self._passes:
-            return 0.0
-        try:
-            return max(0.0, self._clock() - next_pass_at)
-        except Exception:  # one clock must not stop the export of other managers; this thread must not write books
-            _logger.exception("the clock of manager %r failed during an export", self.name)
-            return 0.0
+        return 0.0 if self._passes else self._since(self._next_pass_at)
+
+    def oldest_lease(self) -> float:
+        """Return the age of the lease that has been held longest, in seconds; 0 without a lease."""
+        return self._since(self._leased_since())
+
+    def creator_waited(self, seconds: float) -> None:
+        """Record how long a creator has waited for a place."""
+        registration = self._registration
+        with self.guarded:
+            registration.metrics.wait_time.record(seconds, {MANAGER_NAME: registration.name})
 
     def start_pass(self, trigger: Trigger, cause: Context) -> "PassSpan":
         """Open the span of a pass: a root span, linked to the span that caused the pass."""
@@ -92,7 +113,7 @@ class Telemetry:
         with self.guarded:
             caller = trace.get_current_span(cause).get_span_context()
             span = self._tracer.start_span(
-                f"{SCOPE}.cleanup",
+                SPAN,
                 context=Context(),
                 links=[Link(caller)] if caller.is_valid else None,
                 attributes={MANAGER_NAME: self.name, TRIGGER: _TEXTS[trigger]},
@@ -101,18 +122,26 @@ class Telemetry:
         self._passes.add(started)
         return started
 
-    def record_pass(self, started: "PassSpan", report: CleanupReport) -> None:
+    def record_pass(self, started: "PassSpan", report: CleanupReport, error: BaseException | None) -> None:
         self._passes.discard(started)
-        self._registration.metrics.cleanup_duration.record(
-            report.duration,
-            {MANAGER_NAME: self._registration.name, TRIGGER: _TEXTS[report.trigger], OUTCOME: _TEXTS[report.outcome]},
-            started.context,
-        )
+        name, metrics = self._registration.name, self._registration.metrics
+        about = {MANAGER_NAME: name, TRIGGER: _TEXTS[report.trigger], OUTCOME: _TEXTS[report.outcome]}
+        if error is not None:
+            about[ERROR_TYPE] = metrics.aborted_by(name, report.trigger, type_of(error))
+        metrics.cleanup_duration.record(report.duration, about, started.context)
 
-    def open(self, home: Home, clock: Callable[[], float]) -> None:
-        """Report the manager as running, on the loop `home` and with this clock."""
+    def open(
+        self, home: Home, clock: Callable[[], float], interval: float, leased_since: Callable[[], float | None]
+    ) -> None:
+        """Report the manager as running, on the loop `home` and with this clock.
+
+        `interval` is the configured time between interval passes, in seconds. `leased_since` returns when the oldest
+        lease began, by the clock, on any thread; None without a lease.
+        """
         self._home = home
         self._clock = clock
+        self.interval = interval
+        self._leased_since = leased_since
         self._passes.clear()
         self._registration.open()
 
@@ -129,7 +158,23 @@ class Telemetry:
     def close(self) -> None:
         """Report the manager as ended. The sessions that it still holds count as `shutdown`."""
         self._next_pass_at = None
+        self._leased_since = _no_lease
         self._registration.close()
+
+    def _since(self, moment: float | None) -> float:
+        """Return the seconds since a moment by the manager's clock; 0 before the moment, and without a moment."""
+        if moment is None:
+            return 0.0
+        try:
+            return max(0.0, self._clock() - moment)
+        except Exception as error:  # it must not stop the export of other managers; this thread must not write books
+            _logger.warning(
+                "the clock of manager %r failed during an export",
+                self.name,
+                exc_info=error,
+                extra=Event.CLOCK_FAILED.extra,
+            )
+            return 0.0
 
 
 class _Guard:
@@ -152,8 +197,10 @@ class _Guard:
         return True
 
     def note(self, error: Exception) -> None:
-        _logger.error("the telemetry of manager %r failed", self._name, exc_info=error)
-        self._books.add_error(CleanupError.OTHER)
+        _logger.warning(
+            "the telemetry of manager %r failed", self._name, exc_info=error, extra=Event.TELEMETRY_FAILED.extra
+        )
+        self._books.add_error(CleanupStage.PASS, type_of(error))
 
 
 class PassSpan:
@@ -167,21 +214,21 @@ class PassSpan:
     def end(self, report: CleanupReport, error: BaseException | None) -> None:
         """Record the duration, the log line and the report in the span. `error` is what aborted the pass, or None."""
         with self._telemetry.guarded:
-            self._telemetry.record_pass(self, report)
+            self._telemetry.record_pass(self, report, error)
         with self._telemetry.guarded:
             self._log(report, error)
         with self._telemetry.guarded:
             self._span.set_attributes(
                 {
                     OUTCOME: _TEXTS[report.outcome],
-                    "otel_sessions.cleanup.examined": report.examined,
-                    "otel_sessions.cleanup.cleaned": report.total_cleaned,
-                    "otel_sessions.cleanup.hook_errors": report.hook_errors,
-                    "otel_sessions.cleanup.remaining": report.remaining,
+                    EXAMINED: report.examined,
+                    CLEANED: report.total_cleaned,
+                    HOOK_ERRORS: report.hook_errors,
+                    REMAINING: report.remaining,
                 }
             )
             if error is not None:
-                self._span.set_attribute(ERROR_TYPE, type(error).__qualname__)
+                self._span.set_attribute(ERROR_TYPE, type_of(error))
                 self._span.set_status(Status(StatusCode.ERROR))
         with self._telemetry.guarded:
             self._span.end()
@@ -193,14 +240,23 @@ class PassSpan:
         about = {MANAGER_NAME: self._telemetry.name, TRIGGER: report.trigger.value, OUTCOME: report.outcome.value}
         with under(self.context):
             if error is not None:
-                _logger.error("a cleanup pass (%s) was aborted", report.trigger, exc_info=error, extra=about)
+                _logger.error(
+                    "a cleanup pass (%s) was aborted",
+                    report.trigger,
+                    exc_info=error,
+                    extra={**Event.CLEANUP_ABORTED.extra, **about, ERROR_TYPE: type_of(error)},
+                )
                 return
             _logger.debug(
                 "cleanup pass (%s) %s: cleaned %d, examined %d, hook errors %d, remaining %d",
                 *(report.trigger, report.outcome, report.total_cleaned),
                 *(report.examined, report.hook_errors, report.remaining),
-                extra=about,
+                extra={**Event.CLEANUP_ENDED.extra, **about},
             )
+
+
+def _no_lease() -> None:
+    """Return None: there is no lease."""
 
 
 @contextmanager

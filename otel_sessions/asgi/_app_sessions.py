@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import anyio
 
+from otel_sessions._core.events import Event
 from otel_sessions._core.session import Session
 from otel_sessions._core.words import EndReason
 from otel_sessions.matchers import Headers
@@ -145,6 +146,7 @@ class EndInApp:
                 _logger.warning(
                     "the app has more than %d open sessions; EndInApp cannot end the oldest ones: raise its limit",
                     self._limit,
+                    extra=Event.APP_SESSIONS_UNTRACKED.extra,
                 )
 
     async def _delete(self, session_id: str, address: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar, overload
 
 import anyio
 
+from otel_sessions._core.events import Event
 from otel_sessions._engine.manager import SessionManager
 
 from ._exchange import ASGIApp, Message, Receive, Send
@@ -135,7 +136,11 @@ class _Behind:
         if self._failed or self._has_raised_at_startup():
             raise self._reason("startup")
         if not self._complete:
-            _logger.debug("the wrapped app has no lifespan; the manager runs without one", exc_info=self._failure)
+            _logger.debug(
+                "the wrapped app has no lifespan; the manager runs without one",
+                exc_info=self._failure,
+                extra=Event.APP_WITHOUT_LIFESPAN.extra,
+            )
 
     async def __aexit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> None:
         if not self._complete:

@@ -19,7 +19,7 @@ from typing import Final
 import anyio
 
 from otel_sessions import SessionConfig
-from otel_sessions._program.otlp import ENDPOINT
+from otel_sessions._program.exporters import ENDPOINT
 from otel_sessions._program.signals import hangups
 from otel_sessions._program.sockets import listen_as
 

@@ -8,8 +8,9 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Final, Literal, cast
@@ -21,13 +22,15 @@ from uvicorn.server import ServerState
 from websockets.frames import Frame
 from websockets.http11 import Request
 
+from otel_sessions._http.deadline import Deadline
 from otel_sessions._program.signals import hangups
 from otel_sessions.asgi import ASGIApp
 
-from .connection import Connection, Limits, Serving
-from .deadline import Deadline
+from .connection import Connection
 from .door import Door
 from .rules import TARGET
+from .serving import Limits, Serving
+from .tls import Tls
 
 _LAST_SECONDS: Final = 1
 """How long connections may take to close once their exchanges have ended."""
@@ -210,7 +213,7 @@ class WebSocket(WebSocketsSansIOProtocol):
 
 
 class Server(uvicorn.Server):
-    """uvicorn on a socket that listens already; it leaves signals alone but within `ended_by_signals`.
+    """uvicorn on sockets that listen already; it leaves signals alone but within `ended_by_signals`.
 
     Connections of HTTP are our own; uvicorn speaks WebSocket. When it is stopped it accepts no more, waits for `drain`,
     which ends the exchanges, and only then for connections; the other way round, open streams would hold it up until
@@ -222,7 +225,8 @@ class Server(uvicorn.Server):
         self.ready: Final = asyncio.Event()
         self._most = most
         self._drain = drain
-        self._doors: list[Door] = []
+        self._door: Door | None = None
+        self._tls: Tls | None = None
         self._told_to_end = False
         self._serving = Serving(
             app=app,
@@ -232,9 +236,13 @@ class Server(uvicorn.Server):
             tasks=self.server_state.tasks,
         )
 
-    async def serve_on(self, listener: socket.socket) -> None:
-        """Serve until `stop` or a signal, and then in order to the end."""
-        await self._serve([listener])
+    async def serve_on(
+        self, listeners: Sequence[socket.socket], tls: Callable[[], ssl.SSLContext] | None = None
+    ) -> None:
+        """Serve until `stop` or a signal, and then in order to the end. With `tls`, TCP listeners speak TLS only."""
+        if tls is not None:
+            self._tls = Tls(tls, self._serving.limits.head_timeout)
+        await self._serve(list(listeners))
 
     def stop(self) -> None:
         self.should_exit = True
@@ -259,15 +267,19 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup([])
         connections = self._serving.connections
-        self._doors = [
-            Door(listener, lambda: Connection(self._serving), lambda: len(connections), self._most)
-            for listener in sockets or ()
-        ]
+        self._door = Door(
+            sockets or [],
+            make=lambda: Connection(self._serving),
+            count=lambda: len(connections),
+            make_room=self._serving.make_room,
+            most=self._most,
+            tls=self._tls,
+        )
         self.ready.set()
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002  # doors close them
-        for door in self._doors:
-            door.close()
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002  # the door closes them
+        if self._door is not None:
+            self._door.close()
         for connection in list(self._serving.connections):
             if isinstance(connection, Connection):  # closes it as soon as nothing is under way
                 connection.shutdown()

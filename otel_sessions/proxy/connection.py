@@ -14,21 +14,23 @@ on, so that a client that leaves is heard; what comes early waits for its turn.
 """
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import select
+import sys
 from enum import Enum, auto
 from http import HTTPStatus
 from typing import Final, cast
 from urllib.parse import unquote
 
-from otel_sessions.asgi import ASGIApp
+from otel_sessions._http.deadline import Deadline
 from otel_sessions.matchers import Scope
 
 from .chunks import Body, Chunked, Sized
-from .deadline import Deadline
 from .exchange import Exchange, status_line
-from .head import END, Head, Malformed, check_beginning, read_head
+from .head import END, Again, Head, Malformed, check_beginning
+from .measured import note_refused
 from .rules import TARGET
+from .serving import Serving
+from .shape import SHAPED, Shaped
 
 _MOST_EARLY: Final = 65536
 """Bytes of requests that may wait for their turn."""
@@ -45,30 +47,13 @@ _TOO_LARGE: Final = (
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
-    """What a client's connection is allowed: `max_header` bytes a head, and seconds."""
-
-    max_header: int = 65536
-    head_timeout: float = 30.0
-    idle_timeout: float | None = 300.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Serving:
-    """What the connections of a server share. `upgrade` makes the protocol that a WebSocket goes on with."""
-
-    app: ASGIApp
-    limits: Limits
-    upgrade: Callable[[], asyncio.Protocol]
-    connections: set[object] = field(default_factory=set)
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
-
-
 class _State(Enum):
     AWAITED = auto()
     EXCHANGE = auto()
     LEAVING = auto()
+
+
+_AWAITED, _EXCHANGE, _LEAVING = _State  # on Python 3.11, a member of an enum costs as much as a call
 
 
 class Connection(asyncio.Protocol):
@@ -81,9 +66,10 @@ class Connection(asyncio.Protocol):
         self._limits = serving.limits
         self._loop = asyncio.get_running_loop()
         self._deadline = Deadline(self._loop, self._expired)
-        self._state = _State.AWAITED
+        self._state = _AWAITED
         self._pending = bytearray()
         self._searched = 0
+        self._heads = Again()
         self._exchange: Exchange | None = None
         self._body: Body = Sized(0)
         self._writable: asyncio.Event | None = None
@@ -103,7 +89,7 @@ class Connection(asyncio.Protocol):
         self._proto = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "server": tuple(server[:2]) if isinstance(server, (tuple, list)) else None,
+            "server": tuple(server[:2]) if isinstance(server, (tuple, list)) else (server, None),
             "client": tuple(client[:2]) if isinstance(client, (tuple, list)) else None,
             "scheme": "http" if transport.get_extra_info("sslcontext") is None else "https",
             "root_path": "",
@@ -112,20 +98,17 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """Hear that the client says no more; nothing is under way any more for a client that is half gone."""
-        self._state = _State.LEAVING
-        self._pending.clear()
-        self._leave_exchange()
+        self._read_no_more()
         self._watch_writing()
 
     def connection_lost(self, _error: Exception | None) -> None:
         self._serving.connections.discard(self)
         self._deadline.close()
-        self._pending.clear()
-        self._leave_exchange()
+        self._read_no_more()
         self.resume_writing()
 
     def data_received(self, data: bytes) -> None:
-        if self._state is _State.LEAVING:
+        if self._state is _LEAVING:
             return
         self._pending += data
         self._advance()
@@ -146,8 +129,11 @@ class Connection(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         self.transport.write(data)
 
+    def is_full(self) -> bool:
+        return self._writable is not None and not self._writable.is_set()
+
     async def writable(self) -> None:
-        if self._writable is not None and not self._writable.is_set():
+        if self._writable is not None:
             await self._writable.wait()
 
     def body_taken(self) -> None:
@@ -177,20 +163,37 @@ class Connection(asyncio.Protocol):
             self._next()
 
     def cut(self) -> None:
-        self._state = _State.LEAVING
-        self._pending.clear()
-        self._leave_exchange()
+        self._read_no_more()
         self._watch_writing()
         self.transport.close()
 
     def abort(self) -> None:
         self.transport.abort()
 
+    # What the server says
+
     def shutdown(self) -> None:
         """Close as soon as nothing is under way."""
         self._ends = True
-        if self._state is not _State.EXCHANGE:
+        if self._state is not _EXCHANGE:
             self.cut()
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the client has taken all that was written, and nothing of a next request has come."""
+        if self._pending or self.transport.get_write_buffer_size():
+            return False
+        if sys.platform == "win32":  # which has no poll()
+            return True
+        probe = select.poll()
+        probe.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return not probe.poll(0)
+
+    def give_way(self) -> None:
+        """Free the place and the descriptor at once: nothing is under way, so that nothing is lost."""
+        self._read_no_more()
+        self._serving.connections.discard(self)
+        self.transport.abort()
 
     # One step after the other
 
@@ -206,9 +209,9 @@ class Connection(asyncio.Protocol):
 
     def _advance(self) -> None:
         try:
-            if self._state is _State.AWAITED:
+            if self._state is _AWAITED:
                 self._read_head()
-            if self._state is _State.EXCHANGE:
+            if self._state is _EXCHANGE:
                 self._read_body()
         except Malformed as fault:
             self._refuse(fault.status, fault.text)
@@ -218,6 +221,7 @@ class Connection(asyncio.Protocol):
             del self._pending[:2]
         if not self._pending:
             return
+        self._serving.idle.pop(self, None)
         end = self._pending.find(END, max(0, self._searched - len(END)))
         size = len(self._pending) if end < 0 else end + len(END)
         if size > self._limits.max_header:
@@ -231,16 +235,16 @@ class Connection(asyncio.Protocol):
             return
         raw = bytes(self._pending[:size])
         self._searched = 0
-        head = read_head(raw)
+        head, shaped = self._heads.read(raw)
         if head.is_websocket:
             self._upgrade(head)
             return
         del self._pending[:size]
-        self._begin(head)
+        self._begin(head, shaped)
 
-    def _begin(self, head: Head) -> None:
+    def _begin(self, head: Head, shaped: Shaped) -> None:
         self._deadline.set(None)
-        self._state = _State.EXCHANGE
+        self._state = _EXCHANGE
         self._exchange = exchange = Exchange(head, self, self._limits.idle_timeout)
         self._body = Chunked() if head.length is None else Sized(head.length)
         path, _, query = head.target.partition(b"?")
@@ -253,6 +257,7 @@ class Connection(asyncio.Protocol):
             "query_string": query,
             "headers": head.headers,
             TARGET: head.target,
+            SHAPED: shaped,
         }
         task = self._loop.create_task(exchange.run(self._serving.app, scope))
         self._serving.tasks.add(task)
@@ -290,7 +295,8 @@ class Connection(asyncio.Protocol):
             self.cut()
             return
         self._exchange = None
-        self._state = _State.AWAITED
+        self._state = _AWAITED
+        self._serving.idle[self] = None
         self._read_on(True)
         idle = self._limits.idle_timeout
         self._deadline.set(_NEXT_SECONDS if idle is None else min(_NEXT_SECONDS, idle))
@@ -302,9 +308,8 @@ class Connection(asyncio.Protocol):
         size = self._pending.find(END) + len(END)
         lines = [b"GET %s HTTP/1.1\r\n" % head.target, *(b"%s: %s\r\n" % pair for pair in head.headers), b"\r\n"]
         behind = bytes(self._pending[size:])
-        self._pending.clear()
         self._deadline.close()
-        self._state = _State.LEAVING
+        self._read_no_more()
         self._serving.connections.discard(self)
         protocol = self._serving.upgrade()
         self.transport.set_protocol(protocol)
@@ -318,6 +323,8 @@ class Connection(asyncio.Protocol):
         if self._exchange is not None and self._exchange.is_started:
             self.transport.abort()
             return
+        if self._exchange is None:
+            note_refused(self._serving.app, str(self._proto["scheme"]), status)
         text = b"%s\n" % said.encode("latin-1", "replace")
         self.transport.write(
             b"%scontent-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%s"
@@ -327,9 +334,7 @@ class Connection(asyncio.Protocol):
 
     def _leave(self) -> None:
         """Say no more, and close once the client has left; what it still sends would make it lose what was said."""
-        self._state = _State.LEAVING
-        self._pending.clear()
-        self._leave_exchange()
+        self._read_no_more()
         if self.transport.is_closing():
             return
         self._watch_writing()
@@ -339,7 +344,10 @@ class Connection(asyncio.Protocol):
         else:
             self.transport.close()
 
-    def _leave_exchange(self) -> None:
+    def _read_no_more(self) -> None:
+        self._state = _LEAVING
+        self._serving.idle.pop(self, None)
+        self._pending.clear()
         if self._exchange is not None and not self._exchange.is_answered:
             self._exchange.disconnect()
         self._exchange = None
@@ -348,9 +356,9 @@ class Connection(asyncio.Protocol):
 
     def _expired(self) -> None:
         """Act on the deadline of the state that the connection is in."""
-        if self._state is _State.AWAITED and self._pending:
+        if self._state is _AWAITED and self._pending:
             self._refuse(*_LATE)
-        elif self._state is _State.AWAITED:
+        elif self._state is _AWAITED:
             self.cut()
         elif self._exchange is not None and self._exchange.is_answered:
             self._leave()
@@ -370,7 +378,7 @@ class Connection(asyncio.Protocol):
     def _check_writing(self) -> None:
         now, idle = self.transport.get_write_buffer_size(), self._limits.idle_timeout
         if not now:
-            if self._state is _State.LEAVING:
+            if self._state is _LEAVING:
                 self.transport.abort()
         elif now < self._unwritten:
             self._watch_writing()

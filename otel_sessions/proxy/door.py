@@ -1,7 +1,10 @@
 """The door: it accepts connections, as many as may be open, and refuses the others at once.
 
-A process without descriptors for more keeps one in hand, so that whoever knocks is turned away and does not wait. What
-is refused is logged once a second at most.
+One door has all listeners of a server. Each listener has a task of its own, so that no listener waits for another. A
+connection counts from the moment when it is accepted: TLS handshakes count, too.
+
+A connection that idles gives way to a new one. A process without descriptors for more keeps one in hand, so that a
+client is turned away and does not wait. What is refused or gives way is logged once a second at most.
 """
 
 import asyncio
@@ -10,10 +13,15 @@ import logging
 import os
 import socket
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final
+
+from otel_sessions._core.events import Event
+
+from .notes import Notes
+from .tls import Secured, Tls
 
 _MOST: Final = 10_000
 _SPARE: Final = 64
@@ -21,6 +29,7 @@ _SPARE: Final = 64
 _AT_A_STRETCH: Final = 16
 """How many connections are accepted before others have their turn."""
 _NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_NO_DESCRIPTOR_LEFT: Final = "the process has no descriptors left"
 _SAID: Final = b"too many connections are open\n"
 _REFUSAL: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n"
@@ -47,77 +56,118 @@ def most_connections() -> int:
 
 
 class Door:
-    """Accepts connections on a listening socket, which it closes at its end.
+    """Accepts connections on listening sockets, which it closes at its end.
 
-    `make` makes the protocol of a connection; `count` says how many are open, of which there may be `most`.
+    `make` makes the protocol of a connection; `count` says how many are open, of which there may be `most`. `make_room`
+    closes a connection that idles, and says whether there was one. A Unix socket never has TLS: the mode of its path
+    says who may connect.
     """
 
     def __init__(
-        self, listener: socket.socket, make: Callable[[], asyncio.Protocol], count: Callable[[], int], most: int
+        self,
+        listeners: Sequence[socket.socket],
+        make: Callable[[], asyncio.Protocol],
+        count: Callable[[], int],
+        make_room: Callable[[], bool],
+        most: int,
+        tls: Tls | None = None,
     ) -> None:
-        listener.setblocking(False)
-        self._listener = listener
         self._make = make
         self._count = count
+        self._make_room = make_room
         self._most = most
+        self._tls = tls
+        self._arriving = 0
+        self._limit_reached = f"{most} are open, which is --max-connections"
         self._in_hand = _open_one()
-        self._refused = 0
-        self._logged = -1.0
-        self._task = asyncio.create_task(self._accept_all())
-        self._task.add_done_callback(self._end)
+        self._refused = Notes(_write_refused, seconds=1.0)
+        self._closed = Notes(_write_closed, seconds=1.0)
+        self._accepting = {asyncio.create_task(self._accept_all(listener)): listener for listener in listeners}
+        for task, listener in self._accepting.items():
+            listener.setblocking(False)
+            task.add_done_callback(self._end)
 
     def close(self) -> None:
-        """Accept no more."""
-        self._task.cancel()
+        """Accept no more, and give up the handshakes that are under way."""
+        for task in self._accepting:
+            task.cancel()
+        if self._tls is not None:
+            self._tls.give_up()
 
     def _end(self, task: asyncio.Task[None]) -> None:
-        self._listener.close()
-        _close(self._in_hand)
+        self._accepting.pop(task).close()
+        if not self._accepting:
+            _close(self._in_hand)
+            self._in_hand = None
         if not task.cancelled() and task.exception() is not None:
-            _logger.error("no more connections are accepted", exc_info=task.exception())
+            _logger.error(
+                "no more connections are accepted", exc_info=task.exception(), extra=Event.PROXY_CLOSED_DOOR.extra
+            )
 
-    async def _accept_all(self) -> None:
+    async def _accept_all(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
+        tls = None if listener.family not in (socket.AF_INET, socket.AF_INET6) else self._tls
+        make = self._make if tls is None else partial(Secured, tls, self._make)
         turns = 0
         while True:
             turns += 1
             if turns % _AT_A_STRETCH == 0:
                 await asyncio.sleep(0)
             try:
-                connection, _ = await loop.sock_accept(self._listener)
+                connection, _ = await loop.sock_accept(listener)
             except OSError as error:
                 if error.errno in _NO_DESCRIPTORS:
-                    self._shed()
+                    await self._find_descriptor(listener)
                 continue  # or a client has left before it was accepted
-            if self._count() >= self._most:
-                self._refuse(connection)
+            if self._open >= self._most and not self._has_room(self._limit_reached):
+                self._refuse(connection, _REFUSAL if tls is None else b"")
             else:
+                self._arriving += 1  # what another listener accepts meanwhile must not pass the limit
                 with suppress(OSError):  # a client has left already
-                    await loop.connect_accepted_socket(self._make, connection)
+                    await loop.connect_accepted_socket(make, connection)
+                self._arriving -= 1
 
-    def _refuse(self, connection: socket.socket) -> None:
+    @property
+    def _open(self) -> int:
+        return self._count() + self._arriving + (0 if self._tls is None else self._tls.handshakes)
+
+    def _has_room(self, why: str) -> bool:
+        """Let the connection that idles longest give way, and return whether there was one."""
+        gives_way = self._make_room()
+        if gives_way:
+            self._closed.note(why)
+        return gives_way
+
+    async def _find_descriptor(self, listener: socket.socket) -> None:
+        if self._has_room(_NO_DESCRIPTOR_LEFT):
+            await asyncio.sleep(0)  # a connection that gives way closes in the loop's next turn
+        else:
+            self._shed(listener)
+
+    def _refuse(self, connection: socket.socket, said: bytes) -> None:
         """Say that there are too many. A close with something unread would take the answer with it."""
         with connection, suppress(OSError):
             connection.setblocking(False)
-            connection.send(_REFUSAL)
+            connection.send(said)
             connection.shutdown(socket.SHUT_WR)
             connection.recv(65536)
-        self._note(f"{self._most} are open, which is --max-connections")
+        self._refused.note(self._limit_reached)
 
-    def _shed(self) -> None:
+    def _shed(self, listener: socket.socket) -> None:
         """Accept the one who waits for longest with the descriptor in hand, and close."""
         _close(self._in_hand)
         with suppress(OSError):
-            self._listener.accept()[0].close()
+            listener.accept()[0].close()
         self._in_hand = _open_one()
-        self._note("the process has no descriptors left")
+        self._refused.note(_NO_DESCRIPTOR_LEFT)
 
-    def _note(self, why: str) -> None:
-        self._refused += 1
-        now = time.monotonic()
-        if now - self._logged >= 1.0 or self._logged < 0:
-            _logger.warning("connections refused: %d; %s", self._refused, why)
-            self._refused, self._logged = 0, now
+
+def _write_refused(count: int, why: str) -> None:
+    _logger.warning("connections refused: %d; %s", count, why, extra=Event.PROXY_FULL.extra)
+
+
+def _write_closed(count: int, why: str) -> None:
+    _logger.warning("idle connections closed for new ones: %d; %s", count, why, extra=Event.PROXY_FULL.extra)
 
 
 def _open_one() -> int | None:

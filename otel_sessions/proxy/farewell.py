@@ -4,6 +4,7 @@ import logging
 
 import anyio
 
+from otel_sessions._core.events import Event
 from otel_sessions._core.ids import fingerprint
 from otel_sessions._core.session import Session
 from otel_sessions._core.words import EndReason
@@ -39,7 +40,11 @@ class Farewell:
         try:
             await self._delete(session.id, session.data.target, session.data.headers)
         except anyio.get_cancelled_exc_class():
-            _logger.warning("the upstream did not answer the DELETE for session %s in time", fingerprint(session.id))
+            _logger.warning(
+                "the upstream did not answer the DELETE for session %s in time",
+                fingerprint(session.id),
+                extra=Event.UPSTREAM_KEPT_SESSION.extra,
+            )
             raise
 
     async def to_stray(self, session_id: str, target: bytes, headers: Headers) -> None:
@@ -54,7 +59,11 @@ class Farewell:
             problem = f"the upstream did not answer the DELETE within {self._close_timeout:g} s"
         if problem is not None:
             stray = fingerprint(session_id)
-            _logger.warning("the upstream may still hold session %s, which is not counted: %s", stray, problem)
+            _logger.warning(
+                "the upstream may still hold session %s, which is not counted: %s",
+                *(stray, problem),
+                extra=Event.UPSTREAM_KEPT_SESSION.extra,
+            )
 
     async def _delete(self, session_id: str, target: bytes, last: Headers) -> None:
         """Send the upstream a DELETE with the credentials of the client's last request."""

@@ -8,9 +8,10 @@ from typing import Final
 
 import anyio
 
+from otel_sessions._core.events import Event
 from otel_sessions._engine.manager import SessionManager
 from otel_sessions._http.addresses import names_address
-from otel_sessions.asgi import ASGIApp, Message, Receive, Send
+from otel_sessions.asgi import ASGIApp, Message, Receive, Send, SessionLeaseMiddleware
 from otel_sessions.matchers import Headers, Scope, header
 
 from . import websocket
@@ -18,10 +19,11 @@ from .exchange import Stalled
 from .farewell import Farewell
 from .forward import answer, refuse
 from .headers import scheme_of
-from .holding import HoldMiddleware
+from .holding import run_held
 from .peer import Peer
 from .rules import STALLED, Refusal, target_of
 from .settings import Settings
+from .shape import shaped_in
 from .upstream import Upstream
 
 _NO_OWNER: Final = (HTTPStatus.BAD_REQUEST, "the header for the user's name contains an address, not a user")
@@ -71,7 +73,7 @@ class Front:
         self._upstream = upstream
         self._remember = remember
         self._farewell = farewell
-        self._leased = HoldMiddleware(
+        self._leased = SessionLeaseMiddleware(
             app,
             manager,
             settings.matcher,
@@ -81,11 +83,12 @@ class Front:
             skip=settings.skip,
             stream_idle_timeout=settings.stream_idle_timeout,
             on_stray=None if farewell is None else self._end_stray,
+            leasing=run_held,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["scheme"] = scheme_of(scope, self._trust)
-        refused = self._rules.refusal(scope) or self._refused_owner(scope)
+        refused = self._refusal(scope) or self._refused_owner(scope)
         if scope["type"] == "http":
             await self._serve_http(scope, receive, send, refused)
         elif refused is None:
@@ -102,6 +105,15 @@ class Front:
         except Stalled:  # while the middleware read the start of the body
             await refuse(send, *STALLED)
 
+    def _refusal(self, scope: Scope) -> Refusal | None:
+        """Return why a request is not passed on, or None. A head that is repeated is judged once."""
+        shaped = shaped_in(scope)
+        if shaped is None:
+            return self._rules.refusal(scope)
+        if not shaped.refusal:
+            shaped.refusal = (self._rules.refusal(scope),)
+        return shaped.refusal[0]
+
     def _refused_owner(self, scope: Scope) -> Refusal | None:
         """Return the refusal of a request whose owner is an address, or None: users behind it would share a session."""
         owner = None if self._owner is None else self._client(scope)
@@ -109,7 +121,10 @@ class Front:
             return None
         if not self._has_warned:
             self._has_warned = True
-            _logger.warning("requests are refused: the header of --owner-header has an address in it, not a user")
+            _logger.warning(
+                "requests are refused: the header of --owner-header has an address in it, not a user",
+                extra=Event.PROXY_OWNER_IS_ADDRESS.extra,
+            )
         return _NO_OWNER
 
     def _client(self, scope: Scope) -> str | None:

@@ -20,10 +20,11 @@ from otel_sessions._core.options import (
     word,
 )
 from otel_sessions._http.addresses import Network, read_network
-from otel_sessions._program.arguments import ADDRESS, ADDRESS_OR_OFF, FILE, ORIGIN
+from otel_sessions._program.arguments import ADDRESS_OR_OFF, FILE, LISTENER, SERVER, Address
 from otel_sessions._program.flags import Tables
 from otel_sessions.matchers import CookieMatcher, HeaderMatcher, SessionMatcher
 
+from .headers import UNIX_PEER, UnixPeer
 from .peer import EndpointMatcher
 
 _PROXY: Final = "proxy"
@@ -60,26 +61,54 @@ def _matcher(said: str) -> SessionMatcher:
     raise ValueError
 
 
-_NETWORK: Final = text("an address or a network, as in 10.0.0.0/8", read_network)
+def _sender(said: str) -> Network | UnixPeer:
+    return UNIX_PEER if said == UNIX_PEER else read_network(said)
+
+
+_SENDER: Final = text("an address or a network, as in 10.0.0.0/8, or unix", _sender)
 _BYTES: Final = number("a whole number of bytes, or 0 for no limit", lambda value: value >= 0, int)
 _HEAD: Final = number(f"{_LEAST_HEAD} bytes or more", lambda value: value >= _LEAST_HEAD, int)
 
 UPSTREAM: Final[Option[str]] = Option(
     name="upstream",
     table=_PROXY,
-    kind=ORIGIN,
+    kind=SERVER,
     default=None,
     required=True,
     unit="URL",
-    help="the URL of the server that gets the requests",
+    help="the URL of the server that gets the requests, or unix:PATH for its Unix socket",
 )
-LISTEN: Final[Option[tuple[str, int]]] = Option(
+UPSTREAM_CA: Final[Option[str | None]] = Option(
+    name="upstream_ca",
+    table=_PROXY,
+    kind=FILE,
+    default=None,
+    unit="FILE",
+    help="the certificates (PEM) of the authorities that an https upstream is checked against, instead of the system's",
+)
+LISTEN: Final[Option[tuple[Address, ...]]] = Option(
     name="listen",
     table=_PROXY,
-    kind=ADDRESS,
+    kind=several(LISTENER),
     default="127.0.0.1:8080",
-    unit="HOST:PORT",
-    help="the address to listen on",
+    unit="ADDRESS",
+    help="an address to listen on, HOST:PORT or unix:PATH; port 0 is any free port; repeatable",
+)
+TLS_CERT: Final[Option[str | None]] = Option(
+    name="tls_cert",
+    table=_PROXY,
+    kind=FILE,
+    default=None,
+    unit="FILE",
+    help="the certificate (PEM, with its chain) for TLS on every HOST:PORT of --listen; needs --tls-key",
+)
+TLS_KEY: Final[Option[str | None]] = Option(
+    name="tls_key",
+    table=_PROXY,
+    kind=FILE,
+    default=None,
+    unit="FILE",
+    help="the private key (PEM, not encrypted) of --tls-cert",
 )
 HEALTH: Final[Option[tuple[str, int] | None]] = Option(
     name="health",
@@ -177,13 +206,14 @@ MAX_HEADER: Final[Option[int]] = Option(
     unit="bytes",
     help="the largest head of a request",
 )
-TRUSTED_PROXY: Final[Option[tuple[Network, ...]]] = Option(
+TRUSTED_PROXY: Final[Option[tuple[Network | UnixPeer, ...]]] = Option(
     name="trusted_proxy",
     table=_PROXY,
-    kind=several(_NETWORK),
+    kind=several(_SENDER),
     default=(),
     unit="NETWORK",
-    help="the address or network of a proxy in front whose X-Forwarded-* headers are trusted; repeatable",
+    help="the address or network of a proxy in front whose X-Forwarded-* headers are trusted, or unix for whoever "
+    "connects over a Unix socket; repeatable",
 )
 OWNER_HEADER: Final[Option[str | None]] = Option(
     name="owner_header",
@@ -251,7 +281,8 @@ EXPORT_KEEP: Final[Option[int]] = Option(
 )
 
 PROXY_OPTIONS: Final = (
-    *(UPSTREAM, LISTEN, HEALTH, MATCHER, CONNECT_TIMEOUT, HEAD_TIMEOUT, IDLE_TIMEOUT, COMMENT_AFTER),
+    *(UPSTREAM, LISTEN, TLS_CERT, TLS_KEY, UPSTREAM_CA, HEALTH, MATCHER),
+    *(CONNECT_TIMEOUT, HEAD_TIMEOUT, IDLE_TIMEOUT, COMMENT_AFTER),
     *(STREAM_IDLE_TIMEOUT, SKIP, MAX_CONNECTIONS, LOOP),
     *(MAX_BODY, MAX_HEADER, TRUSTED_PROXY, OWNER_HEADER, REWRITE_HOST, ALLOW_HOST, ALLOW_ORIGIN, LOG_FORMAT),
     *(EXPORT, EXPORT_MAX_BYTES, EXPORT_KEEP),

@@ -9,32 +9,37 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 import anyio
 
+from otel_sessions._core.events import Event
 from otel_sessions._core.exceptions import ConfigError
 from otel_sessions._engine.manager import SessionManager
+from otel_sessions._program.arguments import Address
 from otel_sessions._program.flags import naming
 from otel_sessions._program.logs import log_to_stderr
 from otel_sessions._program.otlp import exporting
-from otel_sessions._program.sockets import listen_as, written
+from otel_sessions._program.sockets import address_of, listen_as, written
 from otel_sessions.asgi import OPENING, SESSION, Receive, Send
 from otel_sessions.matchers import AdoptingMatcher, Headers, Scope
 from otel_sessions.sinks._jsonlines import JsonLinesSink
 
 from . import options, websocket
 from ._uvicorn import Server, quieten
-from .connection import Limits
+from .certificate import Certificate
 from .door import most_connections
 from .farewell import Farewell
 from .forward import Forwarder
 from .front import Front, in_time
+from .measured import Measured
 from .peer import Peer
+from .serving import Limits
 from .sessionless import Sessionless
 from .settings import Settings, unread_variables
 from .upstream import Upstream
@@ -60,27 +65,29 @@ class Proxy:
     - `manager` is the `SessionManager`, which runs inside the block. Use it for statistics, or to end a session.
     - `serve()` is a whole program: it enters the block, and leaves the block on SIGINT, SIGTERM or SIGHUP.
 
-    `listener` and `health` are listening sockets that replace the addresses in `settings`. The proxy closes them.
+    `listener`, a socket or several, and `health` are listening sockets that replace the addresses in `settings`. The
+    proxy closes them.
     `session_data(target, headers)` makes the data of a new session. `target` is the path with the query of the first
     request. `headers` are its headers as the upstream gets them; they are empty if the upstream makes no sessions. A
     proxy runs on asyncio only, and only once.
 
-    Entering raises `ConfigError`, which names the flag, if an address cannot be listened on or the file of records
-    cannot be opened. A second entry raises `RuntimeError`.
+    Making a proxy raises `ConfigError`, which names the flag, if a file of TLS cannot be used. Entering raises it if an
+    address cannot be listened on or the file of records cannot be opened. A second entry raises `RuntimeError`.
     """
 
     def __init__(
         self,
         settings: Settings,
         *,
-        listener: socket.socket | None = None,
+        listener: socket.socket | Sequence[socket.socket] | None = None,
         health: socket.socket | None = None,
         session_data: Callable[[bytes, Headers], Peer] = Peer,
     ) -> None:
         self.settings: Final = settings
-        self._listener = listener
+        self._listeners = (listener,) if isinstance(listener, socket.socket) else tuple(listener or ())
         self._health_listener = health
-        self._upstream = Upstream(settings.upstream)
+        self._upstream = Upstream(settings.upstream, settings.upstream_ca)
+        self._certificate = _certificate(settings)
         farewell = Farewell(self._upstream, settings.sessions.close_timeout) if settings.tells_upstream else None
         self._sink = _sink(settings)
         self.manager: Final[SessionManager[Peer]] = SessionManager(
@@ -94,43 +101,53 @@ class Proxy:
             head_timeout=settings.head_timeout,
             idle_timeout=settings.rules.timeouts.idle_timeout,
         )
-        self._server = Server(front, limits, settings.max_connections or most_connections(), self._drain)
+        self._measured = Measured(front, settings.rules.trust)
+        self._server = Server(self._measured, limits, settings.max_connections or most_connections(), self._drain)
         self._health = Server(self._say_health, limits, _MOST_HEALTH, _drain_nothing)
-        self._address: tuple[str, int] | None = None
+        self._addresses: tuple[Address, ...] | None = None
         self._serving: asyncio.Task[None] | None = None
         self._exits = AsyncExitStack()
 
     @property
     def address(self) -> tuple[str, int]:
-        """The host and the port that the proxy listens on. Raises `RuntimeError` before the block."""
-        if self._address is None:
+        """The first host and port that the proxy listens on. Raises `RuntimeError` before the block, or without any."""
+        for address in self.addresses:
+            if not isinstance(address, Path):
+                return address
+        raise RuntimeError("the proxy listens on Unix sockets only; see its addresses")
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """What the proxy listens on: hosts with ports, and `Path`s. Raises `RuntimeError` before the block."""
+        if self._addresses is None:
             raise RuntimeError("the proxy does not listen yet; enter its async with block first")
-        return self._address
+        return self._addresses
 
     async def __aenter__(self) -> Self:
         if self._serving is not None:
             raise RuntimeError("the proxy has run already; make another Proxy")
         async with AsyncExitStack() as exits:
-            for given in filter(None, (self._listener, self._health_listener)):
+            for given in filter(None, (*self._listeners, self._health_listener)):
                 exits.enter_context(given)
-            self._listener, self._health_listener = _listeners(self.settings, self._listener, self._health_listener)
-            self._address = self._listener.getsockname()[:2]
-            exits.enter_context(self._listener)
-            if self._health_listener is not None:
-                exits.enter_context(self._health_listener)
+            listeners, health = open_listeners(self.settings, self._listeners, self._health_listener)
+            self._addresses = tuple(map(address_of, listeners))
+            for opened in filter(None, (*listeners, health)):
+                exits.enter_context(opened)
+            exits.enter_context(self._measured)
             await exits.enter_async_context(self._upstream)
             if self._sink is not None:
                 with naming(options.EXPORT.flag, str(self.settings.export)):
                     await exits.enter_async_context(self._sink)
             await exits.enter_async_context(self.manager)
-            self._serving = asyncio.create_task(self._run(self._listener, self._health_listener))
+            self._serving = asyncio.create_task(self._run(listeners, health))
             self._serving.add_done_callback(lambda _: self._server.ready.set())
             exits.push_async_exit(self._shut_down)
             await self._server.ready.wait()
             if self._serving.done():
                 await self._serving
             self._exits = exits.pop_all()
-        _logger.info("listening on %s, for %s", written(self.address), self.settings.upstream)
+        shown = " and ".join(map(self._written, self.addresses))
+        _logger.info("listening on %s, for %s", shown, self.settings.upstream, extra=Event.PROXY_LISTENS.extra)
         return self
 
     async def __aexit__(
@@ -163,11 +180,21 @@ class Proxy:
         if self._serving is not None:
             await asyncio.shield(self._serving)
 
-    async def _run(self, listener: socket.socket, health: socket.socket | None) -> None:
+    def _written(self, address: Address) -> str:
+        has_tls = self._certificate is not None and not isinstance(address, Path)
+        return f"{written(address)} (TLS)" if has_tls else written(address)
+
+    async def _run(self, listeners: Sequence[socket.socket], health: socket.socket | None) -> None:
+        certificate = self._certificate
         async with asyncio.TaskGroup() as tasks:
             if health is not None:
-                tasks.create_task(self._health.serve_on(health))
-            await self._server.serve_on(listener)
+                tasks.create_task(self._health.serve_on([health]))
+            if certificate is None:
+                await self._server.serve_on(listeners)
+            else:
+                watching = tasks.create_task(certificate.watch())
+                await self._server.serve_on(listeners, lambda: certificate.context)
+                watching.cancel()
             self._health.stop()
 
     async def _shut_down(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -215,15 +242,21 @@ def run(settings: Settings) -> int:
     log_to_stderr(settings.log_format)
     quieten()
     for warning in unread_variables(os.environ):
-        _logger.warning("%s", warning)
-    listener, health = _listeners(settings, None, None)
-    with exporting("otel-sessions-proxy"), asyncio.Runner(loop_factory=_loop_factory(settings.loop)) as runner:
-        runner.run(_serve(settings, listener, health))
+        _logger.warning("%s", warning, extra=Event.VARIABLE_UNKNOWN.extra)
+    listeners, health = open_listeners(settings)
+    with (
+        ExitStack() as opened,
+        exporting("otel-sessions-proxy"),
+        asyncio.Runner(loop_factory=_loop_factory(settings.loop)) as runner,
+    ):
+        for listener in listeners:
+            opened.enter_context(listener)  # also where no proxy can be made, which closes them
+        runner.run(_serve(settings, listeners, health))
     return 0
 
 
-async def _serve(settings: Settings, listener: socket.socket, health: socket.socket | None) -> None:
-    await Proxy(settings, listener=listener, health=health).serve()
+async def _serve(settings: Settings, listeners: Sequence[socket.socket], health: socket.socket | None) -> None:
+    await Proxy(settings, listener=listeners, health=health).serve()
 
 
 def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -243,17 +276,24 @@ async def _drain_nothing() -> None:
     pass
 
 
-def _listeners(
-    settings: Settings, listener: socket.socket | None, health: socket.socket | None
-) -> tuple[socket.socket, socket.socket | None]:
-    """Return the sockets, and open a socket that is not given. Raises `ConfigError`, and then leaves no socket open."""
+def open_listeners(
+    settings: Settings, listeners: Sequence[socket.socket] = (), health: socket.socket | None = None
+) -> tuple[Sequence[socket.socket], socket.socket | None]:
+    """Return the sockets, and open those that are not given. Raises `ConfigError`, and then leaves no socket open."""
     with ExitStack() as opened:
-        if listener is None:
-            listener = opened.enter_context(listen_as(options.LISTEN.flag, settings.listen))
+        if not listeners:
+            flag = options.LISTEN.flag
+            listeners = [opened.enter_context(listen_as(flag, address)) for address in settings.addresses]
         if health is None and settings.health is not None:
             health = opened.enter_context(listen_as(options.HEALTH.flag, settings.health))
         opened.pop_all()
-    return listener, health
+    return listeners, health
+
+
+def _certificate(settings: Settings) -> Certificate | None:
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    return Certificate(settings.tls_cert, settings.tls_key)
 
 
 def _sink(settings: Settings) -> JsonLinesSink[Peer] | None:

@@ -3,15 +3,17 @@
 import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from pathlib import Path
+from typing import Final, cast
 
 from otel_sessions._core.config import SESSION_OPTIONS, SessionConfig
 from otel_sessions._core.exceptions import ConfigError
+from otel_sessions._program.arguments import Address
 from otel_sessions._program.flags import Values, add_flags, merged, warnings_of
 from otel_sessions.matchers import SessionMatcher
 
 from . import options
-from .headers import Trust
+from .headers import UNIX_PEER, Trust
 from .peer import EndpointMatcher
 from .rules import Rules, Timeouts
 
@@ -23,13 +25,16 @@ class Settings:
     """The settings of a proxy: its addresses, how it finds sessions, and what it passes on.
 
     The settings page of the documentation describes each setting. The defaults are the same as for the command
-    `otel-sessions proxy`. An address is a host and a port; port 0 means any free port. Raises `ConfigError` if two
-    settings contradict each other.
+    `otel-sessions proxy`. An address is a host and a port, where port 0 means any free port, or the `Path` of a Unix
+    socket. `listen` takes one address or several. Raises `ConfigError` if two settings contradict each other.
     """
 
-    listen: tuple[str, int] = _USUAL[options.LISTEN]
+    listen: Address | tuple[Address, ...] = _USUAL[options.LISTEN]
+    tls_cert: str | None = _USUAL[options.TLS_CERT]
+    tls_key: str | None = _USUAL[options.TLS_KEY]
     health: tuple[str, int] | None = _USUAL[options.HEALTH]
     upstream: str
+    upstream_ca: str | None = _USUAL[options.UPSTREAM_CA]
     matcher: SessionMatcher = _USUAL[options.MATCHER]
     sessions: SessionConfig = field(default_factory=SessionConfig)
     rules: Rules = field(default_factory=lambda: _rules(_USUAL))
@@ -48,6 +53,14 @@ class Settings:
         _require_consistent(self)
 
     @property
+    def addresses(self) -> tuple[Address, ...]:
+        """The addresses to listen on."""
+        listen: object = self.listen
+        if isinstance(listen, tuple) and not (len(listen) == 2 and isinstance(listen[0], str)):
+            return listen
+        return (cast("Address", listen),)
+
+    @property
     def tells_upstream(self) -> bool:
         """Whether the upstream makes its own sessions, which the proxy ends together with its sessions."""
         return isinstance(self.matcher, EndpointMatcher)
@@ -63,8 +76,11 @@ def read(flags: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
     values = merged(options.TABLES, flags, environ)
     return Settings(
         listen=values[options.LISTEN],
+        tls_cert=values[options.TLS_CERT],
+        tls_key=values[options.TLS_KEY],
         health=values[options.HEALTH],
         upstream=values[options.UPSTREAM],
+        upstream_ca=values[options.UPSTREAM_CA],
         matcher=values[options.MATCHER],
         sessions=SessionConfig(**values.of(SESSION_OPTIONS)),
         rules=_rules(values),
@@ -87,23 +103,47 @@ def unread_variables(environ: Mapping[str, str]) -> list[str]:
 
 
 def _require_consistent(settings: Settings) -> None:
+    _require_addresses(settings)
     rules, owner = settings.rules, settings.owner_header
     rewrites, hosts, origins = rules.rewrite_host, rules.allow_host, rules.allow_origin
     if rewrites and not hosts:
         raise ConfigError("--rewrite-host needs --allow-host: the upstream no longer sees the client's Host")
     if (hosts or origins) and not rewrites:
         raise ConfigError("--allow-host and --allow-origin need --rewrite-host: without it, the upstream checks them")
-    if owner and not rules.trust.networks:
+    if owner and rules.trust.is_empty:
         raise ConfigError("--owner-header needs --trusted-proxy: the header counts only if a trusted proxy sends it")
     if owner and owner.lower().encode("latin-1") not in rules.trust.words:
         raise ConfigError("owner_header must be in rules.trust.words: otherwise a client could send it to the upstream")
+
+
+def _require_addresses(settings: Settings) -> None:
+    addresses = settings.addresses
+    if not addresses:
+        raise ConfigError("--listen takes at least one address")
+    for address in addresses:
+        if not _is_address(address):
+            raise ConfigError(f"listen takes a host and a port, or the Path of a Unix socket, not {address!r}")
+    if (settings.tls_cert is None) is not (settings.tls_key is None):
+        given, missing = ("key", "cert") if settings.tls_cert is None else ("cert", "key")
+        raise ConfigError(f"--tls-{given} needs --tls-{missing}")
+    if settings.tls_cert is not None and all(isinstance(address, Path) for address in addresses):
+        raise ConfigError("--tls-cert needs a --listen HOST:PORT: a Unix socket has no TLS")
+    if settings.upstream_ca is not None and not settings.upstream.startswith("https://"):
+        raise ConfigError("--upstream-ca needs an --upstream that starts with https://")
+
+
+def _is_address(address: object) -> bool:
+    if isinstance(address, tuple):
+        return len(address) == 2 and isinstance(address[0], str) and isinstance(address[1], int)
+    return isinstance(address, Path)
 
 
 def _rules(values: Values) -> Rules:
     owner, origins = values[options.OWNER_HEADER], values[options.ALLOW_ORIGIN]
     return Rules(
         trust=Trust(
-            networks=values[options.TRUSTED_PROXY],
+            networks=tuple(one for one in values[options.TRUSTED_PROXY] if one != UNIX_PEER),
+            unix=UNIX_PEER in values[options.TRUSTED_PROXY],
             words=frozenset({owner.lower().encode("latin-1")} if owner else ()),
         ),
         timeouts=Timeouts(connect_timeout=values[options.CONNECT_TIMEOUT], idle_timeout=values[options.IDLE_TIMEOUT]),

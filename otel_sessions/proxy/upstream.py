@@ -2,13 +2,19 @@
 
 import ssl
 from collections.abc import AsyncIterable
+from functools import lru_cache
+from pathlib import Path
 from typing import Final, Self
 from urllib.parse import quote, urlsplit
 
-from otel_sessions._http.client import Call, CallLimits, Client, Origin
+from otel_sessions._core.exceptions import ConfigError
+from otel_sessions._http.client import Call, CallLimits, Client, Origin, Outline
+from otel_sessions._program.arguments import UNIX, unix_path
+from otel_sessions._program.flags import naming
 from otel_sessions._program.sockets import WATCHFUL
 from otel_sessions.matchers import Headers
 
+from . import options
 from .rules import Timeouts
 
 _PORTS: Final = {"http": 80, "https": 443}
@@ -21,12 +27,18 @@ Body = bytes | AsyncIterable[bytes] | None
 
 
 class Upstream:
-    """One server, by its URL: scheme, host, port, and a path that stands before each target."""
+    """One server, by its URL: scheme, host, port, and a path that stands before each target.
 
-    def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
+    A server at `unix:PATH` is http://localhost to itself. `ca` is the file of the authorities that an https server's
+    certificate is checked against; None is the system's. Raises `ConfigError`, which names the flag, if that file
+    cannot be used.
+    """
+
+    def __init__(self, url: str, ca: str | None = None) -> None:
+        self.unix: Final[Path | None] = unix_path(url) if url.startswith(UNIX) else None
+        parts = urlsplit(url if self.unix is None else "http://localhost")
         name = parts.hostname or ""
-        self.is_tls: Final = parts.scheme == "https"
+        self.tls: Final = _trusting(ca) if parts.scheme == "https" else None
         self.hostname: Final = name if name.isascii() else name.encode("idna").decode("ascii")
         self.port: Final = parts.port or _PORTS[parts.scheme]
         bracketed = f"[{self.hostname}]" if ":" in self.hostname else self.hostname
@@ -34,8 +46,8 @@ class Upstream:
         self.host: Final = shown.encode("ascii")
         """The `Host` by which the server knows itself."""
         self.path: Final = quote(parts.path.rstrip("/"), safe=_SAFE).encode("ascii")
-        tls = ssl.create_default_context() if self.is_tls else None
-        self._client = Client(Origin(host=self.hostname, port=self.port, tls=tls, options=WATCHFUL))
+        path = None if self.unix is None else str(self.unix)
+        self._client = Client(Origin(host=self.hostname, port=self.port, path=path, tls=self.tls, options=WATCHFUL))
 
     async def __aenter__(self) -> Self:
         return self
@@ -43,11 +55,41 @@ class Upstream:
     async def __aexit__(self, *error: object) -> None:
         self._client.close()
 
+    def outline(self, method: bytes, target: bytes, headers: Headers) -> Outline:
+        """Return the outline of a request, for `repeat`."""
+        return Outline(method, self.path + target, list(headers))
+
     def call(self, method: bytes, target: bytes, headers: Headers, body: Body, timeouts: Timeouts) -> Call:
         """Return a call of `target`, a path with its query, which goes out as it is written."""
-        limits = CallLimits(
-            connect_timeout=timeouts.connect_timeout,
-            head_timeout=timeouts.idle_timeout,
-            write_timeout=timeouts.idle_timeout,
-        )
-        return self._client.call(method, self.path + target, list(headers), body, limits=limits)
+        return self.repeat(self.outline(method, target, headers), body, timeouts)
+
+    def repeat(self, outline: Outline, body: Body, timeouts: Timeouts) -> Call:
+        """Return a call of a request whose outline is checked already, as `call` does."""
+        return self._client.repeat(outline, body, limits=_limits(timeouts))
+
+
+@lru_cache(16)
+def _limits(timeouts: Timeouts) -> CallLimits:
+    return CallLimits(
+        connect_timeout=timeouts.connect_timeout,
+        head_timeout=timeouts.idle_timeout,
+        write_timeout=timeouts.idle_timeout,
+    )
+
+
+def _trusting(ca: str | None) -> ssl.SSLContext:
+    """Return a context that checks certificates, and the names in them, against the authorities in a file."""
+    if ca is None:
+        context = ssl.create_default_context()
+    else:
+        with naming(options.UPSTREAM_CA.flag, ca):
+            text = Path(ca).read_bytes().decode("ascii", "ignore")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # an intermediate authority is enough
+        try:
+            context.load_verify_locations(cadata=text)
+        except (ssl.SSLError, ValueError):
+            raise ConfigError(f"{options.UPSTREAM_CA.flag} {ca}: the file has no certificate in PEM") from None
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    return context

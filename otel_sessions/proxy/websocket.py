@@ -16,6 +16,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 from websockets.http11 import Response
 from websockets.typing import Subprotocol
 
+from otel_sessions._core.events import Event
+from otel_sessions._http.client import reason_of
 from otel_sessions._program.sockets import WATCHFUL
 from otel_sessions.asgi import Message, Receive, Send
 from otel_sessions.matchers import Headers, Scope
@@ -23,6 +25,7 @@ from otel_sessions.matchers import Headers, Scope
 from .headers import end_to_end
 from .rules import Rules, target_of
 from .upstream import Upstream
+from .upstream_socket import UpstreamSocket
 
 _logger = logging.getLogger("otel_sessions.proxy")
 
@@ -53,7 +56,8 @@ async def pass_on(scope: Scope, receive: Receive, send: Send, upstream: Upstream
         await _deny(send, said.status_code, kept, bytes(said.body))
         return
     except (OSError, WebSocketException) as error:
-        _logger.warning("the WebSocket handshake with the upstream failed: %s", type(error).__name__)
+        why = reason_of(error) if isinstance(error, OSError) else type(error).__name__
+        _logger.warning("the WebSocket handshake with the upstream failed: %s", why, extra=Event.UPSTREAM_FAILED.extra)
         status = HTTPStatus.GATEWAY_TIMEOUT if isinstance(error, TimeoutError) else HTTPStatus.BAD_GATEWAY
         await _deny(send, status, _PLAIN, b"the WebSocket handshake with the upstream failed\n")
         return
@@ -81,7 +85,7 @@ class _Connect(connect):
 
 
 async def _connect(scope: Scope, upstream: Upstream, rules: Rules) -> ClientConnection:
-    scheme = "wss" if upstream.is_tls else "ws"
+    scheme = "ws" if upstream.tls is None else "wss"
     headers = rules.headers(scope, upstream.host)
     host = next(value for name, value in headers if name == b"host")
     own = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers if not _is_own(name)]
@@ -89,9 +93,7 @@ async def _connect(scope: Scope, upstream: Upstream, rules: Rules) -> ClientConn
     behind = await _Connect(
         f"{scheme}://{host.decode('latin-1')}",
         target.decode("latin-1"),
-        host=upstream.hostname,
-        server_hostname=upstream.hostname if upstream.is_tls else None,
-        port=upstream.port,
+        **_place(upstream),
         additional_headers=own,
         user_agent_header=None,
         subprotocols=[Subprotocol(name) for name in cast("list[str]", scope.get("subprotocols") or [])] or None,
@@ -103,10 +105,19 @@ async def _connect(scope: Scope, upstream: Upstream, rules: Rules) -> ClientConn
         max_size=_MOST_BYTES,
         max_queue=1,
         proxy=None,
+        create_connection=UpstreamSocket,
     )
-    for option in WATCHFUL:
+    for option in WATCHFUL if upstream.unix is None else ():
         behind.transport.get_extra_info("socket").setsockopt(*option)
     return behind
+
+
+def _place(upstream: Upstream) -> dict[str, Any]:
+    """Return where the upstream listens, as websockets takes it."""
+    if upstream.unix is not None:
+        return {"unix": True, "path": str(upstream.unix)}
+    name = None if upstream.tls is None else upstream.hostname
+    return {"host": upstream.hostname, "port": upstream.port, "ssl": upstream.tls, "server_hostname": name}
 
 
 async def _outward(receive: Receive, behind: ClientConnection, ways: anyio.CancelScope) -> None:

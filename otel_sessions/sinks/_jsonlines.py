@@ -12,6 +12,7 @@ import anyio
 from anyio import to_thread
 
 from otel_sessions._core.config import check_count, check_seconds
+from otel_sessions._core.events import Event
 from otel_sessions._core.exceptions import SinkClosed, SinkFull
 from otel_sessions._core.ids import fingerprint
 from otel_sessions._core.session import DataT, Session
@@ -129,7 +130,11 @@ class JsonLinesSink(Generic[DataT]):
         self._entered = False
         if writer.dropped:
             given = writer.dropped + writer.written
-            _logger.error("%d of %d records were not written to %s", writer.dropped, given, self.path)
+            _logger.error(
+                "%d of %d records were not written to %s",
+                *(writer.dropped, given, self.path),
+                extra=Event.SINK_LOST_RECORDS.extra,
+            )
         if cancelled is not None:
             raise cancelled
 

@@ -11,6 +11,7 @@ from contextlib import suppress
 from time import monotonic
 from typing import Final
 
+from otel_sessions._core.events import Event
 from otel_sessions._core.forks import forks
 
 from ._journal import Journal
@@ -119,7 +120,9 @@ class Writer:
         try:
             self._journal.close()
         except Exception as error:
-            _logger.error("%s may lack its last records: %s", self._journal.path, error)
+            _logger.error(
+                "%s may lack its last records: %s", self._journal.path, error, extra=Event.SINK_INCOMPLETE.extra
+            )
 
     def _next(self) -> list[bytes]:
         """Return the next lines to write, which stay queued until they are written. An empty list is the end."""
@@ -156,4 +159,8 @@ class Writer:
                 return
             self._warned_at = now
         state = (self._journal.path, trouble, self.waiting, self.dropped)
-        _logger.warning("records wait to be written to %s: %s (%d waiting, %d dropped so far)", *state)
+        _logger.warning(
+            "records wait to be written to %s: %s (%d waiting, %d dropped so far)",
+            *state,
+            extra=Event.SINK_BEHIND.extra,
+        )

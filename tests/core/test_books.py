@@ -21,7 +21,7 @@ from otel_sessions import (
     Trigger,
 )
 from otel_sessions._core.books import Books, RecentEnds, Totals
-from otel_sessions._core.words import CleanupError, Occupancy
+from otel_sessions._core.words import CleanupStage, Occupancy
 from tests.virtual import Clock
 
 pytestmark = pytest.mark.anyio
@@ -158,7 +158,7 @@ class TestCounters:
             waiting=0,
             rejected=dict.fromkeys(RejectionReason, 0),
             runs={(trigger, outcome): 0 for trigger in Trigger for outcome in Outcome},
-            errors=dict.fromkeys(CleanupError, 0),
+            errors={(stage, "_OTHER"): 0 for stage in CleanupStage},
         )
 
     def test_totals_do_not_change_after_they_were_taken(self) -> None:
@@ -175,7 +175,7 @@ class TestCounters:
         books.add_reserved()
         books.add_rejected(RejectionReason.SHUTDOWN)
         books.add_run(Trigger.MANUAL, Outcome.PARTIAL)
-        books.add_error(CleanupError.HOOK)
+        books.add_error(CleanupStage.HOOK, "OSError")
         others = new_books()
         others.add_created()
         others.add_closing()
@@ -193,7 +193,7 @@ class TestCounters:
             waiting=0,
             rejected={**zero.rejected, RejectionReason.SHUTDOWN: 1},
             runs={**zero.runs, (Trigger.MANUAL, Outcome.PARTIAL): 2},
-            errors={**zero.errors, CleanupError.HOOK: 1},
+            errors={**zero.errors, (CleanupStage.HOOK, "OSError"): 1},
         )
 
     def test_settled_totals_count_what_was_left_as_ended_by_shutdown(self) -> None:
@@ -212,7 +212,7 @@ class TestCounters:
         books = new_books()
         books.add_rejected(RejectionReason.SHUTDOWN)
         books.add_run(Trigger.MANUAL, Outcome.PARTIAL)
-        books.add_error(CleanupError.HOOK)
+        books.add_error(CleanupStage.HOOK, "OSError")
         totals = books.totals()
 
         assert totals.settled() == totals
@@ -330,6 +330,7 @@ class TestStatistics:
             RejectionReason.MAX_SESSIONS: 1,
             RejectionReason.MAX_SESSIONS_PER_CLIENT: 1,
             RejectionReason.SHUTDOWN: 0,
+            RejectionReason.FLEET: 0,
         }
 
     async def test_the_last_report_is_kept(self, manager: SessionManager[None]) -> None:

@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 from otel_sessions import ConfigError, __version__
-from otel_sessions._program.otlp import require_exporters
+from otel_sessions._program.exporters import require_exporters
 from otel_sessions.cli import main
 from otel_sessions.demo import run
 from otel_sessions.demo.result.live import OutputFailed

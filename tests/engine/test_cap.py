@@ -1069,4 +1069,5 @@ class TestRejections:
             RejectionReason.MAX_SESSIONS: 1,
             RejectionReason.MAX_SESSIONS_PER_CLIENT: 1,
             RejectionReason.SHUTDOWN: 2,
+            RejectionReason.FLEET: 0,
         }

@@ -30,6 +30,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from opentelemetry.sdk.metrics import MeterProvider
 
 from otel_sessions import (
     UNSET,
@@ -46,6 +47,7 @@ from otel_sessions import (
 )
 from otel_sessions._engine.tasks import Tasks
 from tests.doubles import FaultyClock, refuse
+from tests.signals import Export, PatientReader
 from tests.virtual import VirtualLoop, settle
 
 T = TypeVar("T")
@@ -163,6 +165,8 @@ class Model:
     unleased_since: float = -math.inf
     messages: int = 0
     leases: int = 0
+    begun: dict[object, float] = field(default_factory=dict)
+    """When each of its leases began."""
 
     @property
     def idle_limit(self) -> float:
@@ -259,7 +263,10 @@ class ManagerMachine(RuleBasedStateMachine):
         async def enter() -> SessionManager[str]:
             self.clock.follow_running_loop()
             config = replace(CONFIG, per_client_at_cap=at_cap)
-            manager = SessionManager[str](config, on_close=on_close if with_hook else None, clock=self.clock)
+            self.reader = PatientReader()
+            provider = MeterProvider([self.reader], shutdown_on_exit=False)
+            hook = on_close if with_hook else None
+            manager = SessionManager[str](config, on_close=hook, clock=self.clock, meter_provider=provider)
             return await manager.__aenter__()
 
         self.manager = self.driver.call(enter)
@@ -370,14 +377,14 @@ class ManagerMachine(RuleBasedStateMachine):
             return multiple()
         assert visible is not None
         assert session is visible.session
-        self._lease(visible)
+        self._lease(visible, pin)
         return pin, visible
 
     @rule(pin=consumes(pins))
     def release_a_pin_in_any_order(self, pin: Any) -> None:
         pin, model = pin
         pin.__exit__(None, None, None)
-        self._release(model)
+        self._release(model, pin)
 
     @rule(target=holders, model=sessions)
     def bind(self, model: Model) -> Any:
@@ -400,7 +407,7 @@ class ManagerMachine(RuleBasedStateMachine):
             await settle()
 
         self.driver.call(start)
-        self._lease(visible)
+        self._lease(visible, holder)
         return holder
 
     @rule(holder=consumes(holders))
@@ -412,7 +419,7 @@ class ManagerMachine(RuleBasedStateMachine):
         self.driver.call(leave)
         assert holder.left
         assert bool(holder.cancelled_for) == (holder.model.session not in self.live)
-        self._release(holder.model)
+        self._release(holder.model, holder)
 
     @rule(target=holds, model=sessions)
     def hold(self, model: Model) -> Any:
@@ -428,7 +435,7 @@ class ManagerMachine(RuleBasedStateMachine):
             return multiple()
         assert visible is not None
         assert session is visible.session
-        self._lease(visible)
+        self._lease(visible, told)
         return told, visible
 
     @rule(held=consumes(holds))
@@ -438,7 +445,7 @@ class ManagerMachine(RuleBasedStateMachine):
         assert told.reasons == ([] if model.session in self.live else [self.ended[model.session]])
         told.hold.__exit__(None, None, None)
         if not told.reasons:
-            self._release(model)
+            self._release(model, told)
 
     @rule(model=sessions, closes=st.booleans())
     def close_or_clean_while_holding(self, model: Model, closes: bool) -> None:
@@ -455,10 +462,10 @@ class ManagerMachine(RuleBasedStateMachine):
                 else:
                     await self.manager.cleanup_stale_sessions()
 
-        self._lease(visible)
+        self._lease(visible, told)
         self.driver.call(hold_and_close)
         self._take_reports()
-        self._release(visible)
+        self._release(visible, told)
         self.closing_by_hand = None
         if closes:
             assert visible.session in self.ended
@@ -574,6 +581,19 @@ class ManagerMachine(RuleBasedStateMachine):
         self.clock_errors += self.manager.get_metrics().cleanup_errors - errors - (self.failed_hooks - failed)
         self._take_reports()
 
+    @rule()
+    def export(self) -> None:
+        """The metrics say what the model knows; a manager that is not asked says it all the same."""
+        self._take_reports()
+        export = Export(self.reader)
+        begun = [began for model in self.live.values() for began in model.begun.values()]
+        assert export.is_balanced
+        assert export.value("session.pending") == 0
+        assert sum(export.values("cleanup.errors").values()) == self.failed_hooks + self.clock_errors
+        if self.clock.wrong is None:
+            oldest = max((self.now() - began for began in begun), default=0.0)
+            assert export.value("lease.oldest") == pytest.approx(oldest)
+
     # What must always be true
 
     @invariant()
@@ -659,13 +679,15 @@ class ManagerMachine(RuleBasedStateMachine):
         self.live[session] = model
         return model
 
-    def _lease(self, model: Model) -> None:
+    def _lease(self, model: Model, lease: object) -> None:
+        model.begun[id(lease)] = self.now()
         model.pins += 1
         model.leases += 1
         model.messages += 1
         model.last = self.now()
 
-    def _release(self, model: Model) -> None:
+    def _release(self, model: Model, lease: object) -> None:
+        del model.begun[id(lease)]
         if model.session in self.live:
             model.pins -= 1
             model.last = self.now()

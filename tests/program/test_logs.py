@@ -94,3 +94,13 @@ def test_a_complaint_is_a_line_that_says_whose_it_is(capsys: pytest.CaptureFixtu
     complain(ValueError("--port takes a port"))
 
     assert capsys.readouterr().err == "otel-sessions: --port takes a port\n"
+
+
+def test_a_line_of_json_has_the_name_of_its_event(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
+    start("json")
+    LOGGER.info("well", extra={"event.name": "otel_sessions.proxy.listens"})
+    LOGGER.info("a line without an event")
+
+    told, untold = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    assert told["event"] == "otel_sessions.proxy.listens"
+    assert "event" not in untold

@@ -8,7 +8,8 @@ import pytest
 
 from otel_sessions import ConfigError
 from otel_sessions._program import otlp
-from otel_sessions._program.otlp import LostTelemetry, require_exporters
+from otel_sessions._program.exporters import require_exporters
+from otel_sessions._program.otlp import LostTelemetry
 from otel_sessions.cli import main
 from tests.processes import clean_environ, killed_late
 

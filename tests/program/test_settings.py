@@ -28,8 +28,11 @@ by_name = pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.n
 URL = "http://127.0.0.1:9"
 
 WRITTEN = {
-    "upstream": '"http://h:1"',
-    "listen": '"h:1"',
+    "upstream": '"https://h:1"',
+    "listen": '["unix:/a"]',
+    "tls_cert": '"a"',
+    "tls_key": '"a"',
+    "upstream_ca": '"a"',
     "health": '"h:2"',
     "matcher": '"cookie"',
     "skip": '["/a"]',
@@ -47,6 +50,9 @@ WRITTEN = {
 """A value of each option that is not its default, as a file has it; for numbers it is 2048."""
 TOGETHER = {
     "per_client_at_cap": ["max_sessions_per_client"],
+    "tls_cert": ["tls_key"],
+    "tls_key": ["tls_cert"],
+    "upstream_ca": ["upstream"],
     "owner_header": ["trusted_proxy"],
     "rewrite_host": ["allow_host"],
     "allow_host": ["rewrite_host"],
@@ -105,17 +111,22 @@ class TestSources:
     @pytest.mark.parametrize(
         ("file", "environ", "flags", "made"),
         [
-            ("", {}, [], ("127.0.0.1", 8080)),
-            ('listen = "a:1"', {}, [], ("a", 1)),
-            ('listen = "a:1"', {"OTEL_SESSIONS_PROXY_LISTEN": "b:2"}, [], ("b", 2)),
-            ('listen = "a:1"', {"OTEL_SESSIONS_PROXY_LISTEN": " "}, [], ("a", 1)),
-            ('listen = "a:1"', {"OTEL_SESSIONS_PROXY_LISTEN": "b:2"}, ["--listen", "[::1]:3"], ("::1", 3)),
+            ("", {}, [], [("127.0.0.1", 8080)]),
+            ('listen = "a:1"', {}, [], [("a", 1)]),
+            ('listen = ["a:1", "unix:b"]', {}, [], [("a", 1), Path("b")]),
+            ('listen = "a:1"', {"OTEL_SESSIONS_PROXY_LISTEN": "b:2"}, [], [("b", 2)]),
+            ('listen = "a:1"', {"OTEL_SESSIONS_PROXY_LISTEN": "b:2, unix:/c"}, [], [("b", 2), Path("/c")]),
+            ('listen = "a:1"', {"OTEL_SESSIONS_PROXY_LISTEN": " "}, [], [("a", 1)]),
+            ('listen = "a:1"', {"OTEL_SESSIONS_PROXY_LISTEN": "b:2"}, ["--listen", "[::1]:3"], [("::1", 3)]),
+            ("", {}, ["--listen", "b:2", "--listen", "unix:/c d"], [("b", 2), Path("/c d")]),
         ],
     )
     def test_a_flag_goes_over_a_variable_over_a_file_over_the_default(
-        self, told: Tell, file: str, environ: dict[str, str], flags: list[str], made: tuple[str, int]
+        self, told: Tell, file: str, environ: dict[str, str], flags: list[str], made: list[object]
     ) -> None:
-        assert told("--upstream", URL, *flags, environ=environ, file=f"[proxy]\n{file}\n").listen == made
+        told_so = told("--upstream", URL, *flags, environ=environ, file=f"[proxy]\n{file}\n")
+
+        assert list(told_so.addresses) == made
 
     def test_a_sessions_flag_goes_over_a_variable_over_a_file_over_the_default(self, told: Tell) -> None:
         file, environ = "[session]\nmax_sessions = 1\nmax_idle_time_secs = 2", {"OTEL_SESSIONS_MAX_SESSIONS": "off"}

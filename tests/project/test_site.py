@@ -15,6 +15,7 @@ import otel_sessions
 from docs import settings, signals, speed
 from otel_sessions import JsonLinesSink, SessionManager, fingerprint
 from otel_sessions._core import exceptions
+from otel_sessions._core.events import Event
 from otel_sessions.cli import main
 from tests.processes import ROOT
 
@@ -31,6 +32,12 @@ COMMANDS = [("demo",), ("load",), ("export", "show")]
 @pytest.mark.parametrize("written", [settings, signals, speed], ids=lambda module: module.__name__)
 def test_the_tables_of_a_page_say_what_there_is_so_run_make_settings(written: ModuleType) -> None:
     assert written.PATH.read_text(encoding="utf-8") == written.page()
+
+
+def test_every_event_name_of_a_log_line_is_on_the_page_of_signals() -> None:
+    page = signals.PATH.read_text(encoding="utf-8")
+
+    assert [event for event in Event if f"| `{event}` |" not in page] == []
 
 
 @pytest.mark.parametrize(

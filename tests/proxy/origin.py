@@ -229,8 +229,7 @@ if __name__ == "__main__":
     sys.stdout.write(json.dumps({"pid": os.getpid()}) + "\n")
     uvicorn.run(
         app,
-        host="127.0.0.1",
-        port=int(sys.argv[1]),
+        **{"port": int(sys.argv[1])} if sys.argv[1].isdecimal() else {"uds": sys.argv[1]},
         log_level="warning",
         ws="websockets-sansio",
         timeout_keep_alive=60,

@@ -3,10 +3,12 @@
 import re
 import socket
 import socketserver
+import ssl
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 from tests.processes import HOST
 
@@ -26,9 +28,14 @@ class Seen:
 
 
 class Recorder:
-    """A server on loopback. `answers` are told by path; every other request gets a 200."""
+    """A server on loopback, or at the path of a Unix socket, with `tls` under TLS.
 
-    def __init__(self, answers: Mapping[str, bytes]) -> None:
+    `answers` are told by path; every other request gets a 200.
+    """
+
+    def __init__(
+        self, answers: Mapping[str, bytes], path: Path | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
         self._answers = answers
         self._seen: list[Seen] = []
         recorder = self
@@ -39,12 +46,20 @@ class Recorder:
                     pass
 
         class Server(socketserver.ThreadingTCPServer):
+            address_family = socket.AF_INET if path is None else socket.AF_UNIX
             allow_reuse_address = True
             daemon_threads = True
 
-        self._server = Server((HOST, 0), Handler)
-        self.port: Final[int] = self._server.server_address[1]
-        self.url: Final = f"http://{HOST}:{self.port}"
+            def handle_error(self, request: object, client_address: object) -> None:
+                """Say nothing of a connection without TLS."""
+
+        place: Any = (HOST, 0) if path is None else str(path)
+        self._server = Server(place, Handler)
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+        self.port: Final[int] = self._server.server_address[1] if path is None else 0
+        scheme = "http" if tls is None else "https"
+        self.url: Final = f"unix:{path}" if path is not None else f"{scheme}://{HOST}:{self.port}"
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
     def taken(self) -> list[Seen]:

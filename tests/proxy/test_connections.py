@@ -4,8 +4,9 @@ import contextlib
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.client import HTTPResponse
 from pathlib import Path
 
 import httpx2
@@ -13,6 +14,7 @@ import psutil
 import pytest
 
 from tests.processes import HOST, free_port, running, until_answers
+from tests.processes import Running as Process
 from tests.waiting import PATIENCE, until
 
 from .conftest import PATIENT, Origin, start_proxy
@@ -31,10 +33,22 @@ class Running:
     """A proxy with small timeouts."""
 
     port: int
-    pid: int
+    process: Process
+
+    @property
+    def pid(self) -> int:
+        return self.process.process.pid
 
     def said(self, *parts: bytes) -> bytes:
-        return talk(self.port, *parts, seconds=PATIENCE)
+        """Return what the proxy says to this. It stands still until all is sent: a slow client is not what is late."""
+        self.process.pause()
+        with socket.create_connection((HOST, self.port), PATIENCE) as client:
+            client.sendall(b"".join(parts))
+            self.process.resume()
+            said = b""
+            while more := client.recv(65536):
+                said += more
+        return said
 
     def until_closed(self, client: socket.socket) -> None:
         """Wait until the proxy's side of a connection is gone."""
@@ -50,10 +64,42 @@ class Running:
 @pytest.fixture(scope="module", params=["uvloop", "asyncio"])
 def hasty(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     upstream = Recorder(ANSWERS)
-    flags = ("--loop", request.param, "--head-timeout", "0.4", "--idle-timeout", "0.8", "--max-sessions", "2")
+    flags = ("--loop", request.param, "--head-timeout", "1", "--idle-timeout", "3", "--max-sessions", "2")
     with start_proxy(tmp_path_factory.mktemp("hasty"), upstream.url, *flags) as proxy:
-        yield Running(port=int(proxy.url.rsplit(":", 1)[1]), pid=proxy.process.process.pid)
+        yield Running(port=int(proxy.url.rsplit(":", 1)[1]), process=proxy.process)
     upstream.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crowded:
+    """A proxy with few places, and the clients that have come."""
+
+    port: int
+    log: Callable[[], str]
+    clients: contextlib.ExitStack
+
+    def connect(self) -> socket.socket:
+        return self.clients.enter_context(socket.create_connection((HOST, self.port), PATIENCE))
+
+    def asks(self, request: bytes) -> socket.socket:
+        client = self.connect()
+        with contextlib.suppress(OSError):  # it may be refused before it has asked
+            client.sendall(request)
+        return client
+
+    def idle(self) -> socket.socket:
+        """Return a client that has had an answer and asks for nothing more."""
+        client = self.asks(ASK)
+        assert status_of(client) == 200
+        return client
+
+
+def status_of(client: socket.socket) -> int:
+    """Read one answer as a whole, and return its status."""
+    answer = HTTPResponse(client)
+    answer.begin()
+    answer.read()
+    return answer.status
 
 
 def connected(proxy: Running) -> socket.socket:
@@ -142,7 +188,7 @@ def test_a_client_that_reads_slowly_gets_all_of_its_answer(hasty: Running) -> No
         client.sendall(b"GET /large HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
         while more := client.recv(1024 * 1024):
             got += len(more)
-            time.sleep(0.1)  # longer in all than any of its deadlines
+            time.sleep(0.3)  # longer in all than any of its deadlines
 
     assert got > LARGE
 
@@ -169,7 +215,7 @@ def test_a_websocket_that_does_not_read_fills_no_memory_and_is_left(
     origin: Origin, tmp_path: Path, frame: bytes
 ) -> None:
     with start_proxy(tmp_path, origin.url, "--idle-timeout", "0.8", "--matcher", "header:x-session-id") as started:
-        proxy = Running(port=int(started.url.rsplit(":", 1)[1]), pid=started.process.process.pid)
+        proxy = Running(port=int(started.url.rsplit(":", 1)[1]), process=started.process)
         memory = psutil.Process(proxy.pid).memory_info
         with connected(proxy) as client:
             client.sendall(
@@ -177,13 +223,17 @@ def test_a_websocket_that_does_not_read_fills_no_memory_and_is_left(
                 b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
             )
             assert client.recv(1000).startswith(b"HTTP/1.1 101 ")
-            before = memory().rss
-            client.settimeout(0.3)
-            with contextlib.suppress(OSError):
-                while True:
-                    client.sendall(frame)
+            most = before = memory().rss
+            client.settimeout(0.1)
+            left = memoryview(frame)
+            end = time.monotonic() + PATIENCE
+            with contextlib.suppress(ConnectionError):  # it ends when the proxy breaks off, and not before
+                while time.monotonic() < end:
+                    with contextlib.suppress(TimeoutError):
+                        left = left[client.send(left) :] or memoryview(frame)
+                    most = max(most, memory().rss)
 
-            assert memory().rss - before < 10 * 1024 * 1024
+            assert most - before < 10 * 1024 * 1024
             proxy.until_closed(client)
 
 
@@ -257,22 +307,119 @@ def answer_or_nothing(port: int) -> bytes:
         return b""
 
 
-@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
-def test_more_connections_than_the_limit_are_refused_until_others_leave(tmp_path: Path, loop: str) -> None:
+def test_many_idle_connections_in_few_descriptors_refuse_no_client_and_no_health_check(tmp_path: Path) -> None:
     upstream = Recorder({})
-    with start_proxy(tmp_path, upstream.url, "--loop", loop, "--max-connections", "2") as started:
-        port = int(started.url.rsplit(":", 1)[1])
-        with contextlib.ExitStack() as clients:
-            for _ in range(2):
-                client = clients.enter_context(socket.create_connection((HOST, port), PATIENCE))
+    front, health = free_port(), free_port()
+    flags = f"--listen {HOST}:{front} --health {HOST}:{health} --upstream {upstream.url}"
+    program = f"ulimit -n 64; exec {sys.executable} -m otel_sessions.cli proxy {flags}"
+    with running("proxy", ["bash", "-c", program], tmp_path, PATIENT) as process:
+        until_answers(f"http://{HOST}:{health}/healthz", process)
+        with contextlib.ExitStack() as idle:
+            for _ in range(70):
+                client = idle.enter_context(socket.create_connection((HOST, front), PATIENCE))
                 client.sendall(ASK)
-                assert client.recv(1000).startswith(b"HTTP/1.1 200")
-            with socket.create_connection((HOST, port), PATIENCE) as third:
-                refused = third.recv(1000)
-        until(lambda: answer_or_nothing(port), lambda said: said.startswith(b"HTTP/1.1 200"))
-        log = started.process.said()
+                assert status_of(client) == 200
+            for _ in range(40):
+                client = idle.enter_context(socket.create_connection((HOST, health), PATIENCE))
+                client.sendall(b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")
+                assert status_of(client) == 200
+        log = process.said()
 
     upstream.close()
+    assert "idle connections closed for new ones" in log
+    assert "connections refused" not in log
+
+
+@pytest.fixture(params=["uvloop", "asyncio"])
+def crowded(request: pytest.FixtureRequest, origin: Origin, tmp_path: Path) -> Iterator[Crowded]:
+    """A proxy that has places for two clients."""
+    with start_proxy(tmp_path, origin.url, "--loop", request.param, "--max-connections", "2") as started:
+        with contextlib.ExitStack() as clients:
+            yield Crowded(port=int(started.url.rsplit(":", 1)[1]), log=started.process.said, clients=clients)
+        assert "Traceback" not in started.process.said()
+
+
+def test_a_new_connection_at_the_limit_closes_the_connection_that_has_idled_longest(crowded: Crowded) -> None:
+    first, second = crowded.idle(), crowded.idle()
+    first.sendall(ASK)
+    assert status_of(first) == 200
+
+    third = crowded.idle()
+
+    assert second.recv(1000) == b""
+    for client in (first, third):
+        client.sendall(ASK)
+        assert status_of(client) == 200
+    assert "idle connections closed for new ones: 1; 2 are open, which is --max-connections" in crowded.log()
+    assert "connections refused" not in crowded.log()
+
+
+def test_a_hundred_clients_that_idle_one_after_another_are_all_served_at_the_limit(crowded: Crowded) -> None:
+    for _ in range(100):
+        crowded.idle()
+
+    assert "connections refused" not in crowded.log()
+
+
+def test_at_the_limit_clients_with_requests_under_way_stay_and_a_new_one_is_refused(
+    crowded: Crowded, origin: Origin
+) -> None:
+    waiting = [crowded.asks(b"GET /held HTTP/1.1\r\nHost: h\r\n\r\n") for _ in range(2)]
+    origin.until("held", 2)
+
+    refused = crowded.connect().recv(1000)
+    origin.release()
+
     assert refused.startswith(b"HTTP/1.1 503 ")
     assert b"\r\nretry-after: 1\r\n" in refused
-    assert "--max-connections" in log
+    assert [status_of(client) for client in waiting] == [200, 200]
+    assert "connections refused: 1; 2 are open, which is --max-connections" in crowded.log()
+    until(lambda: status_of(crowded.asks(ASK)), lambda status: status == 200)
+
+
+@pytest.mark.parametrize(
+    ("asked", "rest"),
+    [
+        pytest.param(b"GET /half HTTP/1.1\r\nHo", b"st: h\r\n\r\n", id="half a head"),
+        pytest.param(b"\r\nG", b"ET /half HTTP/1.1\r\nHost: h\r\n\r\n", id="a letter"),
+        pytest.param(b"POST /half HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\na", b"b", id="half a body"),
+    ],
+)
+def test_at_the_limit_a_client_in_the_midst_of_its_next_request_is_never_closed(
+    crowded: Crowded, origin: Origin, asked: bytes, rest: bytes
+) -> None:
+    clients = [crowded.idle() for _ in range(2)]
+    for client in clients:
+        client.sendall(asked)
+    until(lambda: status_of(crowded.connect()), lambda status: status == 503)
+    for client in clients:
+        client.sendall(rest)
+        assert status_of(client) == 200
+
+
+def test_at_the_limit_a_client_that_has_not_read_all_of_its_answer_gets_the_rest(crowded: Crowded) -> None:
+    large = b"GET /large?mib=16 HTTP/1.1\r\nHost: h\r\n\r\n"
+    readers = [crowded.asks(large) for _ in range(2)]
+    until(lambda: status_of(crowded.connect()), lambda status: status == 503)
+
+    for reader in readers:
+        said = b""
+        while not said.endswith(b"\r\n0\r\n\r\n"):
+            more = reader.recv(1024 * 1024)
+            assert more
+            said = said[-8:] + more
+
+
+def test_a_websocket_never_gives_way_to_a_new_connection(crowded: Crowded) -> None:
+    handshake = (
+        b"GET /echo HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    sockets = [crowded.asks(handshake) for _ in range(2)]
+    assert all(client.recv(1000).startswith(b"HTTP/1.1 101 ") for client in sockets)
+
+    assert status_of(crowded.connect()) == 503
+
+    for client in sockets:
+        client.sendall(b"\x89\x80" + bytes(4))
+        assert client.recv(1000) == b"\x8a\x00"

@@ -220,6 +220,11 @@ class TestSettings:
             ({"rules": replace(USUAL, rewrite_host=True)}, "--rewrite-host needs --allow-host"),
             ({"rules": replace(USUAL, allow_host=frozenset({"a"}))}, "--allow-host and --allow-origin need"),
             ({"owner_header": "x-user"}, "--owner-header needs --trusted-proxy"),
+            ({"listen": ()}, "--listen takes at least one address"),
+            ({"listen": "127.0.0.1:80"}, "listen takes a host and a port, or the Path of a Unix socket, not "),
+            ({"listen": (HERE, "unix:/a")}, "listen takes a host and a port, or the Path of a Unix socket, not "),
+            ({"tls_cert": "a"}, "--tls-cert needs --tls-key"),
+            ({"upstream_ca": "a"}, "--upstream-ca needs an --upstream that starts with https://"),
             ({"owner_header": "x-user", "rules": replace(USUAL, trust=BEHIND)}, "must be in rules.trust.words"),
         ],
     )

@@ -256,7 +256,6 @@ def test_a_client_that_asks_too_early_is_still_seen_to_leave(
             hasty.sendall(head % session_id)
             origin.until("waiting", 1)
             hasty.sendall(head % session_id)
-            time.sleep(0.3)
 
         origin.until_none("waiting")
         until(lambda: initialize(proxy, http).status_code, lambda status: status == 200)  # it is in use no more

@@ -1,4 +1,4 @@
-"""What the proxy uses of uvicorn's insides is there in the version that is installed."""
+"""What the proxy uses of uvicorn's and websockets' insides is there in the version that is installed."""
 
 import ast
 import inspect
@@ -11,9 +11,11 @@ from uvicorn.config import HTTP_PROTOCOLS, WS_PROTOCOLS
 from uvicorn.protocols.websockets import websockets_sansio_impl
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
+from websockets.asyncio.connection import Connection as UpstreamConnection
+from websockets.asyncio.messages import Assembler
 
 from otel_sessions.proxy._uvicorn import REFUSED_HANDSHAKE, Server, quieten
-from otel_sessions.proxy.connection import Limits
+from otel_sessions.proxy.serving import Limits
 
 pytestmark = pytest.mark.no_cover
 
@@ -53,6 +55,11 @@ async def nothing() -> None:
         (WebSocketsSansIOProtocol, "handle_pong", ["self", "event"]),
         (WebSocketsSansIOProtocol, "handle_parser_exception", ["self"]),
         (WebSocketsSansIOProtocol, "send_receive_event_to_app", ["self"]),
+        (UpstreamConnection, "connection_made", ["self", "transport"]),
+        (UpstreamConnection, "connection_lost", ["self", "exc"]),
+        (UpstreamConnection, "data_received", ["self", "data"]),
+        (UpstreamConnection, "resume_writing", ["self"]),
+        (UpstreamConnection, "process_event", ["self", "event"]),
     ],
     ids=lambda value: value if isinstance(value, str) else getattr(value, "__name__", ""),
 )
@@ -78,6 +85,11 @@ def test_a_method_that_is_overridden_or_called_is_there(kind: type, name: str, p
         (uvicorn.Server, "self.handle_exit", "capture_signals"),
         (uvicorn.Server, "self._captured_signals", "capture_signals"),
         (uvicorn.Server, "self.should_exit", "on_tick"),
+        (UpstreamConnection, "self.process_event(", "data_received"),
+        (UpstreamConnection, "self.recv_messages", "connection_made"),
+        (UpstreamConnection, "self.paused", "pause_writing"),
+        (Assembler, "self.pause()", "maybe_pause"),
+        (Assembler, "self.resume()", "maybe_resume"),
         (WebSocketsSansIOProtocol, "self.handle_events(", "data_received"),
         (WebSocketsSansIOProtocol, "self.handle_text(", "handle_events"),
         (WebSocketsSansIOProtocol, "self.handle_bytes(", "handle_events"),

@@ -15,6 +15,7 @@ from tests.processes import HOST, free_port
 from tests.waiting import NEVER, PATIENCE
 
 from .conftest import Origin, Proxy, StartProxy
+from .speaker import speaking
 
 pytestmark = pytest.mark.processes
 
@@ -287,3 +288,38 @@ def test_a_message_larger_than_allowed_closes_the_socket(start: StartProxy) -> N
 
     with start(*HEADER) as proxy:
         run(story())
+
+
+@pytest.mark.parametrize("interim", [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 \r\nLink: </a>\r\n\r\n" * 20])
+def test_interim_answers_before_the_upstreams_own_are_skipped(start: StartProxy, interim: bytes) -> None:
+    async def story() -> None:
+        async with echo(proxy) as socket:
+            assert await socket.recv() == "a"
+
+    with speaking(b"\x81\x01a\x88\x02\x03\xe8", before=interim) as upstream, start(*HEADER, upstream=upstream) as proxy:
+        run(story())
+
+
+def test_interim_answers_without_an_end_are_502(start: StartProxy) -> None:
+    async def story() -> None:
+        with pytest.raises(InvalidStatus) as refused:
+            await echo(proxy)
+        assert refused.value.response.status_code == 502
+
+    flood = b"HTTP/1.1 103 \r\nLink: </a>\r\n\r\n" * 10_000
+    with speaking(b"", before=flood) as upstream, start(*HEADER, upstream=upstream) as proxy:
+        run(story())
+        assert "Traceback" not in proxy.process.said()
+
+
+@pytest.mark.parametrize("frame", [b"\x81\x01\xff", b"\x88\x03\x03\xe8\xff"], ids=["text", "reason"])
+def test_bad_utf_8_of_the_upstream_closes_the_clients_socket(start: StartProxy, frame: bytes) -> None:
+    async def story() -> None:
+        async with echo(proxy) as socket:
+            with pytest.raises(ConnectionClosed):
+                await socket.recv()
+            assert socket.close_code == 1011
+
+    with speaking(frame) as upstream, start(*HEADER, upstream=upstream) as proxy:
+        run(story())
+        assert "Traceback" not in proxy.process.said()

@@ -74,9 +74,13 @@ class Story:
 
 @pytest.fixture(scope="session")
 def story(stack: Stack) -> Story:
-    """A proxy that went through every phase, and then shut down; nothing went wrong."""
-    start = time.time()
+    """A proxy that went through every phase, and then shut down; nothing went wrong.
+
+    It begins with the proxy's first export and ends with the last: Prometheus has an answer for every moment between.
+    """
     with start_proxy(stack, "story", OTEL_SESSIONS_MAX_SESSIONS="40") as proxy:
+        until(lambda: stack.instant('otel_sessions_session_created_total{instance="story"}'), bool)
+        start = time.time()
         with start_load(stack, proxy, "load-story", "--clients", "100", "--cycle", "24", "--rate", "2") as load:
             until(load.said, lambda said: said.count("phase ramp") > 1)  # it has been through all of them
             load.terminate()
@@ -84,12 +88,13 @@ def story(stack: Stack) -> Story:
         books = proxy.reading()
     cleaned = 'sum(otel_sessions_session_cleaned_total{instance="story"})'  # all of them in the very last export only
     until(lambda: stack.value(cleaned), lambda value: value == books["created"])
+    end = time.time()
     passes = 'otel_sessions_cleanup_duration_seconds_bucket{instance="story"}'
     until(  # spans take a way of their own, which may be the slower one
         lambda: [stack.trace(trace_id) for trace_id in stack.exemplars(passes, start, time.time())],
         lambda traces: bool(traces) and all(traces),
     )
-    return Story(books=books, start=start, end=time.time())
+    return Story(books=books, start=start, end=end)
 
 
 @pytest.fixture(scope="session")
@@ -101,7 +106,7 @@ def troubled(stack: Stack) -> dict[str, Any]:
         books: dict[str, Any] = json.loads(line)
     runs = 'sum(otel_sessions_cleanup_runs_total{otel_sessions_manager_name="troubled"})'
     until(lambda: stack.value(runs), lambda value: value == books["runs"])
-    return books
+    return {**books, "end": time.time()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,11 +166,13 @@ def lossy(stack: Stack) -> None:
     with running("lossy", command, stack.folder, environ) as collector:
         until_answers(f"http://{HOST}:{ports[0]}/", collector)
         export = {**stack.export_to("lost"), "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{HOST}:{ports[2]}"}
-        with running_module("stack.troubled", stack.folder, "3", name="lost", **export) as process:
-            process.end()
-        for what in ("metric_points", "spans", "log_records"):
-            failed = f'otelcol_exporter_send_failed_{what}_total{{instance="lossy"}}'
-            until(partial(stack.value, failed), lambda value: value > 0)
+        for seen in (0.0, 1.0):  # what a collector has lost before its first export is no increase
+            with running_module("stack.troubled", stack.folder, "3", name="lost", **export) as process:
+                process.end()
+            for what in ("metric_points", "spans", "log_records"):
+                failed = f'otelcol_exporter_send_failed_{what}_total{{instance="lossy"}}'
+                rising = f"increase({failed}[5m])" if seen else failed
+                until(partial(stack.value, rising), lambda value: value > 0)
 
 
 @contextlib.contextmanager
@@ -268,13 +275,15 @@ def _start_prometheus(started: contextlib.ExitStack, folder: Path, port: int) ->
         "--config.file": str(ROOT / "grafana/prometheus.yaml"),
         "--storage.tsdb.path": str(folder / "prometheus"),
         "--web.listen-address": f"{HOST}:{port}",
+        "--web.external-url": f"http://{HOST}:{port}",
     }
     command = [program("prometheus")]
     for flag in COMPOSE["services"]["prometheus"]["command"]:
         name, _, value = flag.partition("=")
         value = flags.get(name, value)
         command.append(f"{name}={value}" if value else name)
-    prometheus = started.enter_context(running("prometheus", command, folder))
+    links = {"GRAFANA_URL": f"http://{HOST}:3000", "RUNBOOK_URL": f"http://{HOST}:3000/runbook"}
+    prometheus = started.enter_context(running("prometheus", command, folder, links))
     until_answers(f"http://{HOST}:{port}/-/ready", prometheus)
     return prometheus
 

@@ -45,8 +45,8 @@ class Query:
 
 
 def panels(dashboard: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the panels that show something."""
-    return [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+    """Return the panels that ask something."""
+    return [panel for panel in dashboard["panels"] if panel["type"] not in ("row", "text")]
 
 
 def all_queries() -> Iterator[Query]:

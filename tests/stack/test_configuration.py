@@ -19,7 +19,6 @@ pytestmark = pytest.mark.stack
         ("loki", ["-config.file=grafana/loki.yaml", "-config.expand-env=true", "-verify-config"]),
         ("promtool", ["check", "config", "grafana/prometheus.yaml"]),
         ("promtool", ["check", "rules", "grafana/alerts.yaml"]),
-        ("promtool", ["test", "rules", "grafana/alerts.test.yaml"]),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value[:2]),
 )

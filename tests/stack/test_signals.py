@@ -3,12 +3,16 @@ tell them."""
 
 import json
 import math
+import re
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
+from otel_sessions._telemetry import signals
+from otel_sessions._telemetry.signals import Kind, Metric
+from otel_sessions.proxy import measured
 from tests.waiting import until
 
 from .backends import Stack
@@ -18,11 +22,12 @@ from .troubled import SECRET
 pytestmark = pytest.mark.stack
 
 TRIGGER, OUTCOME = "otel_sessions_cleanup_trigger", "otel_sessions_cleanup_outcome"
+STAGE = "otel_sessions_cleanup_stage"
 
 
-def by(stack: Stack, query: str, *labels: str) -> dict[tuple[str, ...], float]:
-    """Return the values of a query by the values of some labels, without those that are 0."""
-    rows = stack.ask("query", query=query)["result"]
+def by(stack: Stack, at: float, query: str, *labels: str) -> dict[tuple[str, ...], float]:
+    """Return the values of a query at a time, by the values of some labels, without those that are 0."""
+    rows = stack.ask("query", query=query, time=f"{at:.3f}")["result"]
     values = {tuple(row["metric"][label] for label in labels): float(row["value"][1]) for row in rows}
     return {words: value for words, value in values.items() if value}
 
@@ -48,24 +53,53 @@ def test_every_phase_of_the_load_left_its_mark(story: Story) -> None:
 
 def test_prometheus_has_the_same_books_by_reason(stack: Stack, story: Story) -> None:
     books = story.books
-    reasons = by(stack, 'otel_sessions_session_cleaned_total{instance="story"}', "otel_sessions_cleanup_reason")
-    refused = by(stack, 'otel_sessions_session_rejected_total{instance="story"}', "otel_sessions_rejection_reason")
+    reasons = by(
+        stack, story.end, 'otel_sessions_session_cleaned_total{instance="story"}', "otel_sessions_session_end_reason"
+    )
+    refused = by(
+        stack, story.end, 'otel_sessions_session_rejected_total{instance="story"}', "otel_sessions_rejection_reason"
+    )
 
-    assert stack.value('otel_sessions_session_created_total{instance="story"}') == books["created"]
+    assert stack.value('otel_sessions_session_created_total{instance="story"}', story.end) == books["created"]
     assert reasons == {(reason,): count for reason, count in books["cleaned"].items() if count}
     assert refused == {(reason,): count for reason, count in books["rejected"].items() if count}
-    assert stack.value('sum(otel_sessions_session_active{instance="story"})') == books["active"] == 0
+    assert stack.value('sum(otel_sessions_session_active{instance="story"})', story.end) == books["active"] == 0
 
 
 def test_prometheus_has_the_same_passes_and_each_lasted(stack: Stack, story: Story) -> None:
-    assert stack.value('sum(otel_sessions_cleanup_runs_total{instance="story"})') == story.books["passes"]
-    assert stack.value('sum(otel_sessions_cleanup_duration_seconds_count{instance="story"})') == story.books["passes"]
+    assert stack.value('sum(otel_sessions_cleanup_runs_total{instance="story"})', story.end) == story.books["passes"]
+    assert (
+        stack.value('sum(otel_sessions_cleanup_duration_seconds_count{instance="story"})', story.end)
+        == story.books["passes"]
+    )
 
 
 def test_prometheus_has_the_lifetime_of_every_session(stack: Stack, story: Story) -> None:
-    lived = stack.value('sum(otel_sessions_session_duration_seconds_count{instance="story"})')
+    lived = stack.value('sum(otel_sessions_session_duration_seconds_count{instance="story"})', story.end)
 
     assert lived == story.books["created"]
+
+
+def in_prometheus(metric: Metric) -> str:
+    """Return the name that Prometheus gives a metric of OTLP."""
+    seconds = "_seconds" if metric.unit == "s" else ""
+    ending = {Kind.COUNTER: "_total", Kind.HISTOGRAM: "_bucket"}.get(metric.kind, "")
+    return f"{metric.name.replace('.', '_')}{seconds}{ending}"
+
+
+@pytest.mark.parametrize("metric", [*signals.METRICS, *measured.METRICS], ids=lambda metric: metric.name)
+def test_prometheus_has_every_metric_of_the_tables(stack: Stack, story: Story, metric: Metric) -> None:
+    found = stack.series(f'{in_prometheus(metric)}{{instance="story"}}', story.start, story.end)
+
+    assert found
+
+
+def test_prometheus_has_no_metric_of_ours_that_is_in_no_table(stack: Stack, story: Story) -> None:
+    names = stack.ask("label/__name__/values", **{"match[]": '{instance="story"}'})
+    known = {in_prometheus(metric).removesuffix("_bucket") for metric in (*signals.METRICS, *measured.METRICS)}
+    ours = {name for name in names if name.startswith(("otel_sessions_", "http_"))}
+
+    assert {re.sub("_(bucket|count|sum)$", "", name) for name in ours} == known
 
 
 def test_the_books_balance_in_every_single_sample(stack: Stack, story: Story) -> None:
@@ -145,7 +179,13 @@ def test_the_load_tells_its_phases_in_the_logs(stack: Stack, story: Story) -> No
 
 
 def test_passes_in_trouble_are_counted_by_trigger_and_outcome(stack: Stack, troubled: Mapping[str, Any]) -> None:
-    runs = by(stack, 'otel_sessions_cleanup_runs_total{otel_sessions_manager_name="troubled"}', TRIGGER, OUTCOME)
+    runs = by(
+        stack,
+        troubled["end"],
+        'otel_sessions_cleanup_runs_total{otel_sessions_manager_name="troubled"}',
+        TRIGGER,
+        OUTCOME,
+    )
 
     assert runs == {
         ("manual", "success"): 1,
@@ -158,19 +198,34 @@ def test_passes_in_trouble_are_counted_by_trigger_and_outcome(stack: Stack, trou
     assert sum(runs.values()) == troubled["runs"]
 
 
-def test_errors_are_counted_by_type(stack: Stack, troubled: Mapping[str, Any]) -> None:
-    errors = by(stack, 'otel_sessions_cleanup_errors_total{otel_sessions_manager_name="troubled"}', "error_type")
+def test_errors_are_counted_by_stage_and_type(stack: Stack, troubled: Mapping[str, Any]) -> None:
+    errors = by(
+        stack,
+        troubled["end"],
+        'otel_sessions_cleanup_errors_total{otel_sessions_manager_name="troubled"}',
+        STAGE,
+        "error_type",
+    )
 
-    assert errors == {("hook",): 1, ("timeout",): 2, ("sink",): 1, ("pass",): 1}
+    assert errors == {
+        ("hook", "ValueError"): 1,
+        ("hook", "timeout"): 2,
+        ("sink", "OSError"): 1,
+        ("pass", "OSError"): 1,
+    }
     assert sum(errors.values()) == troubled["errors"]
 
 
 def test_the_books_of_managers_in_trouble_are_the_same_in_prometheus(stack: Stack, troubled: Mapping[str, Any]) -> None:
     here = 'otel_sessions_manager_name="troubled"'
-    reasons = by(stack, f"otel_sessions_session_cleaned_total{{{here}}}", "otel_sessions_cleanup_reason")
-    refused = by(stack, f"otel_sessions_session_rejected_total{{{here}}}", "otel_sessions_rejection_reason")
+    reasons = by(
+        stack, troubled["end"], f"otel_sessions_session_cleaned_total{{{here}}}", "otel_sessions_session_end_reason"
+    )
+    refused = by(
+        stack, troubled["end"], f"otel_sessions_session_rejected_total{{{here}}}", "otel_sessions_rejection_reason"
+    )
 
-    assert stack.value(f"otel_sessions_session_created_total{{{here}}}") == troubled["created"]
+    assert stack.value(f"otel_sessions_session_created_total{{{here}}}", troubled["end"]) == troubled["created"]
     assert reasons == {(reason,): count for reason, count in troubled["cleaned"].items() if count}
     assert refused == {(reason,): count for reason, count in troubled["rejected"].items() if count}
 
@@ -186,12 +241,22 @@ def test_an_aborted_pass_is_a_trace_with_an_error(stack: Stack, troubled: Mappin
 
 
 def test_what_fails_in_a_pass_is_a_line_under_its_trace(stack: Stack, troubled: Mapping[str, Any]) -> None:
-    def failures() -> dict[str, str]:
-        return {line.body.split(" of session")[0]: line.trace_id for line in stack.logs() if line.severity == "ERROR"}
+    events = ("otel_sessions.cleanup.call_failed", "otel_sessions.cleanup.aborted")
+
+    def failures() -> dict[tuple[str, str], str]:
+        return {
+            (line.severity, line.body.split(" of session")[0]): line.trace_id
+            for line in stack.logs()
+            if line.event in events
+        }
 
     found = until(failures, lambda found: len(found) >= 3)
 
-    assert set(found) == {"the hook", "the sink", "a cleanup pass (manual) was aborted"}
+    assert set(found) == {
+        ("WARN", "the hook"),
+        ("WARN", "the sink"),
+        ("ERROR", "a cleanup pass (manual) was aborted"),
+    }
     for trace_id in found.values():
         assert [span["operationName"] for span in stack.trace(trace_id)] == ["otel_sessions.cleanup"]
 
@@ -208,7 +273,7 @@ def test_no_session_id_leaves_on_any_signal(stack: Stack, troubled: Mapping[str,
 
 
 def test_a_pass_that_is_late_shows_how_late(stack: Stack, troubled: Mapping[str, Any]) -> None:
-    late = stack.value('max_over_time(otel_sessions_cleanup_overdue_seconds{otel_sessions_manager_name="late"}[1m])')
+    late = stack.value('max_over_time(otel_sessions_cleanup_overdue_seconds{otel_sessions_manager_name="late"}[1h])')
 
     assert late > 300
     assert not math.isnan(late)

@@ -75,7 +75,7 @@ async def main(seconds: float) -> None:
     manager = SessionManager[str](CONFIG, name="troubled", on_close=hook, sink=FailingSink(), clock=clock)
     async with manager, SessionManager[None](CONFIG, name="late", clock=late):
         await troubles(manager, clock)
-        late.ahead = 1000.0
+        late.ahead = 2000.0
         await anyio.sleep(seconds)
     stats = manager.get_metrics()
     books = {

@@ -1,18 +1,20 @@
 """What the metrics of a manager say, and that every single export is balanced."""
 
 import importlib.metadata
+from functools import partial
 from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import Gauge, Histogram, InMemoryMetricReader, Sum
+from opentelemetry.sdk.metrics.export import Gauge, Histogram, Sum
 
 from otel_sessions import (
     EndReason,
     ManagerClosed,
     Outcome,
+    PerClientAtCap,
     RejectionReason,
     Session,
     SessionConfig,
@@ -26,6 +28,7 @@ from tests.signals import (
     CONFIG,
     Exporting,
     Hook,
+    PatientReader,
     Series,
     Signals,
     churn,
@@ -39,18 +42,37 @@ pytestmark = pytest.mark.anyio
 
 REASONS = ["idle_timeout", "max_age", "closed", "failed", "evicted", "shutdown"]
 STATES = ["unleased", "leased", "closing"]
-REJECTIONS = ["max_sessions", "max_sessions_per_client", "shutdown"]
+REJECTIONS = ["max_sessions", "max_sessions_per_client", "shutdown", "fleet"]
 TRIGGERS = ["interval", "emergency", "manual", "shutdown"]
 OUTCOMES = ["success", "partial", "error", "cancelled"]
-ERRORS = ["timeout", "hook", "sink", "pass", "_OTHER"]
+STAGES = ["hook", "sink", "pass"]
+
+
+SESSION_BUCKETS = (
+    *(1, 2, 5, 10, 15, 30, 45, 60, 90, 120, 300, 600, 1200, 1800, 2700),
+    *(3600, 3900, 4500, 7200, 14400, 43200, 86400, 90000),
+)
+WAIT_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10)
+CLEANUP_BUCKETS = (0.00001, 0.00005, 0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10)
+
+
+async def use_every_instrument(manager: SessionManager[None]) -> None:
+    """Make a session, let a creator wait for its place, and run a pass."""
+    await manager.create_session("an id")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(manager.close_session, "an id")
+        await settle()
+        await manager.create_session()
+    await manager.cleanup_stale_sessions()
+
+
+FULL_AT_ONE = SessionConfig(cleanup_interval=50.0, max_sessions=1)
 
 
 class TestContract:
     async def test_every_metric_has_its_kind_and_its_unit(self, signals: Signals, clock: Clock) -> None:
-        async with signals.manager(clock=clock) as manager:
-            await manager.create_session("an id")
-            await manager.close_session("an id")
-            await manager.cleanup_stale_sessions()
+        async with signals.manager(FULL_AT_ONE, clock=clock, on_close=Hook(1.0)) as manager:
+            await use_every_instrument(manager)
 
             export = signals.export()
 
@@ -63,20 +85,22 @@ class TestContract:
             "otel_sessions.session.cleaned": (Sum, True, "{session}"),
             "otel_sessions.session.active": (Sum, False, "{session}"),
             "otel_sessions.session.reserved": (Sum, False, "{session}"),
+            "otel_sessions.session.pending": (Sum, False, "{request}"),
+            "otel_sessions.session.wait_time": (Histogram, None, "s"),
             "otel_sessions.session.limit": (Sum, False, "{session}"),
             "otel_sessions.session.rejected": (Sum, True, "{session}"),
             "otel_sessions.session.duration": (Histogram, None, "s"),
+            "otel_sessions.lease.oldest": (Gauge, None, "s"),
             "otel_sessions.cleanup.runs": (Sum, True, "{run}"),
             "otel_sessions.cleanup.errors": (Sum, True, "{error}"),
+            "otel_sessions.cleanup.interval": (Gauge, None, "s"),
             "otel_sessions.cleanup.overdue": (Gauge, None, "s"),
             "otel_sessions.cleanup.duration": (Histogram, None, "s"),
         }
 
     async def test_every_metric_is_described(self, signals: Signals, clock: Clock) -> None:
-        async with signals.manager(clock=clock) as manager:
-            await manager.create_session("an id")
-            await manager.close_session("an id")
-            await manager.cleanup_stale_sessions()
+        async with signals.manager(FULL_AT_ONE, clock=clock, on_close=Hook(1.0)) as manager:
+            await use_every_instrument(manager)
 
             assert all(metric.description for metric in signals.export().metrics.values())
 
@@ -99,7 +123,10 @@ class TestContract:
                 "cleanup.runs",
                 {series(trigger=trigger, outcome=outcome): 0 for trigger in TRIGGERS for outcome in OUTCOMES},
             ),
-            ("cleanup.errors", {series(error=error): 0 for error in ERRORS}),
+            ("cleanup.errors", {series(stage=stage, error="_OTHER"): 0 for stage in STAGES}),
+            ("session.pending", {series(): 0}),
+            ("lease.oldest", {series(): 0}),
+            ("cleanup.interval", {series(): 50}),
             ("cleanup.overdue", {series(): 0}),
         ],
     )
@@ -110,19 +137,17 @@ class TestContract:
             assert signals.export().values(metric) == expected
 
     async def test_the_histograms_have_their_own_boundaries(self, signals: Signals, clock: Clock) -> None:
-        async with signals.manager(clock=clock) as manager:
-            await manager.create_session("an id")
-            await manager.close_session("an id")
-            await manager.cleanup_stale_sessions()
+        async with signals.manager(FULL_AT_ONE, clock=clock, on_close=Hook(1.0)) as manager:
+            await use_every_instrument(manager)
 
             export = signals.export()
 
-        assert [tuple(point.explicit_bounds) for point in export.histogram("session.duration").values()] == [
-            (1, 5, 10, 30, 60, 300, 600, 1800, 3600, 14400, 43200, 86400)
-        ]
-        assert [tuple(point.explicit_bounds) for point in export.histogram("cleanup.duration").values()] == [
-            (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10)
-        ]
+        def bounds(metric: str) -> set[tuple[float, ...]]:
+            return {tuple(point.explicit_bounds) for point in export.histogram(metric).values()}
+
+        assert bounds("session.duration") == {SESSION_BUCKETS}
+        assert bounds("session.wait_time") == {WAIT_BUCKETS}
+        assert bounds("cleanup.duration") == {CLEANUP_BUCKETS}
 
     async def test_a_manager_counts_from_its_entry(self, signals: Signals, clock: Clock) -> None:
         manager = signals.manager(clock=clock)
@@ -166,6 +191,11 @@ async def end_by_failing(manager: SessionManager[None], session: Session[None]) 
 async def end_by_eviction(manager: SessionManager[None], session: Session[None]) -> None:
     await anyio.sleep(20)
     await manager.emergency_cleanup()
+
+
+async def refused_at_shutdown(manager: SessionManager[None]) -> None:
+    with pytest.raises(ManagerClosed):
+        await manager.create_session()
 
 
 async def end_by_shutdown(manager: SessionManager[None], session: Session[None]) -> None:
@@ -305,6 +335,87 @@ class TestWhatMovesThem:
             assert (report.outcome, report.total_cleaned) == (Outcome.SUCCESS, 3)
             assert manager.get_metrics().cleanup_errors == 3 + 1  # the pass itself cannot be measured either
 
+    async def test_a_creator_is_pending_while_it_waits_at_the_cap(self, signals: Signals, clock: Clock) -> None:
+        async with signals.manager(FULL_AT_ONE, clock=clock, on_close=Hook(2.0)) as manager:
+            await manager.create_session("an id")
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(manager.close_session, "an id")
+                await settle()
+                tasks.start_soon(manager.create_session)
+                await settle()
+                during = signals.export()
+            after = signals.export()
+
+        assert (during.value("session.pending"), after.value("session.pending")) == (1, 0)
+
+    async def test_a_creator_that_waits_for_its_clients_own_place_is_pending(
+        self, signals: Signals, clock: Clock
+    ) -> None:
+        config = SessionConfig(max_sessions_per_client=1, per_client_at_cap=PerClientAtCap.EVICT_OLDEST)
+        async with signals.manager(config, clock=clock, on_close=Hook(2.0)) as manager:
+            await manager.create_session(client="a client")
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(partial(manager.create_session, client="a client"))
+                await settle()
+                during = signals.export()
+            point = signals.export().histogram("session.wait_time")[series()]
+
+        assert during.value("session.pending") == 1
+        assert (point.count, point.sum) == pytest.approx((1, 2))
+
+    async def test_a_wait_is_measured_until_the_place_comes(self, signals: Signals, clock: Clock) -> None:
+        async with signals.manager(FULL_AT_ONE, clock=clock, on_close=Hook(2.0)) as manager:
+            await use_every_instrument(manager)
+
+            point = signals.export().histogram("session.wait_time")[series()]
+            assert (point.count, point.sum) == pytest.approx((1, 2), abs=0.2)
+
+    async def test_a_wait_that_is_refused_is_measured_too(self, signals: Signals, clock: Clock) -> None:
+        config = SessionConfig(max_sessions=1, close_timeout=5.0)
+        async with signals.manager(config, clock=clock, on_close=Hook(4.0)) as manager:
+            await manager.create_session("an id")
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(manager.close_session, "an id")
+                await settle()
+                tasks.start_soon(refused_at_shutdown, manager)
+                await anyio.sleep(1)
+                tasks.start_soon(manager.shutdown)
+
+        point = signals.export().histogram("session.wait_time")[series()]
+        assert (point.count, point.sum) == pytest.approx((1, 1))
+
+    async def test_a_wait_whose_creator_gives_up_is_measured_too(self, signals: Signals, clock: Clock) -> None:
+        async with signals.manager(FULL_AT_ONE, clock=clock, on_close=Hook(4.0)) as manager:
+            await manager.create_session("an id")
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(manager.close_session, "an id")
+                await settle()
+                with anyio.move_on_after(3):
+                    await manager.create_session()
+
+            export = signals.export()
+            point = export.histogram("session.wait_time")[series()]
+            assert (point.count, point.sum) == pytest.approx((1, 3))
+            assert export.value("session.pending") == 0
+
+    async def test_a_creator_that_does_not_wait_has_no_wait_time(self, signals: Signals, clock: Clock) -> None:
+        async with signals.manager(FULL_AT_ONE, clock=clock) as manager:
+            await manager.create_session()
+            before = signals.export()
+            for _ in range(3):  # the first one waits for the emergency pass
+                with pytest.raises(TooManySessions):
+                    await manager.create_session()
+
+            assert before.histogram("session.wait_time") == {}
+            assert signals.export().histogram("session.wait_time")[series()].count == 1
+
+    async def test_the_configured_interval_is_reported(self, signals: Signals, clock: Clock) -> None:
+        async with signals.manager(SessionConfig(cleanup_interval=0.0005), clock=clock):
+            during = signals.export()
+
+        assert during.value("cleanup.interval") == 0.0005
+        assert signals.export().value("cleanup.interval") == 0
+
     async def test_an_interval_pass_that_is_late_is_overdue(self, signals: Signals, clock: Clock) -> None:
         async with signals.manager(clock=clock):
             await settle()
@@ -429,14 +540,14 @@ class TestErrors:
             await manager.create_session("an id")
             await manager.close_session("an id")
 
-            assert signals.export().not_zero("cleanup.errors") == {"timeout": 1}
+            assert signals.export().not_zero("cleanup.errors") == {"timeout hook": 1}
 
     async def test_a_sink_that_hangs_is_a_timeout(self, signals: Signals, clock: Clock) -> None:
         async with signals.manager(clock=clock, sink=Sink(Hook(60.0))) as manager:
             await manager.create_session("an id")
             await manager.close_session("an id")
 
-            assert signals.export().not_zero("cleanup.errors") == {"timeout": 1}
+            assert signals.export().not_zero("cleanup.errors") == {"timeout sink": 1}
 
     @pytest.mark.parametrize("error", [ValueError("no"), TimeoutError("its own")], ids=repr)
     async def test_a_hook_that_raises_is_a_hook_error(self, signals: Signals, clock: Clock, error: Exception) -> None:
@@ -444,7 +555,7 @@ class TestErrors:
             await manager.create_session("an id")
             await manager.close_session("an id")
 
-            assert signals.export().not_zero("cleanup.errors") == {"hook": 1}
+            assert signals.export().not_zero("cleanup.errors") == {f"{type(error).__name__} hook": 1}
 
     @pytest.mark.parametrize("error", [ValueError("no"), TimeoutError("its own")], ids=repr)
     async def test_a_sink_that_raises_is_a_sink_error(self, signals: Signals, clock: Clock, error: Exception) -> None:
@@ -452,7 +563,7 @@ class TestErrors:
             await manager.create_session("an id")
             await manager.close_session("an id")
 
-            assert signals.export().not_zero("cleanup.errors") == {"sink": 1}
+            assert signals.export().not_zero("cleanup.errors") == {f"{type(error).__name__} sink": 1}
 
     async def test_one_session_can_give_two_errors(self, signals: Signals, clock: Clock) -> None:
         failing = Hook(error=ValueError("no"))
@@ -461,7 +572,8 @@ class TestErrors:
             session.fail("upstream hung up")
             report = await manager.cleanup_stale_sessions()
 
-            assert (report.hook_errors, signals.export().not_zero("cleanup.errors")) == (2, {"sink": 1, "hook": 1})
+            errors = signals.export().not_zero("cleanup.errors")
+            assert (report.hook_errors, errors) == (2, {"ValueError sink": 1, "ValueError hook": 1})
 
     async def test_a_clock_that_raises_during_a_pass_is_a_pass_error(
         self, signals: Signals, faulty_clock: FaultyClock
@@ -472,7 +584,7 @@ class TestErrors:
             await manager.cleanup_stale_sessions()
             faulty_clock.mend()
 
-            assert signals.export().not_zero("cleanup.errors") == {"pass": 1}
+            assert signals.export().not_zero("cleanup.errors") == {"OSError pass": 1}
 
     async def test_an_interval_pass_that_is_aborted_is_not_the_last(
         self, signals: Signals, faulty_clock: FaultyClock
@@ -534,7 +646,7 @@ class TestBalance:
         assert all(export.is_balanced for export in exports)
 
     async def test_two_readers_of_one_provider_get_a_balanced_export_each(self, clock: Clock) -> None:
-        readers = InMemoryMetricReader(), InMemoryMetricReader()
+        readers = PatientReader(), PatientReader()
         provider = MeterProvider(readers, shutdown_on_exit=False)
         async with SessionManager(CONFIG, meter_provider=provider, clock=clock) as manager:
             with Exporting(readers[0]) as first, Exporting(readers[1]) as second:

@@ -8,14 +8,16 @@ import asyncio
 import logging
 import os
 import socket
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 from otel_sessions import ConfigError
 from otel_sessions._program.arguments import positive
-from otel_sessions._program.otlp import exporting, require_exporters
-from otel_sessions._program.sockets import listen_as
+from otel_sessions._program.exporters import require_exporters
+from otel_sessions._program.otlp import exporting
 from otel_sessions.proxy import Proxy, Settings
 from otel_sessions.proxy._uvicorn import quieten
+from otel_sessions.proxy.server import open_listeners
 from otel_sessions.proxy.settings import add_arguments, read, unread_variables
 
 from .readings import Readings, Weights
@@ -30,8 +32,8 @@ def main() -> None:
     try:
         require_exporters()
         settings = read(options, os.environ)
-        listener = inherited(options) or listen_as("--listen", settings.listen)
-        health = None if settings.health is None else listen_as("--health", settings.health)
+        given = inherited(options)
+        listeners, health = open_listeners(settings, () if given is None else (given,))
     except (ConfigError, OSError) as error:
         give_up(error)
     log(options, settings.log_format)
@@ -42,17 +44,17 @@ def main() -> None:
     with ExitStack() as stack:
         readings = stack.enter_context(Readings(options.readings, weights)) if options.readings else None
         stack.enter_context(exporting("otel-sessions-proxy"))
-        asyncio.run(_serve(settings, listener, health, weights, readings))
+        asyncio.run(_serve(settings, listeners, health, weights, readings))
 
 
 async def _serve(
     settings: Settings,
-    listener: socket.socket,
+    listeners: Sequence[socket.socket],
     health: socket.socket | None,
     weights: Weights,
     readings: Readings | None,
 ) -> None:
-    proxy = Proxy(settings, listener=listener, health=health, session_data=weights.remember)
+    proxy = Proxy(settings, listener=listeners, health=health, session_data=weights.remember)
     with proxy.ended_by_signals():
         async with proxy:
             if readings is not None:

@@ -17,8 +17,8 @@ import uvicorn
 from starlette.applications import Starlette
 
 from otel_sessions import ConfigError
+from otel_sessions._program.exporters import require_exporters
 from otel_sessions._program.logs import complain, log_to_stderr
-from otel_sessions._program.otlp import require_exporters
 from otel_sessions._program.sockets import listen_as
 
 

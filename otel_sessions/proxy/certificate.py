@@ -1,0 +1,154 @@
+"""The certificate of TLS at the front: checked at the start, and read again when its files change.
+
+Handshakes use `context`, so a new certificate changes nothing for connections that are open. Files that change into
+something that cannot be used change nothing at all: the certificate before them stays, and one line of the log says so.
+"""
+
+import asyncio
+import hashlib
+import logging
+import ssl
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, NoReturn
+
+from otel_sessions._core.events import Event
+from otel_sessions._core.exceptions import ConfigError
+from otel_sessions._program.flags import naming
+
+from . import options
+
+_LOOK_SECONDS: Final = 10.0
+_MOST_TURNS: Final = 4
+"""How often each side of a handshake in memory has its turn; TLS 1.2 needs three."""
+_MISMATCHES: Final = frozenset({"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"})
+_CERT, _KEY = options.TLS_CERT.flag, options.TLS_KEY.flag
+
+_logger = logging.getLogger("otel_sessions.proxy")
+
+
+class _Encrypted(Exception):
+    """The key has a passphrase, which nobody could give again when the files change."""
+
+
+class Certificate:
+    """A certificate with its chain and its key, by their files.
+
+    Making one raises `ConfigError`, which names the flag, if the files cannot be used. A certificate that clients will
+    refuse, because it has expired, is logged.
+    """
+
+    def __init__(self, cert: str, key: str) -> None:
+        self._cert = cert
+        self._key = key
+        self._tried = self._before = self._state()
+        self.context: ssl.SSLContext = self._load()
+        """What the next handshake uses."""
+
+    async def watch(self) -> None:
+        """Look at the files every ten seconds, for ever."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            self.look()
+
+    def look(self) -> None:
+        """Use the files if they have changed, and are the same as at the look before: then they are written whole."""
+        state = self._state()
+        is_settled, self._before = state == self._before, state
+        if state == self._tried or not is_settled:
+            return
+        self._tried = state
+        try:
+            self.context = self._load()
+        except Exception as error:
+            _logger.warning(
+                "the certificate stays as it was, since its files cannot be used: %s",
+                error,
+                extra=Event.CERTIFICATE_KEPT.extra,
+            )
+        else:
+            _logger.info("the certificate was read again from %s", self._cert, extra=Event.CERTIFICATE_READ.extra)
+
+    def _state(self) -> bytes | None:
+        """Return what tells a change of the files, or None if they cannot be read."""
+        with suppress(OSError):
+            parts = [hashlib.sha256(_read(path)).digest() for path in (self._cert, self._key)]
+            return b"".join(parts)
+        return None
+
+    def _load(self) -> ssl.SSLContext:
+        context, text = _load(self._cert, self._key)
+        doubt = _doubt(context, text)
+        if doubt is not None:
+            _logger.warning(
+                "clients will refuse the certificate in %s: %s",
+                self._cert,
+                doubt,
+                extra=Event.CERTIFICATE_DOUBTFUL.extra,
+            )
+        return context
+
+
+def _read(path: str) -> bytes:
+    """Return what a file holds. Raises `OSError`, also for a pipe: it could not be read again."""
+    file = Path(path)
+    mode = file.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError("the path is no regular file")
+    return file.read_bytes()
+
+
+def _load(cert: str, key: str) -> tuple[ssl.SSLContext, str]:
+    """Return a context for servers, and the text of the certificate. Raises `ConfigError`."""
+    with naming(_CERT, cert):
+        text = _read(cert).decode("ascii", "ignore")
+    with naming(_KEY, key):
+        _read(key)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
+    except (ssl.SSLError, ValueError):
+        raise ConfigError(f"{_CERT} {cert}: the file has no certificate in PEM") from None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(cert, key, _refuse_to_decrypt)
+    except _Encrypted:
+        raise ConfigError(f"{_KEY} {key}: the key is encrypted; give a key without a passphrase") from None
+    except ssl.SSLError as error:
+        raise ConfigError(_why(cert, key, error)) from None
+    return context, text
+
+
+def _refuse_to_decrypt() -> NoReturn:
+    raise _Encrypted
+
+
+def _why(cert: str, key: str, error: ssl.SSLError) -> str:
+    reason = error.reason or ""
+    if reason in _MISMATCHES:
+        return f"{_KEY} {key}: the key does not belong to the first certificate in {cert}"
+    if "SMALL" in reason or "WEAK" in reason:
+        return f"{_CERT} {cert}: the certificate is too weak ({reason})"
+    return f"{_KEY} {key}: the file has no private key in PEM"
+
+
+def _doubt(server: ssl.SSLContext, certificate: str) -> str | None:
+    """Return why a client that trusts the certificate refuses it all the same, or None: by a handshake in memory."""
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    client.load_verify_locations(cadata=certificate)
+    inward, outward = ssl.MemoryBIO(), ssl.MemoryBIO()
+    there, here = client.wrap_bio(outward, inward), server.wrap_bio(inward, outward, server_side=True)
+    try:
+        for side in [there, here] * _MOST_TURNS:
+            with suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+    except ssl.SSLCertVerificationError as error:
+        return error.verify_message
+    except ssl.SSLError as error:
+        return error.reason
+    return None

@@ -1,0 +1,124 @@
+"""The WebSocket towards the upstream, which reads and holds a bounded number of frames at a time.
+
+What has come waits in slices until the client has taken the messages before it, and until the upstream has taken the
+pongs. Nothing more is read from the upstream meanwhile. The fragments of a message are joined as they come: a message
+costs its bytes, however many fragments it has. `tests/proxy/test_uvicorn.py` names what this uses of `websockets`.
+"""
+
+import asyncio
+import re
+from typing import Any, Final
+
+from websockets.asyncio.client import ClientConnection
+from websockets.frames import DATA_OPCODES, Frame, Opcode
+from websockets.protocol import Event
+
+_INTERIM: Final = re.compile(rb"HTTP/1\.1 1(?!01)[0-9][0-9]")
+_STATUS_END: Final = len(b"HTTP/1.1 101")
+_MOST_INTERIM: Final = 65536
+"""Bytes of heads with status 1xx before the answer to a handshake."""
+_SLICE: Final = 256
+"""Bytes of frames that are read at once."""
+_MOST_SLICES: Final = 64
+_MOST_FRAMES: Final = 64
+"""How many slices, and how many frames, one turn of the loop reads."""
+
+
+class UpstreamSocket(ClientConnection):
+    """A connection that `websockets` makes, with its reading in slices."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._coming = bytearray()
+        self._opcode = Opcode.TEXT
+        self._message = bytearray()
+        self._frames = 0
+        self._dropped = 0
+        self._is_due = False
+        self._is_held = False
+        self._is_reading = True
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.recv_messages.pause = self._hold
+        self.recv_messages.resume = self._let_go
+
+    def data_received(self, data: bytes) -> None:
+        self._coming += data
+        if self.response is None and not self._is_past_interim():
+            return
+        if not self._is_due:
+            self._feed()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._coming.clear()
+        super().connection_lost(exc)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._soon()
+
+    def process_event(self, event: Event) -> None:
+        """Give on what is no part of a message, and each message as one frame once it is whole."""
+        self._frames += 1
+        if not isinstance(event, Frame) or event.opcode not in DATA_OPCODES:
+            super().process_event(event)
+            return
+        if event.opcode is not Opcode.CONT:
+            self._opcode = event.opcode
+        self._message += event.data
+        if event.fin:
+            data, self._message = bytes(self._message), bytearray()
+            super().process_event(Frame(self._opcode, data))
+
+    def _is_past_interim(self) -> bool:
+        """Drop heads with status 1xx but 101 (RFC 9110, 15.2), and return whether the answer itself has begun."""
+        while len(self._coming) >= _STATUS_END:
+            if not _INTERIM.match(self._coming):
+                return True
+            end = self._coming.find(b"\r\n\r\n")
+            if end < 0:
+                break
+            self._dropped += end
+            del self._coming[: end + 4]
+        if self._dropped + len(self._coming) > _MOST_INTERIM:
+            self.transport.abort()
+        return False
+
+    def _hold(self) -> None:
+        self._is_held = True
+
+    def _let_go(self) -> None:
+        self._is_held = False
+        self._soon()
+
+    def _soon(self) -> None:
+        if not self._is_due:
+            self._is_due = True
+            self.loop.call_soon(self._feed)
+
+    def _feed(self) -> None:
+        """Read some of what has come; what is left waits for the client, the upstream, or the loop's next turn."""
+        self._is_due = False
+        self._frames = 0
+        for _ in range(_MOST_SLICES):
+            if not self._is_ready() or self._frames >= _MOST_FRAMES:
+                break
+            part = bytes(self._coming[:_SLICE])
+            del self._coming[:_SLICE]
+            super().data_received(part)
+        if self._is_ready():
+            self._soon()
+        self._read_on(not self._coming and not self._is_held)
+
+    def _is_ready(self) -> bool:
+        return bool(self._coming) and not self._is_held and not self.paused
+
+    def _read_on(self, reads: bool) -> None:
+        if reads is self._is_reading or self.transport.is_closing():
+            return
+        self._is_reading = reads
+        if reads:
+            self.transport.resume_reading()
+        else:
+            self.transport.pause_reading()
