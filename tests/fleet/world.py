@@ -60,6 +60,7 @@ class World:
         self._dice = random.Random(1)  # noqa: S311 - nonces and epochs' digits, not the schedule
         self._saved: Dump | None = None
         self._made = 0
+        self._started = 0
         self._forgot = False
         self._state: dict[str, Any] = {}
         self._epochs: dict[bytes, tuple[object, ...]] = {}
@@ -77,7 +78,8 @@ class World:
     # What processes do
 
     def start(self) -> None:
-        name = f"p{len(self._epochs)}-{self._made}-{len(self.processes)}-{self.now}"
+        self._started += 1
+        name = f"p{self._started}"
         terms = Terms(process=name, address="http://a", cap=CAP, lease=LEASE, spare=2)
         replica = Replica(terms, self.keys, self._dice.randrange, span=SPAN)
         self.processes.append(Process(name, replica, rate=self._dice.choice([0.96, 1.0, 1.04])))
