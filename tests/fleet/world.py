@@ -69,7 +69,8 @@ class World:
         self._claimed: set[tuple[str, str]] = set()
         self._hooked: set[str] = set()
         self._lost: set[str] = set()
-        self._registered: set[str] = set()
+        self._registered: set[tuple[str, str]] = set()
+        """Sessions that a process knows to be in the store. What was only asked for may never have come there."""
         self._left: set[str] = set()
 
     def local(self, process: Process) -> float:
@@ -94,7 +95,9 @@ class World:
             process.is_refused = True
             return
         self._made += 1
-        process.replica.register(shared or f"{self._made:08x}", b"blob")
+        ref = shared or f"{self._made:08x}"
+        self._registered.discard((process.name, ref))
+        process.replica.register(ref, b"blob")
 
     def end(self, process: Process, number: int) -> None:
         now = self.local(process)
@@ -175,8 +178,8 @@ class World:
             if isinstance(event, Claimed):
                 flight.process.orphans.append(event)
             elif event[1] is News.REGISTERED:
-                self._registered.add(event[0])
-            elif event[1] is News.LOST and event[0] in self._registered:
+                self._registered.add((flight.process.name, event[0]))
+            elif event[1] is News.LOST and (flight.process.name, event[0]) in self._registered:
                 self._lost.add(event[0])
 
     def save(self) -> None:
@@ -314,4 +317,5 @@ class World:
         assert {ref: [record[0], record[3]] for ref, record in records.items()} == mine, "store and processes differ"
         assert self._table(self.keys.fleet[2]) == {}, "a dead epoch is not buried"
         assert set(self._rows()) == {process.name for process in self.processes}, "a row is left"
-        assert self._forgot or self._lost <= self._hooked, "a lost session had no hook"
+        lost = self._lost - self._hooked
+        assert self._forgot or not lost, f"lost without a hook: {lost}"
