@@ -16,6 +16,7 @@ USE = """
 import anyio, sys
 from importlib.metadata import version
 import otel_sessions
+from otel_sessions.fleet.scripts import JOIN
 
 async def main():
     async with otel_sessions.SessionManager() as manager:
@@ -23,6 +24,7 @@ async def main():
         assert len(manager) == 1
 
 anyio.run(main)
+assert "return" in JOIN.source
 assert version("otel-sessions") == otel_sessions.__version__
 assert not [name for name in sys.modules if name.startswith("opentelemetry.sdk")]
 print(otel_sessions.__file__)

@@ -1,0 +1,192 @@
+"""What one process of a fleet knows and has to say: its membership, its sessions, its lanes, and the dead. Pure.
+
+What always holds: a session is visible only while the process's lease runs and the session's epoch is the process's.
+Whoever moves the bytes asks for `calls`, and tells of each call that it was answered or that it failed.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from .lanes import End, Lane, News, Put
+from .membership import Membership, Terms
+from .orphans import Claimed, Cleaning, Suspicions
+from .scripts import AUDIT, BEAT, JOIN
+from .store import Call, Keys, Value
+
+_BEATS_IN_A_LEASE: Final = 3
+Event: TypeAlias = Claimed | tuple[str, News]
+Party: TypeAlias = Membership | Lane | Cleaning | Suspicions
+
+
+@dataclass(kw_only=True, slots=True)
+class _Held:
+    put: Put
+    epoch: int | None = None
+    """The epoch under which the store has the session, or None while it does not."""
+
+
+class Replica:
+    """One process, from its start to its end. `span` is for how many seconds a claim is.
+
+    `draw` returns a random number from 0 up to its argument, less one.
+    """
+
+    def __init__(self, terms: Terms, keys: Keys, draw: Callable[[int], int], *, span: float) -> None:
+        self._terms: Final = terms
+        self._keys: Final = keys
+        self._draw: Final = draw
+        self._span: Final = int(span * 1000)
+        self._held: dict[str, _Held] = {}
+        self._lanes: list[Lane] = []
+        self._cleanings: dict[int, Cleaning] = {}
+        self._suspicions: Final = Suspicions(keys, terms.lease)
+        self._suspect: Call | None = None
+        self._under_way: dict[Call, Party] = {}
+        self._next_beat = float("-inf")
+        self._audits = 0
+        self.membership: Final = Membership(terms, keys, lambda: draw(1000))
+
+    def __len__(self) -> int:
+        """Return how many sessions this process has, visible or not."""
+        return len(self._held)
+
+    def refs(self) -> list[str]:
+        """Return the sessions that this process has, visible or not."""
+        return list(self._held)
+
+    def is_visible(self, ref: str, now: float) -> bool:
+        """Return whether a session may be served. It costs two comparisons."""
+        held = self._held.get(ref)
+        return held is not None and held.epoch == self.membership.epoch and self.membership.is_living(now)
+
+    def has_room(self, now: float) -> bool:
+        """Return whether one more session is within the grant."""
+        return self.membership.is_living(now) and len(self._held) < self.membership.places()
+
+    def register(self, ref: str, blob: bytes = b"") -> None:
+        """Have a session. It is visible once the store knows it. The caller has asked `has_room`."""
+        put = Put(ref=ref, nonce=self._draw(2**52), blob=blob)
+        self._held[ref] = _Held(put=put)
+        self._lane(ref).add(put)
+
+    def end(self, ref: str, reason: str) -> None:
+        """Have a session no longer, and count it ended under a reason."""
+        del self._held[ref]
+        self._lane(ref).add(End(ref=ref, reason=reason))
+
+    def settle(self, claimed: Claimed) -> None:
+        """The hook of an orphan has run."""
+        if cleaning := self._cleanings.get(claimed.owner):
+            cleaning.settle(claimed)
+
+    def check_all(self) -> None:
+        """The connection was lost: the store may have lost its last writes. Compare with every shard."""
+        for lane in self._lanes:
+            lane.check()
+
+    def calls(self, now: float, *, refused: bool = False, room: int = 32) -> list[Call]:
+        """Return the calls to send now. While a call is under way, its party makes no other.
+
+        `refused` says that somebody was refused a place lately; `room` is for how many orphans hooks are free.
+        """
+        calls: list[Call] = []
+        busy = set(map(id, self._under_way.values()))
+        for party in self._parties():
+            if id(party) not in busy and (call := self._call_of(party, now, refused, room)) is not None:
+                self._under_way[call] = party
+                calls.append(call)
+        return calls
+
+    def failed(self, call: Call) -> None:
+        """No answer came in time. The same is asked again."""
+        self._under_way.pop(call, None)
+
+    def answer(self, call: Call, answer: Sequence[Value], now: float) -> list[Event]:
+        """Take an answer, and return what it means for sessions and orphans. After `failed` an answer says nothing."""
+        party = self._under_way.pop(call, None)
+        match party:
+            case Membership():
+                self._heard(call, answer, now)
+            case Lane():
+                return self._written(party, call, answer, now)
+            case Cleaning():
+                return list(self._cleaned(party, call, answer))
+            case _:
+                pass
+        return []
+
+    def _lane(self, ref: str) -> Lane:
+        return self._lanes[self._keys.shard_of(ref)]
+
+    def _parties(self) -> list[Party]:
+        return [self.membership, *self._lanes, *self._cleanings.values(), self._suspicions]
+
+    def _call_of(self, party: Party, now: float, refused: bool, room: int) -> Call | None:
+        match party:
+            case Membership():
+                return self._beat(now, refused)
+            case Lane():
+                return party.call(self.membership.deadline) if self.membership.is_living(now) else None
+            case Cleaning():
+                return party.call(room) if self._may_clean() else None
+            case _:
+                call, self._suspect = self._suspect, None
+                return call
+
+    def _beat(self, now: float, refused: bool) -> Call | None:
+        if self.membership.epoch is not None and now < self._next_beat:
+            return None
+        self._next_beat = now + self._terms.lease / _BEATS_IN_A_LEASE
+        return self.membership.call(len(self._held), refused, now)
+
+    def _may_clean(self) -> bool:
+        """What this process can take over is not an orphan. So it takes over first."""
+        return self.membership.epoch is not None and not any(lane.is_reclaiming() for lane in self._lanes)
+
+    def _heard(self, call: Call, answer: Sequence[Value], now: float) -> None:
+        self.membership.answer(call, answer)
+        epoch = self.membership.epoch
+        if epoch is not None and call.script is JOIN:
+            self._succeed(epoch)
+            self._next_beat = now
+        elif epoch is not None and call.script is BEAT:
+            self._beaten()
+
+    def _succeed(self, epoch: int) -> None:
+        """Begin the lanes of a new epoch with what those of the last one leave."""
+        steps = [lane.steps_for_successor() for lane in self._lanes] or [[]] * self._keys.shards
+        self._lanes = [Lane(self._keys, shard, epoch, first) for shard, first in enumerate(steps)]
+
+    def _beaten(self) -> None:
+        self._lanes[self._audits % self._keys.shards].check()
+        self._audits += 1
+        for cleaning in self._cleanings.values():
+            cleaning.wake()
+        for dead in self.membership.dead:
+            if dead not in self._cleanings:
+                start = self._draw(self._keys.shards)
+                self._cleanings[dead] = Cleaning(self._keys, dead, start=start, span=self._span)
+
+    def _written(self, lane: Lane, call: Call, answer: Sequence[Value], now: float) -> list[Event]:
+        events: list[Event] = []
+        for ref, news in lane.answer(call, answer):
+            held = self._held.get(ref)
+            if held is None:
+                continue  # ended here meanwhile; its end waits in the lane
+            if news is News.REGISTERED:
+                held.epoch = lane.epoch
+            else:
+                del self._held[ref]
+            events.append((ref, news))
+        if lane.fenced and lane.epoch == self.membership.epoch:
+            self.membership.give_up()
+        if call.script is AUDIT:
+            self._suspect = self._suspicions.audited(lane.shard, lane.owners, now) or self._suspect
+        return events
+
+    def _cleaned(self, cleaning: Cleaning, call: Call, answer: Sequence[Value]) -> list[Claimed]:
+        claimed = cleaning.answer(call, answer)
+        if cleaning.is_done:
+            del self._cleanings[cleaning.dead]
+        return claimed

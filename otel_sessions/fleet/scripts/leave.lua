@@ -1,0 +1,3 @@
+-- now, epoch -> OK
+declare_dead(ARGV[2])
+return {'OK'}

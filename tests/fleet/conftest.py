@@ -1,0 +1,24 @@
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.fleet.mutants import MUTANTS as ALL
+from tests.fleet.valkey import Server, serving
+
+MUTANTS = {mutant.name: mutant for mutant in ALL if os.environ.get("FLEET_MUTANTS")}
+
+
+@pytest.fixture(scope="session")
+def running_server() -> Iterator[Server]:
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture(params=[*MUTANTS] or ["sound"])
+def server(request: pytest.FixtureRequest, running_server: Server) -> Iterator[Server]:
+    """An empty store. With `FLEET_MUTANTS` in the environment, each test runs on every mutant."""
+    running_server.send("FLUSHALL")
+    running_server.mutants = MUTANTS[request.param].scripts() if request.param in MUTANTS else {}
+    yield running_server
+    running_server.mutants = {}

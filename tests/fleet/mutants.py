@@ -1,0 +1,104 @@
+"""The scripts with one guard taken out. A mutant that nothing notices would show a guard that nothing needs."""
+
+from dataclasses import dataclass, replace
+
+from otel_sessions.fleet import scripts
+from otel_sessions.fleet.scripts import Script
+
+SHARD = (scripts.PUT, scripts.END, scripts.RECLAIM)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mutant:
+    """One or several cuts: in every script that has `text`, it becomes `instead`."""
+
+    name: str
+    cuts: tuple[tuple[str, str], ...]
+    where: tuple[Script, ...]
+
+    def scripts(self) -> dict[str, Script]:
+        """Return the changed scripts by name."""
+        return {script.name: replace(script, source=self._cut(script.source)) for script in self.where}
+
+    def _cut(self, source: str) -> str:
+        for text, instead in self.cuts:
+            assert source.count(text) == 1, f"{text} is there {source.count(text)} times"
+            source = source.replace(text, instead)
+        return source
+
+
+def mutant(name: str, where: Script | tuple[Script, ...], *cuts: tuple[str, str]) -> Mutant:
+    return Mutant(name=name, where=where if isinstance(where, tuple) else (where,), cuts=cuts)
+
+
+OWNER_OR_NONCE = "record.owner ~= epoch or record.nonce ~= nonce"
+IS_UNCLAIMED = "redis.call('SREM', KEYS[6], id)"
+IS_KNOWN = "if redis.call('HEXISTS', w, dead) == 1 then"
+IS_FENCED = "  if redis.call('ZSCORE', f, ARGV[index]) then"
+RAN_OUT = "'-inf', '(' .. int(now), 'LIMIT'"
+FENCE = ("if redis.call('ZSCORE', f, epoch) then", "if false then")
+LATE = ("return now > tonumber(deadline)", "return false")
+
+MUTANTS = [
+    mutant("a late join wins", scripts.JOIN, ("if row and row.joins > joins then", "if false then")),
+    mutant(
+        "epochs begin anew with the store",
+        scripts.JOIN,
+        ("math.max(math.floor(last / 1000) + 1, now) * 1000 + digits", "(math.floor(last / 1000) + 1) * 1000"),
+    ),
+    mutant("a join grants what is not free", scripts.JOIN, ("math.min(used, free)", "used")),
+    mutant("a dead epoch beats on", scripts.BEAT, ("not process or not redis.call('ZSCORE', l, epoch)", "not process")),
+    mutant("a late beat sets the grant", scripts.BEAT, ("if beat < row.beat then", "if false then")),
+    mutant("a grant ignores former epochs", scripts.BEAT, ("if commas == 0 then", "if true then")),
+    mutant("a beat grants what is not free", scripts.BEAT, ("math.min(target, row.grant + free)", "target")),
+    mutant("any burial frees the grant", scripts.BURY, ("if #left == 0 then", "if true then")),
+    mutant("members are suspected", scripts.SUSPECT, ("if not redis.call('ZSCORE', l, epoch) then", "if true then")),
+    mutant("no lane numbers", SHARD, ("if lane < owner.lane then", "if false then")),
+    mutant("no fence and no deadline", SHARD, FENCE, LATE),
+    mutant("no fence", SHARD, FENCE),
+    mutant("no deadline", SHARD, LATE),
+    mutant("a put takes an id away", scripts.PUT, ("if not record then", "if true then")),
+    mutant("a repeated put is refused", scripts.PUT, (OWNER_OR_NONCE, "true")),
+    mutant(
+        "a put forgets whose id it is",
+        scripts.PUT,
+        (OWNER_OR_NONCE, "record.owner ~= epoch"),
+    ),
+    mutant("anybody ends a session", scripts.END, ("if record and record.owner == epoch then", "if record then")),
+    mutant("a claim fences nothing", scripts.CLAIM, ("redis.call('ZADD', f, int(now), dead)", "")),
+    mutant("a claim takes claims that run", scripts.CLAIM, (RAN_OUT, "'-inf', '+inf', 'LIMIT'")),
+    mutant("a claim keeps the turn", scripts.CLAIM, ("record.turn = record.turn + 1", "")),
+    mutant("a settlement ignores the owner", scripts.SETTLE, ("record.owner == dead and ", "")),
+    mutant("a settlement ignores the turn", scripts.SETTLE, (" and record.turn == tonumber(ARGV[index + 1])", "")),
+    mutant(
+        "a late settlement brings an owner back",
+        scripts.SETTLE,
+        (IS_KNOWN, "if true then"),
+    ),
+    mutant(
+        "claimed sessions come back",
+        scripts.RECLAIM,
+        (f"if {IS_UNCLAIMED} == 1 then", f"if {IS_UNCLAIMED} >= 0 then"),
+    ),
+    mutant(
+        "a reclaim ignores the fence",
+        scripts.RECLAIM,
+        (IS_FENCED, "  if false then"),
+    ),
+    mutant("a join has no grace", scripts.JOIN, ("if used > 0 then", "if false then")),
+    mutant("a store that was away buries everybody", scripts.BEAT, ("if now >= quiet then", "if true then")),
+    mutant("a living epoch is buried", scripts.BURY, ("if redis.call('ZSCORE', l, epoch) then", "if false then")),
+    mutant("a repeated join is a new one", scripts.JOIN, ("if row and row.joins == joins then", "if false then")),
+]
+
+QUICKLY_CAUGHT_BY_THE_MODEL = [
+    "epochs begin anew with the store",
+    "a dead epoch beats on",
+    "a beat grants what is not free",
+    "any burial frees the grant",
+    "members are suspected",
+    "no fence and no deadline",
+    "a claim fences nothing",
+    "claimed sessions come back",
+]
+"""A random schedule shows these within a few examples. The others need more than a test may take."""

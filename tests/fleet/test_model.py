@@ -1,0 +1,49 @@
+"""The scripts and what drives them, under random schedules: the fleet's invariants, after every step."""
+
+import os
+from typing import Final
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.fleet.machine import Machine
+from tests.fleet.mutants import MUTANTS, QUICKLY_CAUGHT_BY_THE_MODEL, Mutant
+from tests.fleet.valkey import Server, StoreError
+
+EXAMPLES: Final = int(os.environ.get("FLEET_EXAMPLES", "60"))
+"""A soak runs more."""
+BOUND: Final = 300
+QUICK: Final = [mutant for mutant in MUTANTS if mutant.name in QUICKLY_CAUGHT_BY_THE_MODEL]
+
+
+def run(server: Server, chosen: settings) -> None:
+    class Fleet(Machine):
+        pass
+
+    Fleet.server = server
+    run_state_machine_as_test(Fleet, settings=chosen)
+
+
+@pytest.mark.no_cover
+def test_the_fleet_keeps_its_books_and_its_cap_whatever_happens(server: Server) -> None:
+    run(server, settings(max_examples=EXAMPLES, stateful_step_count=40, deadline=None))
+
+
+@pytest.mark.no_cover
+@pytest.mark.parametrize("mutant", QUICK, ids=lambda mutant: mutant.name)
+def test_the_model_catches_a_script_that_lacks_a_guard(server: Server, mutant: Mutant) -> None:
+    server.mutants = mutant.scripts()
+    chosen = settings(
+        max_examples=BOUND,
+        stateful_step_count=40,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+        print_blob=False,
+        report_multiple_bugs=False,
+        suppress_health_check=list(HealthCheck),
+    )
+    with pytest.raises((AssertionError, StoreError)):
+        run(server, chosen)
