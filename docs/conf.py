@@ -47,6 +47,7 @@ html_copy_source = False
 html_show_sphinx = False
 
 _PUBLIC: Final = (
+    "otel_sessions.testing",
     "otel_sessions.admin",
     "otel_sessions.proxy",
     "otel_sessions.matchers",
