@@ -30,7 +30,7 @@ nitpick_ignore_regex = [
         r"(fastapi|opentelemetry|pathlib|collections|contextlib|datetime|os|enum|types|socket|ipaddress|ssl)\..*",
     ),  # other manuals
     (r"py:.*", r"Any|Mapping|Callable|Awaitable|MutableMapping|Sequence|[a-z]+"),  # Python's own
-    (r"py:.*", r".*(DataT|_LifespanT|HasScope)"),  # type variables, and a protocol that requests fit anyway
+    (r"py:.*", r".*(DataT|ValueT|_LifespanT|HasScope)"),  # type variables, and a protocol that requests fit anyway
 ]
 
 autodoc_member_order = "bysource"
@@ -47,6 +47,7 @@ html_copy_source = False
 html_show_sphinx = False
 
 _PUBLIC: Final = (
+    "otel_sessions.testing",
     "otel_sessions.admin",
     "otel_sessions.proxy",
     "otel_sessions.matchers",

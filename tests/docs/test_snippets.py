@@ -92,7 +92,8 @@ def test_the_apps_of_a_page_are_served_and_their_managers_shut_down(group: str, 
 @pytest.mark.no_cover
 def test_the_tests_that_pages_show_pass(tmp_path: Path) -> None:
     files = [str(SNIPPETS[name].write_to(tmp_path)) for name in names(Kind.TESTS)]
-    said, _ = run(tmp_path, "-m", "pytest", "-p", "no:cacheprovider", *files, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
+    plugins = ("-p", "no:cacheprovider", "-p", "anyio")
+    said, _ = run(tmp_path, "-m", "pytest", *plugins, *files, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
     assert len(files) == said.count(".py .") > 0  # none is without tests
 
 

@@ -357,12 +357,12 @@ class TestTheOneWhoEndsIt:
             await manager.close_session(session.id)
             assert exchange.told == [EndReason.CLOSED]
 
-    async def test_a_task_whose_holds_other_tasks_leave_keeps_the_last_one_at_most(self) -> None:
+    async def test_a_task_whose_holds_other_tasks_leave_keeps_the_last_one_at_most(self, clock: Clock) -> None:
         def holds() -> int:
             gc.collect()
             return sum(isinstance(one, Hold) for one in gc.get_objects())
 
-        async with SessionManager(CONFIG) as manager:
+        async with SessionManager(CONFIG, clock=clock) as manager:
             session = await manager.create_session()
             before = holds()
             for _ in range(100):

@@ -55,7 +55,7 @@ def block_the_loop(seconds: float) -> None:
     else:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
-        loop.pass_time(seconds)
+        loop.advance(seconds)
 
 
 class TestRhythm:

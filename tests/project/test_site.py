@@ -11,7 +11,6 @@ from types import ModuleType
 
 import pytest
 
-import otel_sessions
 from docs import settings, signals, speed
 from otel_sessions import JsonLinesSink, SessionManager, fingerprint
 from otel_sessions._core import exceptions
@@ -42,7 +41,14 @@ def test_every_event_name_of_a_log_line_is_on_the_page_of_signals() -> None:
 
 @pytest.mark.parametrize(
     "home",
-    ["otel_sessions", "otel_sessions.asgi", "otel_sessions.matchers", "otel_sessions.proxy", "otel_sessions.admin"],
+    [
+        "otel_sessions",
+        "otel_sessions.admin",
+        "otel_sessions.asgi",
+        "otel_sessions.matchers",
+        "otel_sessions.proxy",
+        "otel_sessions.testing",
+    ],
 )
 def test_every_public_name_is_in_the_reference(home: str) -> None:
     pages = "".join(page.read_text(encoding="utf-8") for page in (DOCS / "reference").glob("*.md"))
@@ -107,9 +113,12 @@ def test_no_sentence_of_a_page_is_too_long_to_be_read_once(page: Path) -> None:
     assert long == []
 
 
-@pytest.mark.parametrize("name", public_names("otel_sessions"))
-def test_no_sentence_of_a_docstring_in_the_reference_is_too_long(name: str) -> None:
-    value = getattr(otel_sessions, name)
+@pytest.mark.parametrize(
+    ("home", "name"),
+    [(home, name) for home in ("otel_sessions", "otel_sessions.testing") for name in public_names(home)],
+)
+def test_no_sentence_of_a_docstring_in_the_reference_is_too_long(home: str, name: str) -> None:
+    value = getattr(import_module(home), name)
     members = [member for key, member in vars(value).items() if key[0] != "_"] if isinstance(value, type) else []
     texts = [inspect.getdoc(one) or "" for one in (value, *members) if is_ours(one)]
     long = [sentence for text in texts for sentence in sentences(text) if words(sentence) > MOST_WORDS]
