@@ -97,7 +97,6 @@ QUICKLY_CAUGHT_BY_THE_MODEL = [
     "a beat grants what is not free",
     "any burial frees the grant",
     "members are suspected",
-    "no fence and no deadline",
     "a claim fences nothing",
     "claimed sessions come back",
 ]

@@ -251,13 +251,38 @@ async def test_an_owner_that_gives_a_sign_of_life_may_take_its_time() -> None:
 
         return app
 
-    async with fleet_of(slow, HeaderMatcher, patience=0.05) as fleet:
+    async with fleet_of(slow, HeaderMatcher, patience=1.0) as fleet:
         session_id = await opened(fleet["w1"])
         asking = asyncio.create_task(asked(fleet["w2"], session_id, path="/slow"))
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(2.5)  # two signs of life
         assert not asking.done()
         asked_again.set()
         assert (await asking).text == "w1"
+
+
+async def test_a_sign_of_life_may_be_anything_that_is_said() -> None:
+    said = asyncio.Event()
+
+    async def mutter(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if b"/slow" in head:
+            await reader.read()
+        else:
+            writer.write(b"no HTTP at all\r\n\r\n")
+            said.set()
+        writer.close()
+
+    server = await asyncio.start_server(mutter, HOST, 0)
+    async with server:
+        url = f"http://{HOST}:{server.sockets[0].getsockname()[1]}"
+        async with fleet_of(telling, HeaderMatcher, addresses={"w1": url}, patience=1.0) as fleet:
+            session_id = await opened(fleet["w1"])
+            asking = asyncio.create_task(asked(fleet["w2"], session_id, path="/slow"))
+            await said.wait()
+            said.clear()
+            await said.wait()  # it was believed, and so it was asked once more
+            assert not asking.done()
+            asking.cancel()
 
 
 async def test_an_owner_that_breaks_off_before_it_answers_is_503() -> None:
