@@ -34,6 +34,8 @@ _GOING_AWAY, _POLICY_VIOLATION, _TRY_AGAIN_LATER = 1001, 1008, 1013
 
 BodyOpens = Callable[[bytes, bool], bool | None]
 """Returns whether a request may open a session, from the start of its body and whether this is the whole body."""
+Looking = Callable[[Scope, Receive], Receive]
+"""Returns the `receive` by which the start of a body is read, before the request is known to open a session."""
 
 
 _OUTSIDE: Final = Outside()
@@ -82,16 +84,17 @@ class Exchange:
             with anyio.move_on_after(_LAST_WORD_SECONDS):  # the client may have stopped reading
                 await self._hang_up()
 
-    async def body_opens(self, opens: BodyOpens) -> bool | None:
+    async def body_opens(self, opens: BodyOpens, looking: Looking) -> bool | None:
         """Return whether the request may open a session by its body, or None if the first 8 KiB do not tell.
 
         The app still gets all parts that were read. If the client has left, the result is False.
         """
         start, complete, next_look, parts = b"", False, _FIRST_LOOK, 0
         looked_at = self._looked_at = self._looked_at or []
+        receive = looking(self._scope, self._receive)
         while not complete and len(start) < MOST_LOOKED_AT and parts < _MOST_PARTS:
             if parts == len(looked_at):
-                looked_at.append(await self._receive())
+                looked_at.append(await receive())
             message, parts = looked_at[parts], parts + 1
             if message["type"] != "http.request":
                 return False
@@ -233,6 +236,11 @@ class WebSocket(Exchange):
         else:
             code = _POLICY_VIOLATION if isinstance(error, SessionNotFound) else _TRY_AGAIN_LATER
             await self._send({"type": "websocket.close", "code": code})
+
+
+def look_freely(_scope: Scope, receive: Receive) -> Receive:
+    """Look at a body however long it takes: the server has deadlines of its own."""
+    return receive
 
 
 def exchange_of(scope: Scope, receive: Receive, send: Send, idle_timeout: float | None = None) -> Exchange:

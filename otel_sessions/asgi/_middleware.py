@@ -43,7 +43,7 @@ from otel_sessions.matchers import (
 from ._adoption import Adoption
 from ._client import ClientAddress
 from ._elsewhere import Forwarding, forward, forwarding_of, hinting
-from ._exchange import ASGIApp, Exchange, Receive, Send, exchange_of
+from ._exchange import ASGIApp, Exchange, Looking, Receive, Send, exchange_of, look_freely
 from ._hints import HintingMatcher
 from ._leasing import Leasing, run_leased
 from ._roles import OPENING, SESSION, Adopting, Asking, Only, Opening, Outside, Renewals, Role, Using
@@ -81,6 +81,8 @@ class SessionLeaseMiddleware:
     - `on_stray(session_id, scope)` should end a session that the app has made and that the manager cannot have. It is
       awaited for at most `close_timeout` seconds. Without `on_stray` such sessions go on, and the first one is logged.
     - `leasing` is how the app runs in a session. The proxy gives its own; the default works on asyncio and trio.
+    - `looking(scope, receive)` returns what reads the start of a body that decides whether a session opens. The proxy
+      gives its own, which has a deadline.
 
     The middleware itself answers in these cases:
 
@@ -112,6 +114,7 @@ class SessionLeaseMiddleware:
         stream_idle_timeout: float | None = None,
         on_stray: Stray | None = None,
         leasing: Leasing = run_leased,
+        looking: Looking = look_freely,
     ) -> None:
         self._app = app
         self._manager = manager
@@ -136,6 +139,7 @@ class SessionLeaseMiddleware:
         )
         self._on_stray = on_stray
         self._leasing = leasing
+        self._looking = looking
         self._renewals = Renewals(manager)
         self._has_warned = False
 
@@ -220,7 +224,7 @@ class SessionLeaseMiddleware:
         if match.opens is not Opens.BY_BODY or self._adopting is None:
             return True
         is_http = scope["type"] == "http"  # a WebSocket's handshake has no body
-        decided = await exchange.body_opens(self._adopting.body_opens) if is_http else None
+        decided = await exchange.body_opens(self._adopting.body_opens, self._looking) if is_http else None
         return not match.session_ids if decided is None else decided
 
     def _why_unknown(self, session_id: str) -> SessionError:

@@ -1,17 +1,14 @@
 """The first step of each request: the refusals that need no session, then the middleware."""
 
 import logging
-import math
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final
 
-import anyio
-
 from otel_sessions._core.events import Event
 from otel_sessions._engine.manager import SessionManager
 from otel_sessions._http.addresses import names_address
-from otel_sessions.asgi import ASGIApp, Message, Receive, Send, SessionLeaseMiddleware
+from otel_sessions.asgi import ASGIApp, Receive, Send, SessionLeaseMiddleware
 from otel_sessions.matchers import Headers, Scope, header
 
 from . import websocket
@@ -20,6 +17,7 @@ from .farewell import Farewell
 from .forward import answer, refuse
 from .headers import scheme_of
 from .holding import run_held
+from .opening import OpeningTime
 from .peer import Peer
 from .rules import STALLED, Refusal, target_of
 from .settings import Settings
@@ -31,24 +29,6 @@ _ALLOW: Final = ((b"allow", b"GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH"),)
 """What a 405 has to say (RFC 9110, 15.5.6)."""
 
 _logger = logging.getLogger("otel_sessions.proxy")
-
-
-def in_time(receive: Receive, seconds: float | None) -> Receive:
-    """Return the `receive` of a request that holds a place; it raises `Stalled` if the body takes longer as a whole."""
-    end = math.inf if seconds is None else anyio.current_time() + seconds
-    reading = True
-
-    async def receive_in_time() -> Message:
-        nonlocal reading
-        message: Message | None = None
-        with anyio.CancelScope(deadline=end if reading else math.inf):
-            message = await receive()
-        if message is None:
-            raise Stalled
-        reading = bool(message.get("more_body", False))
-        return message
-
-    return receive_in_time
 
 
 class Front:
@@ -84,6 +64,7 @@ class Front:
             stream_idle_timeout=settings.stream_idle_timeout,
             on_stray=None if farewell is None else self._end_stray,
             leasing=run_held,
+            looking=OpeningTime(settings.rules.timeouts.idle_timeout).look,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

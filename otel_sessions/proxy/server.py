@@ -27,7 +27,7 @@ from otel_sessions._program.flags import naming
 from otel_sessions._program.logs import log_to_stderr
 from otel_sessions._program.otlp import exporting
 from otel_sessions._program.sockets import address_of, listen_as, written
-from otel_sessions.asgi import OPENING, SESSION, ASGIApp, Receive, Send
+from otel_sessions.asgi import ASGIApp, Receive, Send
 from otel_sessions.matchers import AdoptingMatcher, Headers, Scope
 from otel_sessions.sinks._jsonlines import JsonLinesSink
 
@@ -39,8 +39,9 @@ from .door import most_connections
 from .farewell import Farewell
 from .fellows import ForClients, ForPeers, fleet_of, for_peers, with_hints
 from .forward import Forwarder
-from .front import Front, in_time
+from .front import Front
 from .measured import Measured
+from .opening import OpeningTime
 from .peer import Peer
 from .serving import Limits
 from .sessionless import Sessionless
@@ -102,6 +103,7 @@ class Proxy:
             fleet=fleet_of(settings),
         )
         self._forwarder = _forwarder(settings, self._upstream)
+        self._opening_time = OpeningTime(settings.rules.timeouts.idle_timeout)
         self._sessionless = Sessionless(self._pass_on, settings.matcher)
         front: ASGIApp = Front(settings, self._upstream, self.manager, self._sessionless, session_data, farewell)
         limits = Limits(
@@ -266,9 +268,7 @@ class Proxy:
         if scope["type"] == "websocket":
             await websocket.pass_on(scope, receive, send, self._upstream, self.settings.rules)
             return
-        if OPENING in scope and scope[SESSION] is None:  # a place is taken, which a slow client must not hold for ever
-            receive = in_time(receive, self.settings.rules.timeouts.idle_timeout)
-        await self._forwarder(scope, receive, send)
+        await self._forwarder(scope, self._opening_time.open(scope, receive), send)
 
     async def _say_health(self, scope: Scope, _receive: Receive, send: Send) -> None:
         """Answer a health check: 200, or 503 when the proxy shuts down. Other paths than /healthz get 404."""

@@ -106,12 +106,14 @@ def connected(proxy: Running) -> socket.socket:
     return socket.create_connection((HOST, proxy.port), PATIENCE)
 
 
-def drip(client: socket.socket, part: bytes) -> bytes:
+def drip(client: socket.socket, part: bytes, most: int = 10_000) -> bytes:
     """Send a part over and over, slowly, until the other side closes, and return what it said."""
     client.settimeout(0.05)
     said = b""
     end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
+    for _ in range(most):
+        if time.monotonic() > end:
+            break
         try:
             client.sendall(part)
             more = client.recv(65536)
@@ -169,6 +171,22 @@ def test_a_client_that_drips_is_left_by_the_deadline(hasty: Running, beginning: 
     with connected(hasty) as client:
         client.sendall(beginning)
         drip(client, part)
+
+
+@pytest.mark.parametrize(
+    ("framing", "part"),
+    [(b"Content-Length: 10000", b" "), (b"Transfer-Encoding: chunked", b"1\r\n \r\n")],
+    ids=["sized", "chunked"],
+)
+def test_an_opening_that_drips_is_refused_while_its_body_is_looked_at(
+    hasty: Running, framing: bytes, part: bytes
+) -> None:
+    with connected(hasty) as client:
+        client.sendall(b"POST /mcp HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n%s\r\n\r\n" % framing)
+
+        said = drip(client, part, most=1024)
+
+    assert statuses(said) == [408]
 
 
 @pytest.mark.parametrize("close", [b"", b"Connection: close\r\n"])

@@ -248,7 +248,9 @@ def test_at_the_cap_only_an_initialize_is_refused(start: StartProxy, http: httpx
 def test_a_client_that_asks_too_early_is_still_seen_to_leave(
     start: StartProxy, http: httpx2.Client, origin: Origin
 ) -> None:
-    with start("--max-sessions", "1", "--emergency-idle-time", "0.1") as proxy:
+    # who asks for a place while the session is still in use waits for it, but not longer than this test can
+    flags = ("--max-sessions", "1", "--emergency-idle-time", "0.1", "--close-timeout", "20")
+    with start(*flags) as proxy:
         session_id = initialize(proxy, http).headers["mcp-session-id"].encode()
         host, port = proxy.url.removeprefix("http://").split(":")
         head = b"GET /never HTTP/1.1\r\nHost: h\r\nAccept: text/event-stream\r\nMcp-Session-Id: %s\r\n\r\n"

@@ -323,3 +323,28 @@ def test_bad_utf_8_of_the_upstream_closes_the_clients_socket(start: StartProxy, 
     with speaking(frame) as upstream, start(*HEADER, upstream=upstream) as proxy:
         run(story())
         assert "Traceback" not in proxy.process.said()
+
+
+@pytest.mark.parametrize(
+    ("frame", "code"),
+    [
+        pytest.param(b"\x81\x81\x00\x00\x00\x00\xff", 1007, id="text"),
+        pytest.param(b"\x01\x81\x00\x00\x00\x00\xc3\x80\x81\x00\x00\x00\x00A", 1007, id="text in two frames"),
+        pytest.param(b"\x88\x83\x00\x00\x00\x00\x03\xe8\xff", 1007, id="reason"),
+    ],
+)
+def test_bad_utf_8_of_the_client_closes_both_sides(start: StartProxy, origin: Origin, frame: bytes, code: int) -> None:
+    async def story() -> None:
+        async with echo(proxy) as socket:
+            await socket.send("first")
+            assert await socket.recv() == "first"
+            socket.transport.write(frame)
+            with pytest.raises(ConnectionClosed):
+                await socket.recv()
+            assert socket.protocol.close_rcvd is not None
+            assert socket.protocol.close_rcvd.code == code
+
+    with start(*HEADER) as proxy:
+        run(story())
+        origin.until_none("sockets")
+        assert "Traceback" not in proxy.process.said()
