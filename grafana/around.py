@@ -19,8 +19,9 @@ HERE: Final = 'instance=~"$collector"'
 def requests(board: dashboard.Dashboard) -> None:
     """Add the row of requests: their rate, their errors and their duration, and how many there are now."""
     each = partial(rate, f"{REQUESTS}_count")
-    answered = each(f"{EACH}, http_response_status_code", f'{PROCESS}, http_response_status_code!=""')
-    by_class = f'label_replace({answered}, "class", "$1", "http_response_status_code", "(.).*")'
+    answered = each(f"{EACH}, http_response_status_code", PROCESS)
+    by_class = f'label_replace({answered}, "class", "${{1}}xx", "http_response_status_code", "(.).*")'
+    by_class = f'label_replace({by_class}, "class", "no answer", "http_response_status_code", "")'
     failed = each(EACH, f'{PROCESS}, error_type!=""')
     board.with_row(dashboard.Row("Requests, of every instance"))
     board.with_panel(
@@ -28,8 +29,7 @@ def requests(board: dashboard.Dashboard) -> None:
             "Requests, by status",
             "Answers a second, by the class of their status. No answer: the client went away first.",
             A_SECOND,
-            query(f"sum by ({EACH}, class) ({by_class})", "{{instance}} {{class}}xx"),
-            query(each(EACH, f'{PROCESS}, http_response_status_code=""'), "{{instance}} no answer"),
+            query(f"sum by ({EACH}, class) ({by_class})", "{{instance}} {{class}}"),
             words=colors.STATUSES,
             decimals=1,
             width=6,

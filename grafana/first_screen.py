@@ -53,7 +53,7 @@ def _filled() -> stat.Panel:
     """Return the fill of the cap. A manager without a cap, and one that was killed, show their sessions."""
     cap = f'count_values by ({WHO}) ("cap", {LIMIT} > 0)'
     killed = f"sum by ({EACH}) (last_over_time(otel_sessions_session_active{{{MANAGER}}}[{GONE}])) > 0"
-    in_sessions = [having("unit", SESSIONS), having("decimals", 0)]
+    in_sessions = having("unit", SESSIONS)
     panel = figures(
         "Active of cap",
         "The share of the cap that is taken: never above 100 %. Without a cap, the number of sessions.",
@@ -62,10 +62,9 @@ def _filled() -> stat.Panel:
         now(f"{ACTIVE} unless {LIMIT}", "{{instance}}, NO CAP"),
         now(f"{killed} unless sum by ({EACH}) ({ACTIVE})", "{{instance}} DIED with"),
         steps=[(None, "green"), (0.9, "orange"), (1.0001, "red")],
-        decimals=0,
     )
-    panel.override_by_regexp("/NO CAP$/", [*in_sessions, fixed("orange")])
-    return panel.override_by_regexp("/DIED with$/", [*in_sessions, fixed("purple")])
+    panel.override_by_regexp("/NO CAP$/", [in_sessions, fixed("orange")])
+    return panel.override_by_regexp("/DIED with$/", [in_sessions, fixed("purple")])
 
 
 CAPPED: Final = "{{instance}}, of {{cap}}"

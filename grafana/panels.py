@@ -93,7 +93,7 @@ def figures(
     panel.color_mode(common.BigValueColorMode.BACKGROUND if len(steps) > 1 else common.BigValueColorMode.VALUE)
     panel.graph_mode(common.BigValueGraphMode.AREA if sparkline else common.BigValueGraphMode.NONE)
     panel.text_mode(common.BigValueTextMode.VALUE_AND_NAME if named else common.BigValueTextMode.VALUE)
-    panel.orientation(common.VizOrientation.AUTO)
+    panel.orientation(common.VizOrientation.HORIZONTAL)  # a row for each instance, its name in full
     if decimals is not None:
         panel.decimals(decimals)
     return panel.reduce_options(common_builders.ReduceDataOptions().calcs(["lastNotNull"]))

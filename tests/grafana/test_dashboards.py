@@ -13,7 +13,7 @@ import yaml
 
 from grafana import colors
 from otel_sessions._core.words import EndReason, Occupancy, Outcome, RejectionReason, Trigger
-from tests.stack.queries import DASHBOARDS, Query, all_panels, all_queries, panels
+from tests.stack.queries import DASHBOARDS, Query, all_panels, all_queries, first_screen, panels
 
 pytestmark = pytest.mark.no_cover
 
@@ -275,12 +275,6 @@ class TestPanels:
             *("Unaccounted for", "Alerts firing", "Memory of every instance", "Active sessions and the cap"),
         ]
         assert max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in first) <= 18  # what a laptop shows
-
-
-def first_screen() -> list[dict[str, Any]]:
-    """Return the panels of "Sessions" above its first row."""
-    panels = DASHBOARDS["sessions"]["panels"]
-    return panels[: [panel["type"] for panel in panels].index("row")]
 
 
 def in_a_row_for_each_instance(dashboard: str) -> set[str]:

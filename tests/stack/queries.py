@@ -21,8 +21,8 @@ EVERYTHING = {
     "trace": "",
     "window": "1m",
     "memory_limit": "256",
-    "trigger": "span.kind=internal",
-    "outcome": "span.kind=internal",
+    "trigger": "telemetry.sdk.name=opentelemetry",
+    "outcome": "telemetry.sdk.name=opentelemetry",
 }
 
 
@@ -61,6 +61,12 @@ def panels(dashboard: Mapping[str, Any]) -> list[dict[str, Any]]:
 def all_panels(dashboard: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the panels and the rows, from top to bottom."""
     return [panel for outer in dashboard["panels"] for panel in (outer, *(outer.get("panels") or ()))]
+
+
+def first_screen() -> list[dict[str, Any]]:
+    """Return the panels of "Sessions" above its first row."""
+    panels: list[dict[str, Any]] = DASHBOARDS["sessions"]["panels"]
+    return panels[: [panel["type"] for panel in panels].index("row")]
 
 
 def all_queries() -> Iterator[Query]:
