@@ -15,7 +15,11 @@ from .panels import COUNT, SESSIONS, called, curves, dashed, figures, fixed, hav
 
 GONE: Final = "15m"
 """How long an instance that is gone stays on the screen."""
-SEEN: Final = f"last_over_time(process_memory_usage_bytes{{{PROCESS}}}[{GONE}])"
+SEEN: Final = f"sum by ({EACH}) (last_over_time(process_memory_usage_bytes{{{PROCESS}}}[{GONE}]))"
+NOW: Final = f"sum by ({EACH}) ({MEMORY})"
+"""Summed, although each instance has one: what has lost its name would be another series than what has it."""
+STARTING: Final = 99
+"""What stands for the change of an instance that is younger than five minutes."""
 CREATED_EACH: Final = f"sum by ({EACH}) (last_over_time(otel_sessions_session_created_total{{{MANAGER}}}[$window]))"
 
 
@@ -29,7 +33,7 @@ def _memory_now() -> stat.Panel:
         "Memory now",
         "The process's resident memory. An instance that ended within 15 minutes is shown as gone.",
         units.BytesIEC,
-        query(f"{MEMORY} or {SEEN} * 0", "{{instance}}"),
+        query(f"{NOW} or {SEEN} * 0", "{{instance}}"),
         mappings=[called(0, 0, "gone", "purple")],
         decimals=1,
         sparkline=True,
@@ -37,14 +41,15 @@ def _memory_now() -> stat.Panel:
 
 
 def _memory_change() -> stat.Panel:
-    change = f"delta(process_memory_usage_bytes{{{PROCESS}}}[5m]) / ({MEMORY})"
+    change = f"sum by ({EACH}) (delta(process_memory_usage_bytes{{{PROCESS}}}[5m])) / {NOW}"
+    known = f"sum by ({EACH}) (last_over_time(process_memory_usage_bytes{{{PROCESS}}}[$window] offset 5m))"
     return figures(
         "Memory, change in 5 min",
         "As a share of the memory now. Under a load that is steady, it stays within 5 %.",
         units.PercentUnit,
-        now(f"{change} or {SEEN} * 0 - 1", "{{instance}}"),
+        now(f"({change} and {known}) or {NOW} * 0 + {STARTING} or {SEEN} * 0 - 1", "{{instance}}"),
         steps=[(None, "blue"), (-0.05, "green"), (0.05, "orange"), (0.25, "red")],
-        mappings=[called(-1, -1, "gone", "purple")],
+        mappings=[called(-1, -1, "gone", "purple"), called(STARTING, STARTING, "starting", "blue")],
         decimals=1,
     )
 

@@ -4,6 +4,7 @@ It knows what the first screen of "Sessions" uses: the grid, units, legends, thr
 It is a picture of what is to be seen, and no proof of Grafana.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any, Final
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 
 COLORS: Final = {
     "green": "#73bf69",
@@ -200,7 +201,7 @@ def _draw_curves(
     """Draw the curves, and below them the legend with the latest and the largest value of each."""
     left, bottom, width, height = box
     legend = (len(curves) + 1.5) * LINE
-    place = (left + 0.055, bottom + legend + 0.045, width - 0.115, height - legend - 0.1)
+    place = (left + 0.055, bottom + legend + 0.045, width - 0.115, height - legend - 0.13)
     axes = figure.add_axes(place, facecolor=PANEL)
     right = axes.twinx()
     for curve in curves:
@@ -214,8 +215,9 @@ def _draw_curves(
         since, color = mark.start - start, COLORS[mark.color]
         axes.axvspan(since, max(mark.end - start, since + 0.5), color=color, alpha=0.14)
         axes.axvline(since, color=color, linestyle=":", linewidth=1)
-        high = 1.02 + 0.05 * (number % 2)
+        high = 1.02 + 0.045 * (number % 3)
         axes.text(since, high, mark.text, color=color, fontsize=7.5, transform=axes.get_xaxis_transform())
+    axes.grid(color=EDGE, linewidth=0.6)
     _dress(axes, [curve for curve in curves if "custom.axisPlacement" not in curve.having], end - start)
     _dress(right, [curve for curve in curves if "custom.axisPlacement" in curve.having], end - start)
     _draw_legend(ground, curves, LINE / height)
@@ -246,8 +248,11 @@ def _dress(axes: Axes, curves: Sequence[Curve], seconds: float) -> None:
     if curves:
         unit = curves[0].having["unit"]
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: in_unit(value, unit, None)))
-        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_locator(_in_powers_of_two(axes) if unit == "bytes" else MaxNLocator(5))
     else:
         axes.set_yticks([])
-    if axes.yaxis.get_label_position() == "left":
-        axes.grid(color=EDGE, linewidth=0.6)
+
+
+def _in_powers_of_two(axes: Axes) -> MultipleLocator:
+    """Return about six ticks for an axis of bytes."""
+    return MultipleLocator(2.0 ** round(math.log2(max(axes.get_ylim()[1], 1.0) / 6)))

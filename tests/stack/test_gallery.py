@@ -14,13 +14,13 @@ import pytest
 from tests.waiting import until
 
 from .backends import Stack
-from .conftest import LIMITS, start_load, start_proxy
+from .conftest import start_load, start_proxy
 from .gallery import Mark, Series, draw_screen
 from .queries import DASHBOARDS, EVERYTHING, filled, first_screen
 
 pytestmark = [pytest.mark.stack, pytest.mark.gallery]
 
-MEMORY_LIMIT = 96
+MEMORY_LIMIT = 192
 """In MiB: where the twin is killed."""
 WINDOW = "30s"
 
@@ -40,8 +40,8 @@ class Scene:
         if target.get("instant"):
             rows = self.stack.ask("query", query=text, time=f"{self.end:.3f}")["result"]
             return [Series(labels=row["metric"], points=_numbers([row["value"]])) for row in rows]
-        times = {"start": f"{self.start:.3f}", "end": f"{self.end:.3f}", "step": 1.0}
-        rows = self.stack.ask("query_range", query=text, **times)["result"]
+        start, end = f"{self.start:.3f}", f"{self.end:.3f}"
+        rows = self.stack.ask("query_range", query=text, start=start, end=end, step=1.0)["result"]
         return [Series(labels=row["metric"], points=_numbers(row["values"])) for row in rows]
 
     def marks(self) -> list[Mark]:
@@ -81,9 +81,12 @@ class Run:
 def run(stack: Stack) -> Run:
     off = {f"OTEL_SESSIONS_{name}": "off" for name in ("MAX_IDLE_TIME_SECS", "MAX_SESSION_AGE_SECS", "MAX_SESSIONS")}
     twin = {**off, "OTEL_SESSIONS_CLEANUP_INTERVAL_SECS": "86400"}
-    load = ("--clients", "200", "--rate", "4", "--cycle", "120")
+    load = ("--clients", "200", "--rate", "2", "--cycle", "150")
     memory = 'process_memory_usage_bytes{instance="leaking"}'
-    with start_proxy(stack, "bounded", **LIMITS) as bounded, start_proxy(stack, "leaking", **twin) as leaking:
+    with (
+        start_proxy(stack, "bounded", OTEL_SESSIONS_MAX_SESSIONS="100") as bounded,
+        start_proxy(stack, "leaking", **twin) as leaking,
+    ):
         until(
             lambda: len(stack.instant('otel_sessions_session_active{otel_sessions_session_state="leased"}')) == 2, bool
         )
