@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     )
     from ._core.ids import fingerprint
     from ._core.limits import UNSET, Limit, Unset
+    from ._core.listing import RecentEnd, SessionInfo, SessionLimits, SessionPage
     from ._core.session import Session, SessionMetadata
     from ._core.stats import CleanupReport, SessionStats
     from ._core.words import EndReason, Outcome, PerClientAtCap, RejectionReason, SessionState, Trigger
@@ -47,6 +48,7 @@ __all__ = [
     "Outcome",
     "PerClientAtCap",
     "Pin",
+    "RecentEnd",
     "Record",
     "RejectionReason",
     "Reservation",
@@ -54,9 +56,12 @@ __all__ = [
     "SessionConfig",
     "SessionError",
     "SessionExists",
+    "SessionInfo",
+    "SessionLimits",
     "SessionManager",
     "SessionMetadata",
     "SessionNotFound",
+    "SessionPage",
     "SessionSink",
     "SessionState",
     "SessionStats",
@@ -95,6 +100,7 @@ _NAMES: Final = {
     "_engine.manager": ("SessionManager",),
     "sinks.records": ("Record", "Skipped", "read_records"),
     "_core.limits": ("UNSET", "Limit", "Unset"),
+    "_core.listing": ("RecentEnd", "SessionInfo", "SessionLimits", "SessionPage"),
     "_core.session": ("Session", "SessionMetadata"),
     "sinks._jsonlines": ("JsonLinesSink",),
     "_core.stats": (

@@ -32,6 +32,7 @@ from otel_sessions.sinks._jsonlines import JsonLinesSink
 
 from . import options, websocket
 from ._uvicorn import Server, quieten
+from .administration import Administration
 from .certificate import Certificate
 from .door import most_connections
 from .farewell import Farewell
@@ -104,6 +105,8 @@ class Proxy:
         self._measured = Measured(front, settings.rules.trust)
         self._server = Server(self._measured, limits, settings.max_connections or most_connections(), self._drain)
         self._health = Server(self._say_health, limits, _MOST_HEALTH, _drain_nothing)
+        self._admin = Administration(settings, self.manager, self._is_stopping) if settings.admin else None
+        self._admin_address: Address | None = None
         self._addresses: tuple[Address, ...] | None = None
         self._serving: asyncio.Task[None] | None = None
         self._exits = AsyncExitStack()
@@ -123,6 +126,11 @@ class Proxy:
             raise RuntimeError("the proxy does not listen yet; enter its async with block first")
         return self._addresses
 
+    @property
+    def admin_address(self) -> Address | None:
+        """What the admin API listens on; None without one, and before the block."""
+        return self._admin_address
+
     async def __aenter__(self) -> Self:
         if self._serving is not None:
             raise RuntimeError("the proxy has run already; make another Proxy")
@@ -133,13 +141,15 @@ class Proxy:
             self._addresses = tuple(map(address_of, listeners))
             for opened in filter(None, (*listeners, health)):
                 exits.enter_context(opened)
+            admin = None if self._admin is None else exits.enter_context(self._admin.listen())
+            self._admin_address = None if admin is None else address_of(admin)
             exits.enter_context(self._measured)
             await exits.enter_async_context(self._upstream)
             if self._sink is not None:
                 with naming(options.EXPORT.flag, str(self.settings.export)):
                     await exits.enter_async_context(self._sink)
             await exits.enter_async_context(self.manager)
-            self._serving = asyncio.create_task(self._run(listeners, health))
+            self._serving = asyncio.create_task(self._run(listeners, health, admin))
             self._serving.add_done_callback(lambda _: self._server.ready.set())
             exits.push_async_exit(self._shut_down)
             await self._server.ready.wait()
@@ -184,9 +194,13 @@ class Proxy:
         has_tls = self._certificate is not None and not isinstance(address, Path)
         return f"{written(address)} (TLS)" if has_tls else written(address)
 
-    async def _run(self, listeners: Sequence[socket.socket], health: socket.socket | None) -> None:
+    async def _run(
+        self, listeners: Sequence[socket.socket], health: socket.socket | None, admin: socket.socket | None
+    ) -> None:
         certificate = self._certificate
         async with asyncio.TaskGroup() as tasks:
+            if self._admin is not None and admin is not None:
+                tasks.create_task(self._admin.serve_on(admin))
             if health is not None:
                 tasks.create_task(self._health.serve_on([health]))
             if certificate is None:
@@ -196,6 +210,8 @@ class Proxy:
                 await self._server.serve_on(listeners, lambda: certificate.context)
                 watching.cancel()
             self._health.stop()
+            if self._admin is not None:
+                self._admin.stop()
 
     async def _shut_down(self, kind: type[BaseException] | None, *_: object) -> None:
         assert self._serving is not None
@@ -204,6 +220,9 @@ class Proxy:
             await asyncio.wait([self._serving])
         if kind is None:  # else the error of the block is raised
             await self._serving
+
+    def _is_stopping(self) -> bool:
+        return self._server.stopping
 
     async def _drain(self) -> None:
         """End all exchanges. An exchange in no session gets as much time as a lease."""

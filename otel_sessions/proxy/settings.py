@@ -17,7 +17,7 @@ from .headers import UNIX_PEER, Trust
 from .peer import EndpointMatcher
 from .rules import Rules, Timeouts
 
-_USUAL: Final = Values({option.name: option.usual for option in options.PROXY_OPTIONS})
+_USUAL: Final = Values({option.name: option.usual for option in (*options.PROXY_OPTIONS, *options.ADMIN_OPTIONS)})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +48,10 @@ class Settings:
     export: str | None = _USUAL[options.EXPORT]
     export_max_bytes: int = _USUAL[options.EXPORT_MAX_BYTES]
     export_keep: int = _USUAL[options.EXPORT_KEEP]
+    admin: tuple[str, int] | None = _USUAL[options.ADMIN]
+    admin_token_file: str | None = _USUAL[options.ADMIN_TOKEN_FILE]
+    admin_token: str | None = field(default=_USUAL[options.ADMIN_TOKEN], repr=False)
+    admin_allow_host: tuple[str, ...] = _USUAL[options.ADMIN_ALLOW_HOST]
 
     def __post_init__(self) -> None:
         _require_consistent(self)
@@ -94,6 +98,10 @@ def read(flags: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
         export=values[options.EXPORT],
         export_max_bytes=values[options.EXPORT_MAX_BYTES],
         export_keep=values[options.EXPORT_KEEP],
+        admin=values[options.ADMIN],
+        admin_token_file=values[options.ADMIN_TOKEN_FILE],
+        admin_token=values[options.ADMIN_TOKEN],
+        admin_allow_host=values[options.ADMIN_ALLOW_HOST],
     )
 
 
