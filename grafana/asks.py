@@ -37,8 +37,9 @@ def quantile(share: float, histogram: str, by: str, where: str = MANAGER) -> str
     return f"histogram_quantile({share}, {rate(f'{histogram}_bucket', f'{by}, le', where)})"
 
 
-def alerts_firing(where: str) -> str:
-    """Return the alerts that fire now. Those of a collector have no job."""
+def alerts_firing(*instances: str) -> str:
+    """Return the alerts of these instances that fire now. Those of a whole job have no instance, some have no job."""
+    where = f'job=~"$job|", instance=~"{"|".join([*instances, ""])}"'
     return f'ALERTS{{alertstate="firing", alertname=~"OtelSessions.*", {where}}}'
 
 

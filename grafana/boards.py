@@ -85,9 +85,9 @@ def memory_limit() -> Variable:
     return choice_variable("memory_limit", "Memory limit (MiB)", about, limits, "256")
 
 
-def alerts() -> dashboard.AnnotationQuery:
-    """Return marks for the times when an alert was firing."""
-    return _mark("Alerts", "red", alerts_firing('job=~"$job|"'), "{{alertname}}", "{{instance}}")
+def alerts(*instances: str) -> dashboard.AnnotationQuery:
+    """Return marks for the times when an alert of these instances was firing."""
+    return _mark("Alerts", "red", alerts_firing(*instances), "{{alertname}}", "{{instance}}")
 
 
 def died() -> dashboard.AnnotationQuery:

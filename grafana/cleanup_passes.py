@@ -50,7 +50,7 @@ def cleanup_passes() -> dashboard.Dashboard:
     ]
     about = "The latest cleanup passes, how long they took, and what they cleaned."
     board = boards.board("Cleanup passes", boards.PASSES_UID, about, variables).refresh("30s")
-    board.annotation(boards.alerts()).annotation(boards.died())
+    board.annotation(boards.alerts("$instance")).annotation(boards.died())
     board.link(boards.link("Sessions", boards.SESSIONS_UID)).link(boards.link("Runbook", boards.RUNBOOK_UID))
     _passes(board)
     board.with_row(dashboard.Row("All lines"))

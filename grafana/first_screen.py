@@ -96,7 +96,7 @@ def _unaccounted() -> stat.Panel:
 
 
 def _alerts() -> stat.Panel:
-    firing = alerts_firing('job=~"$job|"')
+    firing = alerts_firing("$instance", "$collector")
     panel = figures(
         "Alerts firing",
         "Click the number for what to do.",

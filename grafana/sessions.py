@@ -46,7 +46,7 @@ def sessions() -> dashboard.Dashboard:
     ]
     about = "Sessions of a proxy: bounded, accounted for, and why each one ended."
     board = boards.board("Sessions", boards.SESSIONS_UID, about, variables).refresh("5s")
-    board.annotation(boards.alerts()).annotation(boards.died()).annotation(boards.phases())
+    board.annotation(boards.alerts("$instance", "$collector")).annotation(boards.died()).annotation(boards.phases())
     board.link(boards.link("Cleanup passes", boards.PASSES_UID)).link(boards.link("Runbook", boards.RUNBOOK_UID))
     for add in (first_screen, _traffic, _cleanup, requests, _each, process, pipeline):
         add(board)

@@ -42,7 +42,7 @@ def variables_of(text: str) -> set[str]:
     if "process_" in text or "cpython_" in text or "http_server_" in text:
         return {"job", "instance"}
     if "ALERTS" in text:
-        return {"job"}
+        return {"job", "instance", "collector"}
     if "vector(" in text:
         return {"memory_limit"}
     if "trace_id=" in text or "'query': '$trace'" in text:

@@ -186,7 +186,8 @@ def _draw_figures(ground: Axes, panel: Mapping[str, Any], curves: Sequence[Curve
                 transform=row.transAxes,
             )
         place, side = (0.96, "right") if named else (0.5, "center")
-        row.text(place, 0.5, curve.said(value), color=ink, fontsize=15, ha=side, va="center", transform=row.transAxes)
+        size = min(15.0, 32 - 0.75 * len(curve.name + curve.said(value)))  # Grafana also takes what fits
+        row.text(place, 0.5, curve.said(value), color=ink, fontsize=size, ha=side, va="center", transform=row.transAxes)
 
 
 def _draw_curves(
