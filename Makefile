@@ -2,7 +2,7 @@
 # The setup leaves a stamp file, so the next call starts at once.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-pictures test test-all proxy-test check docs clean stack-tools stack-test stack-picture dashboards mixin settings bench \
+.PHONY: help demo demo-pictures test test-all proxy-test check docs clean stack-tools stack-test stack-picture stack-gallery dashboards mixin settings bench \
 	bench-proxy up down compose
 
 VENV := .venv
@@ -56,11 +56,15 @@ stack-tools: ## Build the stack's programs from source; needs Go 1.26, and takes
 	@python3 tests/stack/tools/build.py
 
 stack-test: $(VENV)/.dev ## Test the stack against the real programs; REQUIRE_STACK=1 fails without them.
-	$(BIN)/python -m pytest -m stack tests/stack
+	$(BIN)/python -m pytest -m "stack and not gallery" tests/stack
 
 stack-picture: $(VENV)/.dev ## Draw docs/memory.svg again, from a run against the real Prometheus.
 	REQUIRE_STACK=1 $(BIN)/python -m pytest -q -m stack tests/stack/test_memory.py
 	cp build/stack/memory.svg docs/memory.svg
+
+stack-gallery: $(VENV)/.dev ## Draw the first screen of Sessions again, from what the real Prometheus answers; takes some minutes.
+	REQUIRE_STACK=1 $(BIN)/python -m pytest -q -m gallery tests/stack/test_gallery.py
+	cp build/stack/sessions-after.svg docs/grafana-sessions.svg
 
 dashboards: $(VENV)/.dev ## Write the JSON of the dashboards from their description.
 	$(BIN)/python -m grafana.describe

@@ -8,12 +8,17 @@ from typing import Final
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
-from .cleanup_pass import cleanup_pass
+from .cleanup_passes import cleanup_passes, one_cleanup_pass
 from .runbook import runbook
 from .sessions import sessions
 
 FOLDER: Final = Path(__file__).parent / "dashboards"
-DASHBOARDS: Final = {"sessions.json": sessions, "cleanup-pass.json": cleanup_pass, "runbook.json": runbook}
+DASHBOARDS: Final = {
+    "sessions.json": sessions,
+    "cleanup-passes.json": cleanup_passes,
+    "one-cleanup-pass.json": one_cleanup_pass,
+    "runbook.json": runbook,
+}
 
 
 def rendered() -> dict[str, str]:
@@ -25,7 +30,8 @@ def _text(board: Dashboard) -> str:
     fields = json.loads(json.dumps(board.build(), cls=JSONEncoder))
     for lists in ("annotations", "templating"):  # the SDK leaves an empty list out
         fields[lists].setdefault("list", [])
-    for number, panel in enumerate(fields["panels"], start=1):  # a link to a panel names it by this
+    inner = (panel for outer in fields["panels"] for panel in (outer, *(outer.get("panels") or ())))
+    for number, panel in enumerate(inner, start=1):  # a link to a panel names it by this
         panel["id"] = number
     for control in (*fields["links"], *fields["annotations"]["list"]):
         del control["placement"]  # the SDK's would hide them in a menu

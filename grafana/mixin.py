@@ -19,7 +19,7 @@ _LABELS: Final = {"app.kubernetes.io/name": "otel-sessions"}
 
 def mixin(*, runbook: str, grafana: str) -> dict[str, str]:
     """Return the text of each file, by its name."""
-    dashboards = {path.name: path.read_text() for path in sorted(DASHBOARDS.glob("*.json"))}
+    dashboards = {path.name: portable(path.read_text()) for path in sorted(DASHBOARDS.glob("*.json"))}
     alerts = _linked(ALERTS.read_text(), runbook=runbook, grafana=grafana)
     return {
         "alerts.yaml": alerts,
@@ -41,6 +41,20 @@ def mixin(*, runbook: str, grafana: str) -> dict[str, str]:
         ),
         **{f"dashboards/{name}": text for name, text in dashboards.items()},
     }
+
+
+def portable(text: str) -> str:
+    """Return a dashboard without what belongs to the demo: the phases of its load, and its memory limit."""
+    board = json.loads(text)
+    marks = board["annotations"]["list"]
+    marks[:] = [mark for mark in marks if mark["datasource"]["type"] != "loki"]
+    asked = json.dumps([board["panels"], marks])
+    variables = board["templating"]["list"]
+    variables[:] = [each for each in variables if each["name"] != "logs" or "${logs}" in asked]
+    for variable in variables:
+        if variable["name"] == "memory_limit":
+            variable["current"] = {"text": "0", "value": "0"}
+    return json.dumps(board, indent=2, sort_keys=True) + "\n"
 
 
 def _linked(alerts: str, *, runbook: str, grafana: str) -> str:

@@ -1,9 +1,10 @@
 """What every panel has: a title, a description, a unit, thresholds, and queries under the dashboard's variables.
 
 A panel says what is good and what is not in its thresholds: `(None, "green"), (0.9, "orange")` is orange from 0.9 on.
+Where there is more than one step, the panel shows the steps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, TypeVar
 
 from grafana_foundation_sdk.builders import common as common_builders
@@ -14,24 +15,17 @@ from grafana_foundation_sdk.models import common, units
 from grafana_foundation_sdk.models import dashboard as models
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-METRICS: Final = common.DataSourceRef(type_val="prometheus", uid="${metrics}")
-TRACES: Final = common.DataSourceRef(type_val="jaeger", uid="${traces}")
-LOGS: Final = common.DataSourceRef(type_val="loki", uid="${logs}")
+from . import colors
+from .asks import LOGS, METRICS, TRACES
 
-PROCESS: Final = 'job=~"$job", instance=~"$instance"'
-MANAGER: Final = f'{PROCESS}, otel_sessions_manager_name=~"$manager"'
-REASON: Final = "otel_sessions_session_end_reason"
-WHO: Final = "job, instance, otel_sessions_manager_name"
-"""The labels that tell one manager's series from another's."""
-NAMED: Final = "{{instance}} {{otel_sessions_manager_name}}"
-
-SESSIONS: Final = "suffix: sessions"
-SESSIONS_A_SECOND: Final = "suffix: sessions/s"
-PASSES_A_MINUTE: Final = "suffix: passes/min"
-ERRORS: Final = "suffix: errors"
+COUNT: Final = "short"
+SESSIONS: Final = "count:sessions"
+SESSIONS_A_SECOND: Final = "suffix:sessions/s"
+PASSES: Final = "count:passes"
+ERRORS: Final = "count:errors"
 
 Steps = Sequence[tuple[float | None, str]]
-NEUTRAL: Final[Steps] = [(None, "green")]
+NEUTRAL: Final[Steps] = [(None, "blue")]
 NONE_IS_GOOD: Final[Steps] = [(None, "green"), (0.001, "red")]
 
 PanelT = TypeVar("PanelT", stat.Panel, timeseries.Panel, heatmap.Panel, logs.Panel, dashboard.Panel)
@@ -50,32 +44,25 @@ class JaegerQuery(Dataquery, Builder[Dataquery]):
         return self
 
 
-def query(expression: str, legend: str = "") -> prometheus.Dataquery:
+def query(expression: str, legend: str) -> prometheus.Dataquery:
     """Return a query over the dashboard's time."""
-    return prometheus.Dataquery().datasource(METRICS).expr(expression).legend_format(legend or "__auto").range()
+    return prometheus.Dataquery().datasource(METRICS).expr(expression).legend_format(legend).range()
 
 
-def now(expression: str, legend: str = "") -> prometheus.Dataquery:
-    """Return a query for the value at the end of the dashboard's time."""
-    return (
-        prometheus.Dataquery()
-        .datasource(METRICS)
-        .expr(expression)
-        .legend_format(legend or "__auto")
-        .ref_id("A")
-        .instant()
-    )
+def now(expression: str, legend: str) -> prometheus.Dataquery:
+    """Return a query for the value at the end of the dashboard's time. What is gone by then has no value."""
+    return prometheus.Dataquery().datasource(METRICS).expr(expression).legend_format(legend).instant()
 
 
-def rate(metric: str, by: str = "", where: str = MANAGER) -> str:
-    """Return how fast a counter rises, in all or by labels."""
-    return f"sum by ({by}) (rate({metric}{{{where}}}[$__rate_interval]))"
+def counted(expression: str, legend: str) -> prometheus.Dataquery:
+    """Return a query whose points count what happened within `$__interval`: each event is in exactly one point."""
+    return query(expression, legend).interval("$window")
 
 
-def buckets(metric: str) -> prometheus.Dataquery:
+def buckets(metric: str, where: str) -> prometheus.Dataquery:
     """Return a query for how a histogram fills over time, with its exemplars."""
-    expression = f"sum by (le) (increase({metric}{{{MANAGER}}}[$__rate_interval]))"
-    return query(expression, "{{le}}").ref_id("A").format(PromQueryFormat.HEATMAP).exemplar(True)
+    expression = f"sum by (le) (increase({metric}_bucket{{{where}}}[$__interval]))"
+    return counted(expression, "{{le}}").format(PromQueryFormat.HEATMAP).exemplar(True)
 
 
 def thresholds(steps: Steps) -> dashboard.ThresholdsConfig:
@@ -89,22 +76,34 @@ def described(panel: PanelT, title: str, description: str, unit: str, steps: Ste
     return panel.span(width).height(height)
 
 
-def verdict(
+def figures(
     title: str,
     description: str,
-    target: prometheus.Dataquery,
-    mappings: Sequence[models.ValueMapping],
-    steps: Steps,
-    *,
-    unit: str = units.Short,
-    width: int = 4,
-    height: int = 8,
+    unit: str,
+    *targets: prometheus.Dataquery,
+    steps: Steps = NEUTRAL,
+    mappings: Sequence[models.ValueMapping] = (),
+    decimals: int | None = None,
+    sparkline: bool = False,
+    named: bool = True,
 ) -> stat.Panel:
-    """Return a panel that answers a question in words and colour."""
-    panel = described(stat.Panel(), title, description, unit, steps, width, height).datasource(METRICS)
-    panel.with_target(target).mappings(list(mappings)).color_mode(common.BigValueColorMode.BACKGROUND)
-    panel.graph_mode(common.BigValueGraphMode.NONE).text_mode(common.BigValueTextMode.VALUE)
-    return panel.reduce_options(common_builders.ReduceDataOptions().calcs(["lastNotNull"])).no_value("no data")
+    """Return a panel of one number for each instance, an eighth of a screen high; its name is beside it if `named`."""
+    panel = described(stat.Panel(), title, description, unit, steps, 4, 5).datasource(METRICS)
+    lettered(panel, targets).mappings(list(mappings)).no_value("no data")
+    panel.color_mode(common.BigValueColorMode.BACKGROUND if len(steps) > 1 else common.BigValueColorMode.VALUE)
+    panel.graph_mode(common.BigValueGraphMode.AREA if sparkline else common.BigValueGraphMode.NONE)
+    panel.text_mode(common.BigValueTextMode.VALUE_AND_NAME if named else common.BigValueTextMode.VALUE)
+    panel.orientation(common.VizOrientation.HORIZONTAL)  # a row for each instance, its name in full
+    if decimals is not None:
+        panel.decimals(decimals)
+    return panel.reduce_options(common_builders.ReduceDataOptions().calcs(["lastNotNull"]))
+
+
+def lettered(panel: PanelT, targets: Sequence[prometheus.Dataquery]) -> PanelT:
+    """Give each query of a panel a letter of its own."""
+    for number, target in enumerate(targets):
+        panel.with_target(target.ref_id(chr(ord("A") + number)))
+    return panel
 
 
 def curves(
@@ -113,53 +112,78 @@ def curves(
     unit: str,
     *targets: prometheus.Dataquery,
     steps: Steps = NEUTRAL,
+    words: Mapping[str, str] | None = None,
+    decimals: int | None = None,
     width: int = 8,
     height: int = 8,
-    stacked: bool = False,
 ) -> timeseries.Panel:
-    """Return a panel of values over time, whose legend has the latest and the largest."""
+    """Return a panel of values over time, whose legend has the latest and the largest.
+
+    `words` are the colors of the words with which the names of curves end.
+    """
     panel = described(timeseries.Panel(), title, description, unit, steps, width, height).datasource(METRICS)
-    for number, target in enumerate(targets):
-        panel.with_target(target.ref_id(chr(ord("A") + number)))
     legend = common_builders.VizLegendOptions().display_mode(common.LegendDisplayMode.TABLE).show_legend(True)
-    panel.legend(legend.placement(common.LegendPlacement.BOTTOM).calcs(["lastNotNull", "max"]))
-    panel.tooltip(common_builders.VizTooltipOptions().mode(common.TooltipDisplayMode.MULTI))
-    panel.fill_opacity(40 if stacked else 8).line_width(1).min(0).show_points(common.VisibilityMode.NEVER)
-    if stacked:
-        panel.stacking(common_builders.StackingConfig().mode(common.StackingMode.NORMAL))
+    lettered(panel, targets).legend(legend.placement(common.LegendPlacement.BOTTOM).calcs(["lastNotNull", "max"]))
+    tooltip = common_builders.VizTooltipOptions().mode(common.TooltipDisplayMode.MULTI)
+    panel.tooltip(tooltip.sort(common.SortOrder.DESCENDING))
+    panel.fill_opacity(8).line_width(1).min(0).show_points(common.VisibilityMode.NEVER)
+    if decimals is not None:
+        panel.decimals(decimals)
+    for word, color in (words or {}).items():
+        panel.override_by_regexp(colors.matcher(word), [fixed(color)])
+    return _with_visible_steps(panel, steps)
+
+
+def _with_visible_steps(panel: timeseries.Panel, steps: Steps) -> timeseries.Panel:
+    """Show the steps: where a single error is one too many by the color of the curve, else as lines and areas."""
+    if steps == NONE_IS_GOOD:
+        return panel.color_scheme(dashboard.FieldColor().mode(models.FieldColorModeId.THRESHOLDS))
+    if len(steps) > 1:
+        mode = common.GraphThresholdsStyleMode.DASHED_AND_AREA
+        panel.thresholds_style(common_builders.GraphThresholdsStyleConfig().mode(mode))
     return panel
+
+
+def stacked(panel: timeseries.Panel) -> timeseries.Panel:
+    """Pile the curves of a panel on each other."""
+    return panel.fill_opacity(40).stacking(common_builders.StackingConfig().mode(common.StackingMode.NORMAL))
+
+
+def bars(panel: timeseries.Panel) -> timeseries.Panel:
+    """Draw what a panel counts as bars on each other."""
+    return stacked(panel).draw_style(common.GraphDrawStyle.BARS).fill_opacity(80)
 
 
 def durations(title: str, description: str, target: prometheus.Dataquery, *, width: int, height: int) -> heatmap.Panel:
     """Return a heatmap of how long things took, exemplars on top."""
     panel = described(heatmap.Panel(), title, description, units.Seconds, NEUTRAL, width, height).datasource(METRICS)
-    panel.with_target(target).calculate(False).exemplars_color("rgba(255, 120, 50, 0.9)")
+    lettered(panel, [target]).calculate(False).exemplars_color("rgba(255, 120, 50, 0.9)")
+    panel.cell_values(heatmap.CellValues().unit(COUNT).decimals(0))
+    panel.tooltip(heatmap.HeatmapTooltip().mode(common.TooltipDisplayMode.SINGLE).y_histogram(True))
     return panel.y_axis(heatmap.YAxisConfig().unit(units.Seconds))
 
 
 def lines(title: str, description: str, expression: str, *, width: int, height: int) -> logs.Panel:
     """Return a panel of log lines, the latest first."""
-    panel = described(logs.Panel(), title, description, units.Short, NEUTRAL, width, height).datasource(LOGS)
+    panel = described(logs.Panel(), title, description, COUNT, NEUTRAL, width, height).datasource(LOGS)
     target = loki.Dataquery().datasource(LOGS).expr(expression).query_type("range").ref_id("A").max_lines(200)
     return panel.with_target(target).show_time(True).wrap_log_message(True).enable_log_details(True)
 
 
-def words(number: float | None, to: float | None, text: str, color: str) -> models.RangeMap:
+def called(number: float | None, to: float | None, text: str, color: str) -> models.RangeMap:
     """Return what a range of numbers is called."""
     result = models.ValueMappingResult(text=text, color=color)
     return models.RangeMap(options=models.DashboardRangeMapOptions(from_val=number, to=to, result=result))
 
 
-def source_variable(name: str, label: str, kind: str) -> dashboard.DatasourceVariable:
-    current = models.VariableOption(text=name, value=name)  # the uid that provisioning gives it
-    return dashboard.DatasourceVariable(name).label(label).type(kind).current(current)
+def having(name: str, value: object) -> models.DynamicConfigValue:
+    """Return a property with which an override replaces the panel's own."""
+    return models.DynamicConfigValue(id_val=name, value=value)
 
 
-def label_variable(name: str, label: str, what: str, *, many: bool = True) -> dashboard.QueryVariable:
-    """Return a variable for the values of a label; all of them where many can be chosen."""
-    variable = dashboard.QueryVariable(name).label(label).datasource(METRICS).query(what)
-    variable.refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED).sort(models.VariableSort.ALPHABETICAL_ASC)
-    if many:
-        everything = models.VariableOption(text="All", value="$__all")
-        variable.multi(True).include_all(True).current(everything)  # all of those listed, not of all there is
-    return variable
+def fixed(color: str) -> models.DynamicConfigValue:
+    return having("color", {"mode": "fixed", "fixedColor": color})
+
+
+def dashed() -> models.DynamicConfigValue:
+    return having("custom.lineStyle", {"fill": "dash", "dash": [6, 4]})

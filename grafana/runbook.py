@@ -7,9 +7,8 @@ from grafana_foundation_sdk.builders import dashboard, text
 from grafana_foundation_sdk.models import dashboard as models
 from grafana_foundation_sdk.models.text import TextMode
 
-from .sessions import link
+from . import boards
 
-UID: Final = "otel-sessions-runbook"
 FILE: Final = Path(__file__).parent / "RUNBOOK.md"
 
 
@@ -22,12 +21,6 @@ def runbook() -> dashboard.Dashboard:
         .content(FILE.read_text())
         .grid_pos(models.GridPos(h=60, w=24, x=0, y=0))
     )
-    return (
-        dashboard.Dashboard("Runbook")
-        .uid(UID)
-        .description("What to do when an alert of otel-sessions fires.")
-        .tags(["otel-sessions"])
-        .timezone("browser")
-        .link(link("Sessions", "/d/otel-sessions"))
-        .with_panel(panel)
-    )
+    about = "What to do when an alert of otel-sessions fires."
+    board = boards.board("Runbook", boards.RUNBOOK_UID, about)
+    return board.link(boards.link("Sessions", boards.SESSIONS_UID)).with_panel(panel)

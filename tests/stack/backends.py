@@ -15,7 +15,9 @@ from tests.processes import Running
 class LogLine:
     """A log record as it left the collector."""
 
+    time: float
     service: str
+    instance: str
     body: str
     severity: str
     event: str
@@ -113,11 +115,13 @@ class Stack:
             return
         for batch in self.received_logs.read_text().splitlines():
             for resource in json.loads(batch)["resourceLogs"]:
-                service = plain(resource["resource"]["attributes"]).get("service.name", "")
+                of = plain(resource["resource"]["attributes"])
                 for scope in resource["scopeLogs"]:
                     for record in scope["logRecords"]:
                         yield LogLine(
-                            service=service,
+                            time=int(record.get("timeUnixNano", 0)) / 1e9,
+                            service=of.get("service.name", ""),
+                            instance=of.get("service.instance.id", ""),
                             body=record.get("body", {}).get("stringValue", ""),
                             severity=record.get("severityText", ""),
                             event=record.get("eventName", ""),

@@ -179,10 +179,10 @@ def lossy(stack: Stack) -> None:
 def start_stack(folder: Path) -> Iterator[Stack]:
     """Start Prometheus, Jaeger, what takes the logs, and the collector that feeds them."""
     otelcol = program("otelcol")
-    ports = {name: free_port() for name in ("prometheus", "jaeger", "traces", "logs", "grpc", "http", "health")}
+    ports = {name: free_port() for name in ("jaeger", "traces", "logs", "grpc", "http", "health")}
     began = time.time()
     with contextlib.ExitStack() as started:
-        _start_prometheus(started, folder, ports["prometheus"])
+        prometheus = start_prometheus(started, folder)
         _start_jaeger(started, folder, ports["jaeger"], ports["traces"])
         loki = _start_loki(started, folder) if shutil.which("loki") else None
         received = _start_log_receiver(started, folder, otelcol, ports["logs"], loki)
@@ -191,7 +191,7 @@ def start_stack(folder: Path) -> Iterator[Stack]:
             "COLLECTOR_GRPC": f"{HOST}:{ports['grpc']}",
             "COLLECTOR_HTTP": f"{HOST}:{ports['http']}",
             "COLLECTOR_SELF": f"http://{HOST}:{ports['http']}",
-            "PROMETHEUS_URL": f"http://{HOST}:{ports['prometheus']}",
+            "PROMETHEUS_URL": prometheus,
             "JAEGER_URL": f"http://{HOST}:{ports['traces']}",
             "LOKI_URL": f"http://{HOST}:{ports['logs']}",
         }
@@ -199,7 +199,7 @@ def start_stack(folder: Path) -> Iterator[Stack]:
         collector = started.enter_context(running("collector", command, folder, environ))
         until_answers(f"http://{HOST}:{ports['health']}/", collector)
         yield Stack(
-            prometheus=f"http://{HOST}:{ports['prometheus']}",
+            prometheus=prometheus,
             jaeger=f"http://{HOST}:{ports['jaeger']}",
             otlp=f"http://{HOST}:{ports['http']}",
             otlp_grpc=f"http://{HOST}:{ports['grpc']}",
@@ -270,7 +270,9 @@ def start_load(stack: Stack, proxy: Proxy, name: str, *arguments: str) -> Iterat
         yield load
 
 
-def _start_prometheus(started: contextlib.ExitStack, folder: Path, port: int) -> Running:
+def start_prometheus(started: contextlib.ExitStack, folder: Path) -> str:
+    """Start a Prometheus on what stands in the folder, and return its address."""
+    port = free_port()
     flags = {
         "--config.file": str(ROOT / "grafana/prometheus.yaml"),
         "--storage.tsdb.path": str(folder / "prometheus"),
@@ -285,7 +287,7 @@ def _start_prometheus(started: contextlib.ExitStack, folder: Path, port: int) ->
     links = {"GRAFANA_URL": f"http://{HOST}:3000", "RUNBOOK_URL": f"http://{HOST}:3000/runbook"}
     prometheus = started.enter_context(running("prometheus", command, folder, links))
     until_answers(f"http://{HOST}:{port}/-/ready", prometheus)
-    return prometheus
+    return f"http://{HOST}:{port}"
 
 
 def _start_jaeger(started: contextlib.ExitStack, folder: Path, query: int, otlp: int) -> Running:

@@ -19,6 +19,10 @@ EVERYTHING = {
     "manager": ".*",
     "collector": ".*",
     "trace": "",
+    "window": "1m",
+    "memory_limit": "256",
+    "trigger": "telemetry.sdk.name=opentelemetry",
+    "outcome": "telemetry.sdk.name=opentelemetry",
 }
 
 
@@ -38,15 +42,31 @@ class Query:
 
     def filled(self, **variables: str) -> str:
         """Return the query as Grafana sends it, with its variables replaced."""
-        text = self.text.replace("$__rate_interval", "8s")  # four times the data source's interval
-        for name, value in (EVERYTHING | variables).items():
-            text = text.replace(f"${name}", value)
-        return text
+        values = EVERYTHING | variables
+        return filled(self.text.replace("$__interval", str(self.target.get("interval"))), values)
+
+
+def filled(text: str, values: Mapping[str, str]) -> str:
+    """Return a text with its variables replaced."""
+    for name, value in values.items():
+        text = text.replace(f"${name}", value)
+    return text
 
 
 def panels(dashboard: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the panels that ask something."""
-    return [panel for panel in dashboard["panels"] if panel["type"] not in ("row", "text")]
+    """Return the panels that ask something, those in collapsed rows too."""
+    return [panel for panel in all_panels(dashboard) if panel["type"] not in ("row", "text")]
+
+
+def all_panels(dashboard: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the panels and the rows, from top to bottom."""
+    return [panel for outer in dashboard["panels"] for panel in (outer, *(outer.get("panels") or ()))]
+
+
+def first_screen() -> list[dict[str, Any]]:
+    """Return the panels of "Sessions" above its first row."""
+    panels: list[dict[str, Any]] = DASHBOARDS["sessions"]["panels"]
+    return panels[: [panel["type"] for panel in panels].index("row")]
 
 
 def all_queries() -> Iterator[Query]:
@@ -61,7 +81,7 @@ def all_queries() -> Iterator[Query]:
                 yield Query(place=f"{name}: ${variable['name']}", store=variable["datasource"]["type"], target=target)
         for annotation in dashboard["annotations"]["list"]:
             place = f"{name}: annotation {annotation['name']}"
-            yield Query(place=place, store=annotation["datasource"]["type"], target=annotation)
+            yield Query(place=place, store=annotation["datasource"]["type"], target=annotation["target"])
     for rule in ALERTS:
         yield Query(place=f"alert {rule['alert']}", store="prometheus", target={"expr": rule["expr"]})
 

@@ -4,11 +4,13 @@ After a run in which nothing goes wrong each has an answer, or is one of those t
 after things did go wrong. The table of all of them is printed at the end.
 """
 
+import contextlib
+import json
 import math
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,9 @@ import pytest
 from tests.waiting import until
 
 from .backends import Stack
-from .conftest import TABLE, Comparison, Story
-from .queries import Query, all_queries, label_query
+from .conftest import TABLE, Comparison, Story, start_prometheus
+from .queries import EVERYTHING, Query, all_queries, filled, label_query
+from .sparse import TIMES, write_blocks
 
 pytestmark = pytest.mark.stack
 
@@ -28,7 +31,9 @@ ALL = [query for query in all_queries() if query.place != f"alert {RESTARTING}"]
 NAMES = [f"{query.place}: {query.text}" for query in ALL]
 EMPTY_WHEN_ALL_IS_WELL = (
     "sessions: annotation Alerts",
-    "cleanup-pass: annotation Alerts",
+    "sessions: annotation Died",
+    "cleanup-passes: annotation Alerts",
+    "cleanup-passes: annotation Died",
     "alert OtelSessionsLeaking",
     "alert OtelSessionsCleanupStalled",
     "alert OtelSessionsCleanupErrors",
@@ -41,7 +46,9 @@ ALWAYS_EMPTY_HERE = (  # their answers are in test_alerts: two take hours, and o
     "alert OtelSessionsLeaseHeld",
     "alert OtelSessionsBooksDoNotBalance",
 )
-LOST = "exporter_send_failed"
+EMPTY_PARTS_WHEN_ALL_IS_WELL = ("exporter_send_failed", "{{instance}}, NO CAP", "{{instance}} DIED with")
+"""What a query asks for or is called that is one of several of its panel."""
+TAGS = re.compile(r"(\S+?)=(\S+)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,16 +67,18 @@ class Asked:
     instance: str
     start: float
     end: float
+    window: str = "30s"
+    step: float = 1.0
 
     def ask(self, query: Query) -> Answer:
         return {"prometheus": self._prometheus, "jaeger": self._jaeger, "loki": self._loki}[query.store](query)
 
     def _prometheus(self, query: Query) -> Answer:
-        text = query.filled(instance=self.instance)
+        text = query.filled(instance=self.instance, window=self.window)
         if labels := label_query(text):
             values = self.stack.ask(f"label/{labels[1]}/values", **{"match[]": labels[0]})
             return Answer(rows=len(values), sample=", ".join(values))
-        found = self.stack.series(text, self.start, self.end)
+        found = self.stack.series(text, self.start, self.end, self.step)
         about = [points for labels, points in found.items() if self._is_about(labels)]
         numbers = [[value for _, value in points if not math.isnan(value)] for points in about]
         largest = [max(values) for values in numbers if values]
@@ -80,8 +89,13 @@ class Asked:
         if target.get("queryType") != "search":
             spans = self.stack.trace(target["query"].replace("$trace", self._trace()))
             return Answer(rows=len(spans), sample=spans[0]["operationName"] if spans else "")
-        service = target["service"].replace("$service", "otel-sessions-proxy")
-        found = self.stack.search_traces(service=service, operation=target["operation"], limit=target["limit"])
+        asked = {name: filled(str(value), EVERYTHING) for name, value in target.items()}
+        found = self.stack.search_traces(
+            service=asked["service"],
+            operation=asked["operation"],
+            tags=json.dumps(dict(TAGS.findall(asked["tags"]))),  # Grafana translates them in the same way
+            limit=asked["limit"],
+        )
         return Answer(rows=len(found), sample=found[0]["traceID"] if found else "")
 
     def _loki(self, query: Query) -> Answer:
@@ -105,6 +119,17 @@ class Asked:
 @pytest.fixture(scope="module")
 def well(stack: Stack, story: Story) -> Asked:
     return Asked(stack=stack, instance="story", start=story.start, end=story.end)
+
+
+@pytest.fixture(scope="module")
+def sparse(stack: Stack, story: Story, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
+    """The run that went well, told by a program that exports every 60 s. A reader chooses the window of 5 minutes."""
+    folder = tmp_path_factory.mktemp("sparse")
+    write_blocks(stack, folder / "prometheus", start=story.start, end=story.end)
+    with contextlib.ExitStack() as started:
+        told = replace(stack, prometheus=start_prometheus(started, folder))
+        start = story.end - (story.end - story.start) * TIMES
+        yield Asked(stack=told, instance="story", start=start, end=story.end, window="5m", step=15.0)
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +159,10 @@ def row(query: Query, answer: Answer | None, when: str) -> str:
 
 
 def expected_empty(query: Query) -> bool:
-    return query.place in (*EMPTY_WHEN_ALL_IS_WELL, *ALWAYS_EMPTY_HERE) or LOST in query.text
+    named = f"{query.text} {query.target.get('legendFormat')}"
+    return query.place in (*EMPTY_WHEN_ALL_IS_WELL, *ALWAYS_EMPTY_HERE) or any(
+        part in named for part in EMPTY_PARTS_WHEN_ALL_IS_WELL
+    )
 
 
 @pytest.mark.parametrize("query", ALL, ids=NAMES)
@@ -166,27 +194,51 @@ def test_what_is_empty_when_all_is_well_has_an_answer_when_it_is_not(
     assert float(answer.sample) > 0
 
 
+@pytest.mark.parametrize(
+    "query",
+    [query for query in ALL if query.store == "prometheus" and not query.place.startswith("alert")],
+    ids=lambda query: f"{query.place}: {query.text}",
+)
+def test_a_query_has_the_same_kind_of_answer_if_a_program_exports_once_a_minute(
+    query: Query, sparse: Asked, table: list[str]
+) -> None:
+    answer = sparse.ask(query)
+
+    table.append(row(query, answer, "60 s"))
+    assert (answer.rows == 0) == expected_empty(query)
+
+
+def found(stack: Stack, place: str, legend: str, instance: str, start: float, end: float) -> set[float]:
+    """Return the numbers that a panel's query of this legend has had."""
+    (query,) = [query for query in ALL if query.place == place and query.target.get("legendFormat") == legend]
+    series = stack.series(query.filled(instance=instance, window="30s"), start, end)
+    return {round(value, 6) for points in series.values() for _, value in points}
+
+
 def test_the_panels_that_give_a_verdict_say_what_is_the_case(stack: Stack, story: Story, ill: Asked) -> None:
-    bounded, books = (query for query in ALL if query.place in VERDICTS)
+    def said(title: str, legend: str, instance: str) -> set[float]:
+        return found(stack, f"sessions: {title}", legend, instance, ill.start, ill.end)
 
-    def now(query: Query, instance: str) -> float:
-        (value,) = stack.series(query.filled(instance=instance), ill.start, ill.end).values()
-        return max(number for _, number in value)
+    assert max(said("Active of cap", "{{instance}}, of {{cap}}", "story")) == 1.0
+    assert max(said("Active of cap", "{{instance}}, of {{cap}}", "bounded")) == 1.0
+    assert not said("Active of cap", "{{instance}}, of {{cap}}", "leaking")
+    assert max(said("Active of cap", "{{instance}}, NO CAP", "leaking")) > 100
+    assert not said("Active of cap", "{{instance}}, NO CAP", "bounded")
+    assert len(said("Active of cap", "{{instance}} DIED with", "leaking")) == 1
+    assert not said("Active of cap", "{{instance}} DIED with", "story")  # it ended in order
+    assert said("Unaccounted for", NAMED, ".*") == {0.0}
+    assert 0.0 in said("Memory now", "{{instance}}", "leaking")  # which is called "gone"
 
-    assert now(bounded, "story") == 1.0
-    assert now(bounded, "bounded") == 1.0
-    assert now(bounded, "leaking") == 99
-    assert now(books, ".*") == 0
 
-
-VERDICTS = ("sessions: Are sessions bounded?", "sessions: Do the books balance?")
+NAMED = "{{instance}}/{{otel_sessions_manager_name}}"
 
 
 def test_the_errors_of_managers_in_trouble_are_in_the_panel_of_errors(stack: Stack, ill: Asked) -> None:
     (errors,) = [query for query in ALL if query.place == "sessions: Errors since the start, by stage and type"]
-    found = stack.series(errors.filled(manager="troubled", instance="trouble"), ill.start, ill.end)
+    series = stack.series(errors.filled(manager="troubled", instance="trouble"), ill.start, ill.end)
 
-    assert {labels for labels, points in found.items() if points[-1][1] > 0} == {
-        f"error_type={kind},otel_sessions_cleanup_stage={stage}"
+    of = "instance=trouble,job=otel-sessions-proxy,otel_sessions_cleanup_stage"
+    assert {labels for labels, points in series.items() if points[-1][1] > 0} == {
+        f"error_type={kind},{of}={stage},otel_sessions_manager_name=troubled"
         for stage, kind in (("hook", "ValueError"), ("hook", "timeout"), ("sink", "OSError"), ("pass", "OSError"))
     }

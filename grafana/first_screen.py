@@ -1,0 +1,147 @@
+"""The first screen of "Sessions": six figures for each instance, its memory against its limit, and its sessions.
+
+Its figures are of the end of the dashboard's time. Who is gone by then is shown as gone for 15 minutes.
+"""
+
+from typing import Final
+
+from grafana_foundation_sdk.builders import dashboard, stat, timeseries
+from grafana_foundation_sdk.models import dashboard as models
+from grafana_foundation_sdk.models import units
+
+from .asks import ACTIVE, CLEANED, CREATED, EACH, LIMIT, MANAGER, MEMORY, NAMED, PROCESS, WHO, alerts_firing
+from .boards import RUNBOOK_UID
+from .panels import COUNT, SESSIONS, called, curves, dashed, figures, fixed, having, now, query
+
+GONE: Final = "15m"
+"""How long an instance that is gone stays on the screen."""
+SEEN: Final = f"sum by ({EACH}) (last_over_time(process_memory_usage_bytes{{{PROCESS}}}[{GONE}]))"
+NOW: Final = f"sum by ({EACH}) ({MEMORY})"
+"""Summed, although each instance has one: what has lost its name would be another series than what has it."""
+STARTING: Final = 99
+"""What stands for the change of an instance that is younger than five minutes."""
+CREATED_EACH: Final = f"sum by ({EACH}) (last_over_time(otel_sessions_session_created_total{{{MANAGER}}}[$window]))"
+
+
+def first_screen(board: dashboard.Dashboard) -> None:
+    for panel in (_memory_now, _memory_change, _filled, _created, _unaccounted, _alerts, _memory, _active):
+        board.with_panel(panel())
+
+
+def _memory_now() -> stat.Panel:
+    return figures(
+        "Memory now",
+        "The process's resident memory. An instance that ended within 15 minutes is shown as gone.",
+        units.BytesIEC,
+        query(f"{NOW} or {SEEN} * 0", "{{instance}}"),
+        mappings=[called(0, 0, "gone", "purple")],
+        decimals=1,
+        sparkline=True,
+    )
+
+
+def _memory_change() -> stat.Panel:
+    change = f"sum by ({EACH}) (delta(process_memory_usage_bytes{{{PROCESS}}}[5m])) / {NOW}"
+    known = f"sum by ({EACH}) (last_over_time(process_memory_usage_bytes{{{PROCESS}}}[$window] offset 5m))"
+    return figures(
+        "Memory, change in 5 min",
+        "As a share of the memory now. Under a load that is steady, it stays within 5 %.",
+        units.PercentUnit,
+        now(f"({change} and {known}) or {NOW} * 0 + {STARTING} or {SEEN} * 0 - 1", "{{instance}}"),
+        steps=[(None, "blue"), (-0.05, "green"), (0.05, "orange"), (0.25, "red")],
+        mappings=[called(-1, -1, "gone", "purple"), called(STARTING, STARTING, "starting", "blue")],
+        decimals=1,
+    )
+
+
+def _filled() -> stat.Panel:
+    """Return the fill of the cap. A manager without a cap, and one that was killed, show their sessions."""
+    cap = f'count_values by ({WHO}) ("cap", {LIMIT} > 0)'
+    killed = f"sum by ({EACH}) (last_over_time(otel_sessions_session_active{{{MANAGER}}}[{GONE}])) > 0"
+    in_sessions = having("unit", SESSIONS)
+    panel = figures(
+        "Active of cap",
+        "The share of the cap that is taken: never above 100 %. Without a cap, the number of sessions.",
+        units.PercentUnit,
+        now(f"{ACTIVE} / on ({WHO}) group_left (cap) ({cap} * 0 + on ({WHO}) group_left () ({LIMIT} > 0))", CAPPED),
+        now(f"{ACTIVE} unless {LIMIT}", "{{instance}}, NO CAP"),
+        now(f"{killed} unless sum by ({EACH}) ({ACTIVE})", "{{instance}} DIED with"),
+        steps=[(None, "green"), (0.9, "orange"), (1.0001, "red")],
+    )
+    panel.override_by_regexp("/NO CAP$/", [in_sessions, fixed("orange")])
+    return panel.override_by_regexp("/DIED with$/", [in_sessions, fixed("purple")])
+
+
+CAPPED: Final = "{{instance}}, of {{cap}}"
+
+
+def _created() -> stat.Panel:
+    return figures(
+        "Created so far",
+        "Sessions that the process has ever created. This rises for as long as it runs.",
+        SESSIONS,
+        now(CREATED_EACH, "{{instance}}"),
+    )
+
+
+def _unaccounted() -> stat.Panel:
+    return figures(
+        "Unaccounted for",
+        "Created minus cleaned minus active. Anything but 0 is a session lost without a count.",
+        SESSIONS,
+        now(f"abs({CREATED} - {CLEANED} - {ACTIVE})", NAMED),
+        steps=[(None, "green"), (0.5, "red")],
+        decimals=0,
+    )
+
+
+def _alerts() -> stat.Panel:
+    firing = alerts_firing("$instance", "$collector")
+    panel = figures(
+        "Alerts firing",
+        "Click the number for what to do.",
+        COUNT,
+        now(f"count({firing}) or vector(0)", "alerts"),
+        steps=[(None, "green"), (0.5, "red")],
+        decimals=0,
+        named=False,
+    )
+    return panel.data_links([dashboard.DashboardLink("What to do").url(f"/d/{RUNBOOK_UID}")])
+
+
+def _memory() -> timeseries.Panel:
+    panel = curves(
+        "Memory of every instance",
+        "Left: the process's resident memory, flat under any load. Right, dashed: the sessions it has ever created. "
+        "At the red line the system kills it.",
+        units.BytesIEC,
+        query(MEMORY, "{{instance}}"),
+        query(CREATED_EACH, "{{instance}} created"),
+        query("vector($memory_limit) * 1024 * 1024 > 0", "memory limit"),
+        width=14,
+        height=11,
+    ).line_width(2)
+    right = [
+        having("custom.axisPlacement", "right"),
+        having("unit", SESSIONS),
+        having("custom.fillOpacity", 0),
+        having("custom.lineWidth", 1),
+        dashed(),
+    ]
+    panel.override_by_regexp("/ created$/", right)
+    return panel.override_by_name("memory limit", [fixed("red"), dashed(), having("custom.fillOpacity", 0)])
+
+
+def _active() -> timeseries.Panel:
+    panel = curves(
+        "Active sessions and the cap",
+        "Sessions that are there, closing ones included. They never pass the cap.",
+        SESSIONS,
+        query(ACTIVE, NAMED),
+        query(f"{LIMIT} > 0", f"{NAMED} cap"),
+        decimals=0,
+        width=10,
+        height=11,
+    ).line_width(2)
+    limit: list[models.DynamicConfigValue] = [dashed(), fixed("red"), having("custom.fillOpacity", 0)]
+    return panel.override_by_regexp("/ cap$/", limit)
