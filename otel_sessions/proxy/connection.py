@@ -348,6 +348,7 @@ class Connection(asyncio.Protocol):
         self._state = _LEAVING
         self._serving.idle.pop(self, None)
         self._pending.clear()
+        self._heads = Again()  # the last head may have a secret in it
         if self._exchange is not None and not self._exchange.is_answered:
             self._exchange.disconnect()
         self._exchange = None

@@ -138,7 +138,7 @@ def _sender(scope: Scope) -> IP | None:
 
 def scheme_of(scope: Scope, trust: Trust) -> str:
     """Return the client's scheme: the first that a trusted proxy names, else the scheme of this connection."""
-    said = header(scope, b"x-forwarded-proto") if trust.sent(scope) else None
+    said = None if trust.is_empty or not trust.sent(scope) else header(scope, b"x-forwarded-proto")
     named = (said or "").partition(",")[0].strip().lower()
     if named not in ("http", "https"):
         return str(scope.get("scheme", "http"))
