@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from .contestants import ALL
-from .results import CONTROL, OURS, Measured, Spread, Target, Values, lateness, price_of_a_record, spread_of
+from .dots import number
+from .results import CONTROL, OURS, Measured, Target, Values, lateness, price_of_a_record, spread_of
+from .spread import Spread
 
 ROWS = {
     "touch of M": ("touch in one step", "M", 1.0),
@@ -64,11 +66,6 @@ def _shown(values: Values | None, factor: float) -> str:
     if values is None:
         return "-"
     return number(Spread.of(values).median * factor)
-
-
-def number(value: float) -> str:
-    """Return it as the table and the picture write it."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.2f}"
 
 
 def verdicts(targets: list[Target], measured: Measured) -> Iterator[str]:

@@ -6,11 +6,11 @@ size takes, bytes a session. What is shown is the median of the rounds, with the
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from statistics import median
 
 from .by_hand import BareDict, FullScan
 from .contestants import ALL
 from .ours import Ours, OursWithSdk
+from .spread import Spread
 
 OURS, WITH_SDK = Ours.name, OursWithSdk.name
 CONTROL = FullScan.name
@@ -21,26 +21,6 @@ RIVALS = tuple(kind.name for kind in ALL if kind.correct and not issubclass(kind
 Values = list[float]
 Measured = dict[str, dict[int, dict[str, Values]]]
 """By contestant, size and measurement, a value for each round; none for what the contestant cannot do."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Spread:
-    """The median of some rounds, and how far they lie apart."""
-
-    median: float
-    lowest: float
-    highest: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Spread":
-        return cls(median=median(values), lowest=min(values), highest=max(values))
-
-    @property
-    def ends(self) -> str:
-        return f"{self.lowest:.2f} to {self.highest:.2f}"
-
-    def __str__(self) -> str:
-        return f"{self.median:.2f} ({self.ends})"
 
 
 @dataclass(frozen=True, kw_only=True)

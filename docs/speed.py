@@ -26,7 +26,13 @@ def page() -> str:
     """Return the page as it should be now."""
     core = json.loads((_RESULTS / "core.json").read_text(encoding="utf-8"))
     proxy = json.loads((_RESULTS / "proxy.json").read_text(encoding="utf-8"))
-    tables = {"the peers": _peers(core), "the targets": _targets(core), "the proxy": _proxy(proxy)}
+    tables = {
+        "the peers": _peers(core),
+        "the targets": _targets(core),
+        "the proxies": _proxies(proxy),
+        "the absent": _absent(proxy),
+        "the proxy's targets": _proxy_targets(proxy),
+    }
     return replaced(PATH.read_text(encoding="utf-8"), tables)
 
 
@@ -56,20 +62,54 @@ def _cell(measured: float, limit: float) -> str:
     return f"{_number(measured)} ≤ {limit:,g}" if measured <= limit else f"**{_number(measured)} > {limit:,g}**"
 
 
-def _proxy(proxy: Any) -> str:
-    sessions, nginx = proxy["sessions"], median(each["cpu"] for each in proxy["rounds"]["nginx"])
-    return table(
-        ["CPU of one request", "microseconds"],
+def _proxies(proxy: Any) -> str:
+    """Return what each contestant costs, as a multiple of nginx, and its memory."""
+    ratios, memory = proxy["ratios"], proxy["memory"]
+    names = dict.fromkeys(name for by_name in ratios.values() for name in by_name)
+    rows = [
         [
-            ["the proxy, in a session", f"{sessions['request'] * 1e6:.0f}"],
-            ["of it, what the session costs", f"{sessions['median'] * 1e6:.0f}"],
-            [
-                "the same, with 95 % certainty between",
-                f"{sessions['least'] * 1e6:.0f} and {sessions['most'] * 1e6:.0f}",
-            ],
-            ["an nginx in the same rounds", f"{nginx * 1e6:.0f}"],
-        ],
-    )
+            name,
+            *(_ratio(by_name.get(name)) for by_name in ratios.values()),
+            *(_mebibytes(memory.get(name), key) for key in ("at_start", "after")),
+        ]
+        for name in names
+    ]
+    return table(["CPU time, in nginx", *ratios, "MiB at start", "MiB after"], rows)
+
+
+def _ratio(found: Any) -> str:
+    return "" if found is None else f"{found['median']:,.{0 if found['median'] >= 100 else 1}f}"
+
+
+def _mebibytes(memory: Any, key: str) -> str:
+    return "" if memory is None else f"{memory[key] / 2**20:,.0f}"
+
+
+def _proxy_targets(proxy: Any) -> str:
+    rows = [
+        [target["what"], target["wanted"], _found(target["found"]), _emphasized(target["verdict"])]
+        for target in proxy["targets"]
+    ]
+    return table(["what", "wanted", "measured (lowest to highest)", ""], rows)
+
+
+def _found(spread: Any) -> str:
+    if spread is None:
+        return ""
+    if spread["lowest"] == spread["highest"]:
+        return _number(spread["median"])
+    return f"{_number(spread['median'])} ({_number(spread['lowest'])} to {_number(spread['highest'])})"
+
+
+def _emphasized(verdict: str) -> str:
+    return f"**{verdict.lower()}**" if verdict == "MISSED" else verdict
+
+
+def _absent(proxy: Any) -> str:
+    """Return who took no part, and why."""
+    if not proxy["absent"]:
+        return "Every peer took part."
+    return "\n".join(f"- {name} took no part: {reason}" for name, reason in proxy["absent"].items())
 
 
 def _number(value: float) -> str:

@@ -31,7 +31,7 @@ class Schedstat:
 
     def read(self, process: psutil.Process) -> Reading:
         spent: Reading = {}
-        for one in (process, *process.children()):
+        for one in (process, *process.children(recursive=True)):
             for thread in (self._proc / str(one.pid) / "task").glob("*"):  # none, if the process has ended since
                 with suppress(FileNotFoundError, ProcessLookupError):  # the thread has
                     spent[int(thread.name)] = int((thread / "schedstat").read_text().split()[0])
@@ -42,7 +42,7 @@ class Ticks:
     name = "psutil's CPU times, often in ticks of 10 ms: /proc/PID/task/TID/schedstat is not here"
 
     def read(self, process: psutil.Process) -> Reading:
-        times = {one.pid: one.cpu_times() for one in (process, *process.children())}
+        times = {one.pid: one.cpu_times() for one in (process, *process.children(recursive=True))}
         return {pid: round((time.user + time.system) * 1e9) for pid, time in times.items()}
 
 

@@ -11,8 +11,6 @@ from statistics import median, quantiles
 
 from .wrk import Round
 
-LIMIT = 0.03
-"""The most that it may cost, as a share of a request in a session."""
 FEWEST = 6
 """Pairs of which something is 95 % certain."""
 
@@ -48,11 +46,16 @@ class Cost:
     def share(self) -> float:
         return self.median / self.request
 
-    @property
-    def verdict(self) -> str:
-        if self.most <= LIMIT * self.request:
+    def verdict(self, limit: float) -> str:
+        """Return whether sessions cost at most `limit` seconds, where that is certain.
+
+        A cost below zero is no cost: then requests in no session cost more, for a reason of their own.
+        """
+        if self.most < 0:
+            return "no verdict, no session costs more"
+        if self.most <= limit:
             return "met"
-        return "MISSED" if self.least > LIMIT * self.request else "not decided, more --pairs may"
+        return "MISSED" if self.least > limit else "not decided, more --pairs may"
 
     def lines(self) -> Iterator[str]:
         """Yield it as a person reads it."""
@@ -60,7 +63,6 @@ class Cost:
         yield f"  {'median of the differences':<28}{self._shown(self.median)}"
         yield f"  {'quartiles':<28}{self._shown(self.lower_quartile)} to {self._shown(self.upper_quartile)}"
         yield f"  {'median, 95 % certain':<28}{self._shown(self.least)} to {self._shown(self.most)}"
-        yield f"  at most {LIMIT:.0%}: {self.verdict}"
 
     def _shown(self, seconds: float) -> str:
         return f"{seconds * 1e6:.1f} us ({seconds / self.request:.1%})"
