@@ -96,6 +96,14 @@ UPSTREAM: Final[Option[str]] = Option(
     unit="URL",
     help="the URL of the server that gets the requests, or unix:PATH for its Unix socket",
 )
+WORKERS: Final[Option[int]] = Option(
+    name="workers",
+    table=_PROXY,
+    kind=COUNT,
+    default=1,
+    unit="processes",
+    help="the number of processes that serve the addresses together; they divide the cap",
+)
 UPSTREAM_CA: Final[Option[str | None]] = Option(
     name="upstream_ca",
     table=_PROXY,
@@ -279,7 +287,7 @@ EXPORT: Final[Option[str | None]] = Option(
     kind=FILE,
     default=None,
     unit="FILE",
-    help="the file for the records of ended sessions",
+    help="the file for the records of ended sessions; {worker} in its name stands for the number of the worker",
 )
 EXPORT_MAX_BYTES: Final[Option[int]] = Option(
     name="export_max_bytes",
@@ -351,7 +359,7 @@ FLEET_OPTIONS: Final = (PEERS, PEERS_FILE, PEERS_DNS, PEER_NAME, PEER_LISTEN, PE
 PROXY_OPTIONS: Final = (
     *(UPSTREAM, LISTEN, TLS_CERT, TLS_KEY, UPSTREAM_CA, HEALTH, MATCHER),
     *(CONNECT_TIMEOUT, HEAD_TIMEOUT, IDLE_TIMEOUT, COMMENT_AFTER),
-    *(STREAM_IDLE_TIMEOUT, SKIP, MAX_CONNECTIONS, LOOP),
+    *(STREAM_IDLE_TIMEOUT, SKIP, WORKERS, MAX_CONNECTIONS, LOOP),
     *(MAX_BODY, MAX_HEADER, TRUSTED_PROXY, OWNER_HEADER, REWRITE_HOST, ALLOW_HOST, ALLOW_ORIGIN, LOG_FORMAT),
     *(EXPORT, EXPORT_MAX_BYTES, EXPORT_KEEP),
 )
