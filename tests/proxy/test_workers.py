@@ -1,6 +1,7 @@
 """Several workers on one port: each of them finds every session, and together they are one proxy."""
 
 import contextlib
+import json
 import os
 import signal
 import stat
@@ -18,7 +19,7 @@ import pytest
 from websockets.sync.client import connect
 
 from tests.exchanges import INITIALIZE
-from tests.processes import HOST, clean_environ
+from tests.processes import HOST, clean_environ, free_port, running, until_answers
 from tests.waiting import PATIENCE, until
 
 from .conftest import Origin, Proxy, start_proxy
@@ -26,6 +27,7 @@ from .conftest import Origin, Proxy, start_proxy
 pytestmark = pytest.mark.processes
 
 MCP = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
+SDK = Path(__file__).parent / "sdk"
 LIST = b'{"jsonrpc":"2.0","id":1,"method":"tools/list"}'
 WORKERS = 4
 
@@ -283,7 +285,7 @@ def test_workers_share_a_unix_socket_which_goes_with_the_last(origin: Origin, tm
         (["--max-sessions", "3"], "--max-sessions 3 is too few for --workers 4"),
         (["--max-connections", "3"], "--max-connections 3 is too few for --workers 4"),
         (["--export", "ended.jsonl"], "--export needs {worker} in its name"),
-        (["--export", "/nowhere/{worker}.jsonl"], "argument --export"),
+        (["--export", "/nowhere/{worker}.jsonl"], "--export /nowhere/1.jsonl: No such file"),
         (["--tls-cert", "/nowhere/cert", "--tls-key", "/nowhere/key"], "--tls-cert"),
         (["--workers", "0"], "argument --workers: takes"),
         (
@@ -327,3 +329,19 @@ def test_the_number_of_workers_may_stand_in_the_environment_and_in_a_file(origin
     file.write_text("[proxy]\nworkers = 2\n")
     with start_proxy(tmp_path, origin.url, "--config", str(file)) as proxy:
         proxy.until_whole(2)
+
+
+def test_mcp_clients_of_both_kinds_need_no_affinity(tmp_path: Path) -> None:
+    """CLIENTS=200 is a minute of a busy machine."""
+    count, calls = int(os.environ.get("CLIENTS", "24")), 5
+    port = free_port()
+    server = [sys.executable, str(SDK / "server.py"), str(port)]
+    with running("mcp-server", server, tmp_path) as process:
+        until_answers(f"http://{HOST}:{port}/sessions", process)
+        with start_workers(tmp_path, f"http://{HOST}:{port}") as proxy:
+            crowd = [sys.executable, str(SDK / "crowd.py"), f"{proxy.url}/mcp", str(count), str(calls)]
+            done = subprocess.run(crowd, env=clean_environ(), capture_output=True, text=True, timeout=600, check=False)
+            assert done.returncode == 0, done.stderr
+            assert json.loads(done.stdout) == {"clients": count, "right": count * calls, "wrong": 0, "errors": []}
+            assert books(proxy) == (count, 0)
+            assert asked("GET", f"http://{HOST}:{port}/sessions").json() == {"sessions": 0}
