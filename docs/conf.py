@@ -27,7 +27,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     (
         r"py:.*",
-        r"(opentelemetry|pathlib|collections|contextlib|datetime|os|enum|types|socket|ipaddress|ssl)\..*",
+        r"(fastapi|opentelemetry|pathlib|collections|contextlib|datetime|os|enum|types|socket|ipaddress|ssl)\..*",
     ),  # other manuals
     (r"py:.*", r"Any|Mapping|Callable|Awaitable|MutableMapping|Sequence|[a-z]+"),  # Python's own
     (r"py:.*", r".*(DataT|_LifespanT|HasScope)"),  # type variables, and a protocol that requests fit anyway
@@ -46,7 +46,13 @@ html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
 
-_PUBLIC: Final = ("otel_sessions.proxy", "otel_sessions.matchers", "otel_sessions.asgi", "otel_sessions")
+_PUBLIC: Final = (
+    "otel_sessions.admin",
+    "otel_sessions.proxy",
+    "otel_sessions.matchers",
+    "otel_sessions.asgi",
+    "otel_sessions",
+)
 _HOMES: Final = {
     name: home
     for home in _PUBLIC

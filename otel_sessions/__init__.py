@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     )
     from ._core.ids import fingerprint
     from ._core.limits import UNSET, Limit, Unset
+    from ._core.listing import RecentEnd, SessionInfo, SessionLimits, SessionPage
     from ._core.session import Session, SessionMetadata
     from ._core.stats import CleanupReport, SessionStats
     from ._core.words import EndReason, Outcome, PerClientAtCap, RejectionReason, SessionState, Trigger
@@ -53,6 +54,7 @@ __all__ = [
     "PeerUnavailable",
     "PerClientAtCap",
     "Pin",
+    "RecentEnd",
     "Record",
     "RejectionReason",
     "Reservation",
@@ -60,9 +62,12 @@ __all__ = [
     "SessionConfig",
     "SessionError",
     "SessionExists",
+    "SessionInfo",
+    "SessionLimits",
     "SessionManager",
     "SessionMetadata",
     "SessionNotFound",
+    "SessionPage",
     "SessionSink",
     "SessionState",
     "SessionStats",
@@ -103,6 +108,7 @@ _NAMES: Final = {
     "_engine.owners": ("Fleet", "Here", "Peer"),
     "sinks.records": ("Record", "Skipped", "read_records"),
     "_core.limits": ("UNSET", "Limit", "Unset"),
+    "_core.listing": ("RecentEnd", "SessionInfo", "SessionLimits", "SessionPage"),
     "_core.session": ("Session", "SessionMetadata"),
     "sinks._jsonlines": ("JsonLinesSink",),
     "_core.stats": (

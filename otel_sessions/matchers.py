@@ -14,13 +14,8 @@ from enum import StrEnum
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 
-from ._core.exceptions import (
-    ConfigError,
-    PeerUnavailable,
-    SessionError,
-    SessionNotFound,
-    TooManySessions,
-)
+from ._core import exceptions
+from ._core.exceptions import ConfigError, SessionError, SessionNotFound, TooManySessions
 from ._http import cookies, set_cookie
 from ._http.json_rpc import calls
 
@@ -234,9 +229,8 @@ class McpMatcher(AdoptingMatcher):
     mount, as the routes of the mounted app do. A message of the older transport names its session in the query, and
     does not accept an event stream. A message that accepts an event stream is Streamable HTTP, whatever its query says.
 
-    With `hint`, and a manager that has a `fleet`, clients get the id with the name of this process in front: `w1.` and
-    the app's id. The app sees its own id, byte for byte. A client that leaves the hint out, or sends two hints, finds
-    its session in no other process; an id without a hint still works in the process that has its session.
+    With `hint` and a manager with a `fleet`, clients get the app's id with the name of this process in front, as `w1.`.
+    The app sees its own id. An id without its hint works only in the process that has its session.
 
     Raises `ConfigError` if `sse_path` does not begin with `/`.
     """
@@ -397,6 +391,6 @@ def _answer(error: SessionError, body: bytes, kind: bytes) -> Answer:
     """
     status = HTTPStatus.NOT_FOUND if isinstance(error, SessionNotFound) else HTTPStatus.SERVICE_UNAVAILABLE
     headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store")]
-    if isinstance(error, (TooManySessions, PeerUnavailable)) and error.retry_after is not None:
+    if isinstance(error, (TooManySessions, exceptions.PeerUnavailable)) and error.retry_after is not None:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after))))
     return Answer(status=status, headers=headers, body=body)

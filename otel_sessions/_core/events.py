@@ -43,6 +43,8 @@ class Event(StrEnum):
     CERTIFICATE_READ = "otel_sessions.proxy.certificate_read"
     CERTIFICATE_KEPT = "otel_sessions.proxy.certificate_kept"
     CERTIFICATE_DOUBTFUL = "otel_sessions.proxy.certificate_doubtful"
+    ADMIN_LISTENS = "otel_sessions.admin.listens"
+    ADMIN_CHANGED = "otel_sessions.admin.changed"
     UPSTREAM_FAILED = "otel_sessions.upstream.failed"
     UPSTREAM_KEPT_SESSION = "otel_sessions.upstream.kept_session"
 

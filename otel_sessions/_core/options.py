@@ -107,10 +107,16 @@ class Option(Generic[V]):
     unit: str
     """The unit of a number, or the form of a text."""
     required: bool = False
+    file_key: str | None = None
+    """The key in a file if it is not the name."""
+    has_flag: bool = True
+    """Whether there is a flag. A secret has no flag, since other users see the flags of a process."""
 
     @property
     def key(self) -> str:
         """The key in a file. The key of a session setting in seconds ends with `_secs`."""
+        if self.file_key is not None:
+            return self.file_key
         return f"{self.name}_secs" if self.table == SESSION and self.unit == SECONDS else self.name
 
     @property

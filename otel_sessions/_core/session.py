@@ -13,6 +13,7 @@ from typing import Any, Final, Generic
 from .config import SessionConfig
 from .ids import fingerprint
 from .limits import Limits, or_infinite
+from .roll import Leaf
 from .wheel import Bucket, Wheel
 from .words import EndReason, SessionState
 
@@ -43,7 +44,7 @@ class SessionMetadata:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shared(Limits):
-    """What many sessions share: their limits, their clock and their wheel.
+    """What many sessions share: their limits, their clock, their wheel and their leaf of the roll.
 
     `wall_offset` is the time of the wall clock minus the time of `clock` when the sessions were made, in seconds.
     """
@@ -51,12 +52,13 @@ class Shared(Limits):
     clock: Callable[[], float]
     wall_offset: float
     wheel: Wheel[Any]
+    leaf: Leaf
 
     @classmethod
-    def normal(cls, config: SessionConfig, clock: Callable[[], float], wheel: Wheel[Any]) -> "Shared":
+    def normal(cls, config: SessionConfig, clock: Callable[[], float], wheel: Wheel[Any], leaf: Leaf) -> "Shared":
         idle, age = or_infinite(config.max_idle_time), or_infinite(config.max_session_age)
         unused = or_infinite(config.max_unused_time)
-        return cls(idle=idle, age=age, unused=unused, clock=clock, wall_offset=0.0, wheel=wheel)
+        return cls(idle=idle, age=age, unused=unused, clock=clock, wall_offset=0.0, wheel=wheel, leaf=leaf)
 
 
 @dataclass(slots=True)

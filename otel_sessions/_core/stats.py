@@ -5,13 +5,24 @@ A report can be pickled, copied and returned from a web framework's route. `as_d
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from datetime import datetime
 from enum import StrEnum
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, runtime_checkable
 
 from .books import Totals
 from .words import EndReason, Occupancy, Outcome, RejectionReason, Trigger
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 WordT = TypeVar("WordT", bound=StrEnum)
+
+
+@runtime_checkable
+class Report(Protocol):
+    """A value that makes itself ready for JSON."""
+
+    def as_dict(self) -> dict[str, object]: ...
 
 
 class Counts(dict[WordT, int]):
@@ -52,7 +63,7 @@ class CleanupReport:
 
     def as_dict(self) -> dict[str, object]:
         """Return the report as a dict that is ready for JSON, `total_cleaned` included. Words are plain strings."""
-        return {**_plain(self), "total_cleaned": self.total_cleaned}
+        return {**plain(self), "total_cleaned": self.total_cleaned}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,8 +96,7 @@ class SessionStats:
 
     def as_dict(self) -> dict[str, object]:
         """Return a dict that is ready for JSON. Words are plain strings; `last_cleanup` is a dict or None."""
-        last = self.last_cleanup
-        return {**_plain(self), "last_cleanup": None if last is None else last.as_dict()}
+        return plain(self)
 
 
 def statistics(
@@ -116,11 +126,22 @@ def statistics(
     )
 
 
-def _plain(value: CleanupReport | SessionStats) -> dict[str, object]:
+def plain(value: "DataclassInstance") -> dict[str, object]:
+    """Return the fields of a report as JSON has them: words and times as texts, reports as dicts."""
     return {field.name: _written(getattr(value, field.name)) for field in fields(value)}
 
 
 def _written(value: object) -> object:
-    if isinstance(value, Mapping):
-        return {_written(key): count for key, count in value.items()}
-    return value.value if isinstance(value, StrEnum) else value
+    match value:
+        case Mapping():
+            return {_written(key): count for key, count in value.items()}
+        case tuple():
+            return [_written(one) for one in value]
+        case StrEnum():
+            return value.value
+        case datetime():
+            return value.isoformat()
+        case Report():
+            return value.as_dict()
+        case _:
+            return value

@@ -1,4 +1,4 @@
-"""Which sessions there are: the live sessions by id, the closing sessions, and the wheel of sessions that may be due.
+"""Which sessions there are: the live sessions by id, the closing sessions, the roll, and the wheel of what may be due.
 
 A session enters by `add`. It leaves by `hide` and then `finish`, or by `remove`, which does both in one step. The
 session has no lease any more then. Only `write_off` ends sessions otherwise, after their loop or process is gone. Other
@@ -6,15 +6,21 @@ modules decide when a session ends, and what happens between `hide` and `finish`
 """
 
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import islice
 from typing import Generic
 
 from .books import Books, RecentEnds
 from .clock import latest
 from .config import SessionConfig
 from .exceptions import ManagerClosed, SessionExists, SessionNotFound
+from .ids import fingerprint
+from .listing import RecentEnd
 from .loops import Home
+from .roll import Roll
 from .session import DataT, End, Session, Shared
 from .wheel import Wheel
 from .words import EndReason
@@ -22,6 +28,9 @@ from .words import EndReason
 _SHORTEST_TICK = 0.001
 _SAME_WALL_CLOCK = 0.001
 """Seconds. New sessions go on sharing one `Shared` while their wall offsets differ by less."""
+
+MOST_RECENT = 100
+"""How many ended sessions are shown."""
 
 _ELSEWHERE = (
     "the session manager runs on another event loop; call it on its own loop, from other threads"
@@ -48,9 +57,12 @@ class Store(Generic[DataT]):
         self.sessions: dict[str, Session[DataT]] = {}
         self.closing: dict[str, Session[DataT]] = {}
         self.recent = RecentEnds()
+        self._latest: deque[tuple[EndReason, float, list[str]]] = deque(maxlen=MOST_RECENT)
+        """Which sessions ended together, why and when. Fingerprints are made when a caller asks."""
         self.wheel: Wheel[Session[DataT]] = Wheel(min(1.0, max(config.cleanup_interval / 10, _SHORTEST_TICK)))
+        self.roll: Roll[Session[DataT]] = Roll((self.sessions, self.closing), lambda session: session._shared.leaf)
         self.books = books
-        self._shared = Shared.normal(config, clock, self.wheel)
+        self._shared = Shared.normal(config, clock, self.wheel, self.roll.leaf)
 
     def open(self, home: Home) -> None:
         """Begin the run on the loop `home`."""
@@ -95,6 +107,8 @@ class Store(Generic[DataT]):
         """Make a session that is visible at once. Its id must be vacant."""
         session = Session(session_id, data, client, shared, now)
         self.sessions[session_id] = session
+        if self.roll.add(session_id):
+            self._shared = replace(self._shared, leaf=self.roll.leaf)
         self.books.add_created()
         self.wheel.file(session, session._deadline(now, shared), now)
         return session
@@ -118,6 +132,15 @@ class Store(Generic[DataT]):
         closing = self.closing.get(session_id)
         return closing.end_reason if closing is not None else self.recent.reason_of(session_id)
 
+    def recent_ends(self, limit: int) -> tuple[RecentEnd, ...]:
+        """Return what is known of the sessions that ended last, the latest first."""
+        ends = (
+            RecentEnd(fingerprint=fingerprint(session_id), reason=reason, ended_at=datetime.fromtimestamp(at, UTC))
+            for reason, at, together in reversed(self._latest)
+            for session_id in reversed(together)
+        )
+        return tuple(islice(ends, min(limit, MOST_RECENT)))
+
     def hide(self, session: Session[DataT], reason: EndReason, now: float) -> None:
         """Hide a session and mark it as closing. `reason` is the reason for which the session will be counted."""
         self._settle([session], reason, now, gone=False)
@@ -131,11 +154,13 @@ class Store(Generic[DataT]):
         assert end is not None
         assert end.reason is not None
         end.gone = True
+        self.roll.discard([session._shared.leaf])
         self.books.add_cleaned(end.reason)
 
     def remove(self, sessions: list[Session[DataT]], reason: EndReason, now: float) -> None:
         """Hide and finish sessions in one step."""
         self._settle(sessions, reason, now, gone=True)
+        self.roll.discard([session._shared.leaf for session in sessions])
         self.books.add_removed(reason, len(sessions))
 
     def write_off(self) -> None:
@@ -155,3 +180,4 @@ class Store(Generic[DataT]):
             failure = session._end.failure if session._end is not None else None
             session._end = End(failure, reason, now, session._last, session._count, gone)
             self.recent.add(session.id, reason)
+        self._latest.append((reason, now + self._shared.wall_offset, [one.id for one in sessions[-MOST_RECENT:]]))

@@ -7,9 +7,8 @@ need a running manager raise `ManagerClosed`. Each entry begins a run without se
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Generic, Self, overload
+from typing import Any, Self, overload
 
-from opentelemetry import context as otel_context
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
@@ -28,14 +27,15 @@ from otel_sessions._core.words import EndReason
 from otel_sessions._telemetry.telemetry import Telemetry
 
 from .admission import Reservation
-from .ending import Batch, CloseHook
+from .directory import Directory
+from .ending import CloseHook
 from .hooks import SessionSink
 from .leases import Hold, Lease, Leases, Pin
 from .owners import Fleet, Here, Peer, locate
 from .supervisor import Supervisor
 
 
-class SessionManager(Generic[DataT]):
+class SessionManager(Directory[DataT]):
     """Keeps at most `config.max_sessions` sessions, and ends the sessions that are stale, expired, closed or failed.
 
         async with SessionManager[Upstream](SessionConfig(max_sessions=10_000), on_close=hang_up) as manager:
@@ -263,20 +263,6 @@ class SessionManager(Generic[DataT]):
         """
         return Lease(self._leases, session_id)
 
-    async def close_session(self, session_id: str) -> bool:
-        """End a session by hand. Return True, after the close hook or its timeout, to the one caller that ended it.
-
-        The session is hidden at once. Bound leases of other tasks are cancelled, never the caller's. If no live session
-        has the id, the method returns False at once. Raises `ManagerClosed`, and `RuntimeError` on another event loop
-        than the manager's.
-        """
-        supervisor = self._running_here()
-        session = self._sessions.get(session_id)
-        if session is None:
-            return False
-        await self._end(supervisor, session)
-        return True
-
     async def locate(self, session_id: str) -> Here | Peer | None:
         """Return which process an id leads to: `Here`, a `Peer`, which may have ended the session since, or None.
 
@@ -390,11 +376,3 @@ class SessionManager(Generic[DataT]):
         if session is not None and not session._pins and session._due(self._now(), session._shared):
             await self._end(supervisor, session)
         self._store.require_vacant(session_id)
-
-    async def _end(self, supervisor: Supervisor[DataT], session: Session[DataT]) -> None:
-        """End a session and wait for its export and close hook. A caller inside a hook or an export does not wait."""
-        batch, now = Batch(), self._now()
-        reason = session._reason(now, EndReason.CLOSED)
-        supervisor.closer.end({reason: [session]}, otel_context.get_current(), batch, now)
-        if not supervisor.hooks.calling:
-            await batch.wait()

@@ -49,7 +49,8 @@ def add_flags(parser: argparse.ArgumentParser, tables: Tables) -> None:
     for name, options in filled.items():
         group = parser.add_argument_group(f"settings of table [{name}]")
         for option in options:
-            _add_flag(group, option)
+            if option.has_flag:
+                _add_flag(group, option)
 
 
 def merged(tables: Tables, flags: argparse.Namespace, environ: Mapping[str, str]) -> Values:

@@ -22,8 +22,7 @@ The column *setting* has the name in code, the key in a file if it differs, the 
 - A list is a list in a file. In a variable, commas separate its items. As a flag, repeat the flag for each item.
 - A variable that starts with `OTEL_SESSIONS_` and that no setting reads is logged once as a warning. Variables that
   Kubernetes sets for a service `otel-sessions` (`..._PORT`, `..._PORT_*`, `..._SERVICE_*`) cause no warning.
-- A file may have the tables `[session]`, `[proxy]`, `[admin]` and `[fleet]`. An unknown table or key is an error. The
-  table `[admin]` has no key yet.
+- A file may have the tables `[session]`, `[proxy]`, `[admin]` and `[fleet]`. An unknown table or key is an error.
 """
 _TITLES: Final = {
     "session": """Every manager has these settings. In code they are the fields of `SessionConfig`.
@@ -31,6 +30,8 @@ _TITLES: Final = {
 `otel-sessions proxy` has the flags, and `otel-sessions demo` reads the variables.""",
     "proxy": "Only `otel-sessions proxy` has these settings.",
     "fleet": "Only `otel-sessions proxy` has these settings. Several proxies find each other's sessions with them.",
+    "admin": """The [admin API](../how-to/admin.md) of `otel-sessions proxy` has these settings. The token has no flag,
+since other users of the machine see the flags of a process.""",
 }
 _COLUMNS: Final = ("setting", "unit", "default", "what it does")
 
@@ -49,5 +50,5 @@ def _chapter(name: str, options: Sequence[Option[Any]]) -> list[str]:
 def _row(option: Option[Any]) -> tuple[str, ...]:
     unit = option.written_unit if option.is_measured else f"`{option.written_unit}`".replace("|", "` or `")
     default = "required" if option.required else f"`{option.written_default}`"
-    names = dict.fromkeys((option.name, option.key, option.variable, option.flag))
+    names = dict.fromkeys((option.name, option.key, option.variable, *([option.flag] if option.has_flag else [])))
     return "<br>".join(f"`{name}`" for name in names), unit, default, option.help.replace("*", "\\*")

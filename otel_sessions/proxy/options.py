@@ -31,6 +31,7 @@ from .peer import EndpointMatcher
 
 _PROXY: Final = "proxy"
 _FLEET: Final = "fleet"
+_ADMIN: Final = "admin"
 _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
 _PLAIN: Final = re.compile(r"[A-Za-z0-9-]+", re.ASCII)
 _A_NAME: Final = "the name of a header or a cookie"
@@ -363,5 +364,43 @@ PROXY_OPTIONS: Final = (
     *(MAX_BODY, MAX_HEADER, TRUSTED_PROXY, OWNER_HEADER, REWRITE_HOST, ALLOW_HOST, ALLOW_ORIGIN, LOG_FORMAT),
     *(EXPORT, EXPORT_MAX_BYTES, EXPORT_KEEP),
 )
-TABLES: Final[Tables] = {_PROXY: PROXY_OPTIONS, SESSION: SESSION_OPTIONS, "admin": (), _FLEET: FLEET_OPTIONS}
-"""The options of a proxy by the tables of its file. The table `admin` has no key yet."""
+ADMIN: Final[Option[tuple[str, int] | None]] = Option(
+    name="admin",
+    table=_ADMIN,
+    kind=ADDRESS_OR_OFF,
+    default=None,
+    unit="HOST:PORT",
+    help="the address of the admin API; needs a token unless it is a loopback address",
+    file_key="listen",
+)
+ADMIN_TOKEN_FILE: Final[Option[str | None]] = Option(
+    name="admin_token_file",
+    table=_ADMIN,
+    kind=FILE,
+    default=None,
+    unit="FILE",
+    help="the file with the token that requests to the admin API must show",
+    file_key="token_file",
+)
+ADMIN_TOKEN: Final[Option[str | None]] = Option(
+    name="admin_token",
+    table=_ADMIN,
+    kind=text("a secret", str, secret=True),
+    default=None,
+    unit="TOKEN",
+    help="the token itself, if there is no file",
+    file_key="token",
+    has_flag=False,
+)
+ADMIN_ALLOW_HOST: Final[Option[tuple[str, ...]]] = Option(
+    name="admin_allow_host",
+    table=_ADMIN,
+    kind=several(text("the name of a host", str)),
+    default=(),
+    unit="HOST",
+    help="a Host that requests to the admin API may name, besides the loopback names on a loopback address; repeatable",
+    file_key="allow_host",
+)
+ADMIN_OPTIONS: Final = (ADMIN, ADMIN_TOKEN_FILE, ADMIN_TOKEN, ADMIN_ALLOW_HOST)
+TABLES: Final[Tables] = {_PROXY: PROXY_OPTIONS, SESSION: SESSION_OPTIONS, _ADMIN: ADMIN_OPTIONS, _FLEET: FLEET_OPTIONS}
+"""The options of a proxy by the tables of its file."""

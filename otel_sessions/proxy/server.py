@@ -29,6 +29,7 @@ from otel_sessions.sinks._jsonlines import JsonLinesSink
 
 from . import options, websocket
 from ._uvicorn import Server
+from .administration import Administration
 from .certificate import Certificate
 from .door import most_connections
 from .farewell import Farewell
@@ -119,6 +120,8 @@ class Proxy:
         self._measured = Measured(front, settings.rules.trust)
         self._server = Server(self._measured, limits, most, self._drain)
         self._health = Server(self._say_health, limits, _MOST_HEALTH, _drain_nothing)
+        self._admin = Administration(settings, self.manager, self._is_stopping) if settings.admin else None
+        self._admin_address: Address | None = None
         self._addresses: tuple[Address, ...] | None = None
         self._serving: asyncio.Task[None] | None = None
         self._exits = AsyncExitStack()
@@ -138,6 +141,11 @@ class Proxy:
             raise RuntimeError("the proxy does not listen yet; enter its async with block first")
         return self._addresses
 
+    @property
+    def admin_address(self) -> Address | None:
+        """What the admin API listens on; None without one, and before the block."""
+        return self._admin_address
+
     async def __aenter__(self) -> Self:
         if self._serving is not None:
             raise RuntimeError("the proxy has run already; make another Proxy")
@@ -151,13 +159,15 @@ class Proxy:
             peers = self._listen_for_peers()
             if peers is not None:
                 exits.enter_context(peers)
+            admin = None if self._admin is None else exits.enter_context(self._admin.listen())
+            self._admin_address = None if admin is None else address_of(admin)
             exits.enter_context(self._measured)
             await exits.enter_async_context(self._upstream)
             if self._sink is not None:
                 with naming(options.EXPORT.flag, str(self.settings.export)):
                     await exits.enter_async_context(self._sink)
             await exits.enter_async_context(self.manager)
-            self._serving = asyncio.create_task(self._run(listeners, health, peers))
+            self._serving = asyncio.create_task(self._run(listeners, health, peers, admin))
             self._serving.add_done_callback(lambda _: self._server.ready.set())
             exits.push_async_exit(self._shut_down)
             await self._server.ready.wait()
@@ -211,10 +221,16 @@ class Proxy:
         return None if address is None else listen_as(options.PEER_LISTEN.flag, address)
 
     async def _run(
-        self, listeners: Sequence[socket.socket], health: socket.socket | None, peers: socket.socket | None
+        self,
+        listeners: Sequence[socket.socket],
+        health: socket.socket | None,
+        peers: socket.socket | None,
+        admin: socket.socket | None,
     ) -> None:
         certificate = self._certificate
         async with asyncio.TaskGroup() as tasks:
+            if self._admin is not None and admin is not None:
+                tasks.create_task(self._admin.serve_on(admin))
             if health is not None:
                 tasks.create_task(self._health.serve_on([health]))
             if self._peers is not None and peers is not None:
@@ -228,6 +244,8 @@ class Proxy:
             self._health.stop()
             if self._peers is not None:
                 self._peers.stop()
+            if self._admin is not None:
+                self._admin.stop()
 
     async def _shut_down(self, kind: type[BaseException] | None, *_: object) -> None:
         assert self._serving is not None
@@ -236,6 +254,9 @@ class Proxy:
             await asyncio.wait([self._serving])
         if kind is None:  # else the error of the block is raised
             await self._serving
+
+    def _is_stopping(self) -> bool:
+        return self._server.stopping
 
     async def _drain(self) -> None:
         """End all exchanges. An exchange in no session gets as much time as a lease."""

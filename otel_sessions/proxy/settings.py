@@ -17,9 +17,10 @@ from .headers import UNIX_PEER, Trust
 from .peer import EndpointMatcher
 from .rules import Rules, Timeouts
 
+_OPTIONS: Final = (*options.PROXY_OPTIONS, *options.ADMIN_OPTIONS, *options.FLEET_OPTIONS)
+_USUAL: Final = Values({option.name: option.usual for option in _OPTIONS})
 WORKER: Final = "{worker}"
 """What stands for the number of the worker in the name of a file."""
-_USUAL: Final = Values({option.name: option.usual for option in (*options.PROXY_OPTIONS, *options.FLEET_OPTIONS)})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +58,10 @@ class Settings:
     peer_name: str | None = _USUAL[options.PEER_NAME]
     peer_listen: Address | None = _USUAL[options.PEER_LISTEN]
     peer_secret_file: str | None = _USUAL[options.PEER_SECRET_FILE]
+    admin: tuple[str, int] | None = _USUAL[options.ADMIN]
+    admin_token_file: str | None = _USUAL[options.ADMIN_TOKEN_FILE]
+    admin_token: str | None = field(default=_USUAL[options.ADMIN_TOKEN], repr=False)
+    admin_allow_host: tuple[str, ...] = _USUAL[options.ADMIN_ALLOW_HOST]
 
     def __post_init__(self) -> None:
         _require_consistent(self)
@@ -115,6 +120,10 @@ def read(flags: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
         peer_name=values[options.PEER_NAME],
         peer_listen=values[options.PEER_LISTEN],
         peer_secret_file=values[options.PEER_SECRET_FILE],
+        admin=values[options.ADMIN],
+        admin_token_file=values[options.ADMIN_TOKEN_FILE],
+        admin_token=values[options.ADMIN_TOKEN],
+        admin_allow_host=values[options.ADMIN_ALLOW_HOST],
     )
 
 
@@ -186,6 +195,8 @@ def _require_room_for_workers(settings: Settings) -> None:
             raise ConfigError(f"{flag} {places} is too few for --workers {workers}: each worker needs a place")
     if settings.has_peers:
         raise ConfigError("--workers and --peers exclude each other: a list of peers names processes, not machines")
+    if settings.admin is not None:
+        raise ConfigError("--workers and --admin exclude each other: the admin API has the sessions of one process")
     if settings.export is not None and WORKER not in settings.export:
         raise ConfigError(f"--export needs {WORKER} in its name with --workers: each worker writes a file of its own")
 

@@ -12,7 +12,18 @@ import pytest
 from fastapi import FastAPI
 from httpx2 import ASGITransport, AsyncClient
 
-from otel_sessions import UNSET, CleanupReport, EndReason, Record, SessionConfig, SessionManager, SessionStats
+from otel_sessions import (
+    UNSET,
+    CleanupReport,
+    EndReason,
+    RecentEnd,
+    Record,
+    SessionConfig,
+    SessionManager,
+    SessionPage,
+    SessionStats,
+    fingerprint,
+)
 from tests.doubles import SlowHook, fail
 from tests.virtual import Clock, settle
 
@@ -53,8 +64,10 @@ async def test_statistics_and_reports_can_be_pickled_and_copied(
 async def test_every_other_value_can_be_pickled_and_copied(make: Callable[[Any], Any]) -> None:
     async with SessionManager() as manager:
         session = await manager.create_session()
+        page = manager.sessions()
         await manager.close_session(session.id)
     values = [SessionConfig(max_sessions=7), session.metadata, Record.of(session, EndReason.CLOSED), EndReason.CLOSED]
+    values += [page, page.sessions[0], page.sessions[0].limits, manager.recent_ends()[0], manager.recent_ends()]
 
     assert [make(value) for value in values] == values
     assert make(UNSET) is UNSET
@@ -103,6 +116,19 @@ async def test_a_report_as_a_dict_has_its_sum_and_plain_words(report: CleanupRep
     assert {type(word) for word in (written["trigger"], written["outcome"], *written["cleaned"])} == {str}  # type: ignore[misc]
 
 
+async def test_a_page_and_the_recent_ends_as_dicts_are_ready_for_json() -> None:
+    async with SessionManager() as manager:
+        await manager.create_session("ended")
+        await manager.close_session("ended")
+        await manager.create_session()
+        page, [end] = manager.sessions(), manager.recent_ends()
+
+    for written in (page.as_dict(), end.as_dict()):
+        assert json.loads(json.dumps(written, allow_nan=False)) == written
+    assert page.as_dict()["sessions"] == [page.sessions[0].as_dict()]
+    assert end.as_dict()["ended_at"] == end.ended_at.isoformat()
+
+
 async def test_the_last_cleanup_is_nested_in_the_statistics_as_a_dict(stats: SessionStats) -> None:
     assert stats.last_cleanup is not None
     assert stats.as_dict()["last_cleanup"] == stats.last_cleanup.as_dict()
@@ -145,12 +171,27 @@ async def test_a_fastapi_route_returns_statistics_and_reports(anyio_backend: str
     async def report() -> CleanupReport:
         return await manager.cleanup_stale_sessions()
 
+    @app.get("/sessions")
+    async def sessions() -> SessionPage:
+        return manager.sessions()
+
+    @app.get("/recent")
+    async def recent() -> tuple[RecentEnd, ...]:
+        return manager.recent_ends()
+
     async with manager, AsyncClient(transport=ASGITransport(app), base_url="http://x") as client:
-        await manager.create_session()
+        await manager.create_session("ended")
+        await manager.close_session("ended")
+        [end] = (await client.get("/recent")).json()
+        assert (end["fingerprint"], end["reason"]) == (fingerprint("ended"), "closed")
+        session = await manager.create_session()
+        [listed] = (await client.get("/sessions")).json()["sessions"]
+        assert listed["fingerprint"] == fingerprint(session.id)
+        assert listed["limits"] == {"max_idle_time": 3600.0, "max_session_age": 86400.0}
         assert (await client.get("/report")).json()["remaining"] == 1
         for path in ("/typed", "/untyped", "/as_dict"):
             answer = await client.get(path)
             assert answer.status_code == 200
-            assert answer.json()["total_created"] == 1
+            assert answer.json()["total_created"] == 2
             assert answer.json()["last_cleanup"]["trigger"] == "manual"
-            assert answer.json()["cleaned_by_reason"]["closed"] == 0
+            assert answer.json()["cleaned_by_reason"]["closed"] == 1

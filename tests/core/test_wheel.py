@@ -17,6 +17,7 @@ eighths = st.integers(min_value=0, max_value=800).map(lambda n: n / 8)
 
 class Entry:
     def __init__(self) -> None:
+        self.id = str(id(self))
         self._bucket: Bucket[Entry] | None = None
 
 
@@ -88,7 +89,7 @@ class WheelMachine(RuleBasedStateMachine):
         assert not deadlines or Counter(self.wheel) == Counter(deadlines.keys())
         for entry in deadlines:
             assert entry._bucket is not None
-            assert entry in entry._bucket
+            assert entry._bucket[entry.id] is entry
 
 
 TestWheel = WheelMachine.TestCase

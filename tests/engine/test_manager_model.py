@@ -31,7 +31,6 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from otel_sessions import (
     UNSET,
@@ -44,11 +43,13 @@ from otel_sessions import (
     SessionExists,
     SessionManager,
     SessionNotFound,
+    SessionPage,
     TooManySessions,
+    fingerprint,
 )
 from otel_sessions._engine.tasks import Tasks
 from tests.doubles import FaultyClock, refuse
-from tests.signals import Export
+from tests.signals import Export, PatientReader
 from tests.virtual import VirtualLoop, settle
 
 T = TypeVar("T")
@@ -193,6 +194,15 @@ class Holder:
     left: bool = False
 
 
+@dataclass(eq=False)
+class Reading:
+    """A list that is read a page at a time."""
+
+    there: list[Session[str]]
+    seen: list[str] = field(default_factory=list)
+    next: str | None = None
+
+
 class Told:
     """What a hold tells; it is left in that moment."""
 
@@ -244,7 +254,8 @@ class ManagerMachine(RuleBasedStateMachine):
         self.failed_hooks = 0
         self.created = 0
         self.reserved: list[str | None] = []
-        self.closing_by_hand: Session[str] | None = None
+        self.closing_by_hand: set[Session[str]] = set()
+        self.reading: Reading | None = None
         self.evicting = False
         self.shutting_down = False
         self.pass_limits: tuple[float | None, float | None] = (None, None)
@@ -264,7 +275,7 @@ class ManagerMachine(RuleBasedStateMachine):
         async def enter() -> SessionManager[str]:
             self.clock.follow_running_loop()
             config = replace(CONFIG, per_client_at_cap=at_cap)
-            self.reader = InMemoryMetricReader()
+            self.reader = PatientReader()
             provider = MeterProvider([self.reader], shutdown_on_exit=False)
             hook = on_close if with_hook else None
             manager = SessionManager[str](config, on_close=hook, clock=self.clock, meter_provider=provider)
@@ -454,7 +465,7 @@ class ManagerMachine(RuleBasedStateMachine):
         if visible is None:
             return
         told: list[EndReason] = []
-        self.closing_by_hand = visible.session
+        self.closing_by_hand = {visible.session}
 
         async def hold_and_close() -> None:
             with self.manager.hold(visible.session.id, told.append):
@@ -467,7 +478,7 @@ class ManagerMachine(RuleBasedStateMachine):
         self.driver.call(hold_and_close)
         self._take_reports()
         self._release(visible, told)
-        self.closing_by_hand = None
+        self.closing_by_hand = set()
         if closes:
             assert visible.session in self.ended
             assert told == []
@@ -499,15 +510,57 @@ class ManagerMachine(RuleBasedStateMachine):
         if model.session in self.live:
             model.failed_at = min(model.failed_at, self.now())
 
-    @rule(model=sessions)
-    def close(self, model: Model) -> None:
+    @rule(model=sessions, by_fingerprint=st.booleans())
+    def close(self, model: Model, by_fingerprint: bool) -> None:
         standing = next((m for m in self.live.values() if m.session.id == model.session.id), None)
-        self.closing_by_hand = standing.session if standing else None
-        closed = self.driver.call(lambda: self.manager.close_session(model.session.id))
+        self.closing_by_hand = {standing.session} if standing else set()
+        if by_fingerprint:
+            named = fingerprint(model.session.id)
+            closed = self.driver.call(lambda: self.manager.close_session(fingerprint=named))
+        else:
+            closed = self.driver.call(lambda: self.manager.close_session(model.session.id))
         assert closed == (standing is not None)
         self._take_reports()
-        self.closing_by_hand = None
+        self.closing_by_hand = set()
         assert standing is None or standing.session in self.ended
+
+    @rule(client=st.sampled_from(["x", "y"]))
+    def close_client(self, client: str) -> None:
+        theirs = {model.session for model in self.live.values() if model.client == client}
+        meddled = len(self.meddled)
+        self.closing_by_hand = theirs
+        count = self.driver.call(lambda: self.manager.close_client(client))
+        self._take_reports()
+        self.closing_by_hand = set()
+        assert theirs <= self.ended.keys()
+        assert count == len(theirs) or len(self.meddled) > meddled
+
+    # What people see
+
+    @rule(limit=st.sampled_from([1, 2, 100]), client=st.sampled_from([None, "x"]))
+    def list_all_page_by_page(self, limit: int, client: str | None) -> None:
+        pages = [self._page(client=client, limit=limit)]
+        while (after := pages[-1].next) is not None:
+            pages.append(self._page(client=client, limit=limit, after=after))
+        listed = [info for page in pages for info in page.sessions]
+        wanted = [model for model in self.live.values() if client in (None, model.client)]
+        assert all(len(page.sessions) <= limit for page in pages)
+        assert [info.fingerprint for info in listed] == [fingerprint(model.session.id) for model in wanted]
+        assert [info.message_count for info in listed] == [model.messages for model in wanted]
+        assert [info.leases for info in listed] == [model.pins for model in wanted]
+        assert [info.state for info in listed] == [model.session.state for model in wanted]
+
+    @rule(limit=st.sampled_from([1, 2]))
+    def read_one_page_and_let_others_come_and_go(self, limit: int) -> None:
+        reading = self.reading = self.reading or Reading(there=list(self.live))
+        page = self._page(limit=limit, after=reading.next)
+        reading.seen += [info.fingerprint for info in page.sessions]
+        reading.next = page.next
+        if page.next is None:
+            stayed = [fingerprint(session.id) for session in reading.there if session in self.live]
+            assert [reading.seen.count(one) for one in stayed] == [1] * len(stayed)
+            event(f"read while others came and went: {len(stayed)}")
+            self.reading = None
 
     # What time and operators do
 
@@ -640,6 +693,12 @@ class ManagerMachine(RuleBasedStateMachine):
             self.driver.call(lambda: self.manager.create_session(data="late"))
         self.driver.close()
 
+    def _page(self, **keywords: Any) -> SessionPage:
+        async def read() -> SessionPage:
+            return self.manager.sessions(**keywords)
+
+        return self.driver.call(read)
+
     # The model's own arithmetic
 
     def now(self) -> float:
@@ -711,7 +770,7 @@ class ManagerMachine(RuleBasedStateMachine):
         self.reports.clear()
 
     def _allows(self, model: Model, reason: EndReason, at: float) -> bool:
-        by_hand = model.session is self.closing_by_hand or self.shutting_down or model.session in self.meddled
+        by_hand = model.session in self.closing_by_hand or self.shutting_down or model.session in self.meddled
         idle, age = self.pass_limits
         idle = model.idle_limit if idle is None or model.own_idle else min(idle, model.idle_limit)
         age = model.age if age is None or model.own_age else min(age, model.age)

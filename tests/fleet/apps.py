@@ -5,6 +5,7 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -99,3 +100,10 @@ async def fleet_of(
             await exits.enter_async_context(http)
             fleet[name] = Process(name=name, url=url, fleet=peers, manager=manager, http=http)
         yield fleet
+
+
+def replace(file: Path, text: str) -> None:
+    """Replace a file as a careful program does; the new file is another one, whatever the clock says."""
+    new = file.with_suffix(".new")
+    new.write_text(text)
+    new.replace(file)

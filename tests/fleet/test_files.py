@@ -9,6 +9,8 @@ from otel_sessions import ConfigError, Peer
 from otel_sessions.fleet import StaticPeers
 from otel_sessions.fleet.files import Watched
 
+from .apps import replace
+
 SECRET = "a secret of the whole fleet"
 
 
@@ -17,13 +19,6 @@ def number(text: str) -> int:
         return int(text)
     except ValueError as error:
         raise ConfigError("no number") from error
-
-
-def replace(file: Path, text: str) -> None:
-    """Replace a file as a careful program does; the new file is another one, whatever the clock says."""
-    new = file.with_suffix(".new")
-    new.write_text(text)
-    new.replace(file)
 
 
 def test_a_file_that_has_changed_is_read_again_after_a_second(tmp_path: Path) -> None:

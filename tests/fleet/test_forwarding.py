@@ -15,7 +15,7 @@ from otel_sessions.matchers import CookieMatcher, HeaderMatcher, McpMatcher
 from tests.exchanges import INITIALIZE
 from tests.waiting import PATIENCE
 
-from .apps import HOST, Process, fleet_of, free_socket, served, url_of
+from .apps import HOST, Process, fleet_of, free_socket, replace, served, url_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
 
@@ -311,7 +311,6 @@ async def test_an_owner_under_another_name_is_no_owner() -> None:
 
 async def test_an_owner_that_has_moved_is_found_by_a_fresh_look(tmp_path: Path) -> None:
     """The list in the file changes after it was read; the body is sent again."""
-    from .test_files import replace
 
     file = tmp_path / "peers"
     async with fleet_of(telling, HeaderMatcher) as fleet:
@@ -348,7 +347,6 @@ async def test_another_secret_is_503_and_a_warning(asks: str, caplog: pytest.Log
 
 
 async def test_secrets_are_replaced_step_by_step_without_a_lost_request(tmp_path: Path) -> None:
-    from .test_files import replace
 
     old, new = "the old secret of the fleet", "the new secret of the fleet"
     files = {name: tmp_path / name for name in ("w1", "w2")}

@@ -41,7 +41,8 @@ def test_every_event_name_of_a_log_line_is_on_the_page_of_signals() -> None:
 
 
 @pytest.mark.parametrize(
-    "home", ["otel_sessions", "otel_sessions.asgi", "otel_sessions.matchers", "otel_sessions.proxy"]
+    "home",
+    ["otel_sessions", "otel_sessions.asgi", "otel_sessions.matchers", "otel_sessions.proxy", "otel_sessions.admin"],
 )
 def test_every_public_name_is_in_the_reference(home: str) -> None:
     pages = "".join(page.read_text(encoding="utf-8") for page in (DOCS / "reference").glob("*.md"))

@@ -287,6 +287,7 @@ def test_workers_share_a_unix_socket_which_goes_with_the_last(origin: Origin, tm
         (["--export", "ended.jsonl"], "--export needs {worker} in its name"),
         (["--export", "/nowhere/{worker}.jsonl"], "--export /nowhere/1.jsonl: No such file"),
         (["--tls-cert", "/nowhere/cert", "--tls-key", "/nowhere/key"], "--tls-cert"),
+        (["--admin", "127.0.0.1:0"], "--workers and --admin exclude each other"),
         (["--workers", "0"], "argument --workers: takes"),
         (
             ["--peers", "w1=http://x", "--peer-name", "w1", "--peer-listen", "127.0.0.1:0", "--peer-secret-file", "x"],
