@@ -108,8 +108,8 @@ class Parent:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, set(ending()))
             status = worker.work(self._lifeline)
-        except BaseException:
-            _logger.exception("worker %d has failed", worker.number, extra=Event.PROXY_WORKER_ENDED.extra)
+        except BaseException as error:
+            _logger.error("worker %d has failed", worker.number, exc_info=error, extra=Event.PROXY_WORKER_ENDED.extra)
         finally:
             logging.shutdown()
             os._exit(status)
