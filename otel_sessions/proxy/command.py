@@ -18,9 +18,11 @@ from otel_sessions._program.exporters import PROMETHEUS, asked
 from otel_sessions._program.logs import complain, log_to_stderr
 from otel_sessions._program.otlp import exporting
 from otel_sessions._program.sockets import listen_as, listen_for_each
+from otel_sessions.matchers import Headers
 
 from . import options
 from ._uvicorn import quieten
+from .peer import Peer
 from .server import Proxy, open_listeners
 from .settings import Settings, unread_variables
 from .worker import WorkerProxy, serve
@@ -41,7 +43,7 @@ def run(settings: Settings) -> int:
     quieten()
     for warning in unread_variables(os.environ):
         _logger.warning("%s", warning, extra=Event.VARIABLE_UNKNOWN.extra)
-    return _run_one(settings) if settings.workers == 1 else _run_several(settings)
+    return _run_one(settings) if settings.workers == 1 else run_workers(settings)
 
 
 def _run_one(settings: Settings) -> int:
@@ -100,7 +102,11 @@ class _Sockets:
         return _Sockets(listeners=taken, health=None if self.health is None else _taken(self.health))
 
 
-def _run_several(settings: Settings) -> int:
+def run_workers(settings: Settings, session_data: Callable[[bytes, Headers], Peer] = Peer) -> int:
+    """Run several workers until a signal. Return the exit status.
+
+    `session_data` makes the data of sessions, as in `Proxy`. Raises `ConfigError`.
+    """
     if not hasattr(os, "fork"):
         raise ConfigError(f"{options.WORKERS.flag} needs a system that can fork")
     if asked(os.environ).get("METRICS") == PROMETHEUS:
@@ -110,7 +116,7 @@ def _run_several(settings: Settings) -> int:
         each = settings_of_each(settings, Path(folder))
         Proxy(each[0])  # raises for all if a file cannot be used
         sockets = _open_for_each(settings)
-        works = [partial(_work, one, sockets, index) for index, one in enumerate(each)]
+        works = [partial(_work, one, session_data, sockets, index) for index, one in enumerate(each)]
         with ExitStack() as opened:
             opened.callback(sockets.close)
             return Parent(works, settings.sessions.shutdown_timeout, sockets.close).run()
@@ -129,7 +135,9 @@ def _open_for_each(settings: Settings) -> _Sockets:
     return _Sockets(listeners=list(zip(*by_address, strict=True)), health=health)
 
 
-def _work(settings: Settings, sockets: _Sockets, index: int, lifeline: int) -> int:
+def _work(
+    settings: Settings, session_data: Callable[[bytes, Headers], Peer], sockets: _Sockets, index: int, lifeline: int
+) -> int:
     """Be a worker, in its own process. Return the exit status."""
     try:
         mine = sockets.of_worker(index)
@@ -138,21 +146,15 @@ def _work(settings: Settings, sockets: _Sockets, index: int, lifeline: int) -> i
             exporting(_SERVICE, worker=index + 1),
             asyncio.Runner(loop_factory=_loop_factory(settings.loop)) as runner,
         ):
-            runner.run(_serve_worker(settings, own, others, mine.health, lifeline))
+            runner.run(_serve_worker(lambda: WorkerProxy(settings, own, others, mine.health, session_data), lifeline))
     except (ConfigError, OSError) as error:
         complain(error)
         return COULD_NOT_START
     return 0
 
 
-async def _serve_worker(
-    settings: Settings,
-    own: Sequence[socket.socket],
-    others: Sequence[socket.socket],
-    health: socket.socket | None,
-    lifeline: int,
-) -> None:
-    await serve(WorkerProxy(settings, own, others, health), lifeline)
+async def _serve_worker(make: Callable[[], Proxy], lifeline: int) -> None:
+    await serve(make(), lifeline)
 
 
 def _taken(inherited: socket.socket) -> socket.socket:

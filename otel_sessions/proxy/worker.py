@@ -9,16 +9,17 @@ import json
 import os
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from otel_sessions._http.client import CallLimits, Client, Origin, UpstreamError
 from otel_sessions.asgi import ASGIApp, Receive, Send
 from otel_sessions.fleet.addresses import read_peers
-from otel_sessions.matchers import Scope
+from otel_sessions.matchers import Headers, Scope
 
 from .fellows import ForPeers
+from .peer import Peer
 from .server import SHUTTING_DOWN, Proxy, say
 from .settings import Settings
 
@@ -38,8 +39,9 @@ class WorkerProxy(Proxy):
         listeners: Sequence[socket.socket],
         others: Sequence[socket.socket],
         health: socket.socket | None,
+        session_data: Callable[[bytes, Headers], Peer] = Peer,
     ) -> None:
-        super().__init__(settings, listener=listeners, health=health)
+        super().__init__(settings, listener=listeners, health=health, session_data=session_data)
         self._others = others
         peers = read_peers(settings.peers)
         self._siblings = [peer.address for name, peer in peers.items() if name != settings.peer_name]

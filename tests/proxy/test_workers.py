@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -346,3 +347,40 @@ def test_mcp_clients_of_both_kinds_need_no_affinity(tmp_path: Path) -> None:
             assert json.loads(done.stdout) == {"clients": count, "right": count * calls, "wrong": 0, "errors": []}
             assert books(proxy) == (count, 0)
             assert asked("GET", f"http://{HOST}:{port}/sessions").json() == {"sessions": 0}
+
+
+@pytest.mark.parametrize("forged", ["{hint}.forged", "nobody.forged", "forged", ".forged", "{hint}"])
+def test_a_forged_hint_is_404_at_every_worker(origin: Origin, tmp_path: Path, forged: str) -> None:
+    with start_workers(tmp_path, origin.url, count=2) as proxy:
+        hint = hint_of(opened(proxy))
+        answers = {used(proxy, forged.format(hint=hint)).status_code for _ in range(8)}
+        assert answers == {404}
+
+
+def test_a_client_cannot_send_what_only_workers_send(origin: Origin, tmp_path: Path) -> None:
+    with start_workers(tmp_path, origin.url, count=2) as proxy:
+        session_id = opened(proxy)
+        for _ in range(6):
+            headers = {**MCP, "mcp-session-id": session_id, "otel-sessions-fleet": "x.y"}
+            assert asked("POST", f"{proxy.url}/mcp", content=LIST, headers=headers).status_code == 200
+
+
+def test_each_worker_has_an_instance_of_its_own(origin: Origin, tmp_path: Path) -> None:
+    environ = {"OTEL_METRICS_EXPORTER": "console", "OTEL_RESOURCE_ATTRIBUTES": "service.instance.id=gateway"}
+    with start_workers(tmp_path, origin.url, count=2, **environ) as proxy:
+        assert proxy.process.terminate() == 0
+        said = proxy.process.said()
+    assert set(re.findall(r'"service.instance.id": "(.*?)"', said)) == {"gateway-1", "gateway-2"}
+
+
+def test_the_demos_proxy_has_workers_too(origin: Origin, tmp_path: Path) -> None:
+    front, health = free_port(), free_port()
+    flags = ["--listen", f"{HOST}:{front}", "--health", f"{HOST}:{health}", "--upstream", origin.url, "--workers", "2"]
+    command = [sys.executable, "-m", "otel_sessions.demo.processes.proxy", *flags]
+    with running("demo-proxy", command, tmp_path) as process:
+        until_answers(f"http://{HOST}:{health}/healthz", process)
+        proxy = Proxy(url=f"http://{HOST}:{front}", health=f"http://{HOST}:{health}", process=process)
+        proxy.until_whole(2)
+        session_id = opened(proxy)
+        assert {used(proxy, session_id).status_code for _ in range(6)} == {200}
+        assert process.terminate() == 0
