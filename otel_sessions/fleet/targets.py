@@ -22,8 +22,6 @@ def target_of(scope: Scope) -> bytes:
 
 def prefix_of(scope: Scope) -> bytes:
     """Return the prefix that the server has added to the path of a request, or nothing."""
-    if _AS_WRITTEN in scope:
-        return b""
     root = str(scope.get("app_root_path", scope.get("root_path")) or "").rstrip("/").encode()
     return root if root and _path_of(scope).startswith(root + b"/") else b""
 

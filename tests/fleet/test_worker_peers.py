@@ -276,3 +276,15 @@ async def test_a_folder_whose_path_is_too_long_for_a_socket_is_an_error_that_say
     manager = SessionManager(fleet=WorkerPeers(tmp_path / ("x" * 200)))
     with pytest.raises(ConfigError, match="cannot listen"):
         await manager.__aenter__()
+
+
+async def test_an_exchange_of_another_protocol_passes_to_the_app(folder: Path) -> None:
+    seen: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope)
+
+    scope = {"type": "mail"}
+    middleware: Any = SessionLeaseMiddleware(app, SessionManager(fleet=WorkerPeers(folder)), HeaderMatcher())
+    await middleware(scope, None, None)
+    assert seen == [scope]
