@@ -62,7 +62,7 @@ def _start(options: argparse.Namespace) -> int:
 
 
 def _proxy(options: argparse.Namespace) -> int:
-    from .proxy.server import run
+    from .proxy.command import run
     from .proxy.settings import read
 
     try:

@@ -34,6 +34,7 @@ class Event(StrEnum):
     FLEET_FILE_READ = "otel_sessions.fleet.file_read"
     FLEET_FILE_KEPT = "otel_sessions.fleet.file_kept"
     PROXY_LISTENS = "otel_sessions.proxy.listens"
+    PROXY_WORKER_ENDED = "otel_sessions.proxy.worker_ended"
     PROXY_CLOSED_DOOR = "otel_sessions.proxy.closed_door"
     PROXY_FULL = "otel_sessions.proxy.full"
     PROXY_APP_FAILED = "otel_sessions.proxy.app_failed"

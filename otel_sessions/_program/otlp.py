@@ -43,11 +43,12 @@ _PROCESS_METRICS: Final[dict[str, list[str] | None]] = {
 
 
 @contextmanager
-def exporting(service_name: str) -> Iterator[None]:
+def exporting(service_name: str, *, worker: int | None = None) -> Iterator[None]:
     """Export telemetry during the block, if the environment asks for it. Flush the rest at the end.
 
-    `service_name` is the name of the service unless the environment sets a name. Raises `ConfigError` if Prometheus
-    is to scrape an address on which nobody can listen.
+    `service_name` is the name of the service unless the environment sets a name. `worker` is the number of this process
+    if it is one of several that share their environment: the number ends the name of its instance. Raises
+    `ConfigError` if Prometheus is to scrape an address on which nobody can listen.
     """
     setups = {"METRICS": _export_metrics, "TRACES": _export_spans, "LOGS": _export_logs}
     signals = exporters.asked(os.environ)
@@ -59,7 +60,7 @@ def exporting(service_name: str) -> Iterator[None]:
     endpoints = {signal: exporters.endpoint(signal, os.environ) for signal, word in signals.items() if word == OTLP}
     logging.getLogger("opentelemetry").addHandler(LostTelemetry(endpoints))
     logging.getLogger("opentelemetry").propagate = False
-    resource = _resource(service_name)
+    resource = _resource(service_name, worker)
     shutdowns = [setups[signal](resource) for signal in signals]
     try:
         yield
@@ -162,7 +163,7 @@ def _place(endpoint: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}".removeprefix("://")
 
 
-def _resource(service_name: str) -> "Resource":
+def _resource(service_name: str, worker: int | None) -> "Resource":
     """Return the environment's resource. Add a service name, and an instance of host and random end, if missing.
 
     A process id is no such end: containers of one host name often have the same.
@@ -172,5 +173,6 @@ def _resource(service_name: str) -> "Resource":
     resource = Resource.create()
     named = not str(resource.attributes[SERVICE_NAME]).startswith("unknown_service")
     own = {} if named else {SERVICE_NAME: service_name}
-    instance = {SERVICE_INSTANCE_ID: f"{socket.gethostname()}-{secrets.token_hex(4)}"}
-    return Resource(instance).merge(resource).merge(Resource(own))
+    given = resource.attributes.get(SERVICE_INSTANCE_ID) or f"{socket.gethostname()}-{secrets.token_hex(4)}"
+    instance = {SERVICE_INSTANCE_ID: str(given) if worker is None else f"{given}-{worker}"}
+    return resource.merge(Resource({**own, **instance}))

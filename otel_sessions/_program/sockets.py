@@ -8,6 +8,7 @@ import errno
 import os
 import socket
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -67,6 +68,23 @@ def listen_as(flag: str, address: Address) -> socket.socket:
         return listen(address)
 
 
+def listen_for_each(flag: str, address: Address, count: int) -> list[socket.socket]:
+    """Return a listening socket for each of several processes. Raises `ConfigError`, which names the flag.
+
+    On Linux, the system gives each socket of a port the same share of the connections (SO_REUSEPORT). Elsewhere, and at
+    a path, all processes have the same socket.
+    """
+    first = listen_as(flag, address)
+    if isinstance(address, Path) or not sys.platform.startswith("linux"):
+        return [first] * count
+    _, port = first.getsockname()[:2]
+    first.close()  # it has made sure that nobody else listens there, which sockets that share a port would not notice
+    with naming(flag, written(address)), ExitStack() as opened:
+        sockets = [opened.enter_context(_listen_on_port((address[0], port), shared=True)) for _ in range(count)]
+        opened.pop_all()
+    return sockets
+
+
 def written(address: Address) -> str:
     """Return an address as people write it, with brackets around an IPv6 address."""
     if isinstance(address, Path):
@@ -83,10 +101,10 @@ def address_of(listener: socket.socket) -> Address:
     return Path(os.fsdecode(name))
 
 
-def _listen_on_port(address: tuple[str, int]) -> socket.socket:
+def _listen_on_port(address: tuple[str, int], *, shared: bool = False) -> socket.socket:
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
-    listener = socket.create_server(address, family=family, backlog=_BACKLOG, dualstack_ipv6=both)
+    listener = socket.create_server(address, family=family, backlog=_BACKLOG, dualstack_ipv6=both, reuse_port=shared)
     for option in WATCHFUL:  # accepted connections inherit these options
         listener.setsockopt(*option)
     # asyncio sets TCP_NODELAY only on sockets that it makes. Without it, a body waits 40 ms for an acknowledgement.

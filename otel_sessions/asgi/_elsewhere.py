@@ -4,7 +4,7 @@ The middleware knows its fleet by one protocol. How an exchange travels is the f
 exchange, the middleware goes on as if its id were unknown, with the body as it came.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol, runtime_checkable
 
 from otel_sessions._core.exceptions import ConfigError, SessionNotFound
@@ -12,7 +12,7 @@ from otel_sessions._engine.manager import SessionManager
 from otel_sessions._engine.owners import Fleet, Peer
 from otel_sessions.matchers import AdoptingMatcher, Scope
 
-from ._exchange import Exchange, Message, Receive, Send
+from ._exchange import ASGIApp, Exchange, Message, Receive, Send
 from ._hints import HintingMatcher
 
 _MOST_KEPT: Final = 65536
@@ -45,6 +45,34 @@ class Forwarding(Fleet, Protocol):
 
     async def take(self, scope: Scope, receive: Receive, send: Send, serve: Serve) -> None:
         """Serve an exchange that another process has passed on, by `serve`. Refuse it if no peer has signed it."""
+
+
+@runtime_checkable
+class Listening(Protocol):
+    """A fleet with listeners of its own, which serve the app."""
+
+    def serve_part(self, app: ASGIApp) -> None:
+        """Serve by the part of an app that begins with its middleware, unless the whole app is known."""
+
+    def serve_whole(self, app: ASGIApp, state: Mapping[str, object]) -> None:
+        """Serve by the whole app. Of several, the first one that a run of the manager is told is the outermost.
+
+        `state` is what the app's lifespan gives its requests.
+        """
+
+
+def tell_part(manager: SessionManager[Any], app: ASGIApp) -> None:
+    """Tell the fleet of a manager the part of an app that begins with the middleware, if it wants to know."""
+    fleet: object = manager.fleet
+    if isinstance(fleet, Listening):
+        fleet.serve_part(app)
+
+
+def tell_whole(manager: SessionManager[Any], app: object, state: object) -> None:
+    """Tell the fleet of a manager the whole app and the state of its lifespan, if it wants to know."""
+    fleet: object = manager.fleet
+    if isinstance(fleet, Listening) and callable(app):
+        fleet.serve_whole(app, state if isinstance(state, Mapping) else {})
 
 
 def forwarding_of(manager: SessionManager[Any]) -> Forwarding | None:

@@ -13,6 +13,7 @@ import anyio
 from otel_sessions._core.events import Event
 from otel_sessions._engine.manager import SessionManager
 
+from ._elsewhere import tell_whole
 from ._exchange import ASGIApp, Message, Receive, Send
 
 _LifespanT = TypeVar("_LifespanT", bound=Callable[[Any], AbstractAsyncContextManager[Any]])
@@ -44,11 +45,14 @@ def lifespan(
     @asynccontextmanager
     async def run(app: Any) -> AsyncIterator[Any]:
         if then is None:
+            tell_whole(manager, app, None)
             async with manager:
                 yield
         else:
-            async with then(app) as state, manager:
-                yield state
+            async with then(app) as state:
+                tell_whole(manager, app, state)
+                async with manager:
+                    yield state
 
     return run
 
@@ -75,6 +79,7 @@ class RunManager:
         if scope["type"] != "lifespan":
             await self._app(scope, receive, send)
             return
+        tell_whole(self._manager, self, scope.get("state"))
         behind = _Behind(self._app, scope)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(behind.run)

@@ -42,7 +42,7 @@ from otel_sessions.matchers import (
 
 from ._adoption import Adoption
 from ._client import ClientAddress
-from ._elsewhere import Forwarding, forward, forwarding_of, hinting
+from ._elsewhere import Forwarding, forward, forwarding_of, hinting, tell_part, tell_whole
 from ._exchange import ASGIApp, Exchange, Looking, Receive, Send, exchange_of, look_freely
 from ._hints import HintingMatcher
 from ._leasing import Leasing, run_leased
@@ -142,9 +142,12 @@ class SessionLeaseMiddleware:
         self._looking = looking
         self._renewals = Renewals(manager)
         self._has_warned = False
+        tell_part(manager, self)
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
+            if scope["type"] == "lifespan":
+                tell_whole(self._manager, scope.get("app", self), scope.get("state"))
             await self._app(scope, receive, send)
         elif self._fleet is not None and self._fleet.is_forwarded(scope):
             await self._fleet.take(scope, receive, send, self._serve_forwarded)

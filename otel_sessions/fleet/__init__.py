@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from .static import StaticPeers
+    from .workers import WorkerPeers
 
-__all__ = ["StaticPeers"]
+__all__ = ["StaticPeers", "WorkerPeers"]
 
-_HOMES: Final = {"StaticPeers": "static"}
+_HOMES: Final = {"StaticPeers": "static", "WorkerPeers": "workers"}
 
 
 def __getattr__(name: str) -> object:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 Secret = str | bytes | os.PathLike[str] | Sequence[str | bytes]
 """One secret, several secrets, or the path of a file with one secret a line. The first secret signs."""
 
-_NEEDS_EXTRA: Final = "peers need the extra `fleet`: pip install 'otel-sessions[fleet]' ({})"
+NEEDS_EXTRA: Final = "peers need the extra `fleet`: pip install 'otel-sessions[fleet]' ({})"
 
 
 class Ask(Protocol):
@@ -113,13 +113,13 @@ class Peers:
         Raises `ConfigError` on trio, without the packages of the extra `fleet`, and if another manager runs with it.
         """
         if self._links is not None:
-            raise ConfigError("a fleet belongs to one manager; make another StaticPeers for another manager")
+            raise ConfigError("a fleet belongs to one manager; make another one for another manager")
         if anyio.get_cancelled_exc_class() is not asyncio.CancelledError:
             raise ConfigError("a manager with a fleet runs on asyncio only, not on trio")
         try:
             from .links import Links
         except ModuleNotFoundError as error:
-            raise ConfigError(_NEEDS_EXTRA.format(error)) from error
+            raise ConfigError(NEEDS_EXTRA.format(error)) from error
         self._links = Links(self._patience, self._tls)
         self._loop = asyncio.get_running_loop()
         self._directory.open(self._ask)

@@ -15,9 +15,16 @@ def target_of(scope: Scope) -> bytes:
     """Return the path and the query of a request, without the prefix that the server itself adds (`--root-path`)."""
     if _AS_WRITTEN in scope:
         return cast("bytes", scope[_AS_WRITTEN])
-    path = cast("bytes | None", scope.get("raw_path")) or quote(str(scope["path"]), safe=_SAFE).encode("ascii")
-    root = str(scope.get("app_root_path", scope.get("root_path")) or "").rstrip("/").encode()
-    if root and path.startswith(root + b"/"):
-        path = path[len(root) :]
+    path = _path_of(scope)[len(prefix_of(scope)) :]
     query = cast("bytes", scope.get("query_string") or b"")
     return path + (b"?" + query if query else b"")
+
+
+def prefix_of(scope: Scope) -> bytes:
+    """Return the prefix that the server has added to the path of a request, or nothing."""
+    root = str(scope.get("app_root_path", scope.get("root_path")) or "").rstrip("/").encode()
+    return root if root and _path_of(scope).startswith(root + b"/") else b""
+
+
+def _path_of(scope: Scope) -> bytes:
+    return cast("bytes | None", scope.get("raw_path")) or quote(str(scope["path"]), safe=_SAFE).encode("ascii")

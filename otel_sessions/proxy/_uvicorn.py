@@ -227,6 +227,7 @@ class Server(uvicorn.Server):
         self._drain = drain
         self._door: Door | None = None
         self._tls: Tls | None = None
+        self._others: Sequence[socket.socket] = ()
         self._told_to_end = False
         self._serving = Serving(
             app=app,
@@ -237,9 +238,16 @@ class Server(uvicorn.Server):
         )
 
     async def serve_on(
-        self, listeners: Sequence[socket.socket], tls: Callable[[], ssl.SSLContext] | None = None
+        self,
+        listeners: Sequence[socket.socket],
+        tls: Callable[[], ssl.SSLContext] | None = None,
+        others: Sequence[socket.socket] = (),
     ) -> None:
-        """Serve until `stop` or a signal, and then in order to the end. With `tls`, TCP listeners speak TLS only."""
+        """Serve until `stop` or a signal, and then in order to the end. With `tls`, TCP listeners speak TLS only.
+
+        `others` are listeners of other workers, which are helped if connections wait there.
+        """
+        self._others = others
         if tls is not None:
             self._tls = Tls(tls, self._serving.limits.head_timeout)
         await self._serve(list(listeners))
@@ -274,6 +282,7 @@ class Server(uvicorn.Server):
             make_room=self._serving.make_room,
             most=self._most,
             tls=self._tls,
+            others=self._others,
         )
         self.ready.set()
 

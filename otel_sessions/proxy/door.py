@@ -11,10 +11,11 @@ import asyncio
 import errno
 import logging
 import os
+import select
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Final
 
@@ -28,6 +29,8 @@ _SPARE: Final = 64
 """Descriptors that are left to the upstream's kept connections, to health, to files and to logs."""
 _AT_A_STRETCH: Final = 16
 """How many connections are accepted before others have their turn."""
+_HELP_SECONDS: Final = 0.1
+"""The time between two looks at the listeners of other workers."""
 _NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _NO_DESCRIPTOR_LEFT: Final = "the process has no descriptors left"
 _SAID: Final = b"too many connections are open\n"
@@ -60,7 +63,7 @@ class Door:
 
     `make` makes the protocol of a connection; `count` says how many are open, of which there may be `most`. `make_room`
     closes a connection that idles, and says whether there was one. A Unix socket never has TLS: the mode of its path
-    says who may connect.
+    says who may connect. `others` are listeners of other workers. A connection that waits there is accepted here.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class Door:
         make_room: Callable[[], bool],
         most: int,
         tls: Tls | None = None,
+        others: Sequence[socket.socket] = (),
     ) -> None:
         self._make = make
         self._count = count
@@ -86,9 +90,11 @@ class Door:
         for task, listener in self._accepting.items():
             listener.setblocking(False)
             task.add_done_callback(self._end)
+        self._helping = asyncio.create_task(self._help(others))
 
     def close(self) -> None:
         """Accept no more, and give up the handshakes that are under way."""
+        self._helping.cancel()
         for task in self._accepting:
             task.cancel()
         if self._tls is not None:
@@ -106,8 +112,6 @@ class Door:
 
     async def _accept_all(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        tls = None if listener.family not in (socket.AF_INET, socket.AF_INET6) else self._tls
-        make = self._make if tls is None else partial(Secured, tls, self._make)
         turns = 0
         while True:
             turns += 1
@@ -119,13 +123,41 @@ class Door:
                 if error.errno in _NO_DESCRIPTORS:
                     await self._find_descriptor(listener)
                 continue  # or a client has left before it was accepted
-            if self._open >= self._most and not self._has_room(self._limit_reached):
-                self._refuse(connection, _REFUSAL if tls is None else b"")
-            else:
-                self._arriving += 1  # what another listener accepts meanwhile must not pass the limit
-                with suppress(OSError):  # a client has left already
-                    await loop.connect_accepted_socket(make, connection)
-                self._arriving -= 1
+            await self._admit(connection, listener)
+
+    async def _help(self, others: Sequence[socket.socket]) -> None:
+        """Accept what has waited at another worker's listener for a while: the worker is stopped, gone or too busy."""
+        waited: set[socket.socket] = set()
+        with ExitStack() as opened:
+            for other in others:
+                other.setblocking(False)
+                opened.enter_context(other)
+            while others:
+                await asyncio.sleep(_HELP_SECONDS)
+                waiting = _with_a_connection(others)
+                for listener in waiting & waited:
+                    await self._accept_waiting(listener)
+                waited = waiting
+
+    async def _accept_waiting(self, listener: socket.socket) -> None:
+        for _ in range(_AT_A_STRETCH):
+            try:
+                connection, _ = listener.accept()
+            except OSError:  # no connection waits any more, or no descriptor is left
+                return
+            await self._admit(connection, listener)
+
+    async def _admit(self, connection: socket.socket, listener: socket.socket) -> None:
+        """Let a connection in, or refuse it."""
+        tls = None if listener.family not in (socket.AF_INET, socket.AF_INET6) else self._tls
+        make = self._make if tls is None else partial(Secured, tls, self._make)
+        if self._open >= self._most and not self._has_room(self._limit_reached):
+            self._refuse(connection, _REFUSAL if tls is None else b"")
+        else:
+            self._arriving += 1  # what another listener accepts meanwhile must not pass the limit
+            with suppress(OSError):  # a client has left already
+                await asyncio.get_running_loop().connect_accepted_socket(make, connection)
+            self._arriving -= 1
 
     @property
     def _open(self) -> int:
@@ -168,6 +200,15 @@ def _write_refused(count: int, why: str) -> None:
 
 def _write_closed(count: int, why: str) -> None:
     _logger.warning("idle connections closed for new ones: %d; %s", count, why, extra=Event.PROXY_FULL.extra)
+
+
+def _with_a_connection(listeners: Sequence[socket.socket]) -> set[socket.socket]:
+    """Return the listeners at which a connection waits."""
+    by_descriptor = {listener.fileno(): listener for listener in listeners}
+    poll = select.poll()
+    for descriptor in by_descriptor:
+        poll.register(descriptor, select.POLLIN)
+    return {by_descriptor[descriptor] for descriptor, _ in poll.poll(0)}
 
 
 def _open_one() -> int | None:

@@ -64,14 +64,20 @@ class ForClients:
 
 
 class ForPeers:
-    """Wraps the app for peers. What has no header of a forwarded request is refused; `app` checks the header."""
+    """Wraps the app for peers. What has no header of a forwarded request is refused; `app` checks the header.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Where only processes of this user can ask, `own` answers the requests without the header.
+    """
+
+    def __init__(self, app: ASGIApp, own: ASGIApp | None = None) -> None:
         self._app = app
+        self._own = own
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if is_forwarded(scope):
             await self._app(scope, receive, send)
+        elif scope["type"] == "http" and self._own is not None:
+            await self._own(scope, receive, send)
         elif scope["type"] == "http":
             await answer(send, *_UNSIGNED)
         else:

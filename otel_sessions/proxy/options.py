@@ -1,10 +1,8 @@
 """The proxy's own options: the values, the default, the unit and the help of each option."""
 
-import re
 from typing import Final
 
 from otel_sessions._core.config import SESSION_OPTIONS
-from otel_sessions._core.exceptions import ConfigError
 from otel_sessions._core.options import (
     COUNT,
     FROM_ZERO,
@@ -13,80 +11,23 @@ from otel_sessions._core.options import (
     SECONDS,
     SESSION,
     SWITCH,
-    Expected,
     Option,
-    number,
     several,
     text,
     word,
 )
-from otel_sessions._http.addresses import Network, read_network
+from otel_sessions._http.addresses import Network
 from otel_sessions._program.arguments import ADDRESS_OR_OFF, FILE, LISTENER, SERVER, Address
 from otel_sessions._program.flags import Tables
-from otel_sessions.fleet.addresses import check_name, read_address, read_peers
-from otel_sessions.matchers import CookieMatcher, HeaderMatcher, SessionMatcher
+from otel_sessions.fleet.addresses import check_name
+from otel_sessions.matchers import SessionMatcher
 
-from .headers import UNIX_PEER, UnixPeer
-from .peer import EndpointMatcher
+from .headers import UnixPeer
+from .kinds import BYTES, DNS, HEAD, MATCHER_KIND, OWNER, PEER, SENDER
 
 _PROXY: Final = "proxy"
 _FLEET: Final = "fleet"
 _ADMIN: Final = "admin"
-_TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
-_PLAIN: Final = re.compile(r"[A-Za-z0-9-]+", re.ASCII)
-_A_NAME: Final = "the name of a header or a cookie"
-_A_PLAIN_NAME: Final = "the name of a header, made of letters, digits and hyphens"
-_LEAST_HEAD: Final = 1024
-_MCP: Final = EndpointMatcher()
-
-
-def _token(name: str) -> str:
-    """Return a name that a header or a cookie can have (RFC 9110, 5.6.2)."""
-    if not _TOKEN.fullmatch(name):
-        raise Expected(_A_NAME)
-    return name
-
-
-def _owner(name: str) -> str:
-    """Return a name that no other spelling stands for. An upstream may read other marks in a name as hyphens."""
-    if not _PLAIN.fullmatch(name):
-        raise Expected(_A_PLAIN_NAME)
-    return name
-
-
-def _matcher(said: str) -> SessionMatcher:
-    kind, _, name = said.partition(":")
-    if kind == "header" and name:
-        return HeaderMatcher(_token(name))
-    if kind == "cookie":
-        return CookieMatcher(_token(name)) if name else CookieMatcher()
-    if said == "mcp":
-        return _MCP
-    raise ValueError
-
-
-def _sender(said: str) -> Network | UnixPeer:
-    return UNIX_PEER if said == UNIX_PEER else read_network(said)
-
-
-def _peer(said: str) -> str:
-    try:
-        read_peers([said])
-    except ConfigError as error:
-        raise Expected(f"a process and its address: {error}") from None
-    return said
-
-
-def _dns(said: str) -> str:
-    if read_address(said).socket is not None:  # a ConfigError is a ValueError
-        raise ValueError
-    return said
-
-
-_PEER: Final = text("a process as w1=http://10.0.0.7:9001", _peer)
-_SENDER: Final = text("an address or a network, as in 10.0.0.0/8, or unix", _sender)
-_BYTES: Final = number("a whole number of bytes, or 0 for no limit", lambda value: value >= 0, int)
-_HEAD: Final = number(f"{_LEAST_HEAD} bytes or more", lambda value: value >= _LEAST_HEAD, int)
 
 UPSTREAM: Final[Option[str]] = Option(
     name="upstream",
@@ -96,6 +37,14 @@ UPSTREAM: Final[Option[str]] = Option(
     required=True,
     unit="URL",
     help="the URL of the server that gets the requests, or unix:PATH for its Unix socket",
+)
+WORKERS: Final[Option[int]] = Option(
+    name="workers",
+    table=_PROXY,
+    kind=COUNT,
+    default=1,
+    unit="processes",
+    help="the number of processes that serve the addresses together; they divide the cap",
 )
 UPSTREAM_CA: Final[Option[str | None]] = Option(
     name="upstream_ca",
@@ -140,7 +89,7 @@ HEALTH: Final[Option[tuple[str, int] | None]] = Option(
 MATCHER: Final[Option[SessionMatcher]] = Option(
     name="matcher",
     table=_PROXY,
-    kind=text("mcp, cookie, cookie:NAME or header:NAME", _matcher),
+    kind=MATCHER_KIND,
     default="mcp",
     unit="KIND",
     help="how the session of a request is found: mcp, cookie, cookie:NAME or header:NAME",
@@ -212,7 +161,7 @@ SKIP: Final[Option[tuple[str, ...]]] = Option(
 MAX_BODY: Final[Option[int]] = Option(
     name="max_body",
     table=_PROXY,
-    kind=_BYTES,
+    kind=BYTES,
     default=104857600,
     unit="bytes",
     help="the largest body of a request; 0 for no limit",
@@ -220,7 +169,7 @@ MAX_BODY: Final[Option[int]] = Option(
 MAX_HEADER: Final[Option[int]] = Option(
     name="max_header",
     table=_PROXY,
-    kind=_HEAD,
+    kind=HEAD,
     default=65536,
     unit="bytes",
     help="the largest head of a request",
@@ -228,7 +177,7 @@ MAX_HEADER: Final[Option[int]] = Option(
 TRUSTED_PROXY: Final[Option[tuple[Network | UnixPeer, ...]]] = Option(
     name="trusted_proxy",
     table=_PROXY,
-    kind=several(_SENDER),
+    kind=several(SENDER),
     default=(),
     unit="NETWORK",
     help="the address or network of a proxy in front whose X-Forwarded-* headers are trusted, or unix for whoever "
@@ -237,7 +186,7 @@ TRUSTED_PROXY: Final[Option[tuple[Network | UnixPeer, ...]]] = Option(
 OWNER_HEADER: Final[Option[str | None]] = Option(
     name="owner_header",
     table=_PROXY,
-    kind=text(_A_PLAIN_NAME, _owner),
+    kind=OWNER,
     default=None,
     unit="NAME",
     help="the header in which a trusted proxy names the user; the session belongs to this user",
@@ -280,7 +229,7 @@ EXPORT: Final[Option[str | None]] = Option(
     kind=FILE,
     default=None,
     unit="FILE",
-    help="the file for the records of ended sessions",
+    help="the file for the records of ended sessions; {worker} in its name stands for the number of the worker",
 )
 EXPORT_MAX_BYTES: Final[Option[int]] = Option(
     name="export_max_bytes",
@@ -302,7 +251,7 @@ EXPORT_KEEP: Final[Option[int]] = Option(
 PEERS: Final[Option[tuple[str, ...]]] = Option(
     name="peers",
     table=_FLEET,
-    kind=several(_PEER),
+    kind=several(PEER),
     default=(),
     unit="NAME=ADDRESS",
     help="a process of the fleet, as w1=http://10.0.0.7:9001 or w1=unix:PATH, this process included; repeatable",
@@ -318,7 +267,7 @@ PEERS_FILE: Final[Option[str | None]] = Option(
 PEERS_DNS: Final[Option[str | None]] = Option(
     name="peers_dns",
     table=_FLEET,
-    kind=text("a URL as http://gateway:9001", _dns),
+    kind=DNS,
     default=None,
     unit="URL",
     help="the URL whose host has the address of each process in the DNS",
@@ -352,7 +301,7 @@ FLEET_OPTIONS: Final = (PEERS, PEERS_FILE, PEERS_DNS, PEER_NAME, PEER_LISTEN, PE
 PROXY_OPTIONS: Final = (
     *(UPSTREAM, LISTEN, TLS_CERT, TLS_KEY, UPSTREAM_CA, HEALTH, MATCHER),
     *(CONNECT_TIMEOUT, HEAD_TIMEOUT, IDLE_TIMEOUT, COMMENT_AFTER),
-    *(STREAM_IDLE_TIMEOUT, SKIP, MAX_CONNECTIONS, LOOP),
+    *(STREAM_IDLE_TIMEOUT, SKIP, WORKERS, MAX_CONNECTIONS, LOOP),
     *(MAX_BODY, MAX_HEADER, TRUSTED_PROXY, OWNER_HEADER, REWRITE_HOST, ALLOW_HOST, ALLOW_ORIGIN, LOG_FORMAT),
     *(EXPORT, EXPORT_MAX_BYTES, EXPORT_KEEP),
 )

@@ -7,12 +7,10 @@ import asyncio
 import dataclasses
 import json
 import logging
-import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -24,15 +22,13 @@ from otel_sessions._core.exceptions import ConfigError
 from otel_sessions._engine.manager import SessionManager
 from otel_sessions._program.arguments import Address
 from otel_sessions._program.flags import naming
-from otel_sessions._program.logs import log_to_stderr
-from otel_sessions._program.otlp import exporting
 from otel_sessions._program.sockets import address_of, listen_as, written
 from otel_sessions.asgi import ASGIApp, Receive, Send
 from otel_sessions.matchers import AdoptingMatcher, Headers, Scope
 from otel_sessions.sinks._jsonlines import JsonLinesSink
 
 from . import options, websocket
-from ._uvicorn import Server, quieten
+from ._uvicorn import Server
 from .administration import Administration
 from .certificate import Certificate
 from .door import most_connections
@@ -45,11 +41,12 @@ from .opening import OpeningTime
 from .peer import Peer
 from .serving import Limits
 from .sessionless import Sessionless
-from .settings import Settings, unread_variables
+from .settings import Settings
 from .upstream import Upstream
 
 _logger = logging.getLogger("otel_sessions.proxy")
 
+SHUTTING_DOWN: Final = "shutting down"
 _MOST_HEALTH: Final = 16
 """How many connections may be open where health is asked for."""
 
@@ -87,10 +84,13 @@ class Proxy:
         health: socket.socket | None = None,
         session_data: Callable[[bytes, Headers], Peer] = Peer,
     ) -> None:
+        if settings.workers > 1:
+            raise ConfigError("a Proxy is one process; the command `otel-sessions proxy --workers` starts several")
         settings = with_hints(settings)
         self.settings: Final = settings
         self._listeners = (listener,) if isinstance(listener, socket.socket) else tuple(listener or ())
         self._health_listener = health
+        self._others: Sequence[socket.socket] = ()
         self._upstream = Upstream(settings.upstream, settings.upstream_ca)
         self._certificate = _certificate(settings)
         farewell = Farewell(self._upstream, settings.sessions.close_timeout) if settings.tells_upstream else None
@@ -117,7 +117,7 @@ class Proxy:
             theirs = for_peers(settings)
             inner = Front(theirs, self._upstream, self.manager, self._sessionless, session_data, farewell)
             larger = dataclasses.replace(limits, max_header=theirs.rules.max_header)
-            self._peers = Server(ForPeers(inner), larger, most, _drain_nothing)
+            self._peers = Server(self._for_peers(inner), larger, most, _drain_nothing)
             front = ForClients(front)
         self._measured = Measured(front, settings.rules.trust)
         self._server = Server(self._measured, limits, most, self._drain)
@@ -214,6 +214,10 @@ class Proxy:
         has_tls = self._certificate is not None and not isinstance(address, Path)
         return f"{written(address)} (TLS)" if has_tls else written(address)
 
+    def _for_peers(self, app: ASGIApp) -> ASGIApp:
+        """Return the app of the peers' own listener."""
+        return ForPeers(app)
+
     def _listen_for_peers(self) -> socket.socket | None:
         address = self.settings.peer_listen
         return None if address is None else listen_as(options.PEER_LISTEN.flag, address)
@@ -234,10 +238,10 @@ class Proxy:
             if self._peers is not None and peers is not None:
                 tasks.create_task(self._peers.serve_on([peers]))
             if certificate is None:
-                await self._server.serve_on(listeners)
+                await self._server.serve_on(listeners, None, self._others)
             else:
                 watching = tasks.create_task(certificate.watch())
-                await self._server.serve_on(listeners, lambda: certificate.context)
+                await self._server.serve_on(listeners, lambda: certificate.context, self._others)
                 watching.cancel()
             self._health.stop()
             if self._peers is not None:
@@ -270,55 +274,30 @@ class Proxy:
             return
         await self._forwarder(scope, self._opening_time.open(scope, receive), send)
 
+    def health(self) -> dict[str, str | int]:
+        """Return what a health check of this process says."""
+        stats = self.manager.get_metrics()
+        word = SHUTTING_DOWN if self._server.stopping else "ok"
+        return {"status": word, "active": stats.currently_active, "created": stats.total_created}
+
+    async def _health_of_all(self) -> dict[str, str | int]:
+        return self.health()
+
     async def _say_health(self, scope: Scope, _receive: Receive, send: Send) -> None:
         """Answer a health check: 200, or 503 when the proxy shuts down. Other paths than /healthz get 404."""
-        stats = self.manager.get_metrics()
-        status, word = (503, "shutting down") if self._server.stopping else (200, "ok")
+        said = await self._health_of_all()
+        status = 503 if said["status"] == SHUTTING_DOWN else 200
         if scope["path"] != "/healthz":
-            status, word = 404, "not found"
-        body = json.dumps({"status": word, "active": stats.currently_active, "created": stats.total_created}).encode()
-        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+            status, said = 404, {**said, "status": "not found"}
+        await say(send, status, said)
 
 
-def run(settings: Settings) -> int:
-    """Serve until SIGINT, SIGTERM or SIGHUP, then return 0.
-
-    Raises `ConfigError`, which names the flag, if an address cannot be listened on or the file of `--export` cannot be
-    opened.
-    """
-    log_to_stderr(settings.log_format)
-    quieten()
-    for warning in unread_variables(os.environ):
-        _logger.warning("%s", warning, extra=Event.VARIABLE_UNKNOWN.extra)
-    listeners, health = open_listeners(settings)
-    with (
-        ExitStack() as opened,
-        exporting("otel-sessions-proxy"),
-        asyncio.Runner(loop_factory=_loop_factory(settings.loop)) as runner,
-    ):
-        for listener in listeners:
-            opened.enter_context(listener)  # also where no proxy can be made, which closes them
-        runner.run(_serve(settings, listeners, health))
-    return 0
-
-
-async def _serve(settings: Settings, listeners: Sequence[socket.socket], health: socket.socket | None) -> None:
-    await Proxy(settings, listener=listeners, health=health).serve()
-
-
-def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return what makes the event loop of that name, None for asyncio's own. Raises `ConfigError`, with the flag."""
-    if name == "asyncio":
-        return None
-    if find_spec("uvloop") is None:
-        if name == "uvloop":
-            raise ConfigError(f"{options.LOOP.flag} uvloop: uvloop is not installed")
-        return None
-    import uvloop
-
-    return uvloop.new_event_loop
+async def say(send: Send, status: int, said: Mapping[str, str | int]) -> None:
+    """Answer a health check."""
+    body = json.dumps(said).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 async def _drain_nothing() -> None:

@@ -19,6 +19,8 @@ from .rules import Rules, Timeouts
 
 _OPTIONS: Final = (*options.PROXY_OPTIONS, *options.ADMIN_OPTIONS, *options.FLEET_OPTIONS)
 _USUAL: Final = Values({option.name: option.usual for option in _OPTIONS})
+WORKER: Final = "{worker}"
+"""What stands for the number of the worker in the name of a file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +45,7 @@ class Settings:
     skip: tuple[str, ...] = _USUAL[options.SKIP]
     stream_idle_timeout: float | None = _USUAL[options.STREAM_IDLE_TIMEOUT]
     head_timeout: float = _USUAL[options.HEAD_TIMEOUT]
+    workers: int = _USUAL[options.WORKERS]
     max_connections: int | None = _USUAL[options.MAX_CONNECTIONS]
     loop: str = _USUAL[options.LOOP]
     log_format: str = _USUAL[options.LOG_FORMAT]
@@ -104,6 +107,7 @@ def read(flags: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
         skip=values[options.SKIP],
         stream_idle_timeout=values[options.STREAM_IDLE_TIMEOUT],
         head_timeout=values[options.HEAD_TIMEOUT],
+        workers=values[options.WORKERS],
         max_connections=values[options.MAX_CONNECTIONS],
         loop=values[options.LOOP],
         log_format=values[options.LOG_FORMAT],
@@ -131,6 +135,7 @@ def unread_variables(environ: Mapping[str, str]) -> list[str]:
 def _require_consistent(settings: Settings) -> None:
     _require_addresses(settings)
     _require_whole_fleet(settings)
+    _require_room_for_workers(settings)
     rules, owner = settings.rules, settings.owner_header
     rewrites, hosts, origins = rules.rewrite_host, rules.allow_host, rules.allow_origin
     if rewrites and not hosts:
@@ -175,6 +180,25 @@ def _require_whole_fleet(settings: Settings) -> None:
             raise ConfigError(f"a fleet needs --peer-{name}")
     if settings.peer_name is None and settings.peers_dns is None:
         raise ConfigError("a list of peers needs --peer-name, the name of this process in the list")
+
+
+def _require_room_for_workers(settings: Settings) -> None:
+    """Raise `ConfigError` if the settings cannot be divided among the workers."""
+    workers = settings.workers
+    if workers == 1:
+        return
+    for flag, places in (
+        ("--max-sessions", settings.sessions.max_sessions),
+        ("--max-connections", settings.max_connections),
+    ):
+        if places is not None and places < workers:
+            raise ConfigError(f"{flag} {places} is too few for --workers {workers}: each worker needs a place")
+    if settings.has_peers:
+        raise ConfigError("--workers and --peers exclude each other: a list of peers names processes, not machines")
+    if settings.admin is not None:
+        raise ConfigError("--workers and --admin exclude each other: the admin API has the sessions of one process")
+    if settings.export is not None and WORKER not in settings.export:
+        raise ConfigError(f"--export needs {WORKER} in its name with --workers: each worker writes a file of its own")
 
 
 def _is_address(address: object) -> bool:

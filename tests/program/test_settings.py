@@ -43,6 +43,7 @@ WRITTEN = {
     "allow_origin": '["http://a"]',
     "log_format": '"json"',
     "loop": '"asyncio"',
+    "workers": "3",
     "export": '"a"',
     "peers": '["w1=http://h:1"]',
     "peers_file": '"a"',

@@ -56,6 +56,10 @@ class Proxy:
         until(self.said_of_itself, lambda said: said["status"] == "shutting down")
         until(self.takes_connections, lambda takes: not takes)
 
+    def until_whole(self, workers: int) -> None:
+        """Wait until all workers answer."""
+        until(self.said_of_itself, lambda said: (said["status"], said["workers"]) == ("ok", workers))
+
     def takes_connections(self) -> bool:
         host, port = self.url.removeprefix("http://").rsplit(":", 1)
         try:

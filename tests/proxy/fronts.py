@@ -27,10 +27,10 @@ http {{
 """
 
 
-def shown(front: str) -> str:
-    """Return the configuration of a front as the page shows it."""
+def shown(front: str, page: Path = PAGE) -> str:
+    """Return the configuration of a front as a page shows it."""
     [block] = re.findall(
-        rf"^```{_BLOCKS[front]}\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+        rf"^```{_BLOCKS[front]}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
     )
     return str(block)
 
@@ -48,13 +48,15 @@ def program(front: str) -> str:
 
 
 @contextlib.contextmanager
-def started(front: str, folder: Path, ports: Mapping[int, int], **changes: str) -> Iterator[int]:
+def started(
+    front: str, folder: Path, ports: Mapping[int, int], page: Path = PAGE, changes: Mapping[str, str] | None = None
+) -> Iterator[int]:
     """Run a front, and return its port. `ports` says which port stands for 8080 and for 8081; `changes`, which text for
     which in the configuration.
     """
     path, port = program(front), free_port()
-    text = shown(front)
-    for before, after in changes.items():
+    text = shown(front, page)
+    for before, after in (changes or {}).items():
         assert before in text
         text = text.replace(before, after)
     text = re.sub(r"(listen |bind :)80\b", lambda found: f"{found[1].replace('bind :', 'bind 127.0.0.1:')}{port}", text)

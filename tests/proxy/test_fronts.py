@@ -61,7 +61,7 @@ def chain(front: str, tmp_path: Path) -> StartChain:
     def start(upstream: str, *flags: str, **changes: str) -> Iterator[Chain]:
         with start_proxy(tmp_path, upstream, *TRUSTING, *flags) as proxy:
             ports = {8080: port_of(proxy.url), 8081: port_of(proxy.health)}
-            with started(front, tmp_path, ports, **changes) as port:
+            with started(front, tmp_path, ports, changes=changes) as port:
                 yield Chain(port=port, proxy=proxy)
 
     return start
@@ -309,7 +309,7 @@ def test_haproxys_checks_find_the_proxy_well(tmp_path: Path, recorder: Recorder,
     changes = {"option httpchk GET /healthz": check, "check port 8081": "check"} if plain else {}
     with start_proxy(tmp_path, recorder.url, *TRUSTING) as proxy:
         ports = {8080: port_of(proxy.url), 8081: port_of(proxy.health)}
-        with started("haproxy", tmp_path, ports, **changes) as port:
+        with started("haproxy", tmp_path, ports, changes=changes) as port:
             if plain:
                 checks = until(recorder.taken, bool)
                 assert {(seen.line, *seen.values("host")) for seen in checks} == {

@@ -8,8 +8,10 @@ import asyncio
 import logging
 import os
 import socket
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import NoReturn
 
 from otel_sessions import ConfigError
 from otel_sessions._program.arguments import positive
@@ -17,6 +19,7 @@ from otel_sessions._program.exporters import require_exporters
 from otel_sessions._program.otlp import exporting
 from otel_sessions.proxy import Proxy, Settings
 from otel_sessions.proxy._uvicorn import quieten
+from otel_sessions.proxy.command import run_workers
 from otel_sessions.proxy.server import open_listeners
 from otel_sessions.proxy.settings import add_arguments, read, unread_variables
 
@@ -32,6 +35,8 @@ def main() -> None:
     try:
         require_exporters()
         settings = read(options, os.environ)
+        if settings.workers > 1:
+            _run_workers(options, settings)
         given = inherited(options)
         listeners, health = open_listeners(settings, () if given is None else (given,))
     except (ConfigError, OSError) as error:
@@ -45,6 +50,15 @@ def main() -> None:
         readings = stack.enter_context(Readings(options.readings, weights)) if options.readings else None
         stack.enter_context(exporting("otel-sessions-proxy"))
         asyncio.run(_serve(settings, listeners, health, weights, readings))
+
+
+def _run_workers(options: argparse.Namespace, settings: Settings) -> NoReturn:
+    """Run several workers, each with sessions that hold memory. They give no readings."""
+    if options.readings or options.descriptor is not None:
+        raise ConfigError("--workers gives no readings, and takes no socket of a parent")
+    log(options, settings.log_format)
+    quieten()
+    sys.exit(run_workers(settings, Weights().remember))
 
 
 async def _serve(

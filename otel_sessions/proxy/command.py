@@ -1,0 +1,161 @@
+"""The command `otel-sessions proxy`: one process, or several workers and their parent."""
+
+import asyncio
+import logging
+import os
+import socket
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+from otel_sessions._core.events import Event
+from otel_sessions._core.exceptions import ConfigError
+from otel_sessions._program.exporters import PROMETHEUS, asked
+from otel_sessions._program.logs import complain, log_to_stderr
+from otel_sessions._program.otlp import exporting
+from otel_sessions._program.sockets import listen_as, listen_for_each
+from otel_sessions.matchers import Headers
+
+from . import options
+from ._uvicorn import quieten
+from .peer import Peer
+from .server import Proxy, open_listeners
+from .settings import Settings, unread_variables
+from .worker import WorkerProxy, serve
+from .workers import export_of, settings_of_each
+from .workers_parent import COULD_NOT_START, Parent
+
+_logger = logging.getLogger("otel_sessions.proxy")
+_SERVICE = "otel-sessions-proxy"
+
+
+def run(settings: Settings) -> int:
+    """Serve until SIGINT, SIGTERM or SIGHUP, then return 0.
+
+    Raises `ConfigError`, which names the flag, if an address cannot be listened on or the file of `--export` cannot be
+    opened. With several workers, a worker says so itself, and the status is 2. A worker that could not end is 1.
+    """
+    log_to_stderr(settings.log_format)
+    quieten()
+    for warning in unread_variables(os.environ):
+        _logger.warning("%s", warning, extra=Event.VARIABLE_UNKNOWN.extra)
+    return _run_one(settings) if settings.workers == 1 else run_workers(settings)
+
+
+def _run_one(settings: Settings) -> int:
+    settings = replace(settings, export=export_of(settings.export, 1))
+    listeners, health = open_listeners(settings)
+    with (
+        ExitStack() as opened,
+        exporting(_SERVICE),
+        asyncio.Runner(loop_factory=_loop_factory(settings.loop)) as runner,
+    ):
+        for listener in listeners:
+            opened.enter_context(listener)  # also where no proxy can be made, which closes them
+        runner.run(_serve(settings, listeners, health))
+    return 0
+
+
+async def _serve(settings: Settings, listeners: Sequence[socket.socket], health: socket.socket | None) -> None:
+    await Proxy(settings, listener=listeners, health=health).serve()
+
+
+def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes the event loop of that name, None for asyncio's own. Raises `ConfigError`, with the flag."""
+    if name == "asyncio":
+        return None
+    if find_spec("uvloop") is None:
+        if name == "uvloop":
+            raise ConfigError(f"{options.LOOP.flag} uvloop: uvloop is not installed")
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop
+
+
+# Several workers
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Sockets:
+    """The sockets of all workers. `listeners` has those of each worker; several workers may share one."""
+
+    listeners: Sequence[Sequence[socket.socket]]
+    health: socket.socket | None
+
+    def close(self) -> None:
+        for one in {one for of_one in (*self.listeners, [self.health]) for one in of_one if one is not None}:
+            one.close()
+
+    def of_worker(self, index: int) -> "_Sockets":
+        """Return a worker's own listeners first, then those that only others have. To be called in the worker only.
+
+        The parent's sockets no longer belong to this process, which must not remove their paths.
+        """
+        own = self.listeners[index]
+        others = {each for of_one in self.listeners for each in of_one if each not in own}
+        taken = [[_taken(each) for each in own], [_taken(each) for each in others]]
+        return _Sockets(listeners=taken, health=None if self.health is None else _taken(self.health))
+
+
+def run_workers(settings: Settings, session_data: Callable[[bytes, Headers], Peer] = Peer) -> int:
+    """Run several workers until a signal. Return the exit status.
+
+    `session_data` makes the data of sessions, as in `Proxy`. Raises `ConfigError`.
+    """
+    if not hasattr(os, "fork"):
+        raise ConfigError(f"{options.WORKERS.flag} needs a system that can fork")
+    if asked(os.environ).get("METRICS") == PROMETHEUS:
+        raise ConfigError(f"{options.WORKERS.flag} cannot be scraped, since each worker has metrics: export over OTLP")
+    _loop_factory(settings.loop)
+    with tempfile.TemporaryDirectory(prefix="otel-sessions-") as folder:
+        each = settings_of_each(settings, Path(folder))
+        Proxy(each[0])  # raises for all if a file cannot be used
+        sockets = _open_for_each(settings)
+        works = [partial(_work, one, session_data, sockets, index) for index, one in enumerate(each)]
+        with ExitStack() as opened:
+            opened.callback(sockets.close)
+            return Parent(works, settings.sessions.shutdown_timeout, sockets.close).run()
+
+
+def _open_for_each(settings: Settings) -> _Sockets:
+    """Open the listeners of all workers. Raises `ConfigError`."""
+    with ExitStack() as opened:
+        by_address = []
+        for address in settings.addresses:
+            by_address.append(listen_for_each(options.LISTEN.flag, address, settings.workers))
+            for each in by_address[-1]:
+                opened.callback(each.close)
+        health = None if settings.health is None else listen_as(options.HEALTH.flag, settings.health)
+        opened.pop_all()
+    return _Sockets(listeners=list(zip(*by_address, strict=True)), health=health)
+
+
+def _work(
+    settings: Settings, session_data: Callable[[bytes, Headers], Peer], sockets: _Sockets, index: int, lifeline: int
+) -> int:
+    """Be a worker, in its own process. Return the exit status."""
+    try:
+        mine = sockets.of_worker(index)
+        own, others = mine.listeners
+        with (
+            exporting(_SERVICE, worker=index + 1),
+            asyncio.Runner(loop_factory=_loop_factory(settings.loop)) as runner,
+        ):
+            runner.run(_serve_worker(lambda: WorkerProxy(settings, own, others, mine.health, session_data), lifeline))
+    except (ConfigError, OSError) as error:
+        complain(error)
+        return COULD_NOT_START
+    return 0
+
+
+async def _serve_worker(make: Callable[[], Proxy], lifeline: int) -> None:
+    await serve(make(), lifeline)
+
+
+def _taken(inherited: socket.socket) -> socket.socket:
+    return socket.socket(fileno=inherited.detach())

@@ -1,0 +1,130 @@
+"""Workers that share a port: each of them finds every session, under the servers that start workers."""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from websockets.sync.client import connect
+
+from tests.processes import HOST, Running, free_port, running, until_listens
+from tests.waiting import PATIENCE, until
+
+pytestmark = pytest.mark.processes
+
+SERVERS = {
+    "uvicorn": ["uvicorn", "--workers", "3", "--host", HOST, "--port", "{port}", "{app}"],
+    "uvicorn with a prefix": [
+        *("uvicorn", "--workers", "3", "--root-path", "/a b", "--host", HOST, "--port", "{port}", "{app}")
+    ],
+    "gunicorn": ["gunicorn", "-w", "3", "-k", "uvicorn_worker.UvicornWorker", "-b", f"{HOST}:{{port}}", "{app}"],
+    "gunicorn, forked late": [
+        *("gunicorn", "--preload", "-w", "3", "-k", "uvicorn_worker.UvicornWorker", "-b", f"{HOST}:{{port}}", "{app}")
+    ],
+    "hypercorn": ["hypercorn", "--workers", "3", "--bind", f"{HOST}:{{port}}", "{app}"],
+}
+WORKERS = 3
+
+
+@contextlib.contextmanager
+def workers_under(server: str, folder: Path, app: str = "fastapi") -> Iterator[tuple[str, Running]]:
+    """Run three workers under a server, and return their URL once all of them have started."""
+    port = free_port()
+    command = [part.format(port=port, app=f"tests.fleet.worker:{app}") for part in SERVERS[server]]
+    command = [sys.executable, "-m", *command]
+    with running("server", command, folder, {"FOLDER": str(folder / "workers")}) as process:
+        until_listens(port, process)
+        until(lambda: sockets_in(folder / "workers"), lambda found: len(found) == WORKERS)
+        try:
+            yield f"http://{HOST}:{port}", process
+        finally:
+            process.process.terminate()
+            with contextlib.suppress(Exception):
+                process.process.wait(PATIENCE)
+
+
+def sockets_in(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.sock"))
+
+
+def asked(url: str, method: str = "GET", **settings: Any) -> httpx2.Response:
+    """Ask over a connection of its own, which any worker may take."""
+    with httpx2.Client(trust_env=False, timeout=PATIENCE) as http:
+        return http.request(method, url, **settings)
+
+
+def opened(url: str) -> tuple[dict[str, str], dict[str, Any]]:
+    answer = asked(f"{url}/items/a")
+    assert answer.status_code == 200, answer.text
+    return {"cookie": answer.headers["set-cookie"].partition(";")[0]}, answer.json()
+
+
+def books(url: str) -> dict[int, dict[str, int]]:
+    """Return the books of every worker, by its process."""
+    found: dict[int, dict[str, int]] = {}
+
+    def look() -> int:
+        said = asked(f"{url}/books").json()
+        found[said["process"]] = said
+        return len(found)
+
+    until(look, lambda count: count == WORKERS)
+    return found
+
+
+@pytest.mark.parametrize("server", list(SERVERS))
+def test_every_request_finds_its_session_whichever_worker_takes_it(server: str, tmp_path: Path) -> None:
+    with workers_under(server, tmp_path) as (url, _):
+        clients = [opened(url) for _ in range(12)]
+        for headers, made in clients:
+            for _ in range(4):
+                answer = asked(f"{url}/items/a", "POST", headers=headers, content=b"x" * 70_000)
+                assert answer.json() == {**made, "size": 70_000}
+                assert "set-cookie" not in answer.headers
+        assert all(made["started_in"] == made["process"] for _, made in clients)
+        made_by = [made["process"] for _, made in clients]
+        expected = {process: made_by.count(process) for process in books(url)}
+        assert {process: (one["created"], one["active"]) for process, one in books(url).items()} == {
+            process: (count, count) for process, count in expected.items()
+        }
+
+
+def test_a_websocket_and_a_mounted_app_are_reached_through_every_worker(tmp_path: Path) -> None:
+    with workers_under("uvicorn", tmp_path, "mounted") as (url, _):
+        headers, made = opened(f"{url}/inside")
+        for _ in range(8):
+            assert asked(f"{url}/inside/items/a", headers=headers).json() == made
+            there = f"ws{url.removeprefix('http')}/inside/echo"
+            with connect(there, additional_headers=headers, proxy=None) as socket:
+                assert socket.recv() == f'{{"process":{made["process"]}}}'
+                socket.send("hello")
+                assert socket.recv() == "hello"
+
+
+def test_sessions_of_a_killed_worker_are_gone_and_its_socket_goes_with_the_next_start(tmp_path: Path) -> None:
+    with workers_under("uvicorn", tmp_path) as (url, _):
+        clients = [opened(url) for _ in range(12)]
+        victim = clients[0][1]["process"]
+        before = sockets_in(tmp_path / "workers")
+        os.kill(victim, signal.SIGKILL)
+        until(lambda: sockets_in(tmp_path / "workers"), lambda now: len(now) == WORKERS and now != before)
+        for headers, made in clients:
+            answer = asked(f"{url}/items/a", headers=headers)
+            if made["process"] == victim:
+                assert answer.json()["process"] != victim
+                assert "set-cookie" in answer.headers
+            else:
+                assert answer.json() == made
+
+
+def test_workers_that_end_in_order_leave_no_socket(tmp_path: Path) -> None:
+    with workers_under("uvicorn", tmp_path) as (url, process):
+        opened(url)
+        assert process.terminate() in (0, -signal.SIGTERM)
+    assert sockets_in(tmp_path / "workers") == []
+    assert [path.name for path in (tmp_path / "workers").iterdir()] == ["secret"]

@@ -1,0 +1,55 @@
+"""Apps as the users of several workers write them: three lines for sessions that every worker finds."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request, WebSocket
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from otel_sessions import SessionManager
+from otel_sessions.asgi import SessionLeaseMiddleware, lifespan
+from otel_sessions.fleet import WorkerPeers
+from otel_sessions.matchers import CookieMatcher
+
+manager = SessionManager(fleet=WorkerPeers(os.environ["FOLDER"]))
+
+
+@asynccontextmanager
+async def state(app: object) -> AsyncIterator[dict[str, object]]:
+    yield {"started_in": os.getpid()}
+
+
+def app_with(**settings: object) -> FastAPI:
+    app = FastAPI(**settings)  # type: ignore[arg-type]
+    app.add_middleware(SessionLeaseMiddleware, manager=manager, matcher=CookieMatcher(), skip=["/books"])
+
+    @app.api_route("/items/{item}", methods=["GET", "POST"])
+    async def items(item: str, request: Request) -> dict[str, object]:
+        session = request.scope["otel_sessions.session"]
+        return {
+            "process": os.getpid(),
+            "started_in": getattr(request.state, "started_in", None),
+            "path": request.url.path,
+            "hint": session.id.partition(".")[0],
+            "size": len(await request.body()),
+        }
+
+    @app.get("/books")
+    async def books() -> dict[str, object]:
+        stats = manager.get_metrics()
+        return {"process": os.getpid(), "created": stats.total_created, "active": stats.currently_active}
+
+    @app.websocket("/echo")
+    async def echo(socket: WebSocket) -> None:
+        await socket.accept()
+        await socket.send_json({"process": os.getpid()})
+        await socket.send_text(await socket.receive_text())
+        await socket.close()
+
+    return app
+
+
+fastapi = app_with(lifespan=lifespan(manager, state))
+mounted = Starlette(routes=[Mount("/inside", app_with())], lifespan=lifespan(manager, state))
