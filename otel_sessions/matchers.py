@@ -12,7 +12,7 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from http import HTTPStatus
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 
 from ._core.exceptions import ConfigError, SessionError, SessionNotFound, TooManySessions
 from ._http import cookies, set_cookie
@@ -29,7 +29,7 @@ _REVISION: Final = re.compile(rb"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _OLD_TRANSPORT: Final = re.compile(rb"(^|&)session_?id=", re.IGNORECASE)
 """Messages of MCP's HTTP+SSE transport (revision 2024-11-05) name their session in the query."""
 _MCP_ID: Final = b"mcp-session-id"
-_ASKED: Final = frozenset({_MCP_ID, b"mcp-protocol-version", b"content-type", b"content-encoding", b"accept"})
+_ASKED: Final = frozenset({_MCP_ID, b"mcp-protocol-version", b"content-type", b"content-encoding"})
 _SPELT: Final = b"".join(byte.lower() if byte.isalnum() else b"-" for byte in (bytes([code]) for code in range(256)))
 """Every letter in lower case, every digit, and a hyphen for anything else."""
 _INVALID_REQUEST, _SERVER_ERROR = -32600, -32000
@@ -47,16 +47,20 @@ class Opens(StrEnum):
     """Yes, and the session ends with the exchange. Its client gets no id."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Match:
-    """What the head of a request says about its session.
+# On Python 3.11, a member of an enum costs as much as a call.
+_NO, _YES, _BY_BODY = Opens.NO, Opens.YES, Opens.BY_BODY
+_NOT_FOUND: Final = int(HTTPStatus.NOT_FOUND)
+
+
+class Match(NamedTuple):
+    """What the head of a request says about its session. Made by keywords.
 
     The request is in the first of `session_ids` that names a live session of this client. If no id does, `opens` says
     whether the request may open a session. If it may not, a request that names an id is refused.
     """
 
     session_ids: tuple[str, ...] = ()
-    opens: Opens = Opens.NO
+    opens: Opens = _NO
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -232,15 +236,14 @@ class McpMatcher(AdoptingMatcher):
         self.sse_path: Final = sse_path
 
     def match(self, scope: Scope) -> Match:
-        asked = [pair for pair in pairs_of(scope) if pair[0] in _ASKED]
-        said = dict(reversed(asked))  # the first line of each name counts
+        said = _first_values(pairs_of(scope))
         revision = said.get(b"mcp-protocol-version", b"")
         if revision >= _FIRST_WITHOUT_SESSIONS and _REVISION.fullmatch(revision):
             return Match()
-        named = _ids_in(asked, _MCP_ID)
+        named = _ids_in(pairs_of(scope), _MCP_ID) if _MCP_ID in said else ()
         if scope.get("method") == "POST":
-            opens = _opening_of_post(scope, said, asked)
-            return Match(session_ids=named, opens=Opens.NO if named and opens is Opens.YES else opens)
+            opens = _opening_of_post(scope, said)
+            return Match(session_ids=named, opens=_NO if named and opens is _YES else opens)
         if not named and scope.get("method") == "GET" and path_of(scope) == self.sse_path:
             return Match(opens=Opens.FOR_EXCHANGE)
         return Match(session_ids=named)
@@ -249,11 +252,13 @@ class McpMatcher(AdoptingMatcher):
         return calls(start, "initialize", complete=complete)
 
     def id_in_answer(self, headers: Headers) -> str | None:
-        found = [value.decode("latin-1") for name, value in headers if name.lower() == _MCP_ID]
-        return found[0] if found and found[0] else None
+        for name, value in headers:
+            if len(name) == len(_MCP_ID) and name.lower() == _MCP_ID:
+                return value.decode("latin-1") or None
+        return None
 
     def ends(self, scope: Scope, status: int) -> bool:
-        return status == HTTPStatus.NOT_FOUND or (scope.get("method") == "DELETE" and 200 <= status < 300)
+        return status == _NOT_FOUND or (scope.get("method") == "DELETE" and 200 <= status < 300)
 
     def announce(self, session_id: str, scope: Scope, headers: Headers) -> Headers:  # noqa: ARG002
         """Name the session's id exactly once, even if the app has named several ids."""
@@ -328,15 +333,24 @@ def _each_once(found: list[str]) -> tuple[str, ...]:
     return tuple(found) if len(found) < 2 else tuple(dict.fromkeys(found))
 
 
-def _opening_of_post(scope: Scope, said: Mapping[bytes, bytes], asked: Headers) -> Opens:
+def _first_values(headers: Headers) -> dict[bytes, bytes]:
+    """Return the first value of each header that MCP's matcher asks for."""
+    said: dict[bytes, bytes] = {}
+    for name, value in headers:
+        if name in _ASKED and name not in said:
+            said[name] = value
+    return said
+
+
+def _opening_of_post(scope: Scope, said: Mapping[bytes, bytes]) -> Opens:
     """Return whether a POST may open a session of MCP. A coded body cannot be read, so the answer decides."""
     if not said.get(b"content-type", b"").lower().startswith(b"application/json"):
-        return Opens.NO
+        return _NO
     query = scope.get("query_string")
-    if query and _OLD_TRANSPORT.search(query) and not _accepts_events(asked):
-        return Opens.NO
+    if query and _OLD_TRANSPORT.search(query) and not _accepts_events(pairs_of(scope)):
+        return _NO
     coded = said.get(b"content-encoding", b"identity").lower() not in (b"", b"identity")
-    return Opens.YES if coded else Opens.BY_BODY
+    return _YES if coded else _BY_BODY
 
 
 def _accepts_events(headers: Headers) -> bool:

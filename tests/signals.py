@@ -11,13 +11,21 @@ import anyio
 import anyio.lowlevel
 from opentelemetry import metrics, trace
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader, Metric, NumberDataPoint
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    HistogramDataPoint,
+    Metric,
+    MetricReader,
+    MetricsData,
+    NumberDataPoint,
+)
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanContext
 
 from otel_sessions import EndReason, Session, SessionConfig, SessionManager
+from tests.waiting import NEVER
 
 CONFIG = SessionConfig(
     cleanup_interval=50.0, max_idle_time=100.0, max_session_age=1000.0, close_timeout=5.0, drain_timeout=10.0
@@ -49,10 +57,32 @@ def series(manager: str = "default", **words: str) -> Series:
     return frozenset({NAME: manager, **{keys[word]: value for word, value in words.items()}}.items())
 
 
+class PatientReader(MetricReader):
+    """A reader in memory that does not give up: a collection takes as long as a busy machine needs."""
+
+    def __init__(self, preferred_temporality: dict[type, AggregationTemporality] | None = None) -> None:
+        super().__init__(preferred_temporality)
+        self._asking = threading.Lock()
+        self._received: MetricsData | None = None
+
+    def get_metrics_data(self) -> MetricsData | None:
+        """Return what there is to export now, or None if there is nothing."""
+        with self._asking:
+            self._received = None
+            self.collect(timeout_millis=float(NEVER) * 1000)
+            return self._received
+
+    def _receive_metrics(self, metrics_data: MetricsData, timeout_millis: float = 0, **_: Any) -> None:
+        self._received = metrics_data
+
+    def shutdown(self, timeout_millis: float = 0, **_: Any) -> None:
+        """Do nothing: there is no thread to end."""
+
+
 class Export:
     """One collection of a reader, to be asked by the metrics' names without `otel_sessions.`"""
 
-    def __init__(self, reader: InMemoryMetricReader) -> None:
+    def __init__(self, reader: PatientReader) -> None:
         self.data = reader.get_metrics_data()
         scopes = [
             scope for resource in (self.data.resource_metrics if self.data else []) for scope in resource.scope_metrics
@@ -109,7 +139,7 @@ class Signals:
     """The SDK's providers, and what managers that are given them have reported."""
 
     def __init__(self) -> None:
-        self.reader = InMemoryMetricReader()
+        self.reader = PatientReader()
         self.meter_provider = MeterProvider([self.reader], shutdown_on_exit=False)
         self._exporter = InMemorySpanExporter()
         self.tracer_provider = TracerProvider(shutdown_on_exit=False)
@@ -156,7 +186,7 @@ def context_of(span: ReadableSpan | trace.Span) -> SpanContext:
 class Exporting(threading.Thread):
     """A thread that exports over and over until it is left."""
 
-    def __init__(self, reader: InMemoryMetricReader) -> None:
+    def __init__(self, reader: PatientReader) -> None:
         super().__init__()
         self._reader = reader
         self._enough = threading.Event()

@@ -36,7 +36,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 from .connection import CallClosed, Connection, HungUp, TimedOut
-from .messages import Answer, BadAnswer, Head, Headers, Request, UpstreamError
+from .messages import Answer, BadAnswer, Head, Headers, Outline, Request, UpstreamError
 
 __all__ = [
     "BadAnswer",
@@ -49,6 +49,7 @@ __all__ = [
     "Headers",
     "HungUp",
     "Origin",
+    "Outline",
     "TimedOut",
     "UpstreamError",
     "reason_of",
@@ -141,7 +142,13 @@ class Client:
         body is as long as a Content-Length among the headers says; parts without one are sent chunked. Raises
         `ValueError` for what would not be exactly one request.
         """
-        return Call(self._origin, self._kept, Request(method, target, headers, body), limits)
+        return self.repeat(Outline(method, target, headers), body, limits=limits)
+
+    def repeat(
+        self, outline: Outline, body: bytes | AsyncIterable[bytes] | None = None, *, limits: CallLimits
+    ) -> "Call":
+        """Return a call of a request whose outline is checked already, as `call` does."""
+        return Call(self._origin, self._kept, Request(outline, body), limits)
 
     def close(self) -> None:
         """Close the connections that are kept, and keep no more. Calls go on until each is closed."""

@@ -8,6 +8,7 @@ read and dropped.
 import re
 from collections.abc import AsyncIterable
 from dataclasses import dataclass
+from functools import lru_cache
 from string import ascii_letters, digits
 from typing import Final
 
@@ -17,12 +18,18 @@ Headers = list[tuple[bytes, bytes]]
 
 _IDEMPOTENT: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
 """RFC 9110, section 9.2.2."""
+_USUAL: Final = _IDEMPOTENT | {b"POST", b"PATCH"}
 _KEPT_SECONDS: Final = 4.0
 """Less than servers usually keep an idle connection (uvicorn 5 s), so that a request seldom meets one that closes."""
 _MARGIN_SECONDS: Final = 1.0
 _TIMEOUT: Final = re.compile(rb"(?:^|[,; \t])timeout=([0-9]{1,9})(?:$|[,; \t])", re.IGNORECASE)
 _TOKEN: Final = b"!#$%&'*+-.^_`|~" + (digits + ascii_letters).encode()
 """RFC 9110, section 5.6.2."""
+_BADLY_FRAMED: Final = "a request is framed by the client, or by one Content-Length, and each header has a name"
+_KEPT: Final = 256
+"""How many lists of names are remembered, since most messages have the names of the one before."""
+_LONGEST_KEPT: Final = 1024
+"""Bytes of names in a list that is remembered. Longer lists would fill memory."""
 _MOST_LINES: Final = 500
 """How many header lines an answer has at most, those of heads with status 1xx among them: each costs time."""
 _FIRST_STATUS: Final = 100
@@ -33,21 +40,40 @@ _LAST_STATUS: Final = 599
 _BODILESS: Final = (_NO_CONTENT, 304)
 
 
+class Outline:
+    """A request's method, target and headers, checked. A request that is repeated brings only its body anew.
+
+    `length` is the Content-Length among the headers, or None. The target and the headers go out as they are. Raises
+    `ValueError` for what would not be exactly one request.
+    """
+
+    __slots__ = ("is_head", "is_idempotent", "length", "lines")
+
+    def __init__(self, method: bytes, target: bytes, headers: Headers) -> None:
+        names: tuple[bytes, ...]
+        values: tuple[bytes, ...]
+        names, values = zip(*headers, strict=True) if headers else ((), ())
+        form = _form_again(names) if len(b"".join(names)) <= _LONGEST_KEPT else _form(names)
+        self.length: Final = None if form.length is None else _number(values[form.length])
+        self.lines: Final = form.template % (method, target, *values)
+        if not (target and _is_method(method)) or not _is_one_head(self.lines, target, len(values)):
+            raise ValueError("a request has something in its head that may make it another one, or is a CONNECT")
+        self.is_head: Final = method == b"HEAD"
+        self.is_idempotent: Final = method in _IDEMPOTENT
+
+
 class Request:
     """A request on its way out: `pieces` at once, then each of `parts` by `frame`, then `last`.
 
-    The target and the headers go out as they are. The body is as long as a Content-Length among the headers says. If
-    there is no Content-Length, the length of whole bytes is added, and parts are sent chunked. Raises `ValueError` for
-    what would not be exactly one request.
+    The body is as long as a Content-Length among the headers says. If there is no Content-Length, the length of whole
+    bytes is added, and parts are sent chunked. Raises `ValueError` for another length.
     """
 
     __slots__ = ("_left", "is_head", "is_idempotent", "is_sent", "parts", "pieces")
 
-    def __init__(
-        self, method: bytes, target: bytes, headers: Headers, body: bytes | AsyncIterable[bytes] | None = None
-    ) -> None:
+    def __init__(self, outline: Outline, body: bytes | AsyncIterable[bytes] | None = None) -> None:
         whole = b"" if body is None else body if isinstance(body, bytes) else None
-        self._left = _announced(headers)
+        self._left = outline.length
         framing = b""
         if whole is None and self._left is None:
             framing = b"Transfer-Encoding: chunked\r\n"
@@ -55,17 +81,14 @@ class Request:
             framing = b"Content-Length: %d\r\n" % len(whole)
         elif whole is not None and self._left not in (None, len(whole)):
             raise ValueError("the body of a request is not as long as its Content-Length says")
-        head = b"%b %b HTTP/1.1\r\n%b%b\r\n" % (method, target, _lines(headers), framing)
-        names = [method, *(name for name, _ in headers)]
-        if not (target and _is_one_head(head, names, len(names) + bool(framing))) or method in (b"", b"CONNECT"):
-            raise ValueError("a request has something in its head that may make it another one, or is a CONNECT")
+        head = b"%b%b\r\n" % (outline.lines, framing)
         self.pieces: Final = (head, whole) if whole else (head,)
         self.parts: Final = None if isinstance(body, bytes) else body
         """What is left of the body when `pieces` are sent, or None."""
         self.is_sent = self.parts is None
         """Whether all of the body was handed out."""
-        self.is_head: Final = method == b"HEAD"
-        self.is_idempotent: Final = method in _IDEMPOTENT
+        self.is_head: Final = outline.is_head
+        self.is_idempotent: Final = outline.is_idempotent
 
     def frame(self, part: bytes) -> tuple[bytes, ...]:
         """Return a part of the body as it goes out. Raises `ValueError` if it is more than was announced."""
@@ -85,30 +108,43 @@ class Request:
         return (b"0\r\n\r\n",) if self._left is None else ()
 
 
-def _announced(headers: Headers) -> int | None:
-    """Return the Content-Length, or None. Raises `ValueError` for another framing than one number of bytes."""
-    length = None
-    for name, value in headers:
-        kind = name.lower()
-        if kind == b"content-length" and length is None and value.isdigit():
-            length = int(value)
-        elif kind in (b"content-length", b"transfer-encoding", b""):
-            raise ValueError("a request is framed by the client, or by one Content-Length, and each header has a name")
-    return length
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Form:
+    """What the names of a request's headers decide: its head without the values, and which line has the length."""
+
+    template: bytes
+    length: int | None
 
 
-def _lines(headers: Headers) -> bytes:
-    pieces: list[bytes] = []
-    for name, value in headers:
-        pieces += (name, b": ", value, b"\r\n")
-    return b"".join(pieces)
+def _form(names: tuple[bytes, ...]) -> _Form:
+    """Return the form of a head. Raises `ValueError` for names that frame twice, or that no header may have."""
+    kinds = [name.lower() for name in names]
+    lengths = [line for line, kind in enumerate(kinds) if kind == b"content-length"]
+    if len(lengths) > 1 or b"transfer-encoding" in kinds or b"" in kinds:
+        raise ValueError(_BADLY_FRAMED)
+    if b"".join(names).translate(None, _TOKEN):
+        raise ValueError("the name of a request's header is no token")
+    lines = b"".join(b"%b: %%b\r\n" % name.replace(b"%", b"%%") for name in names)
+    return _Form(template=b"%b %b HTTP/1.1\r\n" + lines, length=lengths[0] if lengths else None)
 
 
-def _is_one_head(head: bytes, names: list[bytes], lines: int) -> bool:
-    """Return whether no reader makes more or fewer than so many lines of this, and each name is a token."""
-    spaces = head.count(b" ", 0, head.index(b"\n"))
-    ends = head.count(b"\n") == head.count(b"\r") == lines + 1
-    return ends and spaces == 2 and b"\0" not in head and not b"".join(names).translate(None, _TOKEN)
+_form_again = lru_cache(_KEPT)(_form)
+
+
+def _number(told: bytes) -> int:
+    if not told.isdigit():
+        raise ValueError(_BADLY_FRAMED)
+    return int(told)
+
+
+def _is_method(method: bytes) -> bool:
+    return method in _USUAL or (method not in (b"", b"CONNECT") and not method.translate(None, _TOKEN))
+
+
+def _is_one_head(head: bytes, target: bytes, lines: int) -> bool:
+    """Return whether no reader makes more or fewer than so many header lines of this."""
+    marks = len(head) - len(head.translate(None, b"\r\n\0"))
+    return marks == 2 * (lines + 1) and b" " not in target
 
 
 class UpstreamError(Exception):

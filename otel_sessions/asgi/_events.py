@@ -19,8 +19,11 @@ class Events:
     @classmethod
     def of(cls, headers: Headers) -> Self | None:
         """Return the event stream of an answer with these headers, or None if the answer is not an event stream."""
-        kinds = [value for name, value in headers if name.lower() == b"content-type"]
-        if not kinds or not kinds[-1].lower().startswith(b"text/event-stream"):
+        kind = b""
+        for name, value in headers:
+            if len(name) == len(b"content-type") and name.lower() == b"content-type":
+                kind = value
+        if not kind.lower().startswith(b"text/event-stream"):
             return None
         coded = any(value.lower() != b"identity" for name, value in headers if name.lower() == b"content-encoding")
         return cls(coded=coded)

@@ -69,11 +69,13 @@ class Exchange:
         """Whether an answer without a Content-Length has started."""
         self._events: Events | None = None
 
-    async def run(self, app: ASGIApp, scope: Scope) -> None:
+    def run(self, app: ASGIApp, scope: Scope) -> Awaitable[None]:
         """Run the app to its end, or until the exchange has been silent for too long."""
         if self._idle_timeout is None:
-            await app(scope, self.receive, self.send)
-            return
+            return app(scope, self.receive, self.send)
+        return self._run_watched(app, scope)
+
+    async def _run_watched(self, app: ASGIApp, scope: Scope) -> None:
         with anyio.CancelScope() as self._silence:
             await app(scope, self.receive, self.send)
         if self._silence.cancelled_caught:
@@ -149,8 +151,9 @@ class Exchange:
         headers = self.role.answer_starts(message.get("status", 101), said)
         self._started = True
         self._events = Events.of(headers)
-        self._streams = not any(name.lower() == b"content-length" for name, _ in headers)
-        self._expect_more()
+        if self._idle_timeout is not None:
+            self._streams = not any(name.lower() == b"content-length" for name, _ in headers)
+            self._expect_more()
         return message if headers is said else {**message, "headers": headers}
 
     def _note_part(self, body: bytes) -> None:

@@ -36,6 +36,7 @@ from otel_sessions.matchers import (
 from ._adoption import Adoption
 from ._client import ClientAddress
 from ._exchange import ASGIApp, Exchange, Receive, Send, exchange_of
+from ._leasing import Leasing, run_leased
 from ._roles import OPENING, SESSION, Adopting, Asking, Only, Opening, Outside, Renewals, Role, Using
 from ._skipping import Skips, skips
 
@@ -70,6 +71,7 @@ class SessionLeaseMiddleware:
       direction for this time. None means never.
     - `on_stray(session_id, scope)` should end a session that the app has made and that the manager cannot have. It is
       awaited for at most `close_timeout` seconds. Without `on_stray` such sessions go on, and the first one is logged.
+    - `leasing` is how the app runs in a session. The proxy gives its own; the default works on asyncio and trio.
 
     The middleware itself answers in these cases:
 
@@ -100,6 +102,7 @@ class SessionLeaseMiddleware:
         skip: Skips | Iterable[str] = (),
         stream_idle_timeout: float | None = None,
         on_stray: Stray | None = None,
+        leasing: Leasing = run_leased,
     ) -> None:
         self._app = app
         self._manager = manager
@@ -120,6 +123,7 @@ class SessionLeaseMiddleware:
             None if stream_idle_timeout is None else check_seconds("stream_idle_timeout", stream_idle_timeout)
         )
         self._on_stray = on_stray
+        self._leasing = leasing
         self._renewals = Renewals(manager)
         self._has_warned = False
 
@@ -216,7 +220,8 @@ class SessionLeaseMiddleware:
         try:
             await exchange.run(self._app, inner)
         finally:
-            await self._end_stray(exchange.role, inner)
+            if exchange.role.stray is not None:
+                await self._end_stray(exchange.role, inner)
 
     async def _open(self, match: Match, scope: Scope, exchange: Exchange) -> None:
         """Run the app in a new session."""
@@ -236,17 +241,13 @@ class SessionLeaseMiddleware:
     async def _lease(self, session: Session[Any], role: Role, inner: Scope, exchange: Exchange) -> None:
         """Run the app under a lease. Answer if the session ends meanwhile. Then settle what the role says."""
         exchange.role = role
-        entered = False
         try:
-            async with self._manager.lease(session.id):
-                entered = True
-                await exchange.run(self._app, inner)
-        except (ManagerClosed, SessionNotFound) as error:
-            if entered and not _tells_end_of(session, error):
-                raise  # the app's own error
-            await self._refuse(exchange, error)
+            error = await self._leasing(self._manager, session, inner, partial(exchange.run, self._app, inner))
+            if error is not None:
+                await self._refuse(exchange, error)
         finally:
-            await self._settle(role, inner)
+            if role.closes or role.stray is not None:
+                await self._settle(role, inner)
 
     async def _adopt(self, matcher: AdoptingMatcher, scope: Scope, exchange: Exchange) -> None:
         """Run the app with a reservation. It becomes a session if the app's answer names an id."""
@@ -327,7 +328,3 @@ def _require_sync(key: str, function: object) -> None:
     call = getattr(function, "__call__", None)  # noqa: B004  # the async method of a callable object
     if any(is_async(each) for is_async in (iscoroutinefunction, isasyncgenfunction) for each in (function, call)):
         raise ConfigError(f"{key} takes a plain function, not an async one: {function!r}")
-
-
-def _tells_end_of(session: Session[Any], error: SessionError) -> bool:
-    return isinstance(error, SessionNotFound) and error.session_id == session.id and session.end_reason is not None

@@ -11,10 +11,10 @@ from otel_sessions.asgi import Send
 from otel_sessions.matchers import Headers
 
 
-async def pass_body(parts: AsyncIterator[bytes], head: Headers, send: Send, comment_after: float | None) -> None:
-    """Pass a body back as it comes, after a head that is sent; comment after so many seconds of silence, if any."""
+async def pass_body(parts: AsyncIterator[bytes], head: Headers, send: Send, comment_after: float) -> None:
+    """Pass a body back as it comes, after a head that is sent. Comment after so many seconds of silence."""
     body = _Body(send)
-    if comment_after is None or not _may_get_comments(head):
+    if not _may_get_comments(head):
         await body.pass_on(parts)
         return
     async with anyio.create_task_group() as tasks:

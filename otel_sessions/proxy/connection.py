@@ -26,10 +26,11 @@ from otel_sessions.matchers import Scope
 
 from .chunks import Body, Chunked, Sized
 from .exchange import Exchange, status_line
-from .head import END, Head, Malformed, check_beginning, read_head
+from .head import END, Again, Head, Malformed, check_beginning
 from .measured import note_refused
 from .rules import TARGET
 from .serving import Serving
+from .shape import SHAPED, Shaped
 
 _MOST_EARLY: Final = 65536
 """Bytes of requests that may wait for their turn."""
@@ -52,6 +53,9 @@ class _State(Enum):
     LEAVING = auto()
 
 
+_AWAITED, _EXCHANGE, _LEAVING = _State  # on Python 3.11, a member of an enum costs as much as a call
+
+
 class Connection(asyncio.Protocol):
     """One client's connection over HTTP/1.1."""
 
@@ -62,9 +66,10 @@ class Connection(asyncio.Protocol):
         self._limits = serving.limits
         self._loop = asyncio.get_running_loop()
         self._deadline = Deadline(self._loop, self._expired)
-        self._state = _State.AWAITED
+        self._state = _AWAITED
         self._pending = bytearray()
         self._searched = 0
+        self._heads = Again()
         self._exchange: Exchange | None = None
         self._body: Body = Sized(0)
         self._writable: asyncio.Event | None = None
@@ -103,7 +108,7 @@ class Connection(asyncio.Protocol):
         self.resume_writing()
 
     def data_received(self, data: bytes) -> None:
-        if self._state is _State.LEAVING:
+        if self._state is _LEAVING:
             return
         self._pending += data
         self._advance()
@@ -124,8 +129,11 @@ class Connection(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         self.transport.write(data)
 
+    def is_full(self) -> bool:
+        return self._writable is not None and not self._writable.is_set()
+
     async def writable(self) -> None:
-        if self._writable is not None and not self._writable.is_set():
+        if self._writable is not None:
             await self._writable.wait()
 
     def body_taken(self) -> None:
@@ -167,7 +175,7 @@ class Connection(asyncio.Protocol):
     def shutdown(self) -> None:
         """Close as soon as nothing is under way."""
         self._ends = True
-        if self._state is not _State.EXCHANGE:
+        if self._state is not _EXCHANGE:
             self.cut()
 
     @property
@@ -201,9 +209,9 @@ class Connection(asyncio.Protocol):
 
     def _advance(self) -> None:
         try:
-            if self._state is _State.AWAITED:
+            if self._state is _AWAITED:
                 self._read_head()
-            if self._state is _State.EXCHANGE:
+            if self._state is _EXCHANGE:
                 self._read_body()
         except Malformed as fault:
             self._refuse(fault.status, fault.text)
@@ -227,16 +235,16 @@ class Connection(asyncio.Protocol):
             return
         raw = bytes(self._pending[:size])
         self._searched = 0
-        head = read_head(raw)
+        head, shaped = self._heads.read(raw)
         if head.is_websocket:
             self._upgrade(head)
             return
         del self._pending[:size]
-        self._begin(head)
+        self._begin(head, shaped)
 
-    def _begin(self, head: Head) -> None:
+    def _begin(self, head: Head, shaped: Shaped) -> None:
         self._deadline.set(None)
-        self._state = _State.EXCHANGE
+        self._state = _EXCHANGE
         self._exchange = exchange = Exchange(head, self, self._limits.idle_timeout)
         self._body = Chunked() if head.length is None else Sized(head.length)
         path, _, query = head.target.partition(b"?")
@@ -249,6 +257,7 @@ class Connection(asyncio.Protocol):
             "query_string": query,
             "headers": head.headers,
             TARGET: head.target,
+            SHAPED: shaped,
         }
         task = self._loop.create_task(exchange.run(self._serving.app, scope))
         self._serving.tasks.add(task)
@@ -286,7 +295,7 @@ class Connection(asyncio.Protocol):
             self.cut()
             return
         self._exchange = None
-        self._state = _State.AWAITED
+        self._state = _AWAITED
         self._serving.idle[self] = None
         self._read_on(True)
         idle = self._limits.idle_timeout
@@ -336,7 +345,7 @@ class Connection(asyncio.Protocol):
             self.transport.close()
 
     def _read_no_more(self) -> None:
-        self._state = _State.LEAVING
+        self._state = _LEAVING
         self._serving.idle.pop(self, None)
         self._pending.clear()
         if self._exchange is not None and not self._exchange.is_answered:
@@ -347,9 +356,9 @@ class Connection(asyncio.Protocol):
 
     def _expired(self) -> None:
         """Act on the deadline of the state that the connection is in."""
-        if self._state is _State.AWAITED and self._pending:
+        if self._state is _AWAITED and self._pending:
             self._refuse(*_LATE)
-        elif self._state is _State.AWAITED:
+        elif self._state is _AWAITED:
             self.cut()
         elif self._exchange is not None and self._exchange.is_answered:
             self._leave()
@@ -369,7 +378,7 @@ class Connection(asyncio.Protocol):
     def _check_writing(self) -> None:
         now, idle = self.transport.get_write_buffer_size(), self._limits.idle_timeout
         if not now:
-            if self._state is _State.LEAVING:
+            if self._state is _LEAVING:
                 self.transport.abort()
         elif now < self._unwritten:
             self._watch_writing()

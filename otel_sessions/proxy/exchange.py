@@ -3,15 +3,17 @@
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from functools import lru_cache
 from http import HTTPStatus
-from typing import Final, Protocol, cast
+from typing import Final, NamedTuple, Protocol, cast
 
 from otel_sessions._core.events import Event
 from otel_sessions.asgi import ASGIApp, Message
-from otel_sessions.matchers import Scope
+from otel_sessions.matchers import Headers, Scope
 
 from .head import Head
+from .shape import KEPT
 
 _EXCHANGE: Final = "otel_sessions.proxy.exchange"
 _MOST_HELD: Final = 65536
@@ -19,7 +21,10 @@ _MOST_HELD: Final = 65536
 _BODILESS: Final = frozenset({204, 304})
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_BAD_IN_VALUE: Final = re.compile(rb"[\x00\r\n]")
+_CLOSE: Final = b"connection: close\r\n"
+_MALFORMED: Final = "the app sends a malformed header"
+_LONGEST_KEPT: Final = 1024
+"""Bytes of names in a head whose form is remembered. Longer heads would fill memory."""
 
 _logger = logging.getLogger("otel_sessions.proxy")
 
@@ -40,6 +45,47 @@ def status_line(status: int) -> bytes:
 _STATUS_LINES: Final = {status: status_line(status) for status in range(200, 600)}
 
 
+class _Form(NamedTuple):
+    """What the names of an answer's headers decide: which lines pass, and where the length and `Connection` stand."""
+
+    lines: tuple[int, ...]
+    lines_without_length: tuple[int, ...]
+    length: int | None
+    closes: tuple[int, ...]
+
+
+def _form(names: tuple[bytes, ...]) -> _Form:
+    """Return the form of an answer's head. Raises `RuntimeError` if a name is not the name of a header."""
+    kinds = [name.lower() for name in names]
+    if not all(map(_NAME.fullmatch, kinds)):
+        raise RuntimeError(_MALFORMED)
+    lines = tuple(line for line, kind in enumerate(kinds) if kind not in (b"connection", b"transfer-encoding"))
+    lengths = [line for line, kind in enumerate(kinds) if kind == b"content-length"]
+    return _Form(
+        lines=lines,
+        lines_without_length=tuple(line for line in lines if line not in lengths),
+        length=lengths[-1] if lengths else None,
+        closes=tuple(line for line, kind in enumerate(kinds) if kind == b"connection"),
+    )
+
+
+_form_again: Final = lru_cache(KEPT)(_form)
+
+
+def _form_of(headers: Headers) -> _Form:
+    names = tuple([name for name, _ in headers])
+    return _form_again(names) if len(b"".join(names)) <= _LONGEST_KEPT else _form(names)
+
+
+def _written(headers: Headers, lines: tuple[int, ...], rest: bytes) -> bytes:
+    """Return a head behind its first line. Raises `RuntimeError` if a reader may see other lines in it."""
+    text = b"\r\n".join([b": ".join(headers[line]) for line in lines])
+    marks = len(text) - len(text.translate(None, b"\r\n\0"))
+    if marks != 2 * max(0, len(lines) - 1):
+        raise RuntimeError(_MALFORMED)
+    return b"%b\r\n%b\r\n" % (text, rest) if text else rest + b"\r\n"
+
+
 def watch(scope: Scope, on_gone: Callable[[], None]) -> None:
     """Call `on_gone` once the client of a request has left, at once if that has happened."""
     exchange = cast("Exchange | None", scope.get(_EXCHANGE))
@@ -57,6 +103,10 @@ class Carrier(Protocol):
     """The connection that an exchange is on."""
 
     def write(self, data: bytes) -> None: ...
+
+    def is_full(self) -> bool:
+        """Return whether the client has to take some of what was written first."""
+        ...
 
     async def writable(self) -> None:
         """Wait until the client has taken enough of what was written, or is gone."""
@@ -227,7 +277,8 @@ class Exchange:
         return {"type": "http.request", "body": body, "more_body": not self._has_told_end}
 
     async def send(self, message: Message) -> None:
-        await self._carrier.writable()
+        if self._carrier.is_full():
+            await self._carrier.writable()
         if self.is_gone:
             return
         if self.is_answered:
@@ -236,23 +287,26 @@ class Exchange:
         if message["type"] != wanted:
             raise RuntimeError(f"{wanted} has to come, not {message['type']}")
         if self.is_started:
-            self._send_body(cast("bytes", message.get("body", b"")), bool(message.get("more_body", False)))
+            self._send_body(message.get("body", b""), bool(message.get("more_body", False)))
         else:
-            self._start(
-                cast("int", message["status"]),
-                cast("Iterable[tuple[bytes, bytes]]", message.get("headers", ())),
-            )
+            self._start(message["status"], message.get("headers", ()))
 
     def _start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        said = list(headers)
+        form = _form_of(said)
         self._has_body = self._head.method != "HEAD" and status not in _BODILESS
         self._goes_on = self._head.keeps_alive and self._carrier.may_go_on()
-        lines = [_STATUS_LINES[status], *self._lines(status, headers)]
+        if form.length is not None and self._has_body:
+            self._left = int(said[form.length][1])
+        if form.closes and any(b"close" in said[line][1].lower() for line in form.closes):
+            self._goes_on = False
+        rest = b""
         if self._has_body and self._left is None:
             self._is_chunked = self._head.version == "1.1"
             self._goes_on = self._goes_on and self._is_chunked
-            lines += [b"transfer-encoding: chunked\r\n"] if self._is_chunked else []
-        lines += [] if self._goes_on else [b"connection: close\r\n"]
-        self._unsent = b"".join([*lines, b"\r\n"])
+            rest = b"transfer-encoding: chunked\r\n" if self._is_chunked else b""
+        lines = form.lines_without_length if status == 204 else form.lines  # RFC 9110, 8.6
+        self._unsent = _STATUS_LINES[status] + _written(said, lines, rest if self._goes_on else rest + _CLOSE)
         self.is_started = True
         if self._has_body:
             asyncio.get_running_loop().call_soon(self._flush)
@@ -266,21 +320,6 @@ class Exchange:
         unsent, self._unsent = self._unsent, b""
         if unsent or data:
             self._carrier.write(unsent + data)
-
-    def _lines(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> Iterator[bytes]:
-        """Yield the app's header lines, but for those that are about the connection, and note what they say."""
-        for name, value in headers:
-            name = name.lower()
-            if not _NAME.fullmatch(name) or _BAD_IN_VALUE.search(value):
-                raise RuntimeError("the app sends a malformed header")
-            if name == b"connection":
-                self._goes_on = self._goes_on and b"close" not in value.lower()
-            elif name == b"content-length":
-                self._left = int(value) if self._has_body else None
-                if status != 204:  # RFC 9110, 8.6
-                    yield b"content-length: %s\r\n" % value
-            elif name != b"transfer-encoding":
-                yield b"%s: %s\r\n" % (name, value)
 
     def _send_body(self, body: bytes, more: bool) -> None:
         if self._has_body:

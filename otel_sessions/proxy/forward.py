@@ -7,15 +7,16 @@ the answer's head is still awaited; but not where that head may name a new sessi
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
 from http import HTTPStatus
-from typing import Final, cast
+from typing import Final
 
 import anyio
 
 from otel_sessions._core.events import Event
-from otel_sessions._http.client import Call, CallClosed, CannotConnect, TimedOut, UpstreamError
+from otel_sessions._http.client import Call, CallClosed, CannotConnect, Outline, TimedOut, UpstreamError
 from otel_sessions.asgi import OPENING, SESSION, Message, Receive, Send
-from otel_sessions.matchers import AdoptingMatcher, Headers, Scope, header, headers_of
+from otel_sessions.matchers import AdoptingMatcher, Headers, Scope, header, pairs_of
 
 from .body import is_event_stream, pass_body
 from .exchange import Stalled, watch
@@ -23,6 +24,7 @@ from .headers import end_to_end
 from .leading_back import LeadingBack
 from .peer import peer_of
 from .rules import STALLED, TOO_LARGE, Rules, Timeouts, target_of
+from .shape import shape_in, shaped_in
 from .upstream import Body, Upstream
 
 _logger = logging.getLogger("otel_sessions.proxy")
@@ -57,36 +59,30 @@ class Forwarder:
         self._rules = rules
         self._matcher = matcher
         self._close_timeout = close_timeout
+        self._unlimited = replace(rules.timeouts, idle_timeout=None)
         self._lead_back = LeadingBack(upstream.hostname, upstream.port) if rules.rewrite_host else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started = _Started(send)
         try:
-            body = await _body(receive, self._rules.max_body) if _has_body(scope) else None
-            await self._pass_on(scope, body, started)
+            asked = self._asked(scope)
+            body = await _body(receive, self._rules.max_body) if asked.has_body else None
+            await self._pass_on(scope, asked, body, send)
         except (_Gone, CallClosed):
             return
         except Refused as error:
             await refuse(send, error.status, error.text)
         except Stalled:
             await refuse(send, *STALLED)
-        except UpstreamError as error:  # an answer that has started is left incomplete, as it came
-            status, text = _trouble(error)
-            why = error if isinstance(error, CannotConnect) else type(error).__name__
-            _logger.warning("%s: %s", text, why, extra=Event.UPSTREAM_FAILED.extra)
-            if not started.is_started:
-                await answer(send, status, text)
+        except UpstreamError as error:
+            await answer(send, *_trouble(error))
 
-    async def _pass_on(self, scope: Scope, body: Body, send: "_Started") -> None:
-        headers = self._rules.headers(scope, self._upstream.host)
-        timeouts = _timeouts(scope, self._rules.timeouts)
-        method = str(scope["method"]).encode("latin-1")
-        with self._upstream.call(method, target_of(scope), headers, body, timeouts) as call:
+    async def _pass_on(self, scope: Scope, asked: "_Asked", body: Body, send: Send) -> None:
+        with self._upstream.repeat(asked.outline, body, asked.timeouts) as call:
             client = _Client(call, self._close_timeout if _is_opening(scope) else None)
             watch(scope, client.leave)
             head = await call.head()
             client.has_answer()
-            self._note(scope, headers, head.status)
+            self._note(scope, asked.headers, head.status)
             passed = end_to_end([(name.lower(), value) for name, value in head.headers])
             if self._lead_back is not None:
                 passed = self._lead_back(passed, scope["scheme"], (header(scope, b"host") or "").encode("latin-1"))
@@ -95,7 +91,30 @@ class Forwarder:
                 await _tell_nobody(send, start)
                 return
             await send(start)
-            await self._pass_body(call, passed, send, timeouts.idle_timeout)
+            try:
+                await self._pass_body(call, passed, send, asked.timeouts.idle_timeout)
+            except CallClosed:
+                raise
+            except UpstreamError as error:  # the answer has started, and is left incomplete, as it came
+                _trouble(error)
+
+    def _asked(self, scope: Scope) -> "_Asked":
+        """Return what the upstream is asked. It is made once for a head that is repeated."""
+        shaped = shaped_in(scope)
+        if shaped is None:
+            return self._made(scope)
+        if not isinstance(shaped.outgoing, _Asked):
+            shaped.outgoing = self._made(scope)
+        return shaped.outgoing
+
+    def _made(self, scope: Scope) -> "_Asked":
+        headers = self._rules.headers(scope, self._upstream.host)
+        return _Asked(
+            headers=headers,
+            outline=self._upstream.outline(str(scope["method"]).encode("latin-1"), target_of(scope), headers),
+            has_body=_has_body(scope),
+            timeouts=self._unlimited if _streams(scope) else self._rules.timeouts,
+        )
 
     def _note(self, scope: Scope, headers: Headers, status: int) -> None:
         """Note what the upstream says of the session that a request is in."""
@@ -117,16 +136,14 @@ class Forwarder:
             await send({"type": "http.response.body", "body": part, "more_body": more})
 
 
-class _Started:
-    """A `send` that knows whether the answer has started."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Asked:
+    """What the upstream is asked, but for the body, and how long its answer may take."""
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self.is_started = False
-
-    async def __call__(self, message: Message) -> None:
-        self.is_started = True
-        await self._send(message)
+    headers: Headers
+    outline: Outline
+    has_body: bool
+    timeouts: Timeouts
 
 
 class _Client:
@@ -164,7 +181,8 @@ async def _body(receive: Receive, most: int | None) -> Body:
     Raises `_Gone` if the client has left, and `Refused` for more than `most` bytes.
     """
     message = await _next(receive)
-    first, more = cast("bytes", message.get("body", b"")), bool(message.get("more_body", False))
+    first: bytes = message.get("body", b"")
+    more = bool(message.get("more_body", False))
     if most is not None and len(first) > most:
         raise Refused(*TOO_LARGE)
     return _body_in_parts(first, receive, most) if more else first
@@ -178,7 +196,7 @@ async def _body_in_parts(first: bytes, receive: Receive, most: int | None) -> As
         if not more:
             return
         message = await _next(receive)
-        part, more = cast("bytes", message.get("body", b"")), bool(message.get("more_body", False))
+        part, more = message.get("body", b""), bool(message.get("more_body", False))
         total += len(part)
         if most is not None and total > most:
             raise Refused(*TOO_LARGE)
@@ -215,17 +233,23 @@ def _is_opening(scope: Scope) -> bool:
 
 
 def _has_body(scope: Scope) -> bool:
-    return header(scope, b"transfer-encoding") is not None or (header(scope, b"content-length") or "0") != "0"
+    headers, shape = pairs_of(scope), shape_in(scope)
+    return b"transfer-encoding" in shape.at or (shape.first(headers, b"content-length") or b"0") != b"0"
 
 
 def _trouble(error: UpstreamError) -> tuple[HTTPStatus, str]:
+    """Log what is wrong with the upstream, and return it for its client."""
+    trouble = _LATE if isinstance(error, TimedOut) else _BROKEN
     if isinstance(error, CannotConnect):
-        return _UNREACHABLE
-    return _LATE if isinstance(error, TimedOut) else _BROKEN
+        trouble = _UNREACHABLE
+    why = error if isinstance(error, CannotConnect) else type(error).__name__
+    _logger.warning("%s: %s", trouble[1], why, extra=Event.UPSTREAM_FAILED.extra)
+    return trouble
 
 
-def _timeouts(scope: Scope, usual: Timeouts) -> Timeouts:
-    """Return the timeouts of a request: one for a stream of events may be without an answer for as long as it likes."""
-    accepted = ",".join(headers_of(scope, b"accept")).lower()
-    streams = scope["method"] == "GET" and "text/event-stream" in accepted
-    return Timeouts(connect_timeout=usual.connect_timeout, idle_timeout=None) if streams else usual
+def _streams(scope: Scope) -> bool:
+    """Return whether a request asks for a stream of events, which may be silent for as long as it likes."""
+    if scope["method"] != "GET":
+        return False
+    accepted = shape_in(scope).values(pairs_of(scope), b"accept")
+    return b"text/event-stream" in b",".join(accepted).lower()

@@ -11,7 +11,7 @@ import anyio
 from otel_sessions._core.events import Event
 from otel_sessions._engine.manager import SessionManager
 from otel_sessions._http.addresses import names_address
-from otel_sessions.asgi import ASGIApp, Message, Receive, Send
+from otel_sessions.asgi import ASGIApp, Message, Receive, Send, SessionLeaseMiddleware
 from otel_sessions.matchers import Headers, Scope, header
 
 from . import websocket
@@ -19,10 +19,11 @@ from .exchange import Stalled
 from .farewell import Farewell
 from .forward import answer, refuse
 from .headers import scheme_of
-from .holding import HoldMiddleware
+from .holding import run_held
 from .peer import Peer
 from .rules import STALLED, Refusal, target_of
 from .settings import Settings
+from .shape import shaped_in
 from .upstream import Upstream
 
 _NO_OWNER: Final = (HTTPStatus.BAD_REQUEST, "the header for the user's name contains an address, not a user")
@@ -72,7 +73,7 @@ class Front:
         self._upstream = upstream
         self._remember = remember
         self._farewell = farewell
-        self._leased = HoldMiddleware(
+        self._leased = SessionLeaseMiddleware(
             app,
             manager,
             settings.matcher,
@@ -82,11 +83,12 @@ class Front:
             skip=settings.skip,
             stream_idle_timeout=settings.stream_idle_timeout,
             on_stray=None if farewell is None else self._end_stray,
+            leasing=run_held,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["scheme"] = scheme_of(scope, self._trust)
-        refused = self._rules.refusal(scope) or self._refused_owner(scope)
+        refused = self._refusal(scope) or self._refused_owner(scope)
         if scope["type"] == "http":
             await self._serve_http(scope, receive, send, refused)
         elif refused is None:
@@ -102,6 +104,15 @@ class Front:
             await self._leased(scope, receive, send)
         except Stalled:  # while the middleware read the start of the body
             await refuse(send, *STALLED)
+
+    def _refusal(self, scope: Scope) -> Refusal | None:
+        """Return why a request is not passed on, or None. A head that is repeated is judged once."""
+        shaped = shaped_in(scope)
+        if shaped is None:
+            return self._rules.refusal(scope)
+        if not shaped.refusal:
+            shaped.refusal = (self._rules.refusal(scope),)
+        return shaped.refusal[0]
 
     def _refused_owner(self, scope: Scope) -> Refusal | None:
         """Return the refusal of a request whose owner is an address, or None: users behind it would share a session."""

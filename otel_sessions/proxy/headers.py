@@ -1,33 +1,18 @@
 """The headers that the proxy passes on, and the headers that it adds. Pure."""
 
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv6Address
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from otel_sessions._http.addresses import IP, Network, client_behind, client_name, is_in, read_address
 from otel_sessions.asgi._client import forwarded_for, sender_of
 from otel_sessions.matchers import Headers, Scope, header, pairs_of, spelt
 
-HOP_BY_HOP: Final = frozenset(
-    {
-        b"connection",
-        b"http2-settings",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    }
-)
-"""Headers about one connection only (RFC 9110, section 7.6.1), besides the headers that `Connection` names."""
+from .shape import KEPT, Shape, shape_in, shape_of
+
 _FORWARDED: Final = (b"forwarded", b"x-forwarded-", b"x-real-ip")
 """The starts of the names of headers in which a proxy describes its client."""
-_MARK: Final = re.compile(rb"[^a-z0-9\n-]")
 _VIA: Final = {version: f"{version} otel-sessions".encode() for version in ("1.0", "1.1")}
 """What a gateway says of itself in each request (RFC 9110, section 7.6.3), by the version that it has received."""
 UnixPeer = Literal["unix"]
@@ -81,19 +66,9 @@ def is_over_unix(scope: Scope) -> bool:
     return isinstance(server, (list, tuple)) and len(server) > 1 and server[1] is None
 
 
-def has_marks(names: Iterable[bytes]) -> bool:
-    """Return whether a name has a mark that an app may read as a hyphen (`matchers.spelt`)."""
-    return bool(_MARK.search(b"\n".join(names)))
-
-
 def end_to_end(headers: Headers) -> list[tuple[bytes, bytes]]:
     """Return the headers without the headers that are about one connection only. Their names are in lower case."""
-    names = [name for name, _ in headers]
-    if b"connection" not in names:
-        return [pair for pair in headers if pair[0] not in HOP_BY_HOP]
-    lines = [value for name, value in headers if name == b"connection"]
-    dropped = HOP_BY_HOP.union(token.strip().lower() for line in lines for token in line.split(b","))
-    return [pair for pair in headers if pair[0] not in dropped]
+    return [headers[line] for line in shape_of(headers).passing]
 
 
 def towards_upstream(scope: Scope, trust: Trust, host: bytes | None) -> list[tuple[bytes, bytes]]:
@@ -105,41 +80,54 @@ def towards_upstream(scope: Scope, trust: Trust, host: bytes | None) -> list[tup
     """
     address = _sender(scope)
     trusted = trust.trusts(address, scope)
-    pairs = pairs_of(scope)
-    passing = end_to_end(pairs)
-    theirs = next((value for name, value in pairs if name == b"host"), b"")
-    said = _said(passing, trust, trusted)
-    known = {name for name, _ in said} if trusted else ()
-    chain = [*(forwarded_for(scope) if trusted else []), *([] if address is None else [str(address)])]
-    own = [(b"x-forwarded-for", ", ".join(chain or [_UNKNOWN]).encode("latin-1"))]
-    own += [(b"x-forwarded-host", theirs)] if theirs and b"x-forwarded-host" not in known else []
-    own += [(b"x-forwarded-proto", _scheme(scope))] if b"x-forwarded-proto" not in known else []
-    own += [(b"forwarded", _forwarded(address))] if b"forwarded" in known else []
-    own.append((b"via", _VIA.get(str(scope.get("http_version")), _VIA["1.1"])))
-    return [(b"host", theirs if host is None else host), *said, *own]
+    pairs, shape = pairs_of(scope), shape_in(scope)
+    theirs = shape.first(pairs, b"host") or b""
+    said = _said(shape, trust.words, trusted)
+    chain = _named(address)
+    if trusted:
+        chain = ", ".join([*forwarded_for(scope), *([] if address is None else [chain])]) or _UNKNOWN
+    headers = [(b"host", theirs if host is None else host), *[pairs[line] for line in said.lines]]
+    headers.append((b"x-forwarded-for", chain.encode("latin-1")))
+    if theirs and b"x-forwarded-host" not in said.known:
+        headers.append((b"x-forwarded-host", theirs))
+    if b"x-forwarded-proto" not in said.known:
+        headers.append((b"x-forwarded-proto", _scheme(scope)))
+    if b"forwarded" in said.known:
+        headers.append((b"forwarded", _forwarded(address)))
+    headers.append((b"via", _VIA.get(str(scope.get("http_version")), _VIA["1.1"])))
+    return headers
 
 
-def _said(headers: Headers, trust: Trust, trusted: bool) -> list[tuple[bytes, bytes]]:
-    """Return what passes of a client's headers; its host and its way so far are said anew."""
-    if not trusted and not trust.words and not has_marks(name for name, _ in headers):
-        return [pair for pair in headers if pair[0] != b"host" and not pair[0].startswith(_FORWARDED)]
-    return [
-        (name, value)
-        for name, value in headers
-        if name not in (b"host", b"x-forwarded-for")
-        and (not _is_word(name, trust) or (trusted and spelt(name) == name))
-    ]
+class _Said(NamedTuple):
+    """The lines of a head that pass. `known` are their names if a trusted proxy has sent them."""
+
+    lines: tuple[int, ...]
+    known: frozenset[bytes]
 
 
-def _is_word(name: bytes, trust: Trust) -> bool:
-    return spelt(name).startswith(_FORWARDED) or spelt(name) in trust.words
+@lru_cache(KEPT)
+def _said(shape: Shape, words: frozenset[bytes], trusted: bool) -> _Said:
+    """Return what passes of a client's headers. This proxy says the host and the client's way so far anew."""
+    lines = tuple(line for line in shape.passing if _passes(shape.names[line], words, trusted))
+    return _Said(lines, frozenset(shape.names[line] for line in lines) if trusted else frozenset())
+
+
+def _passes(name: bytes, words: frozenset[bytes], trusted: bool) -> bool:
+    bare = spelt(name)
+    is_word = bare.startswith(_FORWARDED) or bare in words
+    return name not in (b"host", b"x-forwarded-for") and (not is_word or (trusted and bare == name))
+
+
+@lru_cache(KEPT)
+def _named(address: IP | None) -> str:
+    return _UNKNOWN if address is None else str(address)
 
 
 def _forwarded(address: IP | None) -> bytes:
     """Return this proxy's element of a `Forwarded` list of a trusted proxy (RFC 7239, sections 4 and 6)."""
     if isinstance(address, IPv6Address):
         return f'for="[{address}]"'.encode()
-    return f"for={_UNKNOWN if address is None else address}".encode()
+    return f"for={_named(address)}".encode()
 
 
 def _sender(scope: Scope) -> IP | None:

@@ -7,9 +7,10 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import Final, cast
 
-from otel_sessions.matchers import Headers, Scope, header, headers_of, pairs_of, spelt
+from otel_sessions.matchers import Scope, header, headers_of, pairs_of, spelt
 
-from .headers import Trust, has_marks, towards_upstream
+from .headers import Trust, towards_upstream
+from .shape import KEPT, Shape, shape_in
 
 Refusal = tuple[HTTPStatus, str]
 """Why a request is not passed on, for its client."""
@@ -40,8 +41,10 @@ class Timeouts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rules:
-    """What is passed on and how: with the upstream's own Host or the client's; at most `max_body` and
-    `max_header` bytes a request."""
+    """What is passed on and how: with the upstream's own Host or the client's, and at most `max_body` bytes of a body.
+
+    A connection reads at most `max_header` bytes of a head.
+    """
 
     trust: Trust
     timeouts: Timeouts
@@ -61,10 +64,11 @@ class Rules:
     def _malformed(self, scope: Scope) -> Refusal | None:
         if scope.get("method") == "TRACE":
             return HTTPStatus.METHOD_NOT_ALLOWED, "TRACE is refused"
-        host = header(scope, b"host")
-        if not _is_host(host or "") and not (host is None and has_no_host(scope)):
+        headers, shape = pairs_of(scope), shape_in(scope)
+        host = shape.first(headers, b"host")
+        if not _is_host((host or b"").decode("latin-1")) and not (host is None and has_no_host(scope)):
             return HTTPStatus.BAD_REQUEST, _BAD_HOST
-        ambiguous = self._ambiguous(pairs_of(scope))
+        ambiguous = _ambiguous(shape, self.trust.words)
         if ambiguous is not None:
             return HTTPStatus.BAD_REQUEST, _AMBIGUOUS.format(ambiguous)
         target = target_of(scope)
@@ -73,28 +77,8 @@ class Rules:
         path = target.partition(b"?")[0]
         if (b"." in path or b"%" in path) and _DOTS.search(path):
             return HTTPStatus.BAD_REQUEST, _BAD_PATH
-        if self.max_body is not None and _told_length(scope) > self.max_body:
+        if self.max_body is not None and _told_length(shape.first(headers, b"content-length")) > self.max_body:
             return TOO_LARGE
-        if sum(len(name) + len(value) for name, value in pairs_of(scope)) > self.max_header:
-            return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the request's head is larger than this proxy passes on"
-        return None
-
-    def _ambiguous(self, pairs: Headers) -> str | None:
-        """Return the name of a header of which this proxy and the upstream may read different values, or None.
-
-        Such headers decide which session a request is in, and who owns the session.
-        """
-        names = [name for name, _ in pairs]
-        decisive = _DECISIVE | self.trust.words if self.trust.words else _DECISIVE
-        if not has_marks(names) and b"connection" not in names:
-            found = [name for name in decisive if names.count(name) > 1]
-            return min(found).decode("latin-1") if found else None
-        spellings = [spelt(name) for name in names]
-        lines = [value for name, value in pairs if name == b"connection"]
-        hop = {token.strip().lower() for line in lines for token in line.split(b",")}
-        for name in sorted(decisive):
-            if spellings.count(name) > 1 or (name in spellings and (name not in names or name in hop)):
-                return name.decode("latin-1")
         return None
 
     def refusal(self, scope: Scope) -> Refusal | None:
@@ -132,9 +116,22 @@ def _reads_as_host(text: str) -> bool:
 _is_host_again = lru_cache(256)(_reads_as_host)
 
 
-def _told_length(scope: Scope) -> int:
-    told = header(scope, b"content-length") or "0"
-    return int(told) if told.isdecimal() else 0
+@lru_cache(KEPT)
+def _ambiguous(shape: Shape, words: frozenset[bytes]) -> str | None:
+    """Return the name of a header of which this proxy and the upstream may read different values, or None.
+
+    Such headers decide which session a request is in, and who owns the session.
+    """
+    spellings = [spelt(name) for name in shape.names]
+    for name in sorted(_DECISIVE | words):
+        is_once = spellings.count(name) == 1 and name in shape.names and name not in shape.tokens
+        if name in spellings and not is_once:
+            return name.decode("latin-1")
+    return None
+
+
+def _told_length(told: bytes | None) -> int:
+    return int(told) if told is not None and told.isdigit() else 0
 
 
 def has_no_host(scope: Scope) -> bool:
@@ -144,8 +141,9 @@ def has_no_host(scope: Scope) -> bool:
 
 def target_of(scope: Scope) -> bytes:
     """Return the path and the query as the client wrote them."""
-    if TARGET in scope:
-        return cast("bytes", scope[TARGET])
+    written: bytes | None = scope.get(TARGET)
+    if written is not None:
+        return written
     path = cast("bytes", scope.get("raw_path") or str(scope["path"]).encode())
     query = cast("bytes", scope.get("query_string", b""))
     return path + (b"?" + query if query else b"")

@@ -2,12 +2,13 @@
 
 import ssl
 from collections.abc import AsyncIterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, Self
 from urllib.parse import quote, urlsplit
 
 from otel_sessions._core.exceptions import ConfigError
-from otel_sessions._http.client import Call, CallLimits, Client, Origin
+from otel_sessions._http.client import Call, CallLimits, Client, Origin, Outline
 from otel_sessions._program.arguments import UNIX, unix_path
 from otel_sessions._program.flags import naming
 from otel_sessions._program.sockets import WATCHFUL
@@ -54,14 +55,26 @@ class Upstream:
     async def __aexit__(self, *error: object) -> None:
         self._client.close()
 
+    def outline(self, method: bytes, target: bytes, headers: Headers) -> Outline:
+        """Return the outline of a request, for `repeat`."""
+        return Outline(method, self.path + target, list(headers))
+
     def call(self, method: bytes, target: bytes, headers: Headers, body: Body, timeouts: Timeouts) -> Call:
         """Return a call of `target`, a path with its query, which goes out as it is written."""
-        limits = CallLimits(
-            connect_timeout=timeouts.connect_timeout,
-            head_timeout=timeouts.idle_timeout,
-            write_timeout=timeouts.idle_timeout,
-        )
-        return self._client.call(method, self.path + target, list(headers), body, limits=limits)
+        return self.repeat(self.outline(method, target, headers), body, timeouts)
+
+    def repeat(self, outline: Outline, body: Body, timeouts: Timeouts) -> Call:
+        """Return a call of a request whose outline is checked already, as `call` does."""
+        return self._client.repeat(outline, body, limits=_limits(timeouts))
+
+
+@lru_cache(16)
+def _limits(timeouts: Timeouts) -> CallLimits:
+    return CallLimits(
+        connect_timeout=timeouts.connect_timeout,
+        head_timeout=timeouts.idle_timeout,
+        write_timeout=timeouts.idle_timeout,
+    )
 
 
 def _trusting(ca: str | None) -> ssl.SSLContext:

@@ -31,7 +31,6 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from otel_sessions import (
     UNSET,
@@ -50,7 +49,7 @@ from otel_sessions import (
 )
 from otel_sessions._engine.tasks import Tasks
 from tests.doubles import FaultyClock, refuse
-from tests.signals import Export
+from tests.signals import Export, PatientReader
 from tests.virtual import VirtualLoop, settle
 
 T = TypeVar("T")
@@ -276,7 +275,7 @@ class ManagerMachine(RuleBasedStateMachine):
         async def enter() -> SessionManager[str]:
             self.clock.follow_running_loop()
             config = replace(CONFIG, per_client_at_cap=at_cap)
-            self.reader = InMemoryMetricReader()
+            self.reader = PatientReader()
             provider = MeterProvider([self.reader], shutdown_on_exit=False)
             hook = on_close if with_hook else None
             manager = SessionManager[str](config, on_close=hook, clock=self.clock, meter_provider=provider)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from otel_sessions._http.messages import Answer, BadAnswer, Head, Headers, Request
+from otel_sessions._http.messages import Answer, BadAnswer, Head, Headers, Outline, Request
 
 OK = b"HTTP/1.1 200 OK\r\n"
 MAX_HEAD = 400
@@ -358,32 +358,48 @@ async def parts() -> AsyncIterator[bytes]:
     yield b"abc"
 
 
+def request_of(
+    method: bytes, target: bytes, headers: Headers, body: bytes | AsyncIterator[bytes] | None = None
+) -> Request:
+    return Request(Outline(method, target, headers), body)
+
+
 def sent(request: Request) -> bytes:
     return b"".join(request.pieces)
 
 
 def test_a_request_goes_out_as_it_is_given() -> None:
-    request = Request(b"GET", b"/a?b=%zz", [(b"Host", b"a"), (b"X-Y", b"\xff")])
+    request = request_of(b"GET", b"/a?b=%zz", [(b"Host", b"a"), (b"X-Y", b"\xff")])
     assert sent(request) == b"GET /a?b=%zz HTTP/1.1\r\nHost: a\r\nX-Y: \xff\r\n\r\n"
     assert request.is_sent
     assert request.parts is None
+    assert sent(request_of(b"GET", b"/%b", [(b"X-%b%", b"%d")])) == b"GET /%b HTTP/1.1\r\nX-%b%: %d\r\n\r\n"
+
+
+def test_an_outline_serves_one_request_after_the_other() -> None:
+    outline = Outline(b"POST", b"/", [(b"Host", b"a")])
+    head = b"POST / HTTP/1.1\r\nHost: a\r\n"
+
+    assert sent(Request(outline, b"abc")) == head + b"Content-Length: 3\r\n\r\nabc"
+    assert sent(Request(outline, b"")) == head + b"Content-Length: 0\r\n\r\n"
+    assert sent(Request(outline)) == head + b"\r\n"
 
 
 @pytest.mark.parametrize("headers", [[], [(b"content-length", b"3")]])
 def test_whole_bytes_are_sent_with_their_length(headers: Headers) -> None:
-    request = Request(b"POST", b"/", headers, b"abc")
+    request = request_of(b"POST", b"/", headers, b"abc")
     assert sent(request).lower() == b"post / http/1.1\r\ncontent-length: 3\r\n\r\nabc"
     assert request.is_sent
 
 
 def test_an_empty_body_has_the_length_0_and_no_body_has_none() -> None:
-    assert sent(Request(b"POST", b"/", [], b"")) == b"POST / HTTP/1.1\r\nContent-Length: 0\r\n\r\n"
-    assert sent(Request(b"POST", b"/", [])) == b"POST / HTTP/1.1\r\n\r\n"
-    assert sent(Request(b"POST", b"/", [(b"Content-Length", b"0")])) == sent(Request(b"POST", b"/", [], b""))
+    assert sent(request_of(b"POST", b"/", [], b"")) == b"POST / HTTP/1.1\r\nContent-Length: 0\r\n\r\n"
+    assert sent(request_of(b"POST", b"/", [])) == b"POST / HTTP/1.1\r\n\r\n"
+    assert sent(request_of(b"POST", b"/", [(b"Content-Length", b"0")])) == sent(request_of(b"POST", b"/", [], b""))
 
 
 def test_parts_without_length_are_chunks_and_an_empty_part_does_not_end_them() -> None:
-    request = Request(b"POST", b"/", [], parts())
+    request = request_of(b"POST", b"/", [], parts())
     assert sent(request) == b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
     assert b"".join([*request.frame(b"abc" * 4), *request.frame(b"")]) == b"c\r\nabcabcabcabc\r\n"
     assert not request.is_sent
@@ -392,7 +408,7 @@ def test_parts_without_length_are_chunks_and_an_empty_part_does_not_end_them() -
 
 
 def test_parts_with_a_length_are_counted() -> None:
-    request = Request(b"POST", b"/", [(b"Content-Length", b"5")], parts())
+    request = request_of(b"POST", b"/", [(b"Content-Length", b"5")], parts())
     assert request.frame(b"abc") == (b"abc",)
     assert not request.is_sent
     with pytest.raises(ValueError, match="shorter"):
@@ -437,4 +453,4 @@ def test_what_would_not_be_one_request_is_refused(
     method: bytes, target: bytes, headers: Headers, body: bytes | None
 ) -> None:
     with pytest.raises(ValueError, match="request"):
-        Request(method, target, headers, body)
+        request_of(method, target, headers, body)

@@ -12,7 +12,7 @@ import anyio
 import pytest
 from opentelemetry.metrics import Meter, NoOpMeterProvider
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import Histogram, InMemoryMetricReader, Sum
+from opentelemetry.sdk.metrics.export import Histogram, Sum
 
 from otel_sessions._http.addresses import read_network
 from otel_sessions.asgi import ASGIApp, Message, Receive, Send
@@ -20,7 +20,7 @@ from otel_sessions.matchers import Scope
 from otel_sessions.proxy.headers import Trust
 from otel_sessions.proxy.measured import METRICS, Measured, note_refused
 from tests.broken_telemetry import GivingMeter, MeterOfBrokenHistograms
-from tests.signals import Export
+from tests.signals import Export, PatientReader
 
 pytestmark = pytest.mark.anyio
 
@@ -88,7 +88,7 @@ class Metrics:
     """A provider, and what the requests that were measured with it have left there."""
 
     def __init__(self) -> None:
-        self.reader = InMemoryMetricReader()
+        self.reader = PatientReader()
         self.provider = MeterProvider([self.reader], shutdown_on_exit=False)
 
     @contextmanager
@@ -350,7 +350,7 @@ async def test_a_proxy_that_has_ended_is_not_kept(metrics: Metrics) -> None:
 
 
 async def test_a_provider_that_nobody_uses_any_more_is_not_kept() -> None:
-    provider = MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False)
+    provider = MeterProvider([PatientReader()], shutdown_on_exit=False)
     with Measured(answering(200), TRUST, provider) as measured:
         await measured(request(), receive, send)
     kept = weakref.ref(provider)

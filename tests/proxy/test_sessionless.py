@@ -10,7 +10,11 @@ from otel_sessions.matchers import McpMatcher
 from otel_sessions.proxy.sessionless import Sessionless
 from tests.virtual import settle
 
-pytestmark = [pytest.mark.no_cover, pytest.mark.anyio]
+pytestmark = [
+    pytest.mark.no_cover,
+    pytest.mark.anyio,
+    pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True),  # as the proxy
+]
 
 HTTP: Scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
 
@@ -43,7 +47,10 @@ def asked(
     async def send(message: Message) -> None:
         sent.append(message)
 
-    return lambda: sessionless({**HTTP, "path": f"/{seconds}", **more}, nothing, send)
+    async def ask() -> None:
+        await sessionless({**HTTP, "path": f"/{seconds}", **more}, nothing, send)
+
+    return ask
 
 
 async def test_where_no_exchange_was_ever_open_the_end_is_at_once() -> None:

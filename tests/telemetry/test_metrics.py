@@ -8,7 +8,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import Gauge, Histogram, InMemoryMetricReader, Sum
+from opentelemetry.sdk.metrics.export import Gauge, Histogram, Sum
 
 from otel_sessions import (
     EndReason,
@@ -28,6 +28,7 @@ from tests.signals import (
     CONFIG,
     Exporting,
     Hook,
+    PatientReader,
     Series,
     Signals,
     churn,
@@ -645,7 +646,7 @@ class TestBalance:
         assert all(export.is_balanced for export in exports)
 
     async def test_two_readers_of_one_provider_get_a_balanced_export_each(self, clock: Clock) -> None:
-        readers = InMemoryMetricReader(), InMemoryMetricReader()
+        readers = PatientReader(), PatientReader()
         provider = MeterProvider(readers, shutdown_on_exit=False)
         async with SessionManager(CONFIG, meter_provider=provider, clock=clock) as manager:
             with Exporting(readers[0]) as first, Exporting(readers[1]) as second:

@@ -13,13 +13,12 @@ from opentelemetry import metrics, trace
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.metrics import _internal as api
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.util._once import Once
 
 from otel_sessions import EndReason, Session, SessionConfig, SessionManager
 from otel_sessions._telemetry import providers
 from tests.programs import let_others_run, output_of, run, run_on_a_loop_that_dies
-from tests.signals import Export, Hook, Interrupted, Signals, series
+from tests.signals import Export, Hook, Interrupted, PatientReader, Signals, series
 from tests.virtual import Clock, settle
 
 pytestmark = pytest.mark.anyio
@@ -184,7 +183,7 @@ class TestSeveralProviders:
         assert set(provider.created.values()) == {1}
 
     async def test_a_provider_that_nobody_holds_is_forgotten(self, clock: Clock) -> None:
-        provider = MeterProvider([InMemoryMetricReader()], shutdown_on_exit=False)
+        provider = MeterProvider([PatientReader()], shutdown_on_exit=False)
         async with SessionManager(CONFIG, meter_provider=provider, clock=clock) as manager:
             await manager.create_session()
         forgotten = weakref.ref(provider)
@@ -759,10 +758,10 @@ class TestGlobalProvider:
         from opentelemetry.sdk.trace.export import SimpleSpanProcessor
         from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
         from otel_sessions import SessionManager
-        from tests.signals import Export, InMemoryMetricReader
+        from tests.signals import Export, PatientReader
 
         async def main():
-            reader, spans = InMemoryMetricReader(), InMemorySpanExporter()
+            reader, spans = PatientReader(), InMemorySpanExporter()
             provider, tracer_provider = MeterProvider([reader]), TracerProvider()
             tracer_provider.add_span_processor(SimpleSpanProcessor(spans))
             async with SessionManager() as late, SessionManager(meter_provider=provider) as explicit:

@@ -16,7 +16,6 @@ from opentelemetry.sdk.metrics import (
 from opentelemetry.sdk.metrics.export import (
     AggregationTemporality,
     ExponentialHistogramDataPoint,
-    InMemoryMetricReader,
 )
 from opentelemetry.sdk.metrics.view import DropAggregation, ExponentialBucketHistogramAggregation, View
 from opentelemetry.sdk.trace import TracerProvider
@@ -25,7 +24,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from otel_sessions import SessionManager
-from tests.signals import CONFIG, NAME, REASON, Export, Signals, context_of, series
+from tests.signals import CONFIG, NAME, REASON, Export, PatientReader, Signals, context_of, series
 from tests.virtual import Clock
 
 pytestmark = pytest.mark.anyio
@@ -45,7 +44,7 @@ class Setup:
 
     def __init__(self, clock: Clock, *, preference: str | None = None, views: Sequence[View] = ()) -> None:
         temporality = None if preference is None else PREFERENCES[preference]
-        self.reader = InMemoryMetricReader(preferred_temporality=temporality)  # type: ignore[arg-type]
+        self.reader = PatientReader(preferred_temporality=temporality)  # type: ignore[arg-type]
         provider = MeterProvider([self.reader], views=views, shutdown_on_exit=False)
         self.manager = SessionManager[None](CONFIG, meter_provider=provider, clock=clock)
 

@@ -1,0 +1,120 @@
+"""The shape of a head: what the names of its lines decide, whatever their values are. Pure.
+
+The heads of a client mostly have the same names in the same order. So a shape is found once and remembered, and each
+further head costs one lookup. The values of `Connection` belong to the shape, because they are names.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from http import HTTPStatus
+from typing import Final
+
+from otel_sessions.matchers import Headers, Scope, pairs_of
+
+HOP_BY_HOP: Final = frozenset(
+    {
+        b"connection",
+        b"http2-settings",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+"""Headers about one connection only (RFC 9110, section 7.6.1), besides the headers that `Connection` names."""
+SHAPED: Final = "otel_sessions.proxy.shaped"
+"""Where a scope has its `Shaped`."""
+KEPT: Final = 512
+"""How many shapes are remembered."""
+_MOST_BYTES: Final = 1024
+"""Bytes of names in a shape that is remembered. Longer shapes would fill memory."""
+_CONNECTION: Final = b"connection"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Shape:
+    """The names of a head's lines, in lower case, and where they stand.
+
+    `at` has the numbers of a name's lines. `tokens` are the words of `Connection`. `passing` are the lines that are
+    not about one connection only. Shapes are compared by identity: what depends on a shape is looked up at no cost.
+    """
+
+    names: tuple[bytes, ...]
+    at: Mapping[bytes, tuple[int, ...]]
+    tokens: frozenset[bytes]
+    passing: tuple[int, ...]
+
+    def first(self, headers: Headers, name: bytes) -> bytes | None:
+        """Return the first value of a name in a head of this shape, or None."""
+        found = self.at.get(name)
+        return None if found is None else headers[found[0]][1]
+
+    def values(self, headers: Headers, name: bytes) -> list[bytes]:
+        """Return all values of a name in a head of this shape."""
+        return [headers[line][1] for line in self.at.get(name, ())]
+
+
+class Shaped:
+    """A request's headers and their shape, and what was found out about them.
+
+    A connection has the same object again for a head that is repeated, so each answer is found once. `refusal` is why
+    the request is not passed on; it is empty if nobody has asked. `outgoing` is what
+    the upstream is asked.
+    """
+
+    __slots__ = ("headers", "outgoing", "refusal", "shape")
+
+    def __init__(self, headers: Headers, shape: Shape) -> None:
+        self.headers: Final = headers
+        self.shape: Final = shape
+        self.refusal: tuple[()] | tuple[tuple[HTTPStatus, str] | None] = ()
+        self.outgoing: object = None
+
+
+def shape_of(headers: Headers) -> Shape:
+    """Return the shape of a head, whose names are in lower case."""
+    names = tuple([name for name, _ in headers])
+    said: tuple[bytes, ...] = ()
+    size = len(b"".join(names))
+    if _CONNECTION in names:
+        said = (headers[names.index(_CONNECTION)][1],)
+        if names.count(_CONNECTION) > 1:
+            said = tuple(value for name, value in headers if name == _CONNECTION)
+        size += sum(map(len, said))
+    return _found_again(names, said) if size <= _MOST_BYTES else _found(names, said)
+
+
+def shape_in(scope: Scope) -> Shape:
+    """Return the shape of a request's head."""
+    headers = pairs_of(scope)
+    shaped = shaped_in(scope)
+    return shape_of(headers) if shaped is None else shaped.shape
+
+
+def shaped_in(scope: Scope) -> Shaped | None:
+    """Return what is known about a request's headers, or None if somebody has changed the headers."""
+    shaped: Shaped | None = scope.get(SHAPED)
+    return shaped if shaped is not None and shaped.headers is scope["headers"] else None
+
+
+def tokens(values: Iterable[bytes]) -> frozenset[bytes]:
+    """Return the words of a header that is a list, in lower case."""
+    return frozenset(token.strip().lower() for value in values for token in value.split(b","))
+
+
+def _found(names: tuple[bytes, ...], said: tuple[bytes, ...]) -> Shape:
+    at: dict[bytes, tuple[int, ...]] = {}
+    for line, name in enumerate(names):
+        at[name] = (*at.get(name, ()), line)
+    words = tokens(said)
+    dropped = HOP_BY_HOP | words
+    passing = tuple(line for line, name in enumerate(names) if name not in dropped)
+    return Shape(names=names, at=at, tokens=words, passing=passing)
+
+
+_found_again = lru_cache(KEPT)(_found)

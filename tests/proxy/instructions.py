@@ -1,0 +1,159 @@
+"""How many instructions the proxy executes for a request, as callgrind counts them: no other program changes the count.
+
+`python -m tests.proxy.instructions` prints the count of each kind of request.
+"""
+
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.processes import HOST, free_port, running, until_listens
+from tests.waiting import PATIENCE
+
+VALGRIND: Final = shutil.which("valgrind")
+_COLLECTED: Final = re.compile(r"Collected : (\d+)")
+_BEFORE, _COUNTED = 150, 300
+"""How many requests come before the count, to fill caches and free lists, and how many are counted."""
+_TEXT: Final = b'{"jsonrpc":"2.0","id":1,"method":"tools/call"}'
+_HEADERS: Final = (
+    b"Host: 127.0.0.1:8080\r\nAccept: application/json, text/event-stream\r\nAccept-Encoding: gzip\r\n"
+    b"Connection: keep-alive\r\nUser-Agent: test\r\n"
+)
+_OPENING: Final = b'{"jsonrpc":"2.0","id":0,"method":"initialize"}'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A kind of request: its method, the bytes of its body, and whether it is in a session."""
+
+    method: str
+    body: int
+    in_session: bool
+
+    def raw(self, session_id: str) -> bytes:
+        body = _TEXT.ljust(self.body) if self.body else b""
+        said = f"Mcp-Session-Id: {session_id}\r\n" if self.in_session else "Mcp-Protocol-Version: 2026-07-28\r\n"
+        return _request(self.method, said, body)
+
+
+POST_IN_SESSION: Final = Kind(method="POST", body=200, in_session=True)
+POST_OUTSIDE: Final = Kind(method="POST", body=200, in_session=False)
+GET_IN_SESSION: Final = Kind(method="GET", body=0, in_session=True)
+GET_OUTSIDE: Final = Kind(method="GET", body=0, in_session=False)
+
+
+def instructions(kind: Kind, *flags: str) -> float:
+    """Return how many instructions the proxy executes for a request of a kind.
+
+    The count begins when the proxy has answered some requests of this kind, and ends before the proxy does. Skips the
+    test if callgrind cannot be told so, since that takes a system that lets it trace processes.
+    """
+    assert VALGRIND is not None
+    with tempfile.TemporaryDirectory() as folder, _upstream() as upstream:
+        port = free_port()
+        command = [VALGRIND, "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={folder}/out"]
+        command += [sys.executable, "-m", "otel_sessions.cli", "proxy"]
+        command += ["--upstream", upstream, "--listen", f"{HOST}:{port}", *flags]
+        with running("callgrind", command, Path(folder), {"PYTHONHASHSEED": "0"}) as process:
+            until_listens(port, process)
+            with closing(socket.create_connection((HOST, port))) as client:
+                request = kind.raw(_opened(client))
+                _ask(client, request, _BEFORE)
+                _count("on", process.process.pid)
+                _ask(client, request, _COUNTED)
+                _count("off", process.process.pid)
+            process.terminate()
+            said = process.said()
+    found = _COLLECTED.search(said)
+    assert found is not None, said
+    return int(found[1]) / _COUNTED
+
+
+def _count(whether: str, pid: int) -> None:
+    command = ["callgrind_control", "--instr=" + whether, str(pid)]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    if told.returncode:
+        pytest.skip(f"callgrind cannot be told what to count: {told.stderr}")
+
+
+def _ask(client: socket.socket, request: bytes, times: int) -> None:
+    for _ in range(times):
+        head = _answer_to(client, request)
+        assert head.startswith(b"HTTP/1.1 200 "), head
+
+
+def _opened(client: socket.socket) -> str:
+    head = _answer_to(client, _request("POST", "", _OPENING))
+    found = re.search(rb"mcp-session-id: (\S+)", head)
+    assert found is not None, head
+    return found[1].decode()
+
+
+def _request(method: str, said: str, body: bytes) -> bytes:
+    length = b"Content-Type: application/json\r\nContent-Length: %d\r\n" % len(body) if body else b""
+    return b"%b /mcp HTTP/1.1\r\n%b%b%b\r\n%b" % (method.encode(), _HEADERS, said.encode(), length, body)
+
+
+def _answer_to(client: socket.socket, request: bytes) -> bytes:
+    client.sendall(request)
+    return next(_messages(client))
+
+
+def _messages(connection: socket.socket) -> Iterator[bytes]:
+    """Yield each message that comes over a connection, until its end."""
+    held = b""
+    while data := connection.recv(65536):
+        held += data
+        head, ended, rest = held.partition(b"\r\n\r\n")
+        length = re.search(rb"(?i)content-length: (\d+)", head)
+        size = int(length[1]) if length else 0
+        if ended and len(rest) >= size:
+            yield head
+            held = rest[size:]
+
+
+@contextmanager
+def _upstream() -> Iterator[str]:
+    """Run an upstream that answers each request at once, with a session's id for those that bring none."""
+    with socket.create_server((HOST, 0)) as listener:
+        threading.Thread(target=_serve, args=(listener,), daemon=True).start()
+        yield f"http://{HOST}:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def _serve(listener: socket.socket) -> None:
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except OSError:  # the test is over
+            return
+        threading.Thread(target=_answer, args=(connection,), daemon=True).start()
+
+
+def _answer(connection: socket.socket) -> None:
+    names = b"mcp-session-id: of-the-upstream\r\n"
+    with connection:
+        for head in _messages(connection):
+            opens = b"mcp-session-id" not in head.lower() and b"mcp-protocol-version" not in head.lower()
+            connection.sendall(
+                b"HTTP/1.1 200 OK\r\nServer: test\r\nDate: Sat, 28 Nov 2026 12:00:00 GMT\r\n"
+                b"Content-Type: application/json\r\n%bContent-Length: 14\r\n\r\na small answer"
+                % (names if opens else b"")
+            )
+
+
+if __name__ == "__main__":
+    for name, kind in list(globals().items()):
+        if isinstance(kind, Kind) and (len(sys.argv) == 1 or name in sys.argv):
+            print(f"{name:<20}{instructions(kind):>10,.0f}", flush=True)  # noqa: T201

@@ -1,0 +1,147 @@
+"""What the names of a head decide, against plain functions that look at each line anew."""
+
+from ipaddress import ip_network
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from otel_sessions.matchers import Headers, spelt
+from otel_sessions.proxy.head import Again, Malformed, read_head
+from otel_sessions.proxy.headers import Trust, end_to_end, towards_upstream
+from otel_sessions.proxy.rules import Rules, Timeouts
+from otel_sessions.proxy.shape import HOP_BY_HOP, SHAPED, Shaped, shape_in, shape_of
+
+NAMES = [
+    *(b"accept", b"connection", b"content-length", b"forwarded", b"host", b"keep-alive", b"mcp-protocol-version"),
+    *(b"mcp_protocol_version", b"te", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x_real_ip"),
+    *(b"upgrade", b"via", b"x-one", b"x-real-ip", b"x-user", b"x.user", b"x_user"),
+]
+VALUES = [b"", b"1", b"close", b"Keep-Alive", b"X-One, te", b"x-user", b"mcp-protocol-version", b"http", b"10.0.0.9"]
+headers = st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(VALUES)), max_size=8)
+TRUSTED, WORDS = (ip_network("10.0.0.0/8"),), frozenset({b"x-user"})
+trusts = st.builds(Trust, networks=st.sampled_from([(), TRUSTED]), words=st.sampled_from([frozenset(), WORDS]))
+senders = st.sampled_from(["10.0.0.5", "203.0.113.7"])
+
+
+def named_by_connection(head: Headers) -> set[bytes]:
+    return {token.strip().lower() for name, value in head if name == b"connection" for token in value.split(b",")}
+
+
+def passing(head: Headers) -> Headers:
+    """What RFC 9110, 7.6.1 lets pass, line by line."""
+    dropped = HOP_BY_HOP | named_by_connection(head)
+    return [pair for pair in head if pair[0] not in dropped]
+
+
+def is_a_proxys_word(name: bytes, trust: Trust) -> bool:
+    bare = spelt(name)
+    return bare in trust.words or bare.startswith((b"forwarded", b"x-forwarded-", b"x-real-ip"))
+
+
+def said_by_the_client(head: Headers, trust: Trust, trusted: bool) -> Headers:
+    """What passes of a client's own words, line by line."""
+    said = [pair for pair in passing(head) if pair[0] not in (b"host", b"x-forwarded-for")]
+    if trusted:
+        return [pair for pair in said if not is_a_proxys_word(pair[0], trust) or spelt(pair[0]) == pair[0]]
+    return [pair for pair in said if not is_a_proxys_word(pair[0], trust)]
+
+
+def is_ambiguous(head: Headers, trust: Trust) -> bool:
+    """Whether two servers may read different values of a header that decides about a session."""
+    for word in {b"mcp-protocol-version", *trust.words}:
+        spellings = [name for name, _ in head if spelt(name) == word]
+        if spellings and (spellings != [word] or word in named_by_connection(head)):
+            return True
+    return False
+
+
+@given(headers)
+def test_a_shape_says_where_each_name_stands(head: Headers) -> None:
+    shape = shape_of(head)
+
+    for name in NAMES:
+        values = [value for found, value in head if found == name]
+        assert shape.values(head, name) == values
+        assert shape.first(head, name) == (values[0] if values else None)
+
+
+@given(headers)
+def test_a_shape_depends_on_the_names_alone(head: Headers) -> None:
+    changed = [(name, value if name == b"connection" else b"another") for name, value in head]
+
+    assert shape_of(head) is shape_of(changed)
+
+
+@given(headers)
+def test_no_header_about_one_connection_passes(head: Headers) -> None:
+    assert end_to_end(head) == passing(head)
+
+
+@given(headers, trusts, senders)
+def test_the_upstream_gets_what_a_client_may_say(head: Headers, trust: Trust, sender: str) -> None:
+    scope = {"type": "http", "scheme": "http", "client": (sender, 1), "headers": head}
+    trusted = bool(trust.networks) and sender == "10.0.0.5"
+    said = said_by_the_client(head, trust, trusted)
+
+    sent = towards_upstream(scope, trust, b"upstream")
+
+    assert sent[: len(said) + 1] == [(b"host", b"upstream"), *said]
+    assert {name for name, _ in sent[len(said) + 1 :]} <= {
+        *(b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto")
+    }
+
+
+@given(headers, trusts)
+def test_a_request_is_refused_where_a_decisive_header_may_be_read_twice(head: Headers, trust: Trust) -> None:
+    rules = Rules(trust=trust, timeouts=Timeouts(connect_timeout=1, idle_timeout=1))
+    asked = [(b"host", b"h"), *[pair for pair in head if pair[0] != b"host"]]
+    scope = {"type": "http", "client": ("10.0.0.5", 1), "path": "/mcp", "headers": asked}
+
+    refused = rules.refusal(scope)
+
+    assert (refused is not None and refused[1].startswith("the header ")) == is_ambiguous(asked, trust)
+
+
+@given(headers, headers)
+def test_a_shape_is_that_of_the_headers_that_a_scope_has_now(head: Headers, changed: Headers) -> None:
+    scope = {"headers": head, SHAPED: Shaped(head, shape_of(head))}
+    assert shape_in(scope) is shape_of(head)
+
+    scope["headers"] = changed
+
+    assert shape_in(scope) is shape_of(changed)
+
+
+def test_a_head_with_many_or_long_names_has_a_shape_too() -> None:
+    head = [(b"x" * 2000, b"1"), *((b"x-%d" % number, b"2") for number in range(400))]
+
+    assert shape_of(head).first(head, b"x" * 2000) == b"1"
+    assert shape_of(head).values(head, b"x-399") == [b"2"]
+    assert shape_of(head) is not shape_of(head)  # it is not remembered
+
+
+lines = st.sampled_from(["Host: h", "Host: other", "X-One: 1", "Content-Length: 3", "Connection: close", "X y: 1"])
+heads = st.builds(
+    lambda target, said, padding: f"GET {target} HTTP/1.1\r\n{said}X-Pad: {'p' * padding}\r\n\r\n".encode(),
+    st.sampled_from(["/", "/a", "http://elsewhere/b"]),
+    st.lists(lines, max_size=3).map(lambda said: "".join(f"{line}\r\n" for line in said)),
+    st.sampled_from([0, 3000]),
+)
+
+
+def outcome(read: object, raw: bytes) -> object:
+    assert callable(read)
+    try:
+        return read(raw)
+    except Malformed as fault:
+        return fault.status, fault.text
+
+
+@given(
+    st.lists(heads, max_size=3).flatmap(lambda few: st.lists(st.sampled_from(few), max_size=8) if few else st.just([]))
+)
+def test_a_head_that_is_repeated_is_read_as_the_first_time(raws: list[bytes]) -> None:
+    again = Again()
+
+    for raw in raws:
+        assert outcome(lambda raw: again.read(raw)[0], raw) == outcome(read_head, raw)
