@@ -18,7 +18,7 @@ from .marked import replaced, table
 PATH: Final = Path(__file__).parent / "reference" / "signals.md"
 
 _PACKAGE: Final = Path(otel_sessions.__file__).parent
-_EMBEDDED: Final = ("_core", "_engine", "_telemetry", "asgi", "sinks")
+_EMBEDDED: Final = ("_core", "_engine", "_telemetry", "admin", "asgi", "sinks")
 """The folders whose lines an embedder may see."""
 _MOST_WORDS: Final = 12
 _LEVELS: Final = ("debug", "info", "warning", "error")

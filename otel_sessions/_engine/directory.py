@@ -13,6 +13,7 @@ import anyio.lowlevel
 from opentelemetry import context as otel_context
 
 from otel_sessions._core.ids import fingerprint as fingerprint_of
+from otel_sessions._core.limits import UNSET, Unset
 from otel_sessions._core.listing import LENGTH, MOST_EXAMINED, RecentEnd, SessionInfo, SessionPage, Wanted, described
 from otel_sessions._core.options import COUNT
 from otel_sessions._core.roll import LEAF
@@ -100,7 +101,7 @@ class Directory(ABC, Generic[DataT]):
     async def close_session(self, session_id: str) -> bool: ...
     @overload
     async def close_session(self, *, fingerprint: str) -> bool: ...
-    async def close_session(self, session_id: str | None = None, *, fingerprint: str | None = None) -> bool:
+    async def close_session(self, session_id: str | Unset = UNSET, *, fingerprint: str | None = None) -> bool:
         """End a session by hand. Return True, after the close hook or its timeout, to the one caller that ended it.
 
         The session is hidden at once. Bound leases of other tasks are cancelled, never the caller's. If no live session
@@ -109,9 +110,9 @@ class Directory(ABC, Generic[DataT]):
         `ManagerClosed`, and `RuntimeError` on another event loop than the manager's.
         """
         supervisor = self._running_here()
-        if (session_id is None) is (fingerprint is None):
+        if (session_id is UNSET) is (fingerprint is None):
             raise TypeError("close_session takes the id of a session or its fingerprint, one of both")
-        if session_id is not None:
+        if session_id is not UNSET:
             session = self._store.sessions.get(session_id)
         else:
             session = await self._search(fingerprint or "")

@@ -119,3 +119,21 @@ def test_a_cursor_of_another_roll_or_of_no_roll_is_refused() -> None:
     for cursor in [*wrong, one.cursor(1), other.cursor(0)]:
         with pytest.raises(ConfigError, match="list again from the start"):
             one.position(cursor)
+
+
+def test_an_entry_that_is_added_again_in_the_same_leaf_stands_at_its_last_place() -> None:
+    there: dict[str, Entry] = {}
+    entries: Roll[Entry] = Roll((there,), lambda entry: entry.leaf)
+    for name in "abcd":
+        there[name] = Entry(name, entries.leaf)
+        entries.add(name)
+    again = there.pop("b")
+    entries.discard([again.leaf])
+    there["b"] = Entry("b", entries.leaf)
+    entries.add("b")
+
+    assert [(position, entry.name) for position, entry in entries.walk(0) if entry] == [
+        *((0, "a"), (2, "c"), (3, "d")),
+        (4, "b"),
+    ]
+    assert [position for position, _ in entries.walk(3)] == [3, 4]

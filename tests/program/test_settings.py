@@ -24,7 +24,8 @@ from tests.waiting import PATIENCE
 
 OPTIONS: list[Option[Any]] = [option for options in TABLES.values() for option in options]
 SWITCHES = [option for option in OPTIONS if option.unit == "true|false"]
-by_name = pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+SECRETS = [option for option in OPTIONS if not option.has_flag]
+by_name = pytest.mark.parametrize("option", [o for o in OPTIONS if o.has_flag], ids=lambda option: option.name)
 URL = "http://127.0.0.1:9"
 
 WRITTEN = {
@@ -44,6 +45,10 @@ WRITTEN = {
     "loop": '"asyncio"',
     "export": '"a"',
     "per_client_at_cap": '"evict_oldest"',
+    "admin": '"h:3"',
+    "admin_token_file": '"a"',
+    "admin_token": '"a"',
+    "admin_allow_host": '["a"]',
     "rewrite_host": "true",
     "cleanup_on_shutdown": "false",
 }
@@ -107,6 +112,14 @@ class TestSources:
 
         assert comparable(by_flags) == comparable(by_variables) == comparable(by_file)
         assert comparable(by_flags) != comparable(told("--upstream", URL))
+
+    def test_a_secret_comes_from_a_variable_or_a_file_and_never_from_a_flag(self, told: Tell) -> None:
+        assert [option.name for option in SECRETS] == ["admin_token"]
+        by_variable = told("--upstream", URL, environ={"OTEL_SESSIONS_ADMIN_TOKEN": "a"})
+        by_file = told("--upstream", URL, file='[admin]\ntoken = "a"')
+        assert by_variable.admin_token == by_file.admin_token == "a"
+        with pytest.raises((SystemExit, argparse.ArgumentError)):
+            told("--upstream", URL, "--admin-token", "a")
 
     @pytest.mark.parametrize(
         ("file", "environ", "flags", "made"),
@@ -326,7 +339,8 @@ class TestFiles:
             ("listen = 'a:1'", "there is no table [listen]"),
             ("[proxy]\nlisen = 1", "[proxy] has no key 'lisen'; it takes upstream, listen, "),
             ("[session]\nmax_idle_time = 1", "[session] has no key 'max_idle_time'; it takes cleanup_interval_secs, "),
-            ("[admin]\nlisten = 'a:1'", "[admin] has no key 'listen'; it takes no key"),
+            ("[admin]\nlisen = 'a:1'", "[admin] has no key 'lisen'; it takes listen, token_file, token, allow_host"),
+            ("[fleet]\nlisten = 'a:1'", "[fleet] has no key 'listen'; it takes no key"),
             ("fleet = 5", "fleet takes a table, [fleet], not 5"),
             ("[[proxy]]\nlisten = 'a:1'", "proxy takes a table, [proxy], not "),
             ("[proxy", "is not TOML: "),

@@ -56,13 +56,18 @@ class Stack:
         assert answer.is_success, answer.text
         return answer.json()["data"]
 
-    def instant(self, query: str) -> dict[str, float]:
-        """Return the value of each series now, by its labels."""
-        return {labels_of(row["metric"]): float(row["value"][1]) for row in self.ask("query", query=query)["result"]}
+    def instant(self, query: str, at: float | None = None) -> dict[str, float]:
+        """Return the value of each series now, or at that time, by its labels.
 
-    def value(self, query: str) -> float:
-        """Return the one value of a query, NaN if it has none."""
-        values = list(self.instant(query).values())
+        Half a minute after its last export, a series has no value any more.
+        """
+        when = {} if at is None else {"time": f"{at:.3f}"}
+        rows = self.ask("query", query=query, **when)["result"]
+        return {labels_of(row["metric"]): float(row["value"][1]) for row in rows}
+
+    def value(self, query: str, at: float | None = None) -> float:
+        """Return the one value of a query now, or at that time; NaN if it has none."""
+        values = list(self.instant(query, at).values())
         assert len(values) <= 1, values
         return values[0] if values else float("nan")
 

@@ -25,9 +25,9 @@ TRIGGER, OUTCOME = "otel_sessions_cleanup_trigger", "otel_sessions_cleanup_outco
 STAGE = "otel_sessions_cleanup_stage"
 
 
-def by(stack: Stack, query: str, *labels: str) -> dict[tuple[str, ...], float]:
-    """Return the values of a query by the values of some labels, without those that are 0."""
-    rows = stack.ask("query", query=query)["result"]
+def by(stack: Stack, at: float, query: str, *labels: str) -> dict[tuple[str, ...], float]:
+    """Return the values of a query at a time, by the values of some labels, without those that are 0."""
+    rows = stack.ask("query", query=query, time=f"{at:.3f}")["result"]
     values = {tuple(row["metric"][label] for label in labels): float(row["value"][1]) for row in rows}
     return {words: value for words, value in values.items() if value}
 
@@ -53,22 +53,29 @@ def test_every_phase_of_the_load_left_its_mark(story: Story) -> None:
 
 def test_prometheus_has_the_same_books_by_reason(stack: Stack, story: Story) -> None:
     books = story.books
-    reasons = by(stack, 'otel_sessions_session_cleaned_total{instance="story"}', "otel_sessions_session_end_reason")
-    refused = by(stack, 'otel_sessions_session_rejected_total{instance="story"}', "otel_sessions_rejection_reason")
+    reasons = by(
+        stack, story.end, 'otel_sessions_session_cleaned_total{instance="story"}', "otel_sessions_session_end_reason"
+    )
+    refused = by(
+        stack, story.end, 'otel_sessions_session_rejected_total{instance="story"}', "otel_sessions_rejection_reason"
+    )
 
-    assert stack.value('otel_sessions_session_created_total{instance="story"}') == books["created"]
+    assert stack.value('otel_sessions_session_created_total{instance="story"}', story.end) == books["created"]
     assert reasons == {(reason,): count for reason, count in books["cleaned"].items() if count}
     assert refused == {(reason,): count for reason, count in books["rejected"].items() if count}
-    assert stack.value('sum(otel_sessions_session_active{instance="story"})') == books["active"] == 0
+    assert stack.value('sum(otel_sessions_session_active{instance="story"})', story.end) == books["active"] == 0
 
 
 def test_prometheus_has_the_same_passes_and_each_lasted(stack: Stack, story: Story) -> None:
-    assert stack.value('sum(otel_sessions_cleanup_runs_total{instance="story"})') == story.books["passes"]
-    assert stack.value('sum(otel_sessions_cleanup_duration_seconds_count{instance="story"})') == story.books["passes"]
+    assert stack.value('sum(otel_sessions_cleanup_runs_total{instance="story"})', story.end) == story.books["passes"]
+    assert (
+        stack.value('sum(otel_sessions_cleanup_duration_seconds_count{instance="story"})', story.end)
+        == story.books["passes"]
+    )
 
 
 def test_prometheus_has_the_lifetime_of_every_session(stack: Stack, story: Story) -> None:
-    lived = stack.value('sum(otel_sessions_session_duration_seconds_count{instance="story"})')
+    lived = stack.value('sum(otel_sessions_session_duration_seconds_count{instance="story"})', story.end)
 
     assert lived == story.books["created"]
 
@@ -172,7 +179,13 @@ def test_the_load_tells_its_phases_in_the_logs(stack: Stack, story: Story) -> No
 
 
 def test_passes_in_trouble_are_counted_by_trigger_and_outcome(stack: Stack, troubled: Mapping[str, Any]) -> None:
-    runs = by(stack, 'otel_sessions_cleanup_runs_total{otel_sessions_manager_name="troubled"}', TRIGGER, OUTCOME)
+    runs = by(
+        stack,
+        troubled["end"],
+        'otel_sessions_cleanup_runs_total{otel_sessions_manager_name="troubled"}',
+        TRIGGER,
+        OUTCOME,
+    )
 
     assert runs == {
         ("manual", "success"): 1,
@@ -186,7 +199,13 @@ def test_passes_in_trouble_are_counted_by_trigger_and_outcome(stack: Stack, trou
 
 
 def test_errors_are_counted_by_stage_and_type(stack: Stack, troubled: Mapping[str, Any]) -> None:
-    errors = by(stack, 'otel_sessions_cleanup_errors_total{otel_sessions_manager_name="troubled"}', STAGE, "error_type")
+    errors = by(
+        stack,
+        troubled["end"],
+        'otel_sessions_cleanup_errors_total{otel_sessions_manager_name="troubled"}',
+        STAGE,
+        "error_type",
+    )
 
     assert errors == {
         ("hook", "ValueError"): 1,
@@ -199,10 +218,14 @@ def test_errors_are_counted_by_stage_and_type(stack: Stack, troubled: Mapping[st
 
 def test_the_books_of_managers_in_trouble_are_the_same_in_prometheus(stack: Stack, troubled: Mapping[str, Any]) -> None:
     here = 'otel_sessions_manager_name="troubled"'
-    reasons = by(stack, f"otel_sessions_session_cleaned_total{{{here}}}", "otel_sessions_session_end_reason")
-    refused = by(stack, f"otel_sessions_session_rejected_total{{{here}}}", "otel_sessions_rejection_reason")
+    reasons = by(
+        stack, troubled["end"], f"otel_sessions_session_cleaned_total{{{here}}}", "otel_sessions_session_end_reason"
+    )
+    refused = by(
+        stack, troubled["end"], f"otel_sessions_session_rejected_total{{{here}}}", "otel_sessions_rejection_reason"
+    )
 
-    assert stack.value(f"otel_sessions_session_created_total{{{here}}}") == troubled["created"]
+    assert stack.value(f"otel_sessions_session_created_total{{{here}}}", troubled["end"]) == troubled["created"]
     assert reasons == {(reason,): count for reason, count in troubled["cleaned"].items() if count}
     assert refused == {(reason,): count for reason, count in troubled["rejected"].items() if count}
 
@@ -250,7 +273,7 @@ def test_no_session_id_leaves_on_any_signal(stack: Stack, troubled: Mapping[str,
 
 
 def test_a_pass_that_is_late_shows_how_late(stack: Stack, troubled: Mapping[str, Any]) -> None:
-    late = stack.value('max_over_time(otel_sessions_cleanup_overdue_seconds{otel_sessions_manager_name="late"}[1m])')
+    late = stack.value('max_over_time(otel_sessions_cleanup_overdue_seconds{otel_sessions_manager_name="late"}[1h])')
 
     assert late > 300
     assert not math.isnan(late)
