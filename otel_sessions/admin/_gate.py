@@ -2,7 +2,8 @@
 
 A request passes with the right token, from a page of this host or from no page, for a host that is allowed. Nothing of
 a refused request is read. `/livez` and `/readyz` are open, as Kubernetes needs them: its probes have no token, and
-name the address of the pod as their host. Rates, bodies and requests under way are bounded.
+name the address of the pod as their host. The files of the page are open, too: they hold no data. Rates, bodies and
+requests under way are bounded.
 """
 
 import hmac
@@ -20,6 +21,7 @@ from fastapi.responses import JSONResponse
 from otel_sessions.asgi import ASGIApp, Message, Receive, Send
 from otel_sessions.matchers import Scope
 
+from ._page import PATHS
 from ._problems import problem
 
 MOST_BODY: Final = 16384
@@ -31,7 +33,7 @@ MOST_AT_ONCE: Final = 16
 _PER_SECOND: Final = 50.0
 _BURST: Final = 100.0
 """Requests with the right token: so many a second, and so many at once after a pause. Refused tokens count apart."""
-OPEN: Final = ("/livez", "/readyz")
+OPEN: Final = frozenset({"/livez", "/readyz", *PATHS})
 
 _MISDIRECTED: Final = "the admin API is not served under this host; use an allowed host, or add it to the allowed hosts"
 _FOREIGN: Final = "pages of other hosts may not use the admin API; send no Origin, or use a page of this host"

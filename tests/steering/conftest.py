@@ -30,6 +30,8 @@ class Served:
     manager: SessionManager[None]
     clock: Clock
     portal: BlockingPortal
+    hang_up: Callable[[], None]
+    """Stop the server, as if the process was killed."""
 
     def create(self, name: str, client: str | None = None) -> None:
         async def create() -> None:
@@ -47,17 +49,22 @@ def served() -> Iterator[Served]:
     config = SessionConfig(cleanup_interval=600, max_idle_time=100, max_sessions=10)
     with start_blocking_portal("asyncio") as portal:
         manager = SessionManager[None](config, name="proxy", clock=clock)
-        with portal.wrap_async_context_manager(manager), listening(admin_app(manager, token=TOKEN), portal) as port:
-            yield Served(url=f"http://127.0.0.1:{port}", manager=manager, clock=clock, portal=portal)
+        with portal.wrap_async_context_manager(manager), listening(admin_app(manager, token=TOKEN), portal) as server:
+            url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+
+            def hang_up() -> None:
+                server.should_exit = True
+
+            yield Served(url=url, manager=manager, clock=clock, portal=portal, hang_up=hang_up)
 
 
 @contextlib.contextmanager
-def listening(app: Any, portal: BlockingPortal) -> Iterator[int]:
+def listening(app: Any, portal: BlockingPortal) -> Iterator[uvicorn.Server]:
     settings: dict[str, Any] = {"port": 0, "log_config": None, "lifespan": "off", "ws": "none"}
     server = uvicorn.Server(uvicorn.Config(app, **settings))
     done = portal.start_task_soon(server.serve)
     until(lambda: server.started, bool)
-    yield server.servers[0].sockets[0].getsockname()[1]
+    yield server
     server.should_exit = True
     done.result()
 
