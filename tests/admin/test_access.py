@@ -32,7 +32,6 @@ ROUTES: dict[tuple[str, str], int] = {
     ("GET", "/v1/recent"): 200,
     ("GET", "/v1/openapi.json"): 200,
     ("GET", "/v1/unknown"): 404,
-    ("GET", "/"): 404,
 }
 """Each route, and the answer to whoever may come in."""
 CALLERS: dict[str, tuple[dict[str, str], int | None]] = {
@@ -88,6 +87,22 @@ async def test_each_route_answers_each_caller(manager: SessionManager[str], guar
             assert answer.headers["cache-control"] == "no-store"
             assert "good" in manager
             assert manager.max_sessions == 10
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+async def test_the_page_needs_a_host_that_is_allowed_and_no_token(guarded: AsyncClient, caller: str) -> None:
+    headers, refused = CALLERS[caller]
+    for path in ("/", "/page/page.css", "/page/page.js"):
+        answer = await guarded.get(path, headers=written(headers))
+        assert answer.status_code == (refused if refused in (403, 421) else 200)
+
+
+async def test_a_flood_for_the_page_without_a_token_slows_nobody_with_the_token(guarded: AsyncClient) -> None:
+    statuses = [(await guarded.get("/")).status_code for _ in range(150)]
+
+    assert statuses[0] == 200
+    assert statuses[-1] == 429
+    assert (await guarded.get("/v1/stats", headers=RIGHT)).status_code == 200
 
 
 @pytest.mark.parametrize("caller", CALLERS)
