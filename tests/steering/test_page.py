@@ -87,6 +87,8 @@ class TestInABrowser:
         enter(page, "wrong")
         expect(page.get_by_role("alert")).to_contain_text("The token is wrong.")
         expect(page.locator("#main")).to_be_hidden()
+        enter(page, "wörter ☃")
+        expect(page.get_by_role("alert")).to_contain_text("A token has visible ASCII characters")
         enter(page)
         expect(page.locator("#main")).to_be_visible()
         expect(page.get_by_role("alert")).to_be_hidden()

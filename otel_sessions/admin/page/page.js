@@ -293,8 +293,10 @@ async function shown(action) {
 
 $("entrance").addEventListener("submit", event => {
   event.preventDefault();
+  const token = $("token").value.trim();
+  if (!/^[\x21-\x7e]+$/.test(token)) return leave("A token has visible ASCII characters and no spaces.");
   $("alarm").hidden = true;
-  sessionStorage.setItem(KEY, $("token").value.trim());
+  sessionStorage.setItem(KEY, token);
   look();
 });
 $("forget").addEventListener("click", () => { clearTimeout(timer); sessionStorage.removeItem(KEY); leave(""); });
