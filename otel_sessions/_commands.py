@@ -1,4 +1,4 @@
-"""The commands: `otel-sessions proxy`, `demo`, `load` and `export show`.
+"""The commands: `otel-sessions proxy`, `demo`, `load`, `export show`, and those of `_steering`.
 
 This module reads the arguments and turns errors into exit statuses: 0 is success, 1 a failed run, 2 a run that could
 not start, and 141 a closed pipe, as shells report it. Without a command, the help is printed and the status is 2: a
@@ -18,6 +18,7 @@ from . import ConfigError, EndReason, __version__
 from ._core.options import text
 from ._program.arguments import ORIGIN, argument, count, port, positive, whole
 from ._program.logs import complain
+from ._steering.commands import add_commands
 from .proxy.settings import add_arguments
 
 if TYPE_CHECKING:
@@ -150,6 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_proxy(proxy)
     _add_load(commands.add_parser("load", help="load a running proxy with virtual clients"))
     _add_export(commands.add_parser("export", help="read the records of ended sessions"))
+    add_commands(commands.add_parser)
     return parser
 
 

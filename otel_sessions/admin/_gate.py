@@ -2,7 +2,8 @@
 
 A request passes with the right token, from a page of this host or from no page, for a host that is allowed. Nothing of
 a refused request is read. `/livez` and `/readyz` are open, as Kubernetes needs them: its probes have no token, and
-name the address of the pod as their host. Rates, bodies and requests under way are bounded.
+name the address of the pod as their host. The files of the page hold no data and need no token. They count with refused
+requests, so that nobody without the token slows those who have it. Rates, bodies and requests under way are bounded.
 """
 
 import hmac
@@ -20,6 +21,7 @@ from fastapi.responses import JSONResponse
 from otel_sessions.asgi import ASGIApp, Message, Receive, Send
 from otel_sessions.matchers import Scope
 
+from ._page import PATHS
 from ._problems import problem
 
 MOST_BODY: Final = 16384
@@ -51,13 +53,19 @@ class Access:
 
     def refusal(self, scope: Scope) -> JSONResponse | None:
         """Return why a request may not come in, or None. Reads the head of the request only."""
+        if (refusal := self.refusal_of_host(scope)) is not None:
+            return refusal
+        if self.token is not None and not _is_right(_only(scope, b"authorization"), self.token):
+            return problem(HTTPStatus.UNAUTHORIZED, _NO_TOKEN, {"www-authenticate": "Bearer"})
+        return None
+
+    def refusal_of_host(self, scope: Scope) -> JSONResponse | None:
+        """Return what is wrong with the request's host or the host of its page, or None."""
         host = _only(scope, b"host")
         if self.allowed_hosts is not None and _name_of(host) not in self.allowed_hosts:
             return problem(HTTPStatus.MISDIRECTED_REQUEST, _MISDIRECTED)
         if _has(scope, b"origin") and not _is_same(_only(scope, b"origin"), host):
             return problem(HTTPStatus.FORBIDDEN, _FOREIGN)
-        if self.token is not None and not _is_right(_only(scope, b"authorization"), self.token):
-            return problem(HTTPStatus.UNAUTHORIZED, _NO_TOKEN, {"www-authenticate": "Bearer"})
         return None
 
 
@@ -94,6 +102,9 @@ class Gate:
         if scope["type"] != "http" or _path_of(scope) in OPEN:
             await self._app(scope, receive, send)
             return
+        if _path_of(scope) in PATHS:
+            await (self._refusal_of_page(scope) or self._app)(scope, receive, send)
+            return
         if (refusal := self._refusal(scope)) is not None:
             await refusal(scope, receive, send)
             return
@@ -106,6 +117,10 @@ class Gate:
                 await self._app(scope, _again(body, receive), send)
         finally:
             self._under_way -= 1
+
+    def _refusal_of_page(self, scope: Scope) -> JSONResponse | None:
+        refusal = self._access.refusal_of_host(scope)
+        return refusal if self._refused.allows() else _slow_down()
 
     def _refusal(self, scope: Scope) -> JSONResponse | None:
         if (refusal := self._access.refusal(scope)) is not None:

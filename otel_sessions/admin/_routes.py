@@ -25,6 +25,7 @@ from otel_sessions._version import __version__
 
 from ._answers import Config, ConfigChange, Ended, Filters, Health, Lately, OfClient, PassLimits, PreviewOrNot, Recent
 from ._gate import Access, Gate
+from ._page import page
 from ._problems import documented, handle_problems
 
 _logger = logging.getLogger("otel_sessions.admin")
@@ -79,6 +80,7 @@ def app_for(manager: SessionManager[Any], access: Access, may_be_ready: Callable
         redirect_slashes=False,
     )
     handle_problems(app)
+    app.include_router(page())
     app.include_router(_probes(manager, may_be_ready))
     app.include_router(_seen(manager))
     app.include_router(_ended(manager))

@@ -40,7 +40,7 @@ def show(names: Iterable[str], out: TextIO, *, reasons: Container[str], client: 
                 print(_TITLE, file=out)
             shown += 1
             for line in _lines(item):
-                print(_printable(line, out.encoding), file=out)
+                print(printable(line, out.encoding), file=out)
     of = "" if shown == read else f" of {read}"
     lines = f"{skipped[Skipped.TORN]} torn, {skipped[Skipped.FOREIGN]} foreign"
     print(f"records: {shown}{of}; skipped lines: {lines}", file=out)
@@ -71,7 +71,7 @@ def _lines(record: Record) -> Iterator[str]:
         f"{record.ended_at:%Y-%m-%d %H:%M:%S}",
         record.session,
         record.client or "-",
-        _duration(record.duration),
+        duration(record.duration),
         record.message_count,
         record.reason,
     )
@@ -83,7 +83,8 @@ def _lines(record: Record) -> Iterator[str]:
         yield f"    no description: {record.description_error}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time in seconds as people read it: 1.5s, 2m05s, 3h07m or 4d12h."""
     if seconds < _MINUTE:
         return f"{int(seconds * 10) / 10}s"
     whole = int(seconds)
@@ -94,7 +95,7 @@ def _duration(seconds: float) -> str:
     return f"{whole // _DAY}d{whole % _DAY // _HOUR:02}h"
 
 
-def _printable(text: str, encoding: str | None) -> str:
+def printable(text: str, encoding: str | None) -> str:
     """Return `text` with each character escaped that is not printable or that `encoding` cannot show."""
     if not text.isprintable():
         text = "".join(

@@ -25,7 +25,7 @@ PROSE = [
     *(page for folder in FOLDERS for page in sorted((DOCS / folder).glob("*.md"))),
 ]
 MOST_WORDS = 25
-COMMANDS = [("demo",), ("load",), ("export", "show")]
+COMMANDS = [("demo",), ("load",), ("export", "show"), ("sessions",), ("close",), ("cleanup",), ("stats",)]
 
 
 @pytest.mark.parametrize("written", [settings, signals, speed], ids=lambda module: module.__name__)

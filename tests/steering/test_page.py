@@ -1,0 +1,185 @@
+"""The page of the admin API in a real browser, and what its files are sent with."""
+
+import json
+import os
+import re
+import shutil
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from otel_sessions import fingerprint
+from tests.steering.conftest import TOKEN, Served
+from tests.waiting import PATIENCE
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+in_a_browser = [
+    pytest.mark.processes,
+    pytest.mark.skipif(CHROMIUM is None and "CI" not in os.environ, reason="there is no chromium on the PATH"),
+]
+
+
+@pytest.mark.parametrize("path", ["/", "/page/page.css", "/page/page.js"])
+def test_the_files_of_the_page_need_no_token_and_load_nothing_from_another_host(path: str, served: Served) -> None:
+    with urllib.request.urlopen(f"{served.url}{path}") as answer:  # noqa: S310  # loopback
+        headers, content = answer.headers, answer.read().decode()
+
+    assert headers["content-security-policy"].startswith("default-src 'none'; script-src 'self'; style-src 'self';")
+    assert "unsafe" not in headers["content-security-policy"]
+    assert headers["x-content-type-options"] == "nosniff"
+    assert re.search(r"https?:|innerHTML|localStorage|document\.cookie", content) is None
+    assert " style=" not in content
+    assert "<script>" not in content
+
+
+def test_the_page_is_no_part_of_the_description(served: Served) -> None:
+    asked = urllib.request.Request(f"{served.url}/v1/openapi.json", headers={"authorization": f"Bearer {TOKEN}"})  # noqa: S310
+    with urllib.request.urlopen(asked) as answer:  # noqa: S310  # loopback
+        assert not [path for path in json.load(answer)["paths"] if path == "/" or path.startswith("/page")]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=PATIENCE * 1000)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, served: Served) -> Iterator[Page]:
+    """The page, before the token is given. An error of its script, or a breach of its policy, fails the test."""
+    expect.set_options(timeout=PATIENCE * 1000)
+    wrong: list[str] = []
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE * 1000)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda said: wrong.append(said.text) if "Failed to load" not in said.text else None)
+        page.goto(served.url)
+        yield page
+    assert wrong == []
+
+
+def enter(page: Page, token: str = TOKEN) -> None:
+    page.get_by_label("Admin token").fill(token)
+    page.get_by_role("button", name="Enter").click()
+
+
+class TestInABrowser:
+    pytestmark = in_a_browser
+
+    def test_the_token_is_asked_for_once_and_kept_for_the_tab_only(self, page: Page) -> None:
+        expect(page.get_by_role("status").first).to_have_text("token needed")
+        enter(page)
+        expect(page.locator("#active")).to_have_text("0")
+        page.reload()
+        expect(page.locator("#active")).to_have_text("0")
+        expect(page.get_by_label("Admin token")).to_be_hidden()
+        assert page.evaluate("localStorage.length") == 0
+        page.get_by_role("button", name="Forget the token").click()
+        expect(page.get_by_label("Admin token")).to_be_visible()
+        assert page.evaluate("sessionStorage.length") == 0
+
+    def test_a_wrong_token_is_said_to_be_wrong_and_shows_nothing(self, page: Page) -> None:
+        enter(page, "wrong")
+        expect(page.get_by_role("alert")).to_contain_text("The token is wrong.")
+        expect(page.locator("#main")).to_be_hidden()
+        enter(page, "wörter ☃")
+        expect(page.get_by_role("alert")).to_contain_text("A token has visible ASCII characters")
+        enter(page)
+        expect(page.locator("#main")).to_be_visible()
+        expect(page.get_by_role("alert")).to_be_hidden()
+
+    def test_sessions_are_listed_and_searched_by_any_part(self, page: Page, served: Served) -> None:
+        for name, client in (("a", "10.0.0.7"), ("b", "10.0.0.8"), ("c", "<img src=x onerror=alert(1)>")):
+            served.create(name, client=client)
+        enter(page)
+        expect(page.locator("tbody tr")).to_have_count(3)
+        expect(page.locator("tbody")).to_contain_text("<img src=x onerror=alert(1)>")
+        page.get_by_label("Client or session").fill("0.0.8")
+        page.keyboard.press("Enter")
+        expect(page.locator("tbody tr")).to_have_count(1)
+        page.get_by_label("Client or session").fill(fingerprint("a")[:6])
+        page.keyboard.press("Enter")
+        expect(page.locator("tbody")).to_contain_text("10.0.0.7")
+        page.get_by_label("Client or session").fill("")
+        page.get_by_label("Idle for", exact=True).fill("5x")
+        page.keyboard.press("Enter")
+        expect(page.locator("#said")).to_contain_text("“5x” is no time")
+
+    def test_one_session_is_ended_by_keyboard_after_a_question(self, page: Page, served: Served) -> None:
+        for name in "ab":
+            served.create(name, client="ada")
+        enter(page)
+        end = page.get_by_role("button", name=f"End session {fingerprint('a')}")
+        end.focus()
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("button", name="Keep")).to_be_focused()
+        page.keyboard.press("Escape")
+        expect(page.get_by_role("dialog")).to_be_hidden()
+        assert len(served.manager) == 2
+        end.press("Enter")
+        page.get_by_role("button", name="End this session").press("Enter")
+        expect(page.locator("#said")).to_contain_text(f"1 session ended: {fingerprint('a')}")
+        expect(page.locator("tbody tr")).to_have_count(1)
+        expect(page.locator("#recent")).to_contain_text(fingerprint("a"))
+        assert len(served.manager) == 1
+
+    def test_all_sessions_of_a_client_are_ended(self, page: Page, served: Served) -> None:
+        for name, client in (("a", "a&b"), ("b", "bob"), ("c", "a&b")):
+            served.create(name, client=client)
+        enter(page)
+        page.get_by_role("button", name=f"End session {fingerprint('a')}").click()
+        page.get_by_role("button", name="End all of this client").click()
+        expect(page.locator("#said")).to_have_text("2 sessions ended, all of client a&b.")
+        expect(page.locator("tbody tr")).to_have_count(1)
+
+    def test_a_pass_is_previewed_and_runs_only_when_a_person_agrees(self, page: Page, served: Served) -> None:
+        served.create("a")
+        served.clock.skew += 60
+        enter(page)
+        clean_up = page.get_by_role("button", name="Clean up now")
+        clean_up.click()
+        expect(page.locator("#said")).to_contain_text("would end no session")
+        page.get_by_label("End sessions idle for").fill("30s")
+        clean_up.click()
+        expect(page.get_by_role("dialog")).to_contain_text("A pass would end 1 session: 1 idle_timeout.")
+        page.get_by_role("button", name="Keep").click()
+        assert len(served.manager) == 1
+        clean_up.click()
+        page.get_by_role("button", name="End 1 session").click()
+        expect(page.locator("#said")).to_contain_text("The pass ended 1 session: 1 idle_timeout.")
+        expect(page.locator("#cleaned")).to_contain_text("idle_timeout1")
+
+    def test_the_state_is_said_in_words(self, page: Page, served: Served) -> None:
+        enter(page)
+        expect(page.locator("#state")).to_have_text("all is well")
+        for number in range(10):
+            served.create(str(number))
+        expect(page.locator("#state")).to_have_text("full: new sessions are refused")
+        served.portal.call(served.manager.set_max_sessions, None)
+        page.reload()
+        expect(page.locator("#cap")).to_contain_text("no cap")
+        served.stop()
+        expect(page.locator("#state")).to_have_text("takes no new sessions")
+
+    def test_a_proxy_that_is_gone_is_said_to_be_gone_and_nothing_can_be_ended(self, page: Page, served: Served) -> None:
+        served.create("a")
+        enter(page)
+        expect(page.locator("tbody tr")).to_have_count(1)
+        served.hang_up()
+        expect(page.get_by_role("alert")).to_contain_text("The proxy has not answered since")
+        expect(page.locator("#state")).to_have_text("no answer")
+        expect(page.get_by_role("button", name="End session")).to_be_disabled()
+        expect(page.locator("#active")).to_have_text("1")
+
+    @pytest.mark.parametrize("width", [360, 1400])
+    def test_nothing_is_wider_than_the_window(self, width: int, page: Page, served: Served) -> None:
+        served.create("a", client="x" * 300)
+        page.set_viewport_size({"width": width, "height": 800})
+        enter(page)
+        expect(page.locator("tbody tr")).to_have_count(1)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
