@@ -3,6 +3,9 @@
 What has come waits in slices until the client has taken the messages before it, and until the upstream has taken the
 pongs. Nothing more is read from the upstream meanwhile. The fragments of a message are joined as they come: a message
 costs its bytes, however many fragments it has. `tests/proxy/test_uvicorn.py` names what this uses of `websockets`.
+
+An upstream that takes nothing of what is written has `idle_timeout` seconds. An upstream that has sent its close has
+`close_timeout` seconds to end the connection.
 """
 
 import asyncio
@@ -12,6 +15,8 @@ from typing import Any, Final
 from websockets.asyncio.client import ClientConnection
 from websockets.frames import DATA_OPCODES, Frame, Opcode
 from websockets.protocol import Event
+
+from otel_sessions._http.deadline import Deadline
 
 _INTERIM: Final = re.compile(rb"HTTP/1\.1 1(?!01)[0-9][0-9]")
 _STATUS_END: Final = len(b"HTTP/1.1 101")
@@ -27,8 +32,12 @@ _MOST_FRAMES: Final = 64
 class UpstreamSocket(ClientConnection):
     """A connection that `websockets` makes, with its reading in slices."""
 
-    def __init__(self, *args: Any, **settings: Any) -> None:
+    def __init__(self, *args: Any, idle_timeout: float | None, **settings: Any) -> None:
         super().__init__(*args, **settings)
+        self._idle_timeout = idle_timeout
+        self._writing = Deadline(self.loop, self._check_writing)
+        self._ending = Deadline(self.loop, self._break_off)
+        self._unwritten = 0
         self._coming = bytearray()
         self._opcode = Opcode.TEXT
         self._message = bytearray()
@@ -52,10 +61,17 @@ class UpstreamSocket(ClientConnection):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._coming.clear()
+        self._writing.close()
+        self._ending.close()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_writing()
 
     def resume_writing(self) -> None:
         super().resume_writing()
+        self._writing.set(None)
         self._soon()
 
     def process_event(self, event: Event) -> None:
@@ -63,6 +79,8 @@ class UpstreamSocket(ClientConnection):
         self._frames += 1
         if not isinstance(event, Frame) or event.opcode not in DATA_OPCODES:
             super().process_event(event)
+            if self.protocol.close_rcvd is not None:
+                self._ending.set(self.close_timeout)
             return
         if event.opcode is not Opcode.CONT:
             self._opcode = event.opcode
@@ -122,3 +140,19 @@ class UpstreamSocket(ClientConnection):
             self.transport.resume_reading()
         else:
             self.transport.pause_reading()
+
+    # Deadlines
+
+    def _watch_writing(self) -> None:
+        self._unwritten = self.transport.get_write_buffer_size()
+        self._writing.set(self._idle_timeout)
+
+    def _check_writing(self) -> None:
+        """Break off, unless the upstream has taken some of what waits for it."""
+        if self.transport.get_write_buffer_size() < self._unwritten:
+            self._watch_writing()
+        else:
+            self._break_off()
+
+    def _break_off(self) -> None:
+        self.transport.abort()

@@ -7,6 +7,7 @@ refuses a handshake, the client gets the upstream's answer.
 import dataclasses
 import logging
 from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, cast
 
@@ -105,7 +106,7 @@ async def _connect(scope: Scope, upstream: Upstream, rules: Rules) -> ClientConn
         max_size=_MOST_BYTES,
         max_queue=1,
         proxy=None,
-        create_connection=UpstreamSocket,
+        create_connection=partial(UpstreamSocket, idle_timeout=rules.timeouts.idle_timeout),
     )
     for option in WATCHFUL if upstream.unix is None else ():
         behind.transport.get_extra_info("socket").setsockopt(*option)

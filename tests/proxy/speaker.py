@@ -4,7 +4,7 @@ import contextlib
 import re
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from websockets.utils import accept_key
 
@@ -17,6 +17,23 @@ def speaking(frames: bytes, before: bytes = b"") -> Iterator[str]:
 
     `before` is what comes before the answer to the handshake.
     """
+
+    def speak(client: socket.socket) -> None:
+        client.sendall(frames)
+        client.shutdown(socket.SHUT_WR)
+        while client.recv(65536):
+            pass
+
+    with acting(speak, before) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def acting(act: Callable[[socket.socket], None], before: bytes = b"") -> Iterator[str]:
+    """Serve one WebSocket after the other: answer its handshake, call `act` with its connection, close; yield the URL.
+
+    `before` is what comes before the answer to the handshake.
+    """
     with socket.create_server((HOST, 0)) as listener:
 
         def serve() -> None:
@@ -24,10 +41,8 @@ def speaking(frames: bytes, before: bytes = b"") -> Iterator[str]:
                 while True:
                     client, _ = listener.accept()
                     with client, contextlib.suppress(OSError):
-                        client.sendall(before + switching(client.recv(65536)) + frames)
-                        client.shutdown(socket.SHUT_WR)
-                        while client.recv(65536):
-                            pass
+                        client.sendall(before + switching(client.recv(65536)))
+                        act(client)
 
         threading.Thread(target=serve, daemon=True).start()
         yield f"http://{HOST}:{listener.getsockname()[1]}"

@@ -1,0 +1,277 @@
+"""Both sides of a WebSocket in memory and in virtual time: frames cut anywhere, and the deadline of each state."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from websockets.client import ClientProtocol
+from websockets.exceptions import ConnectionClosed
+from websockets.frames import Close, Frame, Opcode
+from websockets.uri import parse_uri
+
+from otel_sessions.asgi import Message, Receive, Scope, Send
+from otel_sessions.proxy._uvicorn import Server
+from otel_sessions.proxy.serving import Limits
+from otel_sessions.proxy.upstream_socket import UpstreamSocket
+from tests.virtual import VirtualLoop
+
+from .speaker import switching
+from .wire import Wire
+
+pytestmark = pytest.mark.no_cover
+
+IDLE, CLOSE = 60.0, 5.0
+"""Seconds: what a side that takes nothing has, and an upstream that closes."""
+CLIENT_CLOSE = 10.0
+"""Seconds that a client has to answer a close."""
+HANDSHAKE = (
+    b"GET /x HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+GOODBYE = Frame(Opcode.CLOSE, Close(1000, "bye").serialize())
+FRAMES = [
+    Frame(Opcode.TEXT, "ä".encode()),
+    Frame(Opcode.PING, b"1"),
+    Frame(Opcode.BINARY, b"\x00\xff", fin=False),
+    Frame(Opcode.PING, b"2"),
+    Frame(Opcode.CONT, b"", fin=False),
+    Frame(Opcode.CONT, b"ab"),
+    Frame(Opcode.TEXT, b""),
+    Frame(Opcode.PONG, b"unasked"),
+    Frame(Opcode.TEXT, b"x" * 126),
+    Frame(Opcode.BINARY, b"y" * 600),
+    GOODBYE,
+]
+MESSAGES = ["ä", b"\x00\xffab", "", "x" * 126, b"y" * 600]
+
+
+def bytes_of(frames: list[Frame], *, mask: bool) -> bytes:
+    return b"".join(frame.serialize(mask=mask) for frame in frames)
+
+
+LENGTHS = {mask: len(bytes_of(FRAMES, mask=mask)) for mask in (False, True)}
+
+
+def cut(data: bytes, at: list[int]) -> list[bytes]:
+    """Cut bytes at these places."""
+    return [data[start:end] for start, end in pairwise([0, *sorted(set(at)), len(data)])]
+
+
+def on_virtual_time(story: Callable[[], Awaitable[None]]) -> None:
+    async def run() -> None:
+        await story()
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(run())
+
+
+async def to_an_upstream(idle_timeout: float | None = IDLE) -> tuple[UpstreamSocket, Wire]:
+    """Return the proxy's side of a WebSocket to an upstream, whose handshake is over."""
+    socket = UpstreamSocket(
+        ClientProtocol(parse_uri("ws://h/x")),
+        ping_interval=None,
+        close_timeout=CLOSE,
+        max_queue=1,
+        idle_timeout=idle_timeout,
+    )
+    wire = Wire(socket)
+    shaking = asyncio.create_task(socket.handshake())
+    await asyncio.sleep(0)
+    await wire.says([switching(bytes(wire.written))])
+    await shaking
+    wire.written.clear()
+    return socket, wire
+
+
+class App:
+    """An app that accepts a WebSocket, does what it is told, and notes what it receives until the client leaves."""
+
+    def __init__(self, *says: Message) -> None:
+        self._says = says
+        self.received: list[str | bytes] = []
+        self.left: Message | None = None
+
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        for message in ({"type": "websocket.accept"}, *self._says):
+            await send(message)
+        while (message := await receive())["type"] == "websocket.receive":
+            self.received.append(message["text"] if message.get("text") is not None else message["bytes"])
+        self.left = message
+
+
+async def drain_nothing() -> None:
+    """Leave nothing to wait for."""
+
+
+async def to_a_client(app: App) -> Wire:
+    """Return what the proxy's side of a client's WebSocket writes to, once its handshake is over."""
+    wire = Wire(Server(app, Limits(idle_timeout=IDLE), 1, drain_nothing)._upgrade())
+    await wire.says([HANDSHAKE])
+    while b"\r\n\r\n" not in wire.written:  # noqa: ASYNC110  # nothing tells
+        await asyncio.sleep(0)
+    return wire
+
+
+# Frames that are cut anywhere
+
+
+def check_what_the_upstream_says(at: list[int]) -> None:
+    async def story() -> None:
+        socket, wire = await to_an_upstream()
+
+        async def speak() -> None:
+            await wire.says(cut(bytes_of(FRAMES, mask=False), at))
+            await wire.ends()
+
+        speaking = asyncio.create_task(speak())
+        assert [message async for message in socket] == MESSAGES
+        await speaking
+        assert (socket.close_code, socket.close_reason) == (1000, "bye")
+
+    on_virtual_time(story)
+
+
+def check_what_the_client_says(at: list[int]) -> None:
+    async def story() -> None:
+        app = App()
+        wire = await to_a_client(app)
+        await wire.says(cut(bytes_of(FRAMES, mask=True), at))
+        while app.left is None:  # noqa: ASYNC110  # nothing tells
+            await asyncio.sleep(0)
+        assert app.received == MESSAGES
+        assert (app.left["code"], app.left["reason"]) == (1000, "bye")
+
+    on_virtual_time(story)
+
+
+@pytest.mark.parametrize(
+    ("check", "length"),
+    [(check_what_the_upstream_says, LENGTHS[False]), (check_what_the_client_says, LENGTHS[True])],
+    ids=["upstream", "client"],
+)
+def test_frames_cut_at_any_one_byte_are_the_same_messages(check: Callable[[list[int]], None], length: int) -> None:
+    for place in range(1, length):
+        check([place])
+    check(list(range(1, length)))
+
+
+@settings(deadline=None, max_examples=50)
+@given(at=st.lists(st.integers(1, LENGTHS[False] - 1), max_size=40))
+def test_an_upstreams_frames_cut_anywhere_are_the_same_messages(at: list[int]) -> None:
+    check_what_the_upstream_says(at)
+
+
+@settings(deadline=None, max_examples=50)
+@given(at=st.lists(st.integers(1, LENGTHS[True] - 1), max_size=40))
+def test_a_clients_frames_cut_anywhere_are_the_same_messages(at: list[int]) -> None:
+    check_what_the_client_says(at)
+
+
+# Deadlines towards the upstream
+
+
+def test_an_upstream_that_never_answers_a_close_is_cut_off() -> None:
+    async def story() -> None:
+        socket, wire = await to_an_upstream()
+        closing = asyncio.create_task(socket.close(4000))
+
+        await asyncio.sleep(CLOSE - 1)
+        assert "abort" not in wire.done
+        await asyncio.sleep(2)
+        assert "abort" in wire.done
+        await closing
+
+    on_virtual_time(story)
+
+
+def test_an_upstream_that_closes_and_keeps_its_connection_is_cut_off() -> None:
+    async def story() -> None:
+        socket, wire = await to_an_upstream()
+        await wire.says([GOODBYE.serialize(mask=False)])
+
+        await asyncio.sleep(CLOSE - 1)
+        assert "abort" not in wire.done
+        await asyncio.sleep(2)
+        assert "abort" in wire.done
+        assert (socket.close_code, socket.close_reason) == (1000, "bye")
+
+    on_virtual_time(story)
+
+
+def test_an_upstream_that_takes_nothing_is_cut_off_and_frees_who_waits_for_it() -> None:
+    async def story() -> None:
+        socket, wire = await to_an_upstream()
+        wire.unwritten = 70_000
+        socket.pause_writing()
+        ways = [asyncio.create_task(way) for way in (socket.send("waits"), socket.close())]
+
+        await asyncio.sleep(IDLE - 1)
+        assert (wire.done, [way.done() for way in ways]) == ([], [False, False])
+        await asyncio.sleep(2)
+        assert "abort" in wire.done
+        await asyncio.wait(ways)
+        with pytest.raises(ConnectionClosed):
+            await socket.send("more")
+        await asyncio.gather(*ways, return_exceptions=True)
+
+    on_virtual_time(story)
+
+
+def test_an_upstream_that_goes_on_taking_is_not_cut_off() -> None:
+    async def story() -> None:
+        socket, wire = await to_an_upstream()
+        wire.unwritten = 70_000
+        socket.pause_writing()
+        for _ in range(5):
+            await asyncio.sleep(IDLE - 1)
+            wire.unwritten -= 1000
+        assert wire.done == []
+        wire.unwritten = 0
+        socket.resume_writing()
+        await asyncio.sleep(IDLE * 3)
+
+        assert wire.done == []
+
+    on_virtual_time(story)
+
+
+def test_without_an_idle_timeout_an_upstream_may_take_nothing() -> None:
+    async def story() -> None:
+        socket, wire = await to_an_upstream(idle_timeout=None)
+        wire.unwritten = 70_000
+        socket.pause_writing()
+        await asyncio.sleep(IDLE * 100)
+
+        assert wire.done == []
+
+    on_virtual_time(story)
+
+
+# Deadlines towards the client
+
+
+def test_a_client_that_never_answers_a_close_is_left() -> None:
+    async def story() -> None:
+        wire = await to_a_client(App({"type": "websocket.close", "code": 4001}))
+
+        await asyncio.sleep(CLIENT_CLOSE - 1)
+        assert wire.done == []
+        await asyncio.sleep(2)
+        assert "close" in wire.done
+
+    on_virtual_time(story)
+
+
+def test_a_client_that_takes_nothing_of_a_close_is_cut_off() -> None:
+    async def story() -> None:
+        wire = await to_a_client(App({"type": "websocket.close", "code": 4001}))
+        wire.unwritten = 1000
+
+        await asyncio.sleep(CLIENT_CLOSE + IDLE * 2)
+        assert "abort" in wire.done
+
+    on_virtual_time(story)

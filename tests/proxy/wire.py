@@ -1,0 +1,70 @@
+"""A transport in memory: it notes what is written and done, and loses its protocol's connection once it is closed."""
+
+import asyncio
+from collections.abc import Iterable
+
+
+class Wire(asyncio.Transport):
+    """What a protocol writes to. `unwritten` is how many bytes the other side has not taken."""
+
+    def __init__(self, protocol: asyncio.Protocol) -> None:
+        super().__init__()
+        self._protocol = protocol
+        self.written = bytearray()
+        self.done: list[str] = []
+        self.is_paused = False
+        self.unwritten = 0
+        protocol.connection_made(self)
+
+    async def says(self, parts: Iterable[bytes]) -> None:
+        """Give the protocol what the other side says, part by part, each of them once the protocol reads."""
+        for part in parts:
+            await self._until_it_reads()
+            self._protocol.data_received(part)
+        await self._until_it_reads()
+
+    async def ends(self) -> None:
+        """Tell the protocol that the other side says no more. A transport closes then."""
+        await self._until_it_reads()
+        if not self._protocol.eof_received():
+            self.close()
+
+    async def _until_it_reads(self) -> None:
+        while self.is_paused and not self.is_closing():  # noqa: ASYNC110  # nothing tells
+            await asyncio.sleep(0)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += data
+
+    def get_write_buffer_size(self) -> int:
+        return self.unwritten
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Take any limits: the test says when the buffer is full."""
+
+    def pause_reading(self) -> None:
+        self.is_paused = True
+
+    def resume_reading(self) -> None:
+        self.is_paused = False
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.done.append("eof")
+
+    def is_closing(self) -> bool:
+        return "close" in self.done or "abort" in self.done
+
+    def close(self) -> None:
+        self._end("close", is_lost=not self.unwritten)
+
+    def abort(self) -> None:
+        self._end("abort", is_lost=True)
+
+    def _end(self, how: str, *, is_lost: bool) -> None:
+        was_lost = "abort" in self.done or ("close" in self.done and not self.unwritten)
+        self.done.append(how)
+        if is_lost and not was_lost:
+            asyncio.get_running_loop().call_soon(self._protocol.connection_lost, None)
