@@ -48,7 +48,14 @@ def program(front: str) -> str:
 
 
 @contextlib.contextmanager
-def started(front: str, folder: Path, ports: Mapping[int, int], page: Path = PAGE, **changes: str) -> Iterator[int]:
+def started(front: str, folder: Path, ports: Mapping[int, int], **changes: str) -> Iterator[int]:
+    """Run a front as the page about fronts shows it, and return its port. The rest is as in `started_as_on`."""
+    with started_as_on(PAGE, front, folder, ports, **changes) as port:
+        yield port
+
+
+@contextlib.contextmanager
+def started_as_on(page: Path, front: str, folder: Path, ports: Mapping[int, int], **changes: str) -> Iterator[int]:
     """Run a front, and return its port. `ports` says which port stands for 8080 and for 8081; `changes`, which text for
     which in the configuration.
     """

@@ -12,7 +12,7 @@ from tests.processes import HOST, ROOT, free_port
 from tests.waiting import PATIENCE
 
 from .conftest import Origin, Proxy, start_proxy
-from .fronts import FRONTS, address, program, started
+from .fronts import FRONTS, address, program, started_as_on
 
 pytestmark = pytest.mark.processes
 
@@ -41,7 +41,10 @@ def test_a_balancer_that_reads_the_hint_leads_every_request_to_its_process(
     program(front)
     with proxies_that_cannot_pass_on(tmp_path, origin) as (w1, w2):
         ports = {written: int(proxy.url.rpartition(":")[2]) for written, proxy in ((8081, w1), (8082, w2))}
-        with started(front, tmp_path, ports, PAGE) as port, httpx2.Client(trust_env=False, timeout=PATIENCE) as http:
+        with (
+            started_as_on(PAGE, front, tmp_path, ports) as port,
+            httpx2.Client(trust_env=False, timeout=PATIENCE) as http,
+        ):
             url = f"{address(port)}/mcp"
             ids = [http.post(url, content=INITIALIZE, headers=MCP).headers["mcp-session-id"] for _ in range(8)]
             assert {session_id.partition(".")[0] for session_id in ids} == {"w1", "w2"}
