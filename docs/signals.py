@@ -10,7 +10,16 @@ from typing import Final
 
 import otel_sessions
 from otel_sessions._core.events import Event
-from otel_sessions._telemetry.signals import METRICS, SCOPE, SPAN_ATTRIBUTES, Attribute, Kind, Metric
+from otel_sessions._telemetry.signals import (
+    FORWARD_ATTRIBUTES,
+    METRICS,
+    SCOPE,
+    SPAN_ATTRIBUTES,
+    TAKE_ATTRIBUTES,
+    Attribute,
+    Kind,
+    Metric,
+)
 from otel_sessions.proxy import measured
 
 from .marked import replaced, table
@@ -32,7 +41,9 @@ def page() -> str:
         "the metrics": table(columns, [_metric(metric) for metric in METRICS]),
         "the attributes": table(("attribute", "values", "on which metrics"), _attributes(METRICS)),
         "the buckets": table(("histogram", "upper bounds of its buckets"), _buckets(METRICS)),
-        "the span": table(("attribute", "values"), [(f"`{one.name}`", _values(one)) for one in SPAN_ATTRIBUTES]),
+        "the span": _span(SPAN_ATTRIBUTES),
+        "the client span": _span(FORWARD_ATTRIBUTES),
+        "the server span": _span(TAKE_ATTRIBUTES),
         "the lines": table(lines, sorted(set(log_lines(*_EMBEDDED)))),
         "the proxy's metrics": table(columns, [_metric(metric) for metric in measured.METRICS]),
         "the proxy's attributes": table(("attribute", "values", "on which metrics"), _attributes(measured.METRICS)),
@@ -70,6 +81,10 @@ def _event_of(call: ast.Call, path: Path) -> str:
 
 def _metric(metric: Metric) -> tuple[str, ...]:
     return f"`{metric.name}`", metric.kind.value, f"`{metric.unit}`", metric.description, f"{metric.most_series:,}"
+
+
+def _span(attributes: Sequence[Attribute]) -> str:
+    return table(("attribute", "values"), [(f"`{one.name}`", _values(one)) for one in attributes])
 
 
 def _attributes(metrics: Sequence[Metric]) -> list[tuple[str, ...]]:

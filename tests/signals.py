@@ -37,6 +37,7 @@ STATE = "otel_sessions.session.state"
 REJECTION = "otel_sessions.rejection.reason"
 TRIGGER = "otel_sessions.cleanup.trigger"
 OUTCOME = "otel_sessions.cleanup.outcome"
+FORWARDED = "otel_sessions.fleet.outcome"
 STAGE = "otel_sessions.cleanup.stage"
 ERROR = "error.type"
 
@@ -52,6 +53,7 @@ def series(manager: str = "default", **words: str) -> Series:
         "trigger": TRIGGER,
         "outcome": OUTCOME,
         "stage": STAGE,
+        "forwarded": FORWARDED,
         "error": ERROR,
     }
     return frozenset({NAME: manager, **{keys[word]: value for word, value in words.items()}}.items())
@@ -156,6 +158,10 @@ class Signals:
     def spans(self) -> list[ReadableSpan]:
         """Return the passes' spans that have ended, in order."""
         return [span for span in self._exporter.get_finished_spans() if span.name == "otel_sessions.cleanup"]
+
+    def spans_named(self, name: str) -> list[ReadableSpan]:
+        """Return the spans of a name that have ended, in order."""
+        return [span for span in self._exporter.get_finished_spans() if span.name == name]
 
     def span(self) -> ReadableSpan:
         (span,) = self.spans()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Final, TypeVar
 
-from .words import OTHER, CleanupStage, EndReason, Occupancy, Outcome, RejectionReason, Trigger
+from .words import OTHER, CleanupStage, EndReason, Forwarded, Occupancy, Outcome, RejectionReason, Trigger
 
 # Plain strings: Python computes the hash of a string once.
 _CREATED: Final = "created"
@@ -25,6 +25,7 @@ _WAITING: Final = "waiting"
 _ANSWERED: Final = "answered"
 _CLEANED: Final = {reason: f"cleaned {reason}" for reason in EndReason}
 _REJECTED: Final = {reason: f"rejected {reason}" for reason in RejectionReason}
+_FORWARDED: Final = {outcome: f"forwarded {outcome}" for outcome in Forwarded}
 _RUNS: Final = {run: "run {} {}".format(*run) for run in product(Trigger, Outcome)}
 
 Run = tuple[Trigger, Outcome]
@@ -51,6 +52,7 @@ class Totals:
     rejected: Mapping[RejectionReason, int]
     runs: Mapping[Run, int]
     errors: Mapping[Error, int]
+    forwarded: Mapping[Forwarded, int]
 
     def __add__(self, other: "Totals") -> "Totals":
         return Totals(
@@ -62,6 +64,7 @@ class Totals:
             rejected=_sum(self.rejected, other.rejected),
             runs=_sum(self.runs, other.runs),
             errors=_sum(self.errors, other.errors),
+            forwarded=_sum(self.forwarded, other.forwarded),
         )
 
     def settled(self) -> "Totals":
@@ -93,6 +96,7 @@ class Books:
                 *(_CLEANED.values()),
                 *(_REJECTED.values()),
                 *(_RUNS.values()),
+                *(_FORWARDED.values()),
             ],
             0,
         )
@@ -147,6 +151,9 @@ class Books:
     def add_run(self, trigger: Trigger, outcome: Outcome) -> None:
         self._counts[_RUNS[trigger, outcome]] += 1
 
+    def add_forwarded(self, outcome: Forwarded) -> None:
+        self._counts[_FORWARDED[outcome]] += 1
+
     def add_error(self, stage: CleanupStage, error_type: str) -> None:
         """Count an error. A type that comes after `MAX_ERRORS` others counts as `_OTHER`."""
         error = (stage, error_type)
@@ -189,6 +196,7 @@ class Books:
             rejected={reason: counts[key] for reason, key in _REJECTED.items()},
             runs={run: counts[key] for run, key in _RUNS.items()},
             errors=self._errors.copy(),
+            forwarded={outcome: counts[key] for outcome, key in _FORWARDED.items()},
         )
 
 

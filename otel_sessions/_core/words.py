@@ -58,6 +58,25 @@ class RejectionReason(StrEnum):
     FLEET = "fleet"
 
 
+class Forwarded(StrEnum):
+    """What became of a request that was passed on to another process of the fleet."""
+
+    ANSWERED = "answered"
+    """The owner of the session has answered."""
+    NOT_OWNER = "not_owner"
+    """The process has another name, or does not have the session any more."""
+    NOT_PEER = "not_peer"
+    """No process of the fleet has signed the answer."""
+    GONE = "gone"
+    """No process listens at the address."""
+    UNAVAILABLE = "unavailable"
+    """The process gave no complete answer, or this process shut down before the answer was complete."""
+    REFUSED = "refused"
+    """The process did not accept the signature."""
+    LEFT = "left"
+    """The client left, or the server of this process ended the request."""
+
+
 class PerClientAtCap(StrEnum):
     """What happens when a client that has `max_sessions_per_client` sessions asks for one more."""
 

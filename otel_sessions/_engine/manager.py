@@ -31,7 +31,7 @@ from .directory import Directory
 from .ending import CloseHook
 from .hooks import SessionSink
 from .leases import Hold, Lease, Leases, Pin
-from .owners import Fleet, Here, Peer, locate
+from .owners import Fleet, Here, Peer, Reports, enter, locate
 from .supervisor import Supervisor
 
 
@@ -96,7 +96,8 @@ class SessionManager(Directory[DataT]):
             clock()  # a clock that raises leaves the manager as it is
             last = self._supervisor.passes.last
         if self.fleet is not None:
-            self.fleet.enter()  # the same holds for a fleet that raises
+            reports = Reports(manager=self.name, books=self._books, tracer_provider=self._providers[1])
+            enter(self.fleet, reports)  # the same holds for a fleet that raises
         if clock is not None:
             self._take(Store(self.config, clock, self._books))
         if self._telemetry is None:

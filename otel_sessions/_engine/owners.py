@@ -6,8 +6,11 @@ only what stands here. A manager without a fleet asks nothing.
 
 from collections.abc import Container
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from opentelemetry.trace import TracerProvider
+
+from otel_sessions._core.books import Books
 from otel_sessions._core.ids import without_hint
 
 
@@ -48,6 +51,33 @@ class Fleet(Protocol):
 
         The process may not have the session any more. Raises `PeerUnavailable` if the answer cannot be known now.
         """
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reports:
+    """Where a fleet reports what it does during one run of a manager: the manager's name, books and tracer provider.
+
+    A tracer provider that is None is the global provider.
+    """
+
+    manager: str
+    books: Books
+    tracer_provider: TracerProvider | None
+
+
+@runtime_checkable
+class Reporting(Protocol):
+    """A fleet that has signals."""
+
+    def report(self, reports: Reports) -> None:
+        """Report to these from now on. Called right after each `enter`."""
+
+
+def enter(fleet: Fleet, reports: Reports) -> None:
+    """Begin with a run of the manager. Raises what the fleet raises."""
+    fleet.enter()
+    if isinstance(fleet, Reporting):
+        fleet.report(reports)
 
 
 async def locate(session_id: str, here: Container[str], fleet: Fleet | None) -> Here | Peer | None:

@@ -77,6 +77,10 @@ def _overdue(snapshot: Snapshot) -> _Points:
     return [(snapshot.overdue, {})]
 
 
+def _forwarded(snapshot: Snapshot) -> _Points:
+    return _by(signals.FORWARDED, snapshot.totals.forwarded)
+
+
 def _by(attribute: str, counts: Mapping[WordT, int]) -> _Points:
     return [(count, {attribute: word.value}) for word, count in counts.items()]
 
@@ -94,6 +98,7 @@ _READS: Final[Mapping[Metric, _Read]] = {
     signals.CLEANUP_ERRORS: _errors,
     signals.CLEANUP_INTERVAL: _interval,
     signals.CLEANUP_OVERDUE: _overdue,
+    signals.FORWARDED_REQUESTS: _forwarded,
 }
 
 

@@ -11,7 +11,16 @@ from math import prod
 from typing import Final
 
 from otel_sessions._core.books import MAX_ERRORS
-from otel_sessions._core.words import OTHER, CleanupStage, EndReason, Occupancy, Outcome, RejectionReason, Trigger
+from otel_sessions._core.words import (
+    OTHER,
+    CleanupStage,
+    EndReason,
+    Forwarded,
+    Occupancy,
+    Outcome,
+    RejectionReason,
+    Trigger,
+)
 
 SCOPE: Final = "otel_sessions"
 SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.44.0"
@@ -32,6 +41,9 @@ EXAMINED: Final = "otel_sessions.cleanup.examined"
 CLEANED: Final = "otel_sessions.cleanup.cleaned"
 HOOK_ERRORS: Final = "otel_sessions.cleanup.hook_errors"
 REMAINING: Final = "otel_sessions.cleanup.remaining"
+FORWARDED: Final = "otel_sessions.fleet.outcome"
+METHOD: Final = "http.request.method"
+STATUS: Final = "http.response.status_code"
 ERROR_TYPE: Final = "error.type"
 
 
@@ -88,6 +100,7 @@ def words_of(attribute: str, words: type[StrEnum]) -> Attribute:
 _REASON: Final = words_of(REASON, EndReason)
 _TRIGGER: Final = words_of(TRIGGER, Trigger)
 _OUTCOME: Final = words_of(OUTCOME, Outcome)
+_FORWARDED: Final = words_of(FORWARDED, Forwarded)
 
 CREATED_SESSIONS: Final = Metric(
     name="otel_sessions.session.created", kind=Kind.COUNTER, unit="{session}", description="Sessions created."
@@ -198,11 +211,18 @@ CLEANUP_DURATION: Final = Metric(
     buckets=(0.00001, 0.00005, 0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10),
     further=MAX_ABORTED,
 )
+FORWARDED_REQUESTS: Final = Metric(
+    name="otel_sessions.fleet.forwarded",
+    kind=Kind.COUNTER,
+    unit="{request}",
+    description="Requests and WebSockets passed on to another process of the fleet, by outcome.",
+    attributes=(_FORWARDED,),
+)
 
 METRICS: Final = (
     *(CREATED_SESSIONS, CLEANED_SESSIONS, REJECTED_SESSIONS, ACTIVE_SESSIONS, RESERVED_PLACES, PENDING_CREATORS),
     *(LIMIT, SESSION_DURATION, WAIT_TIME, OLDEST_LEASE, CLEANUP_RUNS, CLEANUP_ERRORS, CLEANUP_INTERVAL),
-    *(CLEANUP_OVERDUE, CLEANUP_DURATION),
+    *(CLEANUP_OVERDUE, CLEANUP_DURATION, FORWARDED_REQUESTS),
 )
 """All metrics of a manager. Each one also carries the name of the manager."""
 
@@ -218,3 +238,26 @@ SPAN_ATTRIBUTES: Final = (
     Attribute(name=REMAINING, further="a number of sessions"),
     Attribute(name=ERROR_TYPE, further="the class of an exception; only if the pass aborted"),
 )
+
+FORWARD_SPAN: Final = "otel_sessions.fleet.forward"
+"""The name of the client span of a request that is passed on to another process."""
+TAKE_SPAN: Final = "otel_sessions.fleet.take"
+"""The name of the server span of a request that another process has passed on."""
+METHODS: Final = ("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE")
+"""The methods of RFC 9110 and RFC 5789. Other methods are `_OTHER`, as the conventions ask."""
+_FORWARDING: Final = (
+    Attribute(name=MANAGER_NAME, further="the `name=` of the manager"),
+    Attribute(name=METHOD, words=(*METHODS, OTHER)),
+    Attribute(name=STATUS, further="a status code; absent without an answer"),
+)
+FORWARD_ATTRIBUTES: Final = (
+    *_FORWARDING,
+    _FORWARDED,
+    Attribute(name=ERROR_TYPE, further="a status code from 400 on, or the outcome if the owner has not answered"),
+)
+"""The attributes of the client span."""
+TAKE_ATTRIBUTES: Final = (
+    *_FORWARDING,
+    Attribute(name=ERROR_TYPE, further="a status code from 500 on, or the class of an exception"),
+)
+"""The attributes of the server span."""

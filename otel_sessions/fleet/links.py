@@ -14,7 +14,7 @@ from typing import Final
 from websockets.exceptions import WebSocketException
 
 from otel_sessions._core.events import Event
-from otel_sessions._core.exceptions import PeerUnavailable
+from otel_sessions._core.words import Forwarded
 from otel_sessions._engine.owners import Peer
 from otel_sessions._http.client import BadAnswer, Call, CallLimits, CannotConnect, Client, HungUp, Origin, UpstreamError
 from otel_sessions.asgi import Receive, Send
@@ -104,8 +104,8 @@ class Links:
 
     async def pass_on(
         self, peer: Peer, session_id: str, secrets: Secrets, scope: Scope, receive: Receive, send: Send
-    ) -> bool:
-        """Pass an exchange on. Return False if the session is not there. Raises `PeerUnavailable`."""
+    ) -> Forwarded:
+        """Pass an exchange on, and return what became of it. Only `answered` says that the client has the answer."""
         link = self._link(peer.address)
         self._under_way += 1
         self._quiet.clear()
@@ -127,31 +127,29 @@ class Links:
         scope: Scope,
         receive: Receive,
         send: Send,
-    ) -> bool:
+    ) -> Forwarded:
         try:
             answer = await _pass_on(link, _passage_of(peer, session_id, scope), secrets, crossing, scope, receive, send)
         except requests.Gone:
-            return True
+            return Forwarded.LEFT
         except (UpstreamError, OSError, WebSocketException) as error:
             if crossing.why is Why.LEFT:
-                return True
+                return Forwarded.LEFT
             if crossing.why is None and _is_absent(error):
-                return False
+                return Forwarded.GONE
             self._warn(peer, f"did not answer: {type(error).__name__}")
-            raise PeerUnavailable(peer.name, self._patience) from error
-        if answer is None:
-            return True
-        return self._judge(peer, answer[0], answer[1])
+            return Forwarded.UNAVAILABLE
+        return Forwarded.ANSWERED if answer is None else self._judge(peer, answer[0], answer[1])
 
-    def _judge(self, peer: Peer, said: Headers, proof: Proof) -> bool:
-        """Return False for an answer that says that the session is not there. Raises `PeerUnavailable`."""
+    def _judge(self, peer: Peer, said: Headers, proof: Proof) -> Forwarded:
+        """Return what an answer says that is not the owner's answer."""
         if proof.said_in(said) is not None:
-            return False
+            return Forwarded.NOT_OWNER
         if (HEADER, REFUSED) in [(name.lower(), value) for name, value in said]:
             self._warn(peer, "refuses the signature: its secret or its clock differs")
-            raise PeerUnavailable(peer.name, self._patience)
+            return Forwarded.REFUSED
         self._warn(peer, "is no process of the fleet")
-        return False
+        return Forwarded.NOT_PEER
 
     def _warn(self, peer: Peer, what: str) -> None:
         """Log what is wrong with a peer, once a minute at most for each peer."""

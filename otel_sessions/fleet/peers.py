@@ -19,12 +19,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 import anyio
+from opentelemetry.trace import NoOpTracerProvider
 
+from otel_sessions._core.books import Books
 from otel_sessions._core.config import check_seconds
-from otel_sessions._core.exceptions import ConfigError
+from otel_sessions._core.exceptions import ConfigError, PeerUnavailable
 from otel_sessions._core.forks import forks
 from otel_sessions._core.ids import hint_in
-from otel_sessions._engine.owners import Peer
+from otel_sessions._core.words import Forwarded
+from otel_sessions._engine.owners import Peer, Reports
 from otel_sessions.asgi import Receive, Send
 from otel_sessions.asgi._elsewhere import Serve
 from otel_sessions.matchers import Scope
@@ -33,6 +36,7 @@ from . import taking
 from .addresses import check_name, is_name, random_name
 from .files import Watched
 from .signing import Secrets
+from .tracing import Tracing
 
 if TYPE_CHECKING:
     from .links import Links
@@ -93,6 +97,7 @@ class Peers:
         self._patience = check_seconds("patience", patience)
         self._tls = tls
         self._links: Links | None = None
+        self.report(Reports(manager="", books=Books(None), tracer_provider=NoOpTracerProvider()))
         forks.add(self)
 
     @property
@@ -123,6 +128,10 @@ class Peers:
         self._links = Links(self._patience, self._tls)
         self._loop = asyncio.get_running_loop()
         self._directory.open(self._ask)
+
+    def report(self, reports: Reports) -> None:
+        """Report forwarded requests to the manager of the run that has begun."""
+        self._tracing = Tracing(reports)
 
     def leave(self) -> None:
         links, self._links = self._links, None
@@ -156,7 +165,13 @@ class Peers:
         answer. Nothing was sent then, or the answer stays incomplete.
         """
         assert self._links is not None
-        return await self._links.pass_on(peer, session_id, self._current_secrets(), scope, receive, send)
+        with self._tracing.forward(scope, send) as answering:
+            answering.outcome = outcome = await self._links.pass_on(
+                peer, session_id, self._current_secrets(), scope, receive, answering
+            )
+        if outcome in (Forwarded.UNAVAILABLE, Forwarded.REFUSED):
+            raise PeerUnavailable(peer.name, self._patience)
+        return outcome in (Forwarded.ANSWERED, Forwarded.LEFT)
 
     # Taking
 
@@ -168,7 +183,12 @@ class Peers:
 
         If the session is not here, the answer is 421, and the peer looks elsewhere.
         """
-        await taking.take(self._name, self._current_secrets(), time.time(), scope, receive, send, serve)
+
+        async def serve_traced(session_id: str, scope: Scope, receive: Receive, send: Send) -> bool:
+            with self._tracing.take(scope, send) as (traced, answering):
+                return await serve(session_id, traced, receive, answering)
+
+        await taking.take(self._name, self._current_secrets(), time.time(), scope, receive, send, serve_traced)
 
     async def _ask(self, address: str) -> str | None:
         return None if self._links is None else await self._links.ask(address, self._current_secrets())

@@ -8,8 +8,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Final
 
-from opentelemetry import propagate, trace
-
 from otel_sessions._http.client import Call, CallLimits, Client
 from otel_sessions._http.hops import end_to_end
 from otel_sessions.asgi import Message, Receive, Send
@@ -17,6 +15,7 @@ from otel_sessions.matchers import Headers, Scope, header, pairs_of
 
 from .crossings import Crossing, Why
 from .signing import HEADER, Proof, Word
+from .tracing import with_trace
 
 _HTTP_1: Final = "1"
 _WATCH_AFTER: Final = 0.1
@@ -65,16 +64,9 @@ async def pass_on(
             await body.rest()
 
 
-def towards_peer(headers: Headers) -> list[tuple[bytes, bytes]]:
+def towards_peer(headers: Headers) -> Headers:
     """Return a request's headers as a peer gets them. The trace goes on from the current span, if there is one."""
-    passing = [pair for pair in end_to_end(headers) if pair[0] != HEADER]
-    if not trace.get_current_span().get_span_context().is_valid:
-        return passing  # what the client has sent of its trace passes as it is
-    carrier: dict[str, str] = {}
-    propagate.inject(carrier)
-    own = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in carrier.items()]
-    replaced = {name for name, _ in own}
-    return [*(pair for pair in passing if pair[0] not in replaced), *own]
+    return with_trace([pair for pair in end_to_end(headers) if pair[0] != HEADER])
 
 
 def towards_client(headers: Headers) -> list[tuple[bytes, bytes]]:

@@ -18,16 +18,14 @@ from otel_sessions._core.forks import forks
 from otel_sessions._core.words import OTHER
 from otel_sessions._telemetry.instruments import histogram, meter_of, observed
 from otel_sessions._telemetry.providers import global_provider, is_proxy
-from otel_sessions._telemetry.signals import ERROR_TYPE, Attribute, Kind, Metric
+from otel_sessions._telemetry.signals import ERROR_TYPE, METHOD, METHODS, STATUS, Attribute, Kind, Metric
 from otel_sessions.asgi import ASGIApp, Message, Receive, Send
 from otel_sessions.matchers import Scope
 
 from .exchange import is_left
 from .headers import Trust, scheme_of
 
-METHOD: Final = "http.request.method"
 SCHEME: Final = "url.scheme"
-STATUS: Final = "http.response.status_code"
 DISCONNECTED: Final = "client_disconnected"
 """The `error.type` of a request whose connection ends before the answer starts."""
 INCOMPLETE: Final = "incomplete_answer"
@@ -35,8 +33,7 @@ INCOMPLETE: Final = "incomplete_answer"
 MAX_INCOMPLETE: Final = 500
 """How many combinations of attributes with `INCOMPLETE` are told apart for a meter provider."""
 
-_METHODS: Final = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
-"""The methods of RFC 9110 and RFC 5789. Other methods count as `_OTHER`, as the conventions ask."""
+_METHODS: Final = frozenset(METHODS)
 _SCHEMES: Final = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 _REGISTERED: Final = frozenset(
     {

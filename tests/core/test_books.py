@@ -21,7 +21,7 @@ from otel_sessions import (
     Trigger,
 )
 from otel_sessions._core.books import Books, RecentEnds, Totals
-from otel_sessions._core.words import CleanupStage, Occupancy
+from otel_sessions._core.words import CleanupStage, Forwarded, Occupancy
 from tests.virtual import Clock
 
 pytestmark = pytest.mark.anyio
@@ -159,6 +159,7 @@ class TestCounters:
             rejected=dict.fromkeys(RejectionReason, 0),
             runs={(trigger, outcome): 0 for trigger in Trigger for outcome in Outcome},
             errors={(stage, "_OTHER"): 0 for stage in CleanupStage},
+            forwarded=dict.fromkeys(Forwarded, 0),
         )
 
     def test_totals_do_not_change_after_they_were_taken(self) -> None:
@@ -176,7 +177,9 @@ class TestCounters:
         books.add_rejected(RejectionReason.SHUTDOWN)
         books.add_run(Trigger.MANUAL, Outcome.PARTIAL)
         books.add_error(CleanupStage.HOOK, "OSError")
+        books.add_forwarded(Forwarded.GONE)
         others = new_books()
+        others.add_forwarded(Forwarded.GONE)
         others.add_created()
         others.add_closing()
         others.add_cleaned(EndReason.FAILED)
@@ -194,6 +197,7 @@ class TestCounters:
             rejected={**zero.rejected, RejectionReason.SHUTDOWN: 1},
             runs={**zero.runs, (Trigger.MANUAL, Outcome.PARTIAL): 2},
             errors={**zero.errors, (CleanupStage.HOOK, "OSError"): 1},
+            forwarded={**zero.forwarded, Forwarded.GONE: 2},
         )
 
     def test_settled_totals_count_what_was_left_as_ended_by_shutdown(self) -> None:

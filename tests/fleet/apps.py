@@ -83,16 +83,20 @@ async def fleet_of(
     addresses: Mapping[str, str] | None = None,
     patience: float = PATIENCE,
     config: SessionConfig | None = None,
+    reporting: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> AsyncIterator[Fleet]:
-    """Run a process for each name. `addresses` are where the processes believe others to be, if not where they are."""
+    """Run a process for each name. `addresses` are where the processes believe others to be, if not where they are.
+
+    `reporting` has the providers of all managers.
+    """
     listeners = {name: free_socket() for name in names}
     listed = {**{name: url_of(listener) for name, listener in listeners.items()}, **(addresses or {})}
     async with contextlib.AsyncExitStack() as exits:
         fleet: Fleet = {}
         for name, listener in listeners.items():
             peers = StaticPeers(listed, name=name, secret=(secrets or {}).get(name, SECRET), patience=patience)
-            manager: SessionManager[Any] = SessionManager(config, name=name, fleet=peers)
+            manager: SessionManager[Any] = SessionManager(config, name=name, fleet=peers, **(reporting or {}))
             app = SessionLeaseMiddleware(make_app(name), manager, make_matcher(), **settings)
             url = await exits.enter_async_context(served(app, listener))
             await exits.enter_async_context(manager)

@@ -78,6 +78,17 @@ async def test_a_request_at_the_wrong_process_is_answered_by_the_owner_of_its_se
         assert await fleet["w2"].manager.locate(session_id) == Peer(name="w1", address=fleet["w1"].url)
 
 
+async def test_a_body_that_comes_slowly_and_in_parts_reaches_the_owner_whole() -> None:
+    async def slowly() -> AsyncIterator[bytes]:
+        yield b"one "
+        await asyncio.sleep(0.3)  # longer than an exchange is left without a watch
+        yield b"and two"
+
+    async with fleet_of(telling, HeaderMatcher) as fleet:
+        got = await asked(fleet["w2"], await opened(fleet["w1"]), method="POST", content=slowly())
+        assert (got.json()["process"], got.json()["body"]) == ("w1", "one and two")
+
+
 async def test_the_owner_sees_the_request_as_its_client_sent_it() -> None:
     async with fleet_of(telling, HeaderMatcher) as fleet:
         session_id = await opened(fleet["w1"])

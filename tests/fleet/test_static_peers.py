@@ -227,3 +227,10 @@ def test_what_a_forked_process_begins_anew_is_its_random_name_alone() -> None:
     given.start_anew_after_fork()
     assert random.name != before
     assert given.name == "w1"
+
+
+@pytest.mark.anyio
+async def test_a_fleet_without_signals_runs_with_its_manager() -> None:
+    async with SessionManager(fleet=Looking()) as manager:
+        session = await manager.create_session()
+        assert session.id in manager

@@ -11,13 +11,20 @@ from tests.exchanges import INITIALIZE
 from tests.processes import HOST, ROOT, free_port
 from tests.waiting import PATIENCE
 
-from .conftest import Origin, Proxy, start_proxy
+from .conftest import Origin, Proxy, start_origin, start_proxy
 from .fronts import FRONTS, address, program, started
 
 pytestmark = pytest.mark.processes
 
 PAGE = ROOT / "docs" / "how-to" / "balancers.md"
 MCP = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
+
+
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Origin]:
+    """An origin of these tests' own: what is killed here leaves sessions behind, which other tests would count."""
+    with start_origin(tmp_path_factory.mktemp("origin")) as origin:
+        yield origin
 
 
 @contextlib.contextmanager

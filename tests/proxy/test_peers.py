@@ -16,12 +16,19 @@ from tests.exchanges import INITIALIZE
 from tests.processes import HOST, clean_environ, free_port
 from tests.waiting import PATIENCE
 
-from .conftest import Origin, Proxy, start_proxy
+from .conftest import Origin, Proxy, start_origin, start_proxy
 
 pytestmark = pytest.mark.processes
 
 MCP = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
 Fleet = dict[str, Proxy]
+
+
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Origin]:
+    """An origin of these tests' own: what is killed here leaves sessions behind, which other tests would count."""
+    with start_origin(tmp_path_factory.mktemp("origin")) as origin:
+        yield origin
 
 
 @contextlib.contextmanager

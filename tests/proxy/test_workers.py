@@ -23,7 +23,7 @@ from tests.exchanges import INITIALIZE
 from tests.processes import HOST, clean_environ, free_port, running, until_answers
 from tests.waiting import PATIENCE, until
 
-from .conftest import Origin, Proxy, start_proxy
+from .conftest import Origin, Proxy, start_origin, start_proxy
 
 pytestmark = pytest.mark.processes
 
@@ -31,6 +31,13 @@ MCP = {"content-type": "application/json", "accept": "application/json, text/eve
 SDK = Path(__file__).parent / "sdk"
 LIST = b'{"jsonrpc":"2.0","id":1,"method":"tools/list"}'
 WORKERS = 4
+
+
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Origin]:
+    """An origin of these tests' own: what is killed here leaves sessions behind, which other tests would count."""
+    with start_origin(tmp_path_factory.mktemp("origin")) as origin:
+        yield origin
 
 
 @contextlib.contextmanager

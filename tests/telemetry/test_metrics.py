@@ -45,6 +45,7 @@ STATES = ["unleased", "leased", "closing"]
 REJECTIONS = ["max_sessions", "max_sessions_per_client", "shutdown", "fleet"]
 TRIGGERS = ["interval", "emergency", "manual", "shutdown"]
 OUTCOMES = ["success", "partial", "error", "cancelled"]
+FORWARDED = ["answered", "not_owner", "not_peer", "gone", "unavailable", "refused", "left"]
 STAGES = ["hook", "sink", "pass"]
 
 
@@ -96,6 +97,7 @@ class TestContract:
             "otel_sessions.cleanup.interval": (Gauge, None, "s"),
             "otel_sessions.cleanup.overdue": (Gauge, None, "s"),
             "otel_sessions.cleanup.duration": (Histogram, None, "s"),
+            "otel_sessions.fleet.forwarded": (Sum, True, "{request}"),
         }
 
     async def test_every_metric_is_described(self, signals: Signals, clock: Clock) -> None:
@@ -128,6 +130,7 @@ class TestContract:
             ("lease.oldest", {series(): 0}),
             ("cleanup.interval", {series(): 50}),
             ("cleanup.overdue", {series(): 0}),
+            ("fleet.forwarded", {series(forwarded=outcome): 0 for outcome in FORWARDED}),
         ],
     )
     async def test_every_word_of_a_metric_is_reported_from_the_start(
