@@ -103,12 +103,13 @@ def test_all_listeners_together_have_one_limit_of_connections(start: StartProxy,
             made = clients.enter_context(socket.socket(socket.AF_UNIX if isinstance(place, str) else socket.AF_INET))
             made.settimeout(PATIENCE)
             made.connect(place)
-            made.sendall(b"GET /never HTTP/1.1\r\nHost: h\r\n\r\n")  # under way, so that no other gets its place
             return made
 
         places: list[tuple[str, int] | str] = [(HOST, port_of(proxy)), str(path)]
         for place in places:
-            client(place)
+            streaming = client(place)
+            streaming.sendall(b"GET /events HTTP/1.1\r\nHost: h\r\n\r\n")
+            assert streaming.recv(1)  # it is under way, so that nobody else gets its place
         for place in places:
             assert statuses(client(place).recv(1000)) == [503]
 

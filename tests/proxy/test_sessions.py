@@ -585,7 +585,7 @@ def test_lines_can_be_json(start: StartProxy) -> None:
         (["--max-sessions", "many"], "--max-sessions: takes a whole number of at least 1"),
         (["--max-idle-time", "-1"], "--max-idle-time: takes a positive, finite number of seconds"),
         (["--listen", "8080"], "takes HOST:PORT"),
-        (["--listen", "::1"], "takes HOST:PORT, as in 127.0.0.1:8080 or [::1]:8080, not ::1"),
+        (["--listen", "::1"], "as in 127.0.0.1:8080, [::1]:8080 or unix:/run/proxy.sock, not ::1"),
         (["--listen", "[]:1"], "takes HOST:PORT"),
         (["--matcher", "header"], "takes mcp, cookie"),
         (["--trusted-proxy", "everybody"], "takes an address or a network"),
