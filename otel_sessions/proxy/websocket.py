@@ -4,7 +4,6 @@ When one side closes, the other side is closed with the same code. Pings find a 
 refuses a handshake, the client gets the upstream's answer.
 """
 
-import dataclasses
 import logging
 from contextlib import suppress
 from functools import partial
@@ -12,13 +11,24 @@ from http import HTTPStatus
 from typing import Any, Final, cast
 
 import anyio
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.http11 import Response
 from websockets.typing import Subprotocol
 
 from otel_sessions._core.events import Event
+from otel_sessions._http import handshake
 from otel_sessions._http.client import reason_of
+from otel_sessions._http.handshake import (
+    ABNORMAL,
+    FAREWELL_SECONDS,
+    GOING_AWAY,
+    NO_STATUS,
+    SETTINGS,
+    Connect,
+    is_own,
+    sendable,
+)
 from otel_sessions._program.sockets import WATCHFUL
 from otel_sessions.asgi import Message, Receive, Send
 from otel_sessions.matchers import Headers, Scope
@@ -30,14 +40,7 @@ from .upstream_socket import UpstreamSocket
 
 _logger = logging.getLogger("otel_sessions.proxy")
 
-_NO_STATUS, _ABNORMAL, _INTERNAL_ERROR, _GOING_AWAY = 1005, 1006, 1011, 1001
-"""RFC 6455, section 7.4.1. The first two codes are never sent."""
-_OWN: Final = frozenset({b"host", b"content-length"})
-"""Headers that each handshake sets by itself, besides `Sec-WebSocket-*`."""
 _PLAIN: Final = ((b"content-type", b"text/plain; charset=utf-8"),)
-_PING_SECONDS: Final = 20.0
-_FAREWELL_SECONDS: Final = 1.0
-_MOST_BYTES: Final = 16 * 1024 * 1024
 
 
 async def refuse(receive: Receive, send: Send, status: HTTPStatus, text: str) -> None:
@@ -69,43 +72,26 @@ async def pass_on(scope: Scope, receive: Receive, send: Send, upstream: Upstream
             await _inward(behind, send)
             ways.cancel_scope.cancel()
     finally:
-        with anyio.move_on_after(_FAREWELL_SECONDS, shield=True):  # close at the upstream, also when cancelled
-            await behind.close(_GOING_AWAY)
+        with anyio.move_on_after(FAREWELL_SECONDS, shield=True):  # close at the upstream, also when cancelled
+            await behind.close(GOING_AWAY)
         behind.transport.abort()  # the upstream does not read, or has closed already
-
-
-class _Connect(connect):
-    """A handshake at exactly the target that the client wrote. A redirect is not followed."""
-
-    def __init__(self, uri: str, target: str, **settings: Any) -> None:
-        super().__init__(uri, **settings)
-        self.ws_uri = dataclasses.replace(self.ws_uri, path=target)
-
-    def process_redirect(self, exc: Exception) -> Exception | str:
-        return exc
 
 
 async def _connect(scope: Scope, upstream: Upstream, rules: Rules) -> ClientConnection:
     scheme = "ws" if upstream.tls is None else "wss"
     headers = rules.headers(scope, upstream.host)
     host = next(value for name, value in headers if name == b"host")
-    own = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers if not _is_own(name)]
+    own = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers if not is_own(name)]
     target = upstream.path + target_of(scope)
-    behind = await _Connect(
+    behind = await Connect(
         f"{scheme}://{host.decode('latin-1')}",
         target.decode("latin-1"),
         **_place(upstream),
         additional_headers=own,
-        user_agent_header=None,
         subprotocols=[Subprotocol(name) for name in cast("list[str]", scope.get("subprotocols") or [])] or None,
-        compression=None,
         open_timeout=rules.timeouts.connect_timeout,
         close_timeout=rules.timeouts.connect_timeout,
-        ping_interval=_PING_SECONDS,
-        ping_timeout=None,  # the pong waits behind all data that the upstream has not read yet
-        max_size=_MOST_BYTES,
-        max_queue=1,
-        proxy=None,
+        **SETTINGS,
         create_connection=partial(UpstreamSocket, idle_timeout=rules.timeouts.idle_timeout),
     )
     for option in WATCHFUL if upstream.unix is None else ():
@@ -126,8 +112,8 @@ async def _outward(receive: Receive, behind: ClientConnection, ways: anyio.Cance
     while True:
         message = await receive()
         if message["type"] == "websocket.disconnect":
-            code = cast("int", message.get("code", _NO_STATUS))
-            await behind.close(_sendable(code), str(message.get("reason") or ""))
+            code = cast("int", message.get("code", NO_STATUS))
+            await behind.close(sendable(code), str(message.get("reason") or ""))
             ways.cancel()
             return
         text = cast("str | None", message.get("text"))
@@ -145,31 +131,21 @@ async def _inward(behind: ClientConnection, send: Send) -> None:
     except ConnectionClosed:
         pass  # not closed in order: `close_code` says so
     except OSError:
-        await anyio.sleep(_FAREWELL_SECONDS)  # the client is gone: `_outward` gets its code, and ends this task
+        await anyio.sleep(FAREWELL_SECONDS)  # the client is gone: `_outward` gets its code, and ends this task
         return
-    code = behind.close_code if behind.close_code is not None else _ABNORMAL
-    closed: Message = {"type": "websocket.close", "code": _sendable(code), "reason": behind.close_reason or ""}
+    code = behind.close_code if behind.close_code is not None else ABNORMAL
+    closed: Message = {"type": "websocket.close", "code": sendable(code), "reason": behind.close_reason or ""}
     with suppress(OSError):  # the client has closed, too
         await send(closed)
 
 
-def _sendable(code: int) -> int:
-    """Return a code that may be sent. Codes for no code, a broken connection and failed TLS are replaced."""
-    return {_NO_STATUS: 1000, _ABNORMAL: _INTERNAL_ERROR, 1015: _INTERNAL_ERROR}.get(code, code)
-
-
 def _answered(behind: ClientConnection) -> Headers:
     assert behind.response is not None
-    return [(name, value) for name, value in _head_of(behind.response) if not _is_own(name)]
+    return [(name, value) for name, value in _head_of(behind.response) if not is_own(name)]
 
 
 def _head_of(response: Response) -> Headers:
-    items = response.headers.raw_items()
-    return end_to_end([(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in items])
-
-
-def _is_own(name: bytes) -> bool:
-    return name in _OWN or name.startswith(b"sec-websocket-")
+    return end_to_end(handshake.head_of(response))
 
 
 async def _deny(send: Send, status: int, headers: Headers, body: bytes) -> None:
