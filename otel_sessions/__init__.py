@@ -3,9 +3,9 @@
 A public name is imported on first use. So the command can handle Ctrl-C before it loads a heavy module.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
+from ._lazy import lazily
 from ._version import __version__
 
 if TYPE_CHECKING:
@@ -126,14 +126,7 @@ _NAMES: Final = {
 }
 _HOMES: Final = {name: module for module, names in _NAMES.items() for name in names}
 
-
-def __getattr__(name: str) -> object:
-    """Import a public name from its module. Raises `AttributeError` if the name is not public."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(f".{_HOMES[name]}", __name__), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazily(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

@@ -6,19 +6,13 @@ uses the manager's public methods only. It keeps no state except its rates, and 
 drains, or has ended.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from otel_sessions._lazy import lazily
 
 if TYPE_CHECKING:
     from ._routes import admin_app
 
 __all__ = ["admin_app"]
 
-
-def __getattr__(name: str) -> object:
-    """Import `admin_app` when it is first used: it needs FastAPI."""
-    if name != "admin_app":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    app: object = import_module("._routes", __name__).admin_app
-    globals()[name] = app
-    return app
+__getattr__ = lazily(__name__, {"admin_app": "_routes"})

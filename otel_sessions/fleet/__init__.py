@@ -3,8 +3,9 @@
 A public name is imported on first use, since some of them need an extra.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Final
+
+from otel_sessions._lazy import lazily
 
 if TYPE_CHECKING:
     from .static import StaticPeers
@@ -14,14 +15,7 @@ __all__ = ["StaticPeers", "WorkerPeers"]
 
 _HOMES: Final = {"StaticPeers": "static", "WorkerPeers": "workers"}
 
-
-def __getattr__(name: str) -> object:
-    """Import a public name from its module. Raises `AttributeError` if the name is not public."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(f".{_HOMES[name]}", __name__), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazily(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

@@ -3,10 +3,13 @@
 `Proxy` runs the reverse proxy, and `Settings` holds its settings. `server` has `Proxy`, and `_uvicorn` serves it.
 `forward` and `websocket` pass exchanges on, and `upstream` is the client towards the upstream. `rules` and `headers`
 decide what passes. After an exchange, the proxy keeps nothing of it except its session.
+
+`Proxy` is imported on first use: settings can be read without the extra `proxy`.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from otel_sessions._lazy import lazily
 
 from .headers import Trust
 from .peer import Peer
@@ -18,11 +21,4 @@ if TYPE_CHECKING:
 
 __all__ = ["Peer", "Proxy", "Rules", "Settings", "Timeouts", "Trust"]
 
-
-def __getattr__(name: str) -> object:
-    """Import `Proxy` when it is first used: settings can be read without the extra `proxy`."""
-    if name != "Proxy":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    proxy: object = import_module(".server", __name__).Proxy
-    globals()[name] = proxy
-    return proxy
+__getattr__ = lazily(__name__, {"Proxy": "server"})
