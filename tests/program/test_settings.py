@@ -546,7 +546,7 @@ class TestTheCommand:
         }
         assert loaded & heavy == set()
         ours = {name for name in said.stdout.split() if name.startswith("otel_sessions")}
-        assert ours == {"otel_sessions", "otel_sessions._version", "otel_sessions.cli"}
+        assert ours == {"otel_sessions", "otel_sessions._lazy", "otel_sessions._version", "otel_sessions.cli"}
 
     def test_ctrl_c_while_it_still_imports_prints_a_line_and_no_traceback(self) -> None:
         interrupted = """
