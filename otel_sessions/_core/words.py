@@ -100,6 +100,34 @@ class CleanupStage(StrEnum):
     PASS = "pass"
 
 
+class OrphanOutcome(StrEnum):
+    """What became of a dead process's session that this process has claimed."""
+
+    CLEANED = "cleaned"
+    """Its hook has run, and the store has counted its end."""
+    FAILED = "failed"
+    """Its hook failed or took too long. The store has counted its end all the same."""
+    TAKEN = "taken"
+    """Another process has claimed it meanwhile, since the hook took longer than the claim."""
+
+
+class Resync(StrEnum):
+    """What this process told the store again, since the store had lost it."""
+
+    PUT = "put"
+    ENDED = "ended"
+
+
+class LookupOutcome(StrEnum):
+    """How the owner of a session that is not here was looked for."""
+
+    HINT = "hint"
+    CACHE = "cache"
+    FOUND = "found"
+    NONE = "none"
+    REFUSED = "refused"
+
+
 TIMEOUT: Final = "timeout"
 """The `error.type` of a close hook or a sink that has run out of time."""
 OTHER: Final = "_OTHER"
