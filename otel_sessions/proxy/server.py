@@ -17,7 +17,6 @@ from typing import Final, Self
 
 import anyio
 
-from otel_sessions._core.clock import since_boot
 from otel_sessions._core.events import Event
 from otel_sessions._core.exceptions import ConfigError
 from otel_sessions._engine.manager import SessionManager
@@ -102,7 +101,6 @@ class Proxy:
             on_close=None if farewell is None else farewell.to,
             sink=self._sink,
             fleet=fleet_of(settings),
-            clock=since_boot,
         )
         self._forwarder = _forwarder(settings, self._upstream)
         self._opening_time = OpeningTime(settings.rules.timeouts.idle_timeout)
