@@ -140,6 +140,18 @@ async def test_callers_that_are_cancelled_take_nothing_away(own: Program) -> Non
         assert await eventually(lambda: look(store)) == [b"NONE"]
 
 
+async def test_a_store_that_stands_still_takes_a_bounded_number_of_calls(own: Program) -> None:
+    async with serving(ValkeyStore(own.url, time_limit=LONG)) as store, anyio.create_task_group() as callers:
+        await look(store)
+        own.pause()
+        for _ in range(256):
+            callers.start_soon(look, store)
+        await anyio.wait_all_tasks_blocked()
+        with pytest.raises(StoreUnavailable, match="too many calls"):
+            await look(store)
+        own.go_on()
+
+
 async def test_a_store_can_be_served_again(own: Program) -> None:
     store = ValkeyStore(own.url, time_limit=LONG)
     for _ in range(2):
