@@ -179,6 +179,7 @@ def test_a_clients_frames_cut_anywhere_are_the_same_messages(at: list[int]) -> N
 # Deadlines towards the upstream
 
 
+@pytest.mark.deadline("a WebSocket's upstream that does not answer a close")
 def test_an_upstream_that_never_answers_a_close_is_cut_off() -> None:
     async def story() -> None:
         socket, wire = await to_an_upstream()
@@ -193,6 +194,7 @@ def test_an_upstream_that_never_answers_a_close_is_cut_off() -> None:
     on_virtual_time(story)
 
 
+@pytest.mark.deadline("a WebSocket's upstream that has closed and keeps its connection")
 def test_an_upstream_that_closes_and_keeps_its_connection_is_cut_off() -> None:
     async def story() -> None:
         socket, wire = await to_an_upstream()
@@ -207,6 +209,7 @@ def test_an_upstream_that_closes_and_keeps_its_connection_is_cut_off() -> None:
     on_virtual_time(story)
 
 
+@pytest.mark.deadline("a WebSocket's upstream that takes nothing of what waits for it")
 def test_an_upstream_that_takes_nothing_is_cut_off_and_frees_who_waits_for_it() -> None:
     async def story() -> None:
         socket, wire = await to_an_upstream()
@@ -259,6 +262,7 @@ def test_without_an_idle_timeout_an_upstream_may_take_nothing() -> None:
 # Deadlines towards the client
 
 
+@pytest.mark.deadline("a WebSocket's client that does not answer a close")
 def test_a_client_that_never_answers_a_close_is_left() -> None:
     async def story() -> None:
         wire = await to_a_client(App({"type": "websocket.close", "code": 4001}))
@@ -267,6 +271,35 @@ def test_a_client_that_never_answers_a_close_is_left() -> None:
         assert wire.done == []
         await asyncio.sleep(2)
         assert "close" in wire.done
+
+    on_virtual_time(story)
+
+
+@pytest.mark.deadline("a WebSocket's client that takes nothing of what waits for it")
+def test_a_client_that_takes_nothing_is_cut_off() -> None:
+    async def story() -> None:
+        wire = await to_a_client(App({"type": "websocket.send", "bytes": bytes(70_000)}))
+        wire.unwritten = 70_000
+        wire.protocol.pause_writing()
+
+        await asyncio.sleep(IDLE - 1)
+        assert "abort" not in wire.done
+        await asyncio.sleep(2)
+        assert "abort" in wire.done
+
+    on_virtual_time(story)
+
+
+def test_a_client_that_goes_on_taking_is_not_cut_off() -> None:
+    async def story() -> None:
+        wire = await to_a_client(App({"type": "websocket.send", "bytes": bytes(70_000)}))
+        wire.unwritten = 70_000
+        wire.protocol.pause_writing()
+        for _ in range(20):
+            await asyncio.sleep(IDLE - 1)
+            wire.unwritten -= 1000
+
+        assert "abort" not in wire.done
 
     on_virtual_time(story)
 
@@ -288,6 +321,7 @@ def pong_to(wire: Wire) -> bytes:
     return Frame(Opcode.PONG, bytes(wire.written[-4:])).serialize(mask=True)
 
 
+@pytest.mark.deadline("a WebSocket's client that does not answer a ping")
 def test_a_client_that_answers_no_ping_is_closed() -> None:
     async def story() -> None:
         wire = await to_a_client(App())

@@ -206,6 +206,7 @@ def test_nothing_is_read_for_a_protocol_that_has_paused() -> None:
     on_virtual_time(story)
 
 
+@pytest.mark.deadline("a TLS handshake")
 def test_a_handshake_has_a_deadline_and_counts_until_then() -> None:
     async def story() -> None:
         client = Client()

@@ -5,14 +5,18 @@ from collections.abc import Iterable
 
 
 class Wire(asyncio.Transport):
-    """What a protocol writes to. `unwritten` is how many bytes the other side has not taken."""
+    """What a protocol writes to. `unwritten` is how many bytes the other side has not taken.
+
+    Once `is_stuck` is set, the other side takes nothing more.
+    """
 
     def __init__(self, protocol: asyncio.Protocol) -> None:
         super().__init__()
-        self._protocol = protocol
+        self.protocol = protocol
         self.written = bytearray()
         self.done: list[str] = []
         self.unwritten = 0
+        self.is_stuck = False
         self._goes_on = asyncio.Event()
         self._goes_on.set()
         protocol.connection_made(self)
@@ -21,13 +25,13 @@ class Wire(asyncio.Transport):
         """Give the protocol what the other side says, part by part, each of them once the protocol reads."""
         for part in parts:
             await self._goes_on.wait()
-            self._protocol.data_received(part)
+            self.protocol.data_received(part)
         await self._goes_on.wait()
 
     async def ends(self) -> None:
         """Tell the protocol that the other side says no more. A transport closes then."""
         await self._goes_on.wait()
-        if not self._protocol.eof_received():
+        if not self.protocol.eof_received():
             self.close()
 
     @property
@@ -37,6 +41,10 @@ class Wire(asyncio.Transport):
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.written += data
+        if self.is_stuck:
+            was_taken, self.unwritten = not self.unwritten, self.unwritten + len(data)
+            if was_taken:
+                self.protocol.pause_writing()
 
     def get_write_buffer_size(self) -> int:
         return self.unwritten
@@ -71,4 +79,4 @@ class Wire(asyncio.Transport):
         self.done.append(how)
         self._goes_on.set()
         if is_lost and not was_lost:
-            asyncio.get_running_loop().call_soon(self._protocol.connection_lost, None)
+            asyncio.get_running_loop().call_soon(self.protocol.connection_lost, None)
