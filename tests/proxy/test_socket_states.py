@@ -381,3 +381,60 @@ def test_the_time_for_a_pong_stands_still_while_its_client_is_not_read(before: f
         assert "close" in wire.done
 
     on_virtual_time(story)
+
+
+# Sides that are half gone
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["read", "unread"])
+def test_a_client_that_ends_without_a_close_has_left_behind_what_it_said(waits: bool) -> None:
+    async def story() -> None:
+        app = App()
+        if waits:
+            app.reads.clear()
+        wire = await to_a_client(app)
+        frames = [b"\x81\x81" + bytes(4) + letter for letter in (b"a", b"b", b"c")]
+        saying = asyncio.create_task(wire.says([b"".join(frames)]))
+        ending = asyncio.create_task(wire.ends())
+        await asyncio.sleep(1)
+        assert (wire.done != []) is not waits
+        app.reads.set()
+        await asyncio.gather(saying, ending)
+        await asyncio.sleep(1)
+
+        assert app.received == ["a", "b", "c"]
+        assert app.left is not None
+        assert "close" in wire.done
+
+    on_virtual_time(story)
+
+
+def test_an_upstream_that_ends_without_a_close_is_over_behind_what_it_said() -> None:
+    async def story() -> None:
+        socket, wire = await to_an_upstream()
+        saying = asyncio.create_task(wire.says([b"\x81\x01a\x81\x01b\x81\x01c"]))
+        await asyncio.sleep(1)
+        ending = asyncio.create_task(wire.ends())
+        await asyncio.sleep(1)
+        assert wire.done == []
+
+        received = [await socket.recv() for _ in range(3)]
+        with pytest.raises(ConnectionClosed):
+            await socket.recv()
+        await asyncio.gather(saying, ending)
+        assert (received, socket.close_code) == (["a", "b", "c"], 1006)
+
+    on_virtual_time(story)
+
+
+def test_a_close_of_an_upstream_that_has_ended_too_comes_in_its_words() -> None:
+    async def story() -> None:
+        socket, wire = await to_an_upstream()
+        await wire.says([GOODBYE.serialize(mask=False)])
+        await wire.ends()
+        await asyncio.sleep(1)
+
+        assert (socket.close_code, socket.close_reason) == (1000, "bye")
+        assert wire.is_closing()
+
+    on_virtual_time(story)
