@@ -47,8 +47,8 @@ class WebSocket(WebSocketsSansIOProtocol):
     """A client's WebSocket, which reads a bounded number of frames at a time and holds a bounded amount of them.
 
     What has come waits in slices until the app has taken the messages before it. A client that takes nothing of what is
-    written, or does not let its connection close, has `idle_timeout` seconds. So has a client to answer a ping. The time
-    in which this side does not read does not count, because the pong may wait behind what has not been read.
+    written, or does not let its connection close, has `idle_timeout` seconds. So has a client to answer a ping. Time in
+    which this side does not read does not count, because the pong may wait behind what has not been read.
     """
 
     def __init__(self, config: uvicorn.Config, state: ServerState, limits: Limits) -> None:
