@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 
 import pytest
 
@@ -47,12 +48,12 @@ async def app(_scope: Scope, receive: Receive, send: Send) -> None:
         await refuse(send, *STALLED)
         return
     if message["type"] == "http.request":
-        await answer(send, 200, "ok")
+        await answer(send, HTTPStatus.OK, "ok")
 
 
 async def early(_scope: Scope, _receive: Receive, send: Send) -> None:
     """Answer at once, and read nothing."""
-    await answer(send, 200, "ok")
+    await answer(send, HTTPStatus.OK, "ok")
 
 
 class Waiting:
