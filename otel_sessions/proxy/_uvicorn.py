@@ -47,7 +47,8 @@ class WebSocket(WebSocketsSansIOProtocol):
     """A client's WebSocket, which reads a bounded number of frames at a time and holds a bounded amount of them.
 
     What has come waits in slices until the app has taken the messages before it. A client that takes nothing of what is
-    written, or does not let its connection close, has `idle_timeout` seconds.
+    written, or does not let its connection close, has `idle_timeout` seconds. So has a client to answer a ping. Time in
+    which this side does not read does not count, because the pong may wait behind what has not been read.
     """
 
     def __init__(self, config: uvicorn.Config, state: ServerState, limits: Limits) -> None:
@@ -56,11 +57,13 @@ class WebSocket(WebSocketsSansIOProtocol):
         self._message = bytearray()
         self._frames = 0
         self._is_due = False
-        self._idle_timeout = limits.idle_timeout
+        self._may_be_there = False
+        self.ping_timeout = self._idle_timeout = limits.idle_timeout
         self._deadline = Deadline(self.loop, self._expired)
         self._unwritten = 0
 
     def data_received(self, data: bytes) -> None:
+        self._may_be_there = True
         self._pending += data
         if not self._is_due:
             self._feed()
@@ -88,7 +91,16 @@ class WebSocket(WebSocketsSansIOProtocol):
         super().shutdown()
         self._watch()
 
+    def send_keepalive_ping(self) -> None:
+        self._may_be_there = False
+        super().send_keepalive_ping()
+
     def keepalive_timeout(self) -> None:
+        """Close, unless something has come from the client, or this side has not read all the time."""
+        if self.ping_timeout is not None and (self._may_be_there or self.read_paused):
+            self._may_be_there = False
+            self.pong_timer = self.loop.call_later(self.ping_timeout, self.keepalive_timeout)
+            return
         super().keepalive_timeout()
         self._watch()
 
@@ -146,6 +158,7 @@ class WebSocket(WebSocketsSansIOProtocol):
             return
         self.read_paused = not reads
         if reads:
+            self._may_be_there = True
             self.transport.resume_reading()
         else:
             self.transport.pause_reading()

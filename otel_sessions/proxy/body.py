@@ -12,15 +12,24 @@ from otel_sessions.matchers import Headers
 
 
 async def pass_body(parts: AsyncIterator[bytes], head: Headers, send: Send, comment_after: float) -> None:
-    """Pass a body back as it comes, after a head that is sent. Comment after so many seconds of silence."""
+    """Pass a body back as it comes, after a head that is sent. Comment after so many seconds of silence.
+
+    Raises what `parts` raises, as it is.
+    """
     body = _Body(send)
     if not _may_get_comments(head):
         await body.pass_on(parts)
         return
+    trouble: Exception | None = None
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(body.comment, comment_after)
-        await body.pass_on(parts)
+        try:
+            await body.pass_on(parts)
+        except Exception as error:  # raised below, where no group of errors hides it
+            trouble = error
         tasks.cancel_scope.cancel()
+    if trouble is not None:
+        raise trouble
 
 
 def _may_get_comments(head: Headers) -> bool:

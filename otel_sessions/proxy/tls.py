@@ -155,7 +155,7 @@ class Secured(asyncio.Transport, asyncio.Protocol):
         self._flush()
         if parts:
             protocol.data_received(b"".join(parts))
-        if is_over and not self._has_said_all and self._protocol is not None:
+        if is_over and self.is_reading() and not self._has_said_all and self._protocol is not None:
             self._protocol.eof_received()
             self.close()
 

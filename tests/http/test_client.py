@@ -879,6 +879,7 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
+@pytest.mark.deadline("an upstream that stops answering")
 @in_virtual_time
 async def test_a_head_has_its_time_however_slowly_it_comes(upstream: Upstream, client: Client) -> None:
     with get(client, limits=SHORT) as call:
@@ -909,6 +910,7 @@ async def test_the_time_for_a_head_runs_from_the_last_part_of_the_request(upstre
             await heading
 
 
+@pytest.mark.deadline("an upstream that stops answering")
 @in_virtual_time
 async def test_a_body_has_its_time_for_each_part(upstream: Upstream, client: Client) -> None:
     with get(client, limits=SHORT) as call:
@@ -931,6 +933,7 @@ async def test_a_body_has_its_time_for_each_part(upstream: Upstream, client: Cli
         assert now() - began == pytest.approx(1, abs=0.01)
 
 
+@pytest.mark.deadline("an upstream that takes nothing of a request")
 @in_virtual_time
 async def test_an_upstream_that_takes_nothing_has_its_time(upstream: Upstream, client: Client) -> None:
     async def endless() -> AsyncIterator[bytes]:
@@ -944,6 +947,7 @@ async def test_an_upstream_that_takes_nothing_has_its_time(upstream: Upstream, c
         assert now() - began == pytest.approx(10, abs=0.01)
 
 
+@pytest.mark.deadline("connecting to the upstream")
 @in_virtual_time
 async def test_a_connection_has_its_time_tls_included(
     upstream: Upstream, client: Client, authority: trustme.CA
@@ -991,6 +995,7 @@ async def test_a_request_that_is_not_all_sent_costs_its_connection_at_once(upstr
     assert now() == began
 
 
+@pytest.mark.deadline("a connection to the upstream without a request")
 @in_virtual_time
 async def test_each_kept_connection_is_closed_at_its_own_time(upstream: Upstream, client: Client) -> None:
     began = now()

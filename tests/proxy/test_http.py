@@ -329,6 +329,7 @@ def test_an_upstream_that_is_not_there_is_502_and_says_so(start: StartProxy, htt
     assert (answer.status_code, answer.text) == (502, "the upstream cannot be reached\n")
 
 
+@pytest.mark.deadline("an upstream that stops answering")
 def test_an_upstream_that_does_not_answer_is_504_and_says_so(start: StartProxy, http: httpx2.Client) -> None:
     with start("--idle-timeout", "0.5") as proxy:
         answer = http.get(f"{proxy.url}/never")
@@ -355,6 +356,7 @@ def test_a_request_that_stalls_is_408_and_holds_nothing(start: StartProxy) -> No
         assert talk(proxy, JSON_POST + b"Connection: close\r\n\r\n").startswith(b"HTTP/1.1 200 ")
 
 
+@pytest.mark.deadline("an upstream that breaks off")
 def test_an_upstream_that_is_killed_in_mid_stream_cuts_the_answer_and_may_come_back(
     start: StartProxy, http: httpx2.Client, tmp_path: Any
 ) -> None:

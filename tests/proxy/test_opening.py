@@ -74,6 +74,7 @@ def serving(manager: SessionManager[None], seconds: float | None) -> tuple[App, 
     return app, SessionLeaseMiddleware(app, manager, McpMatcher(), looking=time.look)
 
 
+@pytest.mark.deadline("the whole body of a request that may open a session of the upstream, from the first look at it")
 @pytest.mark.parametrize("apart", [0.0625, 1.0, SECONDS - 1])
 @pytest.mark.parametrize("parts", [UNDECIDED, DECIDED, [*UNDECIDED[:5], *DECIDED[1:]]], ids=["look", "app", "both"])
 async def test_a_body_that_drips_has_the_deadline_of_the_whole(

@@ -302,6 +302,7 @@ def test_what_skip_names_is_served_at_the_cap(start: StartProxy, http: httpx2.Cl
         assert all("set-cookie" not in answer.headers for answer in skipped)
 
 
+@pytest.mark.deadline("a stream of events or a WebSocket")
 def test_a_stream_with_comments_alone_ends_after_its_timeout(
     start: StartProxy, http: httpx2.Client, origin: Origin
 ) -> None:

@@ -27,6 +27,8 @@ IDLE, CLOSE = 60.0, 5.0
 """Seconds: what a side that takes nothing has, and an upstream that closes."""
 CLIENT_CLOSE = 10.0
 """Seconds that a client has to answer a close."""
+PING = 20.0
+"""Seconds between two pings."""
 HANDSHAKE = (
     b"GET /x HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -93,11 +95,14 @@ class App:
         self._says = says
         self.received: list[str | bytes] = []
         self.left: Message | None = None
+        self.reads = asyncio.Event()
+        self.reads.set()
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         for message in ({"type": "websocket.accept"}, *self._says):
             await send(message)
+        await self.reads.wait()
         while (message := await receive())["type"] == "websocket.receive":
             self.received.append(message["text"] if message.get("text") is not None else message["bytes"])
         self.left = message
@@ -174,6 +179,7 @@ def test_a_clients_frames_cut_anywhere_are_the_same_messages(at: list[int]) -> N
 # Deadlines towards the upstream
 
 
+@pytest.mark.deadline("a WebSocket's upstream that does not answer a close")
 def test_an_upstream_that_never_answers_a_close_is_cut_off() -> None:
     async def story() -> None:
         socket, wire = await to_an_upstream()
@@ -188,6 +194,7 @@ def test_an_upstream_that_never_answers_a_close_is_cut_off() -> None:
     on_virtual_time(story)
 
 
+@pytest.mark.deadline("a WebSocket's upstream that has closed and keeps its connection")
 def test_an_upstream_that_closes_and_keeps_its_connection_is_cut_off() -> None:
     async def story() -> None:
         socket, wire = await to_an_upstream()
@@ -202,6 +209,7 @@ def test_an_upstream_that_closes_and_keeps_its_connection_is_cut_off() -> None:
     on_virtual_time(story)
 
 
+@pytest.mark.deadline("a WebSocket's upstream that takes nothing of what waits for it")
 def test_an_upstream_that_takes_nothing_is_cut_off_and_frees_who_waits_for_it() -> None:
     async def story() -> None:
         socket, wire = await to_an_upstream()
@@ -254,6 +262,7 @@ def test_without_an_idle_timeout_an_upstream_may_take_nothing() -> None:
 # Deadlines towards the client
 
 
+@pytest.mark.deadline("a WebSocket's client that does not answer a close")
 def test_a_client_that_never_answers_a_close_is_left() -> None:
     async def story() -> None:
         wire = await to_a_client(App({"type": "websocket.close", "code": 4001}))
@@ -266,6 +275,35 @@ def test_a_client_that_never_answers_a_close_is_left() -> None:
     on_virtual_time(story)
 
 
+@pytest.mark.deadline("a WebSocket's client that takes nothing of what waits for it")
+def test_a_client_that_takes_nothing_is_cut_off() -> None:
+    async def story() -> None:
+        wire = await to_a_client(App({"type": "websocket.send", "bytes": bytes(70_000)}))
+        wire.unwritten = 70_000
+        wire.protocol.pause_writing()
+
+        await asyncio.sleep(IDLE - 1)
+        assert "abort" not in wire.done
+        await asyncio.sleep(2)
+        assert "abort" in wire.done
+
+    on_virtual_time(story)
+
+
+def test_a_client_that_goes_on_taking_is_not_cut_off() -> None:
+    async def story() -> None:
+        wire = await to_a_client(App({"type": "websocket.send", "bytes": bytes(70_000)}))
+        wire.unwritten = 70_000
+        wire.protocol.pause_writing()
+        for _ in range(20):
+            await asyncio.sleep(IDLE - 1)
+            wire.unwritten -= 1000
+
+        assert "abort" not in wire.done
+
+    on_virtual_time(story)
+
+
 def test_a_client_that_takes_nothing_of_a_close_is_cut_off() -> None:
     async def story() -> None:
         wire = await to_a_client(App({"type": "websocket.close", "code": 4001}))
@@ -273,5 +311,130 @@ def test_a_client_that_takes_nothing_of_a_close_is_cut_off() -> None:
 
         await asyncio.sleep(CLIENT_CLOSE + IDLE * 2)
         assert "abort" in wire.done
+
+    on_virtual_time(story)
+
+
+def pong_to(wire: Wire) -> bytes:
+    """Return a client's answer to the last ping."""
+    assert bytes(wire.written[-6:-4]) == b"\x89\x04"
+    return Frame(Opcode.PONG, bytes(wire.written[-4:])).serialize(mask=True)
+
+
+@pytest.mark.deadline("a WebSocket's client that does not answer a ping")
+def test_a_client_that_answers_no_ping_is_closed() -> None:
+    async def story() -> None:
+        wire = await to_a_client(App())
+
+        await asyncio.sleep(PING + IDLE - 1)
+        assert wire.done == []
+        await asyncio.sleep(2)
+        assert "close" in wire.done
+        assert b"keepalive ping timeout" in wire.written
+
+    on_virtual_time(story)
+
+
+def test_a_client_that_answers_each_ping_stays() -> None:
+    async def story() -> None:
+        wire = await to_a_client(App())
+        for _ in range(10):
+            await asyncio.sleep(PING + 1)
+            await wire.says([pong_to(wire)])
+
+        assert wire.done == []
+
+    on_virtual_time(story)
+
+
+def test_a_client_that_goes_on_sending_stays_while_its_pong_is_on_the_way() -> None:
+    async def story() -> None:
+        wire = await to_a_client(App())
+        for _ in range(20):
+            await asyncio.sleep(IDLE - 1)
+            await wire.says([b"\x81\x81" + bytes(4) + b"a"])
+
+        assert wire.done == []
+
+    on_virtual_time(story)
+
+
+@pytest.mark.parametrize("before", [1.0, PING + 1], ids=["before the ping", "after the ping"])
+def test_the_time_for_a_pong_stands_still_while_its_client_is_not_read(before: float) -> None:
+    async def story() -> None:
+        app = App()
+        app.reads.clear()
+        wire = await to_a_client(app)
+        await asyncio.sleep(before)
+        saying = asyncio.create_task(wire.says([b"\x81\x81" + bytes(4) + b"a"]))
+        await asyncio.sleep(PING)
+        assert wire.is_paused
+        answering = asyncio.create_task(wire.says([pong_to(wire)]))
+        await asyncio.sleep(IDLE * 10)
+        assert (wire.done, answering.done()) == ([], False)
+
+        app.reads.set()
+        await asyncio.gather(saying, answering)
+        await asyncio.sleep(PING)
+        assert (wire.done, app.received) == ([], ["a"])
+        await asyncio.sleep(IDLE * 3)
+        assert "close" in wire.done
+
+    on_virtual_time(story)
+
+
+# Sides that are half gone
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["read", "unread"])
+def test_a_client_that_ends_without_a_close_has_left_behind_what_it_said(waits: bool) -> None:
+    async def story() -> None:
+        app = App()
+        if waits:
+            app.reads.clear()
+        wire = await to_a_client(app)
+        frames = [b"\x81\x81" + bytes(4) + letter for letter in (b"a", b"b", b"c")]
+        saying = asyncio.create_task(wire.says([b"".join(frames)]))
+        ending = asyncio.create_task(wire.ends())
+        await asyncio.sleep(1)
+        assert (wire.done != []) is not waits
+        app.reads.set()
+        await asyncio.gather(saying, ending)
+        await asyncio.sleep(1)
+
+        assert app.received == ["a", "b", "c"]
+        assert app.left is not None
+        assert "close" in wire.done
+
+    on_virtual_time(story)
+
+
+def test_an_upstream_that_ends_without_a_close_is_over_behind_what_it_said() -> None:
+    async def story() -> None:
+        socket, wire = await to_an_upstream()
+        saying = asyncio.create_task(wire.says([b"\x81\x01a\x81\x01b\x81\x01c"]))
+        await asyncio.sleep(1)
+        ending = asyncio.create_task(wire.ends())
+        await asyncio.sleep(1)
+        assert wire.done == []
+
+        received = [await socket.recv() for _ in range(3)]
+        with pytest.raises(ConnectionClosed):
+            await socket.recv()
+        await asyncio.gather(saying, ending)
+        assert (received, socket.close_code) == (["a", "b", "c"], 1006)
+
+    on_virtual_time(story)
+
+
+def test_a_close_of_an_upstream_that_has_ended_too_comes_in_its_words() -> None:
+    async def story() -> None:
+        socket, wire = await to_an_upstream()
+        await wire.says([GOODBYE.serialize(mask=False)])
+        await wire.ends()
+        await asyncio.sleep(1)
+
+        assert (socket.close_code, socket.close_reason) == (1000, "bye")
+        assert wire.is_closing()
 
     on_virtual_time(story)

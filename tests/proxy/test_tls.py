@@ -60,6 +60,8 @@ class Above(asyncio.Protocol):
     def __init__(self) -> None:
         self.parts: list[bytes] = []
         self.heard: list[str] = []
+        self.pauses = False
+        """Whether it pauses reading with each part."""
         self.transport: Any = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -68,6 +70,8 @@ class Above(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.parts.append(data)
+        if self.pauses:
+            self.transport.pause_reading()
 
     def eof_received(self) -> None:
         self.heard.append("eof")
@@ -206,6 +210,7 @@ def test_nothing_is_read_for_a_protocol_that_has_paused() -> None:
     on_virtual_time(story)
 
 
+@pytest.mark.deadline("a TLS handshake")
 def test_a_handshake_has_a_deadline_and_counts_until_then() -> None:
     async def story() -> None:
         client = Client()
@@ -288,5 +293,30 @@ def test_a_client_that_leaves_without_a_goodbye_has_left_too() -> None:
         client.secured.connection_lost(None)
 
         assert client.above.heard == ["made", "eof", "lost"]
+
+    on_virtual_time(story)
+
+
+def test_a_goodbye_waits_until_what_came_before_it_has_been_read() -> None:
+    async def story() -> None:
+        client = Client()
+        client.shakes_hands()
+        client.above.pauses = True
+        client.ssl.write(b"last but one")
+        client.says()
+        client.ssl.write(b"last")
+        with pytest.raises(ssl.SSLWantReadError):
+            client.ssl.unwrap()
+        client.says()
+        await let_the_loop_turn(client)
+        assert (client.above.parts, client.above.heard, client.below.done) == ([b"last but one"], ["made"], [])
+
+        client.above.transport.resume_reading()
+        await let_the_loop_turn(client)
+        assert client.above.parts == [b"last but one", b"last"]
+        assert (client.above.heard, client.below.done) == (["made"], [])
+        client.above.transport.resume_reading()
+        await let_the_loop_turn(client)
+        assert (client.above.heard, client.below.done) == (["made", "eof"], ["close"])
 
     on_virtual_time(story)

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import socket
 from collections.abc import Coroutine
 from typing import Any
 
@@ -212,6 +213,19 @@ def test_an_upstream_that_is_not_there_is_502(start: StartProxy) -> None:
         run(story())
 
 
+@pytest.mark.deadline("a WebSocket's handshake with the upstream")
+def test_an_upstream_that_does_not_answer_a_handshake_is_504(start: StartProxy) -> None:
+    async def story() -> None:
+        with pytest.raises(InvalidStatus) as refused:
+            await echo(proxy)
+        assert refused.value.response.status_code == 504
+
+    with socket.create_server((HOST, 0)) as silent:  # the system accepts for it
+        url = f"http://{HOST}:{silent.getsockname()[1]}"
+        with start(*HEADER, "--connect-timeout", "0.5", upstream=url) as proxy:
+            run(story())
+
+
 def test_an_unknown_session_is_404_and_the_cap_503_before_the_handshake(start: StartProxy) -> None:
     async def story() -> None:
         with pytest.raises(InvalidStatus) as unknown:
@@ -226,6 +240,7 @@ def test_an_unknown_session_is_404_and_the_cap_503_before_the_handshake(start: S
         run(story())
 
 
+@pytest.mark.deadline("a session")
 def test_a_session_that_is_too_old_closes_both_sides_with_going_away(start: StartProxy, origin: Origin) -> None:
     async def story() -> None:
         async with echo(proxy) as socket:

@@ -5,36 +5,46 @@ from collections.abc import Iterable
 
 
 class Wire(asyncio.Transport):
-    """What a protocol writes to. `unwritten` is how many bytes the other side has not taken."""
+    """What a protocol writes to. `unwritten` is how many bytes the other side has not taken.
+
+    Once `is_stuck` is set, the other side takes nothing more.
+    """
 
     def __init__(self, protocol: asyncio.Protocol) -> None:
         super().__init__()
-        self._protocol = protocol
+        self.protocol = protocol
         self.written = bytearray()
         self.done: list[str] = []
-        self.is_paused = False
         self.unwritten = 0
+        self.is_stuck = False
+        self._goes_on = asyncio.Event()
+        self._goes_on.set()
         protocol.connection_made(self)
 
     async def says(self, parts: Iterable[bytes]) -> None:
         """Give the protocol what the other side says, part by part, each of them once the protocol reads."""
         for part in parts:
-            await self._until_it_reads()
-            self._protocol.data_received(part)
-        await self._until_it_reads()
+            await self._goes_on.wait()
+            self.protocol.data_received(part)
+        await self._goes_on.wait()
 
     async def ends(self) -> None:
         """Tell the protocol that the other side says no more. A transport closes then."""
-        await self._until_it_reads()
-        if not self._protocol.eof_received():
+        await self._goes_on.wait()
+        if not self.protocol.eof_received():
             self.close()
 
-    async def _until_it_reads(self) -> None:
-        while self.is_paused and not self.is_closing():  # noqa: ASYNC110  # nothing tells
-            await asyncio.sleep(0)
+    @property
+    def is_paused(self) -> bool:
+        """Whether the protocol does not read now."""
+        return not self._goes_on.is_set()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.written += data
+        if self.is_stuck:
+            was_taken, self.unwritten = not self.unwritten, self.unwritten + len(data)
+            if was_taken:
+                self.protocol.pause_writing()
 
     def get_write_buffer_size(self) -> int:
         return self.unwritten
@@ -43,10 +53,11 @@ class Wire(asyncio.Transport):
         """Take any limits: the test says when the buffer is full."""
 
     def pause_reading(self) -> None:
-        self.is_paused = True
+        if not self.is_closing():
+            self._goes_on.clear()
 
     def resume_reading(self) -> None:
-        self.is_paused = False
+        self._goes_on.set()
 
     def can_write_eof(self) -> bool:
         return True
@@ -66,5 +77,6 @@ class Wire(asyncio.Transport):
     def _end(self, how: str, *, is_lost: bool) -> None:
         was_lost = "abort" in self.done or ("close" in self.done and not self.unwritten)
         self.done.append(how)
+        self._goes_on.set()
         if is_lost and not was_lost:
-            asyncio.get_running_loop().call_soon(self._protocol.connection_lost, None)
+            asyncio.get_running_loop().call_soon(self.protocol.connection_lost, None)
