@@ -7,10 +7,10 @@ read and dropped.
 
 import re
 from collections.abc import AsyncIterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from string import ascii_letters, digits
-from typing import Final
+from typing import Final, NamedTuple
 
 import httptools
 
@@ -32,6 +32,9 @@ _LONGEST_KEPT: Final = 1024
 """Bytes of names in a list that is remembered. Longer lists would fill memory."""
 _MOST_LINES: Final = 500
 """How many header lines an answer has at most, those of heads with status 1xx among them: each costs time."""
+_LONGEST_AGAIN: Final = 2048
+"""Bytes of a head that a connection keeps. A connection that waits must not hold more."""
+_END: Final = b"\r\n\r\n"
 _FIRST_STATUS: Final = 100
 _SWITCHING_PROTOCOLS: Final = 101
 _FIRST_FINAL_STATUS: Final = 200
@@ -155,12 +158,25 @@ class BadAnswer(UpstreamError):
     """What the upstream said is no HTTP, is ambiguous, or is larger than allowed."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class Head:
-    """The head of a final answer: its status from 200 to 599, and its headers as they came."""
+    """The head of a final answer: its status from 200 to 599, and its headers as they came.
+
+    An answer that repeats a head has the same object again. So a reader may keep in `found` what follows from the head.
+    """
 
     status: int
     headers: Headers
+    found: object = field(default=None, compare=False, repr=False)
+
+
+class Known(NamedTuple):
+    """A head that the parser has read as `raw`: of a whole answer with `length` bytes of a body, which said so."""
+
+    raw: bytes
+    head: Head
+    length: int
+    kept_seconds: float
 
 
 class _Framing:
@@ -211,6 +227,7 @@ class Answer:
     __slots__ = (
         "_bare",
         "_headers",
+        "_length",
         "_lines",
         "_max_head",
         "_parser",
@@ -238,10 +255,11 @@ class Answer:
         self._max_head = max_head
         self._bare = 0  # bytes since the start, the head, or the last byte of the body
         self._headers: Headers = []
+        self._length: bytes | None = None
         self._lines = 0
         self._parts: list[bytes] = []
         self._until_close = False
-        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        self._parser: httptools.HttpResponseParser | None = None
 
     @property
     def is_readable(self) -> bool:
@@ -250,9 +268,8 @@ class Answer:
 
     def feed(self, data: bytes) -> None:
         """Take what the upstream sent next, at least one byte. Raises `BadAnswer`."""
-        if not self.begun and not data.startswith(b"H"):  # llhttp also reads empty lines, RTSP/ and ICE/
-            raise BadAnswer("the upstream's answer does not begin with HTTP/")
-        self.begun = True
+        if not self.begun:
+            self._begin(data)
         room = self._max_head - self._bare
         self._bare += len(data)
         if self.head is None and len(data) > room:
@@ -263,6 +280,40 @@ class Answer:
         self._parse(data)
         if self._bare > self._max_head and not self.whole:
             raise BadAnswer(f"more than {self._max_head} bytes came between two parts of the upstream's answer")
+
+    def repeats(self, data: bytes, known: Known) -> bool:
+        """Take a whole answer with a known head, and return whether `data` is such an answer.
+
+        The parser need not read the answer: the head is the same bytes, and the body is as long as the head says.
+        """
+        raw, head, length, kept_seconds = known
+        size = len(raw)
+        if len(data) != size + length or self.begun or not data.startswith(raw):
+            return False
+        if self._to_head or size > self._max_head:
+            return False
+        self.begun = self.whole = True
+        self.head = head
+        self.kept_seconds = kept_seconds
+        if length:
+            self._parts.append(data[size:])
+            self.buffered = length
+        return True
+
+    def known_by(self, data: bytes) -> Known | None:
+        """Return what the parser has found out about an answer that came as the one piece `data`.
+
+        None if an answer may not be read again by it: it is not whole, not clean, or not as long as a Content-Length.
+        """
+        head, length = self.head, self.buffered
+        size = len(data) - length
+        if head is None or not (self.whole and self.kept_seconds) or size > _LONGEST_AGAIN or self._to_head:
+            return None
+        raw = data[:size]
+        is_one_head = raw.count(_END) == 1 and raw.endswith(_END)  # and so none with status 1xx
+        if not is_one_head or self._length != b"%d" % length:
+            return None
+        return Known(raw, head, length, self.kept_seconds)
 
     def end(self) -> None:
         """Take note that the upstream has closed in order: some bodies end so (RFC 9112, section 6.3, rule 8)."""
@@ -275,6 +326,12 @@ class Answer:
         self._parts.clear()
         self.buffered = 0
         return body
+
+    def _begin(self, data: bytes) -> None:
+        if not data.startswith(b"H"):  # llhttp also reads empty lines, RTSP/ and ICE/
+            raise BadAnswer("the upstream's answer does not begin with HTTP/")
+        self.begun = True
+        self._parser = httptools.HttpResponseParser(self)
 
     def _parse(self, data: bytes) -> None:
         if data.endswith((b"\r", b"\n")):  # llhttp skips empty lines after an answer and does not say so
@@ -319,6 +376,7 @@ class Answer:
             self._headers = []
             return
         self._bare = 0
+        self._length = framing.length
         self.head = Head(status=status, headers=self._headers)
         self.whole = self._to_head
         self._until_close = status not in _BODILESS and not framing.is_announced

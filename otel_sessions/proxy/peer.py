@@ -35,9 +35,8 @@ class Peer:
         self.target: Final = target
         self.told = False
         """Whether the upstream already knows that the session is over."""
-        self._mark = 0
-        self._kept = b""
-        self._keep(headers)
+        self._mark = _mark_of(headers)
+        self._kept = _kept(headers)
 
     @property
     def headers(self) -> Headers:
@@ -51,14 +50,10 @@ class Peer:
 
     def note(self, headers: Headers, status: int) -> None:
         """Remember a request's headers, unless the upstream has refused its credentials (401 and 403)."""
-        if status not in _REFUSED:
-            self._keep(headers)
-
-    def _keep(self, headers: Headers) -> None:
-        mark = hash(tuple(headers))
-        if mark != self._mark:  # mostly, a client shows what it has shown before
+        mark = _mark_of(headers)
+        if mark != self._mark and status not in _REFUSED:  # mostly, a client shows what it has shown before
             self._mark = mark
-            self._kept = b"\n".join(b"%b:%b" % pair for pair in credentials(headers))
+            self._kept = _kept(headers)
 
     def __repr__(self) -> str:
         return "<Peer>"  # without what its client has shown
@@ -71,6 +66,25 @@ def credentials(headers: Headers) -> Headers:
         for name, value in headers
         if name not in _OF_ONE_REQUEST and not name.startswith(_STARTS_OF_ONE_REQUEST)
     ]
+
+
+class Marked(list[tuple[bytes, bytes]]):
+    """Headers that nobody changes, and that are noted again and again: their mark is found once."""
+
+    __slots__ = ("mark",)
+
+    def __init__(self, headers: Headers) -> None:
+        super().__init__(headers)
+        self.mark: Final = hash(tuple(headers))
+
+
+def _mark_of(headers: Headers) -> int:
+    """Return what is the same for the same headers, and mostly differs for others."""
+    return headers.mark if type(headers) is Marked else hash(tuple(headers))
+
+
+def _kept(headers: Headers) -> bytes:
+    return b"\n".join(b"%b:%b" % pair for pair in credentials(headers))
 
 
 def peer_of(scope: Scope) -> Peer | None:
