@@ -6,7 +6,7 @@ read and dropped.
 """
 
 import re
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from string import ascii_letters, digits
@@ -57,12 +57,30 @@ class Outline:
         values: tuple[bytes, ...]
         names, values = zip(*headers, strict=True) if headers else ((), ())
         form = _form_again(names) if len(b"".join(names)) <= _LONGEST_KEPT else _form(names)
-        self.length: Final = None if form.length is None else _number(values[form.length])
-        self.lines: Final = form.template % (method, target, *values)
+        self.length = None if form.length is None else _number(values[form.length])
+        self.lines = form.template % (method, target, *values)
         if not (target and _is_method(method)) or not _is_one_head(self.lines, target, len(values)):
             raise ValueError("a request has something in its head that may make it another one, or is a CONNECT")
-        self.is_head: Final = method == b"HEAD"
-        self.is_idempotent: Final = method in _IDEMPOTENT
+        self.is_head = method == b"HEAD"
+        self.is_idempotent = method in _IDEMPOTENT
+
+    def changed(self, changes: Mapping[tuple[bytes, bytes], tuple[bytes, bytes]]) -> "Outline | None":
+        """Return the outline with other values in some lines, by the lines as they are.
+
+        None if it has to be made anew: a line that changes stands there twice, frames the body, or gets another name.
+        """
+        lines = self.lines
+        for (name, value), (same, other) in changes.items():
+            start = b"\r\n" + name + b": "
+            before, found, behind = lines.partition(start + value + b"\r\n")
+            is_there_twice = start in b"\r\n" + behind
+            if not found or is_there_twice or same != name or _marks(other) or name.lower() == b"content-length":
+                return None
+            lines = b"".join((before, start, other, b"\r\n", behind))
+        outline: Outline = object.__new__(Outline)
+        outline.lines, outline.length = lines, self.length
+        outline.is_head, outline.is_idempotent = self.is_head, self.is_idempotent
+        return outline
 
 
 class Request:
@@ -146,8 +164,12 @@ def _is_method(method: bytes) -> bool:
 
 def _is_one_head(head: bytes, target: bytes, lines: int) -> bool:
     """Return whether no reader makes more or fewer than so many header lines of this."""
-    marks = len(head) - len(head.translate(None, b"\r\n\0"))
-    return marks == 2 * (lines + 1) and b" " not in target
+    return _marks(head) == 2 * (lines + 1) and b" " not in target
+
+
+def _marks(head: bytes) -> int:
+    """Return how many bytes of a head may end a line for some reader."""
+    return len(head) - len(head.translate(None, b"\r\n\0"))
 
 
 class UpstreamError(Exception):

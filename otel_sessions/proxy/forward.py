@@ -33,7 +33,7 @@ from .headers import end_to_end
 from .leading_back import LeadingBack
 from .peer import Marked, peer_of
 from .rules import STALLED, TOO_LARGE, Rules, target_of
-from .shape import shape_in, shaped_in
+from .shape import Shaped, shape_in, shaped_in
 from .upstream import Body, Upstream, limits_of
 
 _logger = logging.getLogger("otel_sessions.proxy")
@@ -117,7 +117,7 @@ class Forwarder:
         if shaped is None:
             return self._made(scope)
         if not isinstance(shaped.outgoing, _Asked):
-            shaped.outgoing = self._made(scope)
+            shaped.outgoing = _changed(shaped) or self._made(scope)
         return shaped.outgoing
 
     def _made(self, scope: Scope) -> "_Asked":
@@ -152,6 +152,19 @@ class _Asked:
     outline: Outline
     has_body: bool
     limits: CallLimits
+
+
+def _changed(shaped: Shaped) -> _Asked | None:
+    """Return what is asked by what was asked before, if only lines have changed that are passed on as they are."""
+    like, shaped.like = shaped.like, None
+    if like is None or not isinstance(like[0], _Asked):
+        return None
+    before, changes = like[0], like[1]
+    outline = before.outline.changed(changes)
+    if outline is None:
+        return None
+    headers = Marked([changes.get(pair, pair) for pair in before.headers])
+    return _Asked(headers=headers, outline=outline, has_body=before.has_body, limits=before.limits)
 
 
 class _Passed(NamedTuple):

@@ -3,6 +3,7 @@
 The client's headers are kept in memory only, as long as the session lasts. They are never logged or exported.
 """
 
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Final, cast
 
@@ -11,15 +12,18 @@ from otel_sessions.asgi import SESSION
 from otel_sessions.matchers import Headers, McpMatcher, Scope
 
 from .rules import target_of
+from .shape import KEPT
 
 MCP_ID: Final = McpMatcher.request_header
 _STARTS_OF_ONE_REQUEST: Final = (b"accept", b"content-", b"if-")
 _OF_ONE_REQUEST: Final = frozenset(
     {
         *(b"expect", b"range", b"last-event-id", b"traceparent", b"tracestate", b"baggage"),
-        *(b"mcp-method", b"mcp-name", MCP_ID),
+        *(b"x-request-id", b"x-correlation-id", b"mcp-method", b"mcp-name", MCP_ID),
     }
 )
+_MOST_BYTES: Final = 1024
+"""Bytes of names in a list that is remembered. Longer lists would fill memory."""
 _REFUSED: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 
 
@@ -61,11 +65,21 @@ class Peer:
 
 def credentials(headers: Headers) -> Headers:
     """Return the headers that say who has sent a request, without the headers that describe only this request."""
-    return [
-        (name, value)
-        for name, value in headers
+    names = tuple([name for name, _ in headers])
+    lines = _shown_again(names) if len(b"".join(names)) <= _MOST_BYTES else _shown(names)
+    return [headers[line] for line in lines]
+
+
+def _shown(names: tuple[bytes, ...]) -> tuple[int, ...]:
+    """Return which lines say who has sent a request, by the names of all lines."""
+    return tuple(
+        line
+        for line, name in enumerate(names)
         if name not in _OF_ONE_REQUEST and not name.startswith(_STARTS_OF_ONE_REQUEST)
-    ]
+    )
+
+
+_shown_again = lru_cache(KEPT)(_shown)
 
 
 class Marked(list[tuple[bytes, bytes]]):
@@ -75,12 +89,12 @@ class Marked(list[tuple[bytes, bytes]]):
 
     def __init__(self, headers: Headers) -> None:
         super().__init__(headers)
-        self.mark: Final = hash(tuple(headers))
+        self.mark: Final = hash(tuple(credentials(headers)))
 
 
 def _mark_of(headers: Headers) -> int:
-    """Return what is the same for the same headers, and mostly differs for others."""
-    return headers.mark if type(headers) is Marked else hash(tuple(headers))
+    """Return what is the same for the same credentials, and mostly differs for others."""
+    return headers.mark if type(headers) is Marked else hash(tuple(credentials(headers)))
 
 
 def _kept(headers: Headers) -> bytes:
