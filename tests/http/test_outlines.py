@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otel_sessions._http.messages import Headers, Outline
+from otel_sessions._http.requests import Headers, Outline
 
 HEADERS: Headers = [(b"Host", b"h"), (b"Trace", b"a"), (b"Cookie", b"a"), (b"Content-Length", b"3"), (b"Via", b"a")]
 names = st.sampled_from([b"Host", b"Trace", b"Cookie", b"Content-Length", b"Via", b"X"])
