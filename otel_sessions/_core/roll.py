@@ -9,6 +9,7 @@ import re
 import secrets
 from array import array
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from operator import attrgetter
@@ -78,8 +79,8 @@ class Roll(Generic[EntryT]):
 
     def discard(self, leaves: Iterable[Leaf]) -> None:
         """Note that entries are gone from all places: one entry of each of these leaves."""
-        for leaf in leaves:
-            leaf.live -= 1
+        for leaf, gone in Counter(leaves).items():  # together, since entries that go together are mostly of one leaf
+            leaf.live -= gone
             if not leaf.live or leaf.live * _MOST_FOR_EACH < len(leaf.ids):
                 self._tidy(leaf)
 
@@ -119,7 +120,7 @@ class Roll(Generic[EntryT]):
         if not leaf.live and leaf is not self.leaf:
             del self._leaves[self._index(leaf.first)]
             return
-        there = {entry_id for place in self._places for entry_id in place.keys() & leaf.ids}
+        there = {entry_id for place in self._places if place for entry_id in place.keys() & leaf.ids}
         kept = [
             (step, name) for step, name in _entries(leaf, 0) if name in there and self._find(name, leaf) is not None
         ]

@@ -147,7 +147,8 @@ class Store(Generic[DataT]):
 
         Raises `ManagerClosed`, and `SessionNotFound` with the reason for which the session is due or was ended.
         """
-        self.require_accepting()
+        if not self.accepting:
+            self.require_accepting()
         session = self.visible.get(session_id)
         if session is None:
             raise SessionNotFound(session_id, self.reason_of(session_id))

@@ -48,6 +48,8 @@ class Leases(Generic[DataT]):
         """For each holder that has to leave: the function to call when the holder has left."""
         self._quiet = Quiet()
         self.new_scope: Callable[[], anyio.CancelScope] = anyio.CancelScope
+        self.require_here: Final = store.require_here
+        self.require_open_loop: Final = store.require_open_loop
 
     def enter_loop(self) -> None:
         """Learn the class of cancel scopes on the running loop: `anyio.CancelScope` looks the loop up every time."""
@@ -71,14 +73,6 @@ class Leases(Generic[DataT]):
             return _oldest(self._since)
         except RuntimeError:  # the manager's thread has changed the dict meanwhile
             return _oldest(self._since.copy())
-
-    def require_here(self) -> None:
-        """Raise `RuntimeError` on another loop than the run's, and `ManagerClosed` if the run's loop is closed."""
-        self._store.require_here()
-
-    def require_open_loop(self) -> None:
-        """Raise `ManagerClosed` if the loop of the run is closed."""
-        self._store.require_open_loop()
 
     def release(self, lease: "Pin[DataT] | Holder[DataT]", session: Session[DataT]) -> None:
         """Give a lease back. Idle time runs from now on. Nothing happens if the session was ended meanwhile."""

@@ -36,7 +36,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 from .connection import CallClosed, Connection, HungUp, TimedOut
-from .messages import Answer, BadAnswer, Head, Headers, Outline, Request, UpstreamError
+from .messages import Answer, BadAnswer, Head, UpstreamError
+from .requests import Headers, Outline, Request
 
 __all__ = [
     "BadAnswer",

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Final, cast
 
 from .deadline import Deadline
-from .messages import Answer, BadAnswer, UpstreamError
+from .messages import Answer, BadAnswer, Known, UpstreamError
 
 _HIGH_WATER: Final = 65536
 """How many bytes of a body wait to be taken before the upstream is kept waiting."""
@@ -81,6 +81,8 @@ class Connection(asyncio.Protocol):
         self.error: Exception | None = None
         """Why the connection is over, or None."""
         self._answer: Answer | None = None
+        self._known: Known | None = None
+        """The head of the last answer. An upstream often repeats it, and then it is not parsed again."""
         self._reading = Wait(self._not_answered)
         self._writing = Wait(self._not_taken)
         self._is_full = False
@@ -163,12 +165,17 @@ class Connection(asyncio.Protocol):
         if answer is None:
             self.fail(BadAnswer("the upstream sent bytes that no request asked for"))
             return
-        had_head = answer.head is not None
+        if self._known is not None and answer.repeats(data, self._known):
+            self._reading.end()
+            return
+        had_begun, had_head = answer.begun, answer.head is not None
         try:
             answer.feed(data)
         except BadAnswer as error:
             self.fail(error)
             return
+        if not had_begun:
+            self._known = answer.known_by(data)
         if answer.buffered > _HIGH_WATER and not answer.whole and not self._is_paused:
             self._is_paused = True
             self._transport.pause_reading()

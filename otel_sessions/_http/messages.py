@@ -1,4 +1,4 @@
-"""HTTP/1.1 messages as bytes: a request that goes out, and an answer out of bytes that may be cut anywhere.
+"""An answer of HTTP/1.1, out of bytes that may be cut anywhere.
 
 Nothing here waits or knows a socket. An answer is what RFC 9112 says, or `BadAnswer`. Each answer has a parser of its
 own, so what follows an answer is neither a part of it nor of the next one. Header bytes stay as they came. Trailers are
@@ -6,145 +6,28 @@ read and dropped.
 """
 
 import re
-from collections.abc import AsyncIterable
-from dataclasses import dataclass
-from functools import lru_cache
-from string import ascii_letters, digits
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
 
 import httptools
 
-Headers = list[tuple[bytes, bytes]]
+from .requests import Headers
 
-_IDEMPOTENT: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
-"""RFC 9110, section 9.2.2."""
-_USUAL: Final = _IDEMPOTENT | {b"POST", b"PATCH"}
 _KEPT_SECONDS: Final = 4.0
 """Less than servers usually keep an idle connection (uvicorn 5 s), so that a request seldom meets one that closes."""
 _MARGIN_SECONDS: Final = 1.0
 _TIMEOUT: Final = re.compile(rb"(?:^|[,; \t])timeout=([0-9]{1,9})(?:$|[,; \t])", re.IGNORECASE)
-_TOKEN: Final = b"!#$%&'*+-.^_`|~" + (digits + ascii_letters).encode()
-"""RFC 9110, section 5.6.2."""
-_BADLY_FRAMED: Final = "a request is framed by the client, or by one Content-Length, and each header has a name"
-_KEPT: Final = 256
-"""How many lists of names are remembered, since most messages have the names of the one before."""
-_LONGEST_KEPT: Final = 1024
-"""Bytes of names in a list that is remembered. Longer lists would fill memory."""
 _MOST_LINES: Final = 500
 """How many header lines an answer has at most, those of heads with status 1xx among them: each costs time."""
+_LONGEST_AGAIN: Final = 2048
+"""Bytes of a head that a connection keeps. A connection that waits must not hold more."""
+_END: Final = b"\r\n\r\n"
 _FIRST_STATUS: Final = 100
 _SWITCHING_PROTOCOLS: Final = 101
 _FIRST_FINAL_STATUS: Final = 200
 _NO_CONTENT: Final = 204
 _LAST_STATUS: Final = 599
 _BODILESS: Final = (_NO_CONTENT, 304)
-
-
-class Outline:
-    """A request's method, target and headers, checked. A request that is repeated brings only its body anew.
-
-    `length` is the Content-Length among the headers, or None. The target and the headers go out as they are. Raises
-    `ValueError` for what would not be exactly one request.
-    """
-
-    __slots__ = ("is_head", "is_idempotent", "length", "lines")
-
-    def __init__(self, method: bytes, target: bytes, headers: Headers) -> None:
-        names: tuple[bytes, ...]
-        values: tuple[bytes, ...]
-        names, values = zip(*headers, strict=True) if headers else ((), ())
-        form = _form_again(names) if len(b"".join(names)) <= _LONGEST_KEPT else _form(names)
-        self.length: Final = None if form.length is None else _number(values[form.length])
-        self.lines: Final = form.template % (method, target, *values)
-        if not (target and _is_method(method)) or not _is_one_head(self.lines, target, len(values)):
-            raise ValueError("a request has something in its head that may make it another one, or is a CONNECT")
-        self.is_head: Final = method == b"HEAD"
-        self.is_idempotent: Final = method in _IDEMPOTENT
-
-
-class Request:
-    """A request on its way out: `pieces` at once, then each of `parts` by `frame`, then `last`.
-
-    The body is as long as a Content-Length among the headers says. If there is no Content-Length, the length of whole
-    bytes is added, and parts are sent chunked. Raises `ValueError` for another length.
-    """
-
-    __slots__ = ("_left", "is_head", "is_idempotent", "is_sent", "parts", "pieces")
-
-    def __init__(self, outline: Outline, body: bytes | AsyncIterable[bytes] | None = None) -> None:
-        whole = b"" if body is None else body if isinstance(body, bytes) else None
-        self._left = outline.length
-        framing = b""
-        if whole is None and self._left is None:
-            framing = b"Transfer-Encoding: chunked\r\n"
-        elif whole is not None and self._left is None and body is not None:
-            framing = b"Content-Length: %d\r\n" % len(whole)
-        elif whole is not None and self._left not in (None, len(whole)):
-            raise ValueError("the body of a request is not as long as its Content-Length says")
-        head = b"%b%b\r\n" % (outline.lines, framing)
-        self.pieces: Final = (head, whole) if whole else (head,)
-        self.parts: Final = None if isinstance(body, bytes) else body
-        """What is left of the body when `pieces` are sent, or None."""
-        self.is_sent = self.parts is None
-        """Whether all of the body was handed out."""
-        self.is_head: Final = outline.is_head
-        self.is_idempotent: Final = outline.is_idempotent
-
-    def frame(self, part: bytes) -> tuple[bytes, ...]:
-        """Return a part of the body as it goes out. Raises `ValueError` if it is more than was announced."""
-        if self._left is None:
-            return (b"%x\r\n" % len(part), part, b"\r\n") if part else ()  # an empty chunk would be the last one
-        self._left -= len(part)
-        if self._left < 0:
-            raise ValueError("the body of a request is longer than its Content-Length says")
-        self.is_sent = self._left == 0
-        return (part,)
-
-    def last(self) -> tuple[bytes, ...]:
-        """Return what ends the body. Raises `ValueError` if it is less than was announced."""
-        if self._left:
-            raise ValueError("the body of a request is shorter than its Content-Length says")
-        self.is_sent = True
-        return (b"0\r\n\r\n",) if self._left is None else ()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Form:
-    """What the names of a request's headers decide: its head without the values, and which line has the length."""
-
-    template: bytes
-    length: int | None
-
-
-def _form(names: tuple[bytes, ...]) -> _Form:
-    """Return the form of a head. Raises `ValueError` for names that frame twice, or that no header may have."""
-    kinds = [name.lower() for name in names]
-    lengths = [line for line, kind in enumerate(kinds) if kind == b"content-length"]
-    if len(lengths) > 1 or b"transfer-encoding" in kinds or b"" in kinds:
-        raise ValueError(_BADLY_FRAMED)
-    if b"".join(names).translate(None, _TOKEN):
-        raise ValueError("the name of a request's header is no token")
-    lines = b"".join(b"%b: %%b\r\n" % name.replace(b"%", b"%%") for name in names)
-    return _Form(template=b"%b %b HTTP/1.1\r\n" + lines, length=lengths[0] if lengths else None)
-
-
-_form_again = lru_cache(_KEPT)(_form)
-
-
-def _number(told: bytes) -> int:
-    if not told.isdigit():
-        raise ValueError(_BADLY_FRAMED)
-    return int(told)
-
-
-def _is_method(method: bytes) -> bool:
-    return method in _USUAL or (method not in (b"", b"CONNECT") and not method.translate(None, _TOKEN))
-
-
-def _is_one_head(head: bytes, target: bytes, lines: int) -> bool:
-    """Return whether no reader makes more or fewer than so many header lines of this."""
-    marks = len(head) - len(head.translate(None, b"\r\n\0"))
-    return marks == 2 * (lines + 1) and b" " not in target
 
 
 class UpstreamError(Exception):
@@ -155,12 +38,25 @@ class BadAnswer(UpstreamError):
     """What the upstream said is no HTTP, is ambiguous, or is larger than allowed."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class Head:
-    """The head of a final answer: its status from 200 to 599, and its headers as they came."""
+    """The head of a final answer: its status from 200 to 599, and its headers as they came.
+
+    An answer that repeats a head has the same object again. So a reader may keep in `found` what follows from the head.
+    """
 
     status: int
     headers: Headers
+    found: object = field(default=None, compare=False, repr=False)
+
+
+class Known(NamedTuple):
+    """A head that the parser has read as `raw`: of a whole answer with `length` bytes of a body, which said so."""
+
+    raw: bytes
+    head: Head
+    length: int
+    kept_seconds: float
 
 
 class _Framing:
@@ -211,6 +107,7 @@ class Answer:
     __slots__ = (
         "_bare",
         "_headers",
+        "_length",
         "_lines",
         "_max_head",
         "_parser",
@@ -238,10 +135,11 @@ class Answer:
         self._max_head = max_head
         self._bare = 0  # bytes since the start, the head, or the last byte of the body
         self._headers: Headers = []
+        self._length: bytes | None = None
         self._lines = 0
         self._parts: list[bytes] = []
         self._until_close = False
-        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        self._parser: httptools.HttpResponseParser | None = None
 
     @property
     def is_readable(self) -> bool:
@@ -250,9 +148,8 @@ class Answer:
 
     def feed(self, data: bytes) -> None:
         """Take what the upstream sent next, at least one byte. Raises `BadAnswer`."""
-        if not self.begun and not data.startswith(b"H"):  # llhttp also reads empty lines, RTSP/ and ICE/
-            raise BadAnswer("the upstream's answer does not begin with HTTP/")
-        self.begun = True
+        if not self.begun:
+            self._begin(data)
         room = self._max_head - self._bare
         self._bare += len(data)
         if self.head is None and len(data) > room:
@@ -263,6 +160,40 @@ class Answer:
         self._parse(data)
         if self._bare > self._max_head and not self.whole:
             raise BadAnswer(f"more than {self._max_head} bytes came between two parts of the upstream's answer")
+
+    def repeats(self, data: bytes, known: Known) -> bool:
+        """Take a whole answer with a known head, and return whether `data` is such an answer.
+
+        The parser need not read the answer: the head is the same bytes, and the body is as long as the head says.
+        """
+        raw, head, length, kept_seconds = known
+        size = len(raw)
+        if len(data) != size + length or self.begun or not data.startswith(raw):
+            return False
+        if self._to_head or size > self._max_head:
+            return False
+        self.begun = self.whole = True
+        self.head = head
+        self.kept_seconds = kept_seconds
+        if length:
+            self._parts.append(data[size:])
+            self.buffered = length
+        return True
+
+    def known_by(self, data: bytes) -> Known | None:
+        """Return what the parser has found out about an answer that came as the one piece `data`.
+
+        None if an answer may not be read again by it: it is not whole, not clean, or not as long as a Content-Length.
+        """
+        head, length = self.head, self.buffered
+        size = len(data) - length
+        if head is None or not (self.whole and self.kept_seconds) or size > _LONGEST_AGAIN or self._to_head:
+            return None
+        raw = data[:size]
+        is_one_head = raw.count(_END) == 1 and raw.endswith(_END)  # and so none with status 1xx
+        if not is_one_head or self._length != b"%d" % length:
+            return None
+        return Known(raw, head, length, self.kept_seconds)
 
     def end(self) -> None:
         """Take note that the upstream has closed in order: some bodies end so (RFC 9112, section 6.3, rule 8)."""
@@ -275,6 +206,12 @@ class Answer:
         self._parts.clear()
         self.buffered = 0
         return body
+
+    def _begin(self, data: bytes) -> None:
+        if not data.startswith(b"H"):  # llhttp also reads empty lines, RTSP/ and ICE/
+            raise BadAnswer("the upstream's answer does not begin with HTTP/")
+        self.begun = True
+        self._parser = httptools.HttpResponseParser(self)
 
     def _parse(self, data: bytes) -> None:
         if data.endswith((b"\r", b"\n")):  # llhttp skips empty lines after an answer and does not say so
@@ -319,6 +256,7 @@ class Answer:
             self._headers = []
             return
         self._bare = 0
+        self._length = framing.length
         self.head = Head(status=status, headers=self._headers)
         self.whole = self._to_head
         self._until_close = status not in _BODILESS and not framing.is_announced

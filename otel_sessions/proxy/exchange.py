@@ -203,32 +203,26 @@ class Exchange:
     async def run(self, app: ASGIApp, scope: Scope) -> None:
         """Let the app answer; the connection goes on once the app has returned, and not with the answer's last byte.
 
-        An app ends a session after its answer, and the client's next request must find the session ended.
+        An app ends a session after its answer, and the client's next request must find the session ended. What the app
+        raises is logged; the client gets a 500, or sees that the answer is cut.
         """
+        scope[_EXCHANGE] = self
         try:
-            await self._answer(app, scope)
+            try:
+                await app(scope, self.receive, self.send)
+            except asyncio.CancelledError:
+                raise
+            except BaseException as error:
+                _logger.error("the app has failed", exc_info=error, extra=Event.PROXY_APP_FAILED.extra)
+            if not (self.is_started or self.is_gone):
+                await self._fail()
         finally:
+            self._give_up()
             self.is_over = True
             self._carrier.over()
 
-    async def _answer(self, app: ASGIApp, scope: Scope) -> None:
-        """Let the app answer. What it raises is logged; the client gets a 500, or sees that the answer is cut."""
-        scope[_EXCHANGE] = self
-        try:
-            await app(scope, self.receive, self.send)
-        except asyncio.CancelledError:
-            self._give_up()
-            raise
-        except BaseException as error:
-            _logger.error("the app has failed", exc_info=error, extra=Event.PROXY_APP_FAILED.extra)
-        if self.is_gone or self.is_answered:
-            return
-        if not self.is_started:
-            await self._fail()
-        else:
-            self._give_up()
-
     def _give_up(self) -> None:
+        """Cut an answer that is not complete, so that the client sees it."""
         if self.is_gone or self.is_answered:
             return
         self._flush()

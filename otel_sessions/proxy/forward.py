@@ -9,12 +9,21 @@ import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from http import HTTPStatus
-from typing import Final
+from typing import Final, NamedTuple
 
 import anyio
 
 from otel_sessions._core.events import Event
-from otel_sessions._http.client import Call, CallClosed, CannotConnect, Outline, TimedOut, UpstreamError
+from otel_sessions._http.client import (
+    Call,
+    CallClosed,
+    CallLimits,
+    CannotConnect,
+    Head,
+    Outline,
+    TimedOut,
+    UpstreamError,
+)
 from otel_sessions.asgi import OPENING, SESSION, Message, Receive, Send
 from otel_sessions.matchers import AdoptingMatcher, Headers, Scope, header, pairs_of
 
@@ -22,10 +31,10 @@ from .body import is_event_stream, pass_body
 from .exchange import Stalled, watch
 from .headers import end_to_end
 from .leading_back import LeadingBack
-from .peer import peer_of
-from .rules import STALLED, TOO_LARGE, Rules, Timeouts, target_of
-from .shape import shape_in, shaped_in
-from .upstream import Body, Upstream
+from .peer import Marked, peer_of
+from .rules import STALLED, TOO_LARGE, Rules, target_of
+from .shape import Shaped, shape_in, shaped_in
+from .upstream import Body, Upstream, limits_of
 
 _logger = logging.getLogger("otel_sessions.proxy")
 
@@ -59,7 +68,8 @@ class Forwarder:
         self._rules = rules
         self._matcher = matcher
         self._close_timeout = close_timeout
-        self._unlimited = replace(rules.timeouts, idle_timeout=None)
+        self._limits = limits_of(rules.timeouts)
+        self._unlimited = limits_of(replace(rules.timeouts, idle_timeout=None))
         self._lead_back = LeadingBack(upstream.hostname, upstream.port) if rules.rewrite_host else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -77,13 +87,13 @@ class Forwarder:
             await answer(send, *_trouble(error))
 
     async def _pass_on(self, scope: Scope, asked: "_Asked", body: Body, send: Send) -> None:
-        with self._upstream.repeat(asked.outline, body, asked.timeouts) as call:
+        with self._upstream.repeat(asked.outline, body, asked.limits) as call:
             client = _Client(call, self._close_timeout if _is_opening(scope) else None)
             watch(scope, client.leave)
             head = await call.head()
             client.has_answer()
-            self._note(scope, asked.headers, head.status)
-            passed = end_to_end([(name.lower(), value) for name, value in head.headers])
+            self._note(scope, asked, head.status)
+            passed, streams = head.found if isinstance(head.found, _Passed) else _passed(head)
             if self._lead_back is not None:
                 passed = self._lead_back(passed, scope["scheme"], (header(scope, b"host") or "").encode("latin-1"))
             start = {"type": "http.response.start", "status": head.status, "headers": passed}
@@ -92,7 +102,10 @@ class Forwarder:
                 return
             await send(start)
             try:
-                await self._pass_body(call, passed, send, asked.timeouts.idle_timeout)
+                if streams:
+                    await self._pass_events(call, passed, send)
+                else:
+                    await _pass_parts(call, send, asked.limits.head_timeout)
             except CallClosed:
                 raise
             except UpstreamError as error:  # the answer has started, and is left incomplete, as it came
@@ -104,36 +117,31 @@ class Forwarder:
         if shaped is None:
             return self._made(scope)
         if not isinstance(shaped.outgoing, _Asked):
-            shaped.outgoing = self._made(scope)
+            shaped.outgoing = _changed(shaped) or self._made(scope)
         return shaped.outgoing
 
     def _made(self, scope: Scope) -> "_Asked":
         headers = self._rules.headers(scope, self._upstream.host)
         return _Asked(
-            headers=headers,
+            headers=Marked(headers),
             outline=self._upstream.outline(str(scope["method"]).encode("latin-1"), target_of(scope), headers),
             has_body=_has_body(scope),
-            timeouts=self._unlimited if _streams(scope) else self._rules.timeouts,
+            limits=self._unlimited if _streams(scope) else self._limits,
         )
 
-    def _note(self, scope: Scope, headers: Headers, status: int) -> None:
+    def _note(self, scope: Scope, asked: "_Asked", status: int) -> None:
         """Note what the upstream says of the session that a request is in."""
         peer = None if self._matcher is None else peer_of(scope)
         if peer is not None and self._matcher is not None:
-            peer.note(headers, status)
+            peer.note(asked.headers, status)
             peer.told = peer.told or self._matcher.ends(scope, status)
 
-    async def _pass_body(self, call: Call, head: Headers, send: Send, idle_timeout: float | None) -> None:
-        streams = is_event_stream(head)
-        if streams and self._rules.comment_after is not None:
+    async def _pass_events(self, call: Call, head: Headers, send: Send) -> None:
+        """Pass a stream of events back, which may be silent for as long as it likes."""
+        if self._rules.comment_after is None:
+            await _pass_parts(call, send, None)
+        else:
             await pass_body(_parts(call), head, send, self._rules.comment_after)
-            return
-        patience = None if streams else idle_timeout
-        more = True
-        while more:
-            part = await call.read(patience)
-            more = not call.is_over
-            await send({"type": "http.response.body", "body": part, "more_body": more})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,7 +151,34 @@ class _Asked:
     headers: Headers
     outline: Outline
     has_body: bool
-    timeouts: Timeouts
+    limits: CallLimits
+
+
+def _changed(shaped: Shaped) -> _Asked | None:
+    """Return what is asked by what was asked before, if only lines have changed that are passed on as they are."""
+    like, shaped.like = shaped.like, None
+    if like is None or not isinstance(like[0], _Asked):
+        return None
+    before, changes = like[0], like[1]
+    outline = before.outline.changed(changes)
+    if outline is None:
+        return None
+    headers = Marked([changes.get(pair, pair) for pair in before.headers])
+    return _Asked(headers=headers, outline=outline, has_body=before.has_body, limits=before.limits)
+
+
+class _Passed(NamedTuple):
+    """The headers of an answer that are passed on, and whether the answer is a stream of events."""
+
+    headers: Headers
+    is_event_stream: bool
+
+
+def _passed(head: Head) -> _Passed:
+    """Return what is passed on of the head of an answer. It is found once for a head that is repeated."""
+    headers = end_to_end([(name.lower(), value) for name, value in head.headers])
+    head.found = passed = _Passed(headers, is_event_stream(headers))
+    return passed
 
 
 class _Client:
@@ -207,6 +242,15 @@ async def _next(receive: Receive) -> Message:
     if message["type"] == "http.disconnect":
         raise _Gone
     return message
+
+
+async def _pass_parts(call: Call, send: Send, idle_timeout: float | None) -> None:
+    """Pass the body of an answer back, as it comes."""
+    more = True
+    while more:
+        part = await call.read(idle_timeout)
+        more = not call.is_over
+        await send({"type": "http.response.body", "body": part, "more_body": more})
 
 
 async def _parts(call: Call) -> AsyncIterator[bytes]:

@@ -1,7 +1,7 @@
 """The first step of each request: the refusals that need no session, then the middleware."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Final
 
@@ -67,20 +67,15 @@ class Front:
             looking=OpeningTime(settings.rules.timeouts.idle_timeout).look,
         )
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["scheme"] = scheme_of(scope, self._trust)
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if not self._trust.is_empty:
+            scope["scheme"] = scheme_of(scope, self._trust)
         refused = self._refusal(scope) or self._refused_owner(scope)
         if scope["type"] == "http":
-            await self._serve_http(scope, receive, send, refused)
-        elif refused is None:
-            await self._leased(scope, receive, send)
-        else:
-            await websocket.refuse(receive, send, *refused)
+            return self._serve(scope, receive, send) if refused is None else _answer_refused(send, *refused)
+        return self._leased(scope, receive, send) if refused is None else websocket.refuse(receive, send, *refused)
 
-    async def _serve_http(self, scope: Scope, receive: Receive, send: Send, refused: Refusal | None) -> None:
-        if refused is not None:
-            await answer(send, *refused, *(_ALLOW if refused[0] is HTTPStatus.METHOD_NOT_ALLOWED else ()))
-            return
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await self._leased(scope, receive, send)
         except Stalled:  # while the middleware read the start of the body
@@ -120,3 +115,7 @@ class Front:
     async def _end_stray(self, session_id: str, scope: Scope) -> None:
         assert self._farewell is not None
         await self._farewell.to_stray(session_id, target_of(scope), self._rules.headers(scope, self._upstream.host))
+
+
+async def _answer_refused(send: Send, status: HTTPStatus, text: str) -> None:
+    await answer(send, status, text, *(_ALLOW if status is HTTPStatus.METHOD_NOT_ALLOWED else ()))

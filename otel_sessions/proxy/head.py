@@ -7,13 +7,15 @@ well, since llhttp takes more versions and codings than RFC 9112 allows. A head 
 import re
 from functools import lru_cache
 from http import HTTPStatus
+from itertools import compress, count
+from operator import ne
 from typing import Final, NamedTuple
 
 import httptools
 
 from otel_sessions.matchers import Headers, spelt
 
-from .shape import KEPT, Shape, Shaped, shape_of, tokens
+from .shape import KEPT, UNREAD, Shape, Shaped, shape_of, tokens
 
 _LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([^\x00-\x20\x7f]+) ([!-~]+)")
 _VERSION: Final = re.compile(rb"HTTP/[0-9]\.[0-9]")
@@ -29,6 +31,10 @@ _LONGEST_AGAIN: Final = 2048
 """Bytes of a head that a connection keeps. A connection that waits must not hold more."""
 _MOST_LINES: Final = 500
 """How many header lines a head has at most: each costs memory and time, however short it is."""
+_LINKED: Final = frozenset({b"connection", b"proxy-connection", b"transfer-encoding", b"upgrade"})
+"""Names whose values change how llhttp, or the shape, takes other lines."""
+_FEW: Final = 4
+"""How many lines may have another value."""
 END: Final = b"\r\n\r\n"
 """What ends a head."""
 
@@ -64,9 +70,14 @@ def read_head(raw: bytes) -> Head:
     """Return the head that `raw` is, up to and with its empty line. Raises `Malformed`."""
     if raw.count(b"\r\n") > _MOST_LINES:
         raise Malformed(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"a request has at most {_MOST_LINES} header lines")
-    method, target, version = _read_line(raw[: raw.index(b"\r\n")])
+    line = _read_line(raw[: raw.index(b"\r\n")])
     headers = _read_headers(raw)
-    shape = shape_of(headers)
+    return _head(line, headers, shape_of(headers))
+
+
+def _head(line: tuple[bytes, bytes, str], headers: Headers, shape: Shape) -> Head:
+    """Return a head from the parts of its request line, and its headers. Raises `Malformed`."""
+    method, target, version = line
     if _is_misspelt(shape):
         raise Malformed(HTTPStatus.BAD_REQUEST, "a header that frames the request is misspelt")
     length = _length(shape, headers, version)
@@ -89,7 +100,7 @@ def read_head(raw: bytes) -> Head:
 class Again:
     """Reads the heads of one connection. A client mostly repeats its last head, byte for byte: it is read once.
 
-    A head that is longer than 2 KiB is not kept.
+    Of a head with other values in a few lines, only these lines are read. A head that is longer than 2 KiB is not kept.
     """
 
     __slots__ = ("_raw", "_read")
@@ -102,12 +113,46 @@ class Again:
         """Return the head that `raw` is, as `read_head` does, and what is known about it. Raises `Malformed`."""
         if self._read is not None and raw == self._raw:
             return self._read
-        self._read = None
-        head = read_head(raw)
-        read = head, Shaped(head.headers, head.shape)
-        if len(raw) <= _LONGEST_AGAIN:
-            self._raw, self._read = raw, read
+        read = None if self._read is None else _changed(raw, self._raw, *self._read)
+        if read is None:
+            head = read_head(raw)
+            read = head, Shaped(head.headers, head.shape)
+        self._raw, self._read = (raw, read) if len(raw) <= _LONGEST_AGAIN else (b"", None)
         return read
+
+
+def _changed(raw: bytes, before: bytes, last: Head, shaped: Shaped) -> tuple[Head, Shaped] | None:
+    """Return the head if it is the last one with other values in a few lines. None if `read_head` has to see it."""
+    lines, known = raw.split(b"\r\n"), before.split(b"\r\n")
+    changed = list(compress(count(), map(ne, lines, known))) if len(lines) == len(known) else [0]
+    if changed[0] == 0 or len(changed) > _FEW or lines[0].find(last.target) != len(last.method) + 1:
+        return None  # the target is another one, or it is absolute, and Host stands somewhere else
+    old = [last.headers[at - 1] for at in changed]
+    if not all(map(_has_value, [lines[at] for at in changed], [name for name, _ in old])):
+        return None
+    try:
+        new = _read_headers(b"\r\n".join([lines[0], *[lines[at] for at in changed], b"", b""]))
+        changes = dict(zip(old, new, strict=True))
+        headers = list(last.headers)
+        for at, pair in zip(changed, new, strict=True):
+            headers[at - 1] = pair
+        if all(name in UNREAD and len(last.shape.at[name]) == 1 for name, _ in old):
+            return _with_headers(last, headers), shaped.changed(headers, changes)
+        return _head(_read_line(lines[0]), headers, last.shape), Shaped(headers, last.shape)
+    except Malformed:  # that is for `read_head` to say
+        return None
+
+
+def _with_headers(head: Head, headers: Headers) -> Head:
+    """Return a head with other headers, as `_replace` does at a multiple of the cost."""
+    method, target, version, _, shape, length, keeps_alive, is_websocket, expects_continue = head
+    return Head(method, target, version, headers, shape, length, keeps_alive, is_websocket, expects_continue)
+
+
+def _has_value(line: bytes, name: bytes) -> bool:
+    """Return whether a line has this name, and a value that changes nothing about how llhttp reads other lines."""
+    size = len(name)
+    return line[: size + 1].lower() == name + b":" and name not in _LINKED
 
 
 def check_beginning(raw: bytes) -> None:

@@ -3,6 +3,7 @@
 The client's headers are kept in memory only, as long as the session lasts. They are never logged or exported.
 """
 
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Final, cast
 
@@ -11,15 +12,18 @@ from otel_sessions.asgi import SESSION
 from otel_sessions.matchers import Headers, McpMatcher, Scope
 
 from .rules import target_of
+from .shape import KEPT
 
 MCP_ID: Final = McpMatcher.request_header
 _STARTS_OF_ONE_REQUEST: Final = (b"accept", b"content-", b"if-")
 _OF_ONE_REQUEST: Final = frozenset(
     {
         *(b"expect", b"range", b"last-event-id", b"traceparent", b"tracestate", b"baggage"),
-        *(b"mcp-method", b"mcp-name", MCP_ID),
+        *(b"x-request-id", b"x-correlation-id", b"mcp-method", b"mcp-name", MCP_ID),
     }
 )
+_MOST_BYTES: Final = 1024
+"""Bytes of names in a list that is remembered. Longer lists would fill memory."""
 _REFUSED: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 
 
@@ -35,9 +39,8 @@ class Peer:
         self.target: Final = target
         self.told = False
         """Whether the upstream already knows that the session is over."""
-        self._mark = 0
-        self._kept = b""
-        self._keep(headers)
+        self._mark = _mark_of(headers)
+        self._kept = _kept(headers)
 
     @property
     def headers(self) -> Headers:
@@ -51,14 +54,10 @@ class Peer:
 
     def note(self, headers: Headers, status: int) -> None:
         """Remember a request's headers, unless the upstream has refused its credentials (401 and 403)."""
-        if status not in _REFUSED:
-            self._keep(headers)
-
-    def _keep(self, headers: Headers) -> None:
-        mark = hash(tuple(headers))
-        if mark != self._mark:  # mostly, a client shows what it has shown before
+        mark = _mark_of(headers)
+        if mark != self._mark and status not in _REFUSED:  # mostly, a client shows what it has shown before
             self._mark = mark
-            self._kept = b"\n".join(b"%b:%b" % pair for pair in credentials(headers))
+            self._kept = _kept(headers)
 
     def __repr__(self) -> str:
         return "<Peer>"  # without what its client has shown
@@ -66,11 +65,40 @@ class Peer:
 
 def credentials(headers: Headers) -> Headers:
     """Return the headers that say who has sent a request, without the headers that describe only this request."""
-    return [
-        (name, value)
-        for name, value in headers
+    names = tuple([name for name, _ in headers])
+    lines = _shown_again(names) if len(b"".join(names)) <= _MOST_BYTES else _shown(names)
+    return [headers[line] for line in lines]
+
+
+def _shown(names: tuple[bytes, ...]) -> tuple[int, ...]:
+    """Return which lines say who has sent a request, by the names of all lines."""
+    return tuple(
+        line
+        for line, name in enumerate(names)
         if name not in _OF_ONE_REQUEST and not name.startswith(_STARTS_OF_ONE_REQUEST)
-    ]
+    )
+
+
+_shown_again = lru_cache(KEPT)(_shown)
+
+
+class Marked(list[tuple[bytes, bytes]]):
+    """Headers that nobody changes, and that are noted again and again: their mark is found once."""
+
+    __slots__ = ("mark",)
+
+    def __init__(self, headers: Headers) -> None:
+        super().__init__(headers)
+        self.mark: Final = hash(tuple(credentials(headers)))
+
+
+def _mark_of(headers: Headers) -> int:
+    """Return what is the same for the same credentials, and mostly differs for others."""
+    return headers.mark if type(headers) is Marked else hash(tuple(credentials(headers)))
+
+
+def _kept(headers: Headers) -> bytes:
+    return b"\n".join(b"%b:%b" % pair for pair in credentials(headers))
 
 
 def peer_of(scope: Scope) -> Peer | None:

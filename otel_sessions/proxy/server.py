@@ -9,7 +9,7 @@ import json
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -267,12 +267,11 @@ class Proxy:
         await self.manager.shutdown()
         await self._sessionless.end(max(0.0, drained - time.monotonic()))
 
-    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """The app behind the middleware."""
         if scope["type"] == "websocket":
-            await websocket.pass_on(scope, receive, send, self._upstream, self.settings.rules)
-            return
-        await self._forwarder(scope, self._opening_time.open(scope, receive), send)
+            return websocket.pass_on(scope, receive, send, self._upstream, self.settings.rules)
+        return self._forwarder(scope, self._opening_time.open(scope, receive), send)
 
     def health(self) -> dict[str, str | int]:
         """Return what a health check of this process says."""

@@ -20,6 +20,17 @@ KEPT: Final = 512
 _MOST_BYTES: Final = 1024
 """Bytes of names in a shape that is remembered. Longer shapes would fill memory."""
 _CONNECTION: Final = b"connection"
+UNREAD: Final = frozenset(
+    {
+        *(b"traceparent", b"tracestate", b"baggage", b"x-request-id", b"x-correlation-id", b"x-amzn-trace-id"),
+        *(b"authorization", b"cookie", b"idempotency-key"),
+    }
+)
+"""Names whose values are only passed on: nothing that a `Shaped` remembers depends on them."""
+
+
+Changes = Mapping[tuple[bytes, bytes], tuple[bytes, bytes]]
+"""Lines that have another value now, by the lines as they were."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -50,16 +61,26 @@ class Shaped:
 
     A connection has the same object again for a head that is repeated, so each answer is found once. `refusal` is why
     the request is not passed on; it is empty if nobody has asked. `outgoing` is what
-    the upstream is asked.
+    the upstream is asked. `like` is that of a head that differs in the values of `UNREAD` names only, and the lines
+    that have changed; None if there is no such head.
     """
 
-    __slots__ = ("headers", "outgoing", "refusal", "shape")
+    __slots__ = ("headers", "like", "outgoing", "refusal", "shape")
 
     def __init__(self, headers: Headers, shape: Shape) -> None:
         self.headers: Final = headers
         self.shape: Final = shape
         self.refusal: tuple[()] | tuple[tuple[HTTPStatus, str] | None] = ()
         self.outgoing: object = None
+        self.like: tuple[object, Changes] | None = None
+
+    def changed(self, headers: Headers, changes: Changes) -> "Shaped":
+        """Return what is known about these headers, which differ from the present headers in `UNREAD` lines."""
+        other = Shaped(headers, self.shape)
+        other.refusal = self.refusal
+        if self.outgoing is not None:
+            other.like = self.outgoing, changes
+        return other
 
 
 def shape_of(headers: Headers) -> Shape:

@@ -2,7 +2,6 @@
 
 import ssl
 from collections.abc import AsyncIterable
-from functools import lru_cache
 from pathlib import Path
 from typing import Final, Self
 from urllib.parse import quote, urlsplit
@@ -61,15 +60,15 @@ class Upstream:
 
     def call(self, method: bytes, target: bytes, headers: Headers, body: Body, timeouts: Timeouts) -> Call:
         """Return a call of `target`, a path with its query, which goes out as it is written."""
-        return self.repeat(self.outline(method, target, headers), body, timeouts)
+        return self.repeat(self.outline(method, target, headers), body, limits_of(timeouts))
 
-    def repeat(self, outline: Outline, body: Body, timeouts: Timeouts) -> Call:
+    def repeat(self, outline: Outline, body: Body, limits: CallLimits) -> Call:
         """Return a call of a request whose outline is checked already, as `call` does."""
-        return self._client.repeat(outline, body, limits=_limits(timeouts))
+        return self._client.repeat(outline, body, limits=limits)
 
 
-@lru_cache(16)
-def _limits(timeouts: Timeouts) -> CallLimits:
+def limits_of(timeouts: Timeouts) -> CallLimits:
+    """Return how long a call waits."""
     return CallLimits(
         connect_timeout=timeouts.connect_timeout,
         head_timeout=timeouts.idle_timeout,

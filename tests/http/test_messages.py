@@ -7,7 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from otel_sessions._http.messages import Answer, BadAnswer, Head, Headers, Outline, Request
+from otel_sessions._http.messages import Answer, BadAnswer, Head
+from otel_sessions._http.requests import Headers, Outline, Request
 
 OK = b"HTTP/1.1 200 OK\r\n"
 MAX_HEAD = 400

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,19 +35,26 @@ _OPENING: Final = b'{"jsonrpc":"2.0","id":0,"method":"initialize"}'
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """A kind of request: its method, the bytes of its body, and whether it is in a session."""
+    """A kind of request: its method, the bytes of its body, and whether it is in a session.
+
+    The head of each request is that of the one before, or is `traced`: then a header has another value each time.
+    """
 
     method: str
     body: int
     in_session: bool
+    traced: bool = False
 
-    def raw(self, session_id: str) -> bytes:
+    def raw(self, session_id: str, number: int) -> bytes:
         body = _TEXT.ljust(self.body) if self.body else b""
         said = f"Mcp-Session-Id: {session_id}\r\n" if self.in_session else "Mcp-Protocol-Version: 2026-07-28\r\n"
+        if self.traced:
+            said += f"Traceparent: 00-{number:032x}-{number:016x}-01\r\n"
         return _request(self.method, said, body)
 
 
 POST_IN_SESSION: Final = Kind(method="POST", body=200, in_session=True)
+POST_TRACED: Final = Kind(method="POST", body=200, in_session=True, traced=True)
 POST_OUTSIDE: Final = Kind(method="POST", body=200, in_session=False)
 GET_IN_SESSION: Final = Kind(method="GET", body=0, in_session=True)
 GET_OUTSIDE: Final = Kind(method="GET", body=0, in_session=False)
@@ -68,10 +75,11 @@ def instructions(kind: Kind, *flags: str) -> float:
         with running("callgrind", command, Path(folder), {"PYTHONHASHSEED": "0"}) as process:
             until_listens(port, process)
             with closing(socket.create_connection((HOST, port))) as client:
-                request = kind.raw(_opened(client))
-                _ask(client, request, _BEFORE)
+                session_id = _opened(client)
+                requests = [kind.raw(session_id, number) for number in range(1, _BEFORE + _COUNTED + 1)]
+                _ask(client, requests[:_BEFORE])
                 _count("on", process.process.pid)
-                _ask(client, request, _COUNTED)
+                _ask(client, requests[_BEFORE:])
                 _count("off", process.process.pid)
             process.terminate()
             said = process.said()
@@ -87,8 +95,8 @@ def _count(whether: str, pid: int) -> None:
         pytest.skip(f"callgrind cannot be told what to count: {told.stderr}")
 
 
-def _ask(client: socket.socket, request: bytes, times: int) -> None:
-    for _ in range(times):
+def _ask(client: socket.socket, requests: Iterable[bytes]) -> None:
+    for request in requests:
         head = _answer_to(client, request)
         assert head.startswith(b"HTTP/1.1 200 "), head
 

@@ -2,17 +2,23 @@
 
 import pytest
 
-from .instructions import POST_IN_SESSION, POST_OUTSIDE, VALGRIND, Kind, instructions
+from .instructions import POST_IN_SESSION, POST_OUTSIDE, POST_TRACED, VALGRIND, Kind, instructions
 
 pytestmark = [
     pytest.mark.processes,
     pytest.mark.skipif(VALGRIND is None, reason="needs valgrind: apt-get install valgrind"),
 ]
 
-MOST = 395_000
+MOST = 330_000
 """Instructions for a POST of 200 bytes on CPython 3.11. What is added on the way of a request shows here."""
+MOST_TRACED = 455_000
+"""Instructions if a header has another value in each request, as traces and the ids of requests have."""
 
 
-@pytest.mark.parametrize("kind", [POST_IN_SESSION, POST_OUTSIDE], ids=["in a session", "in no session"])
-def test_a_small_post_takes_no_more_instructions_than_it_may(kind: Kind) -> None:
-    assert instructions(kind) <= MOST
+@pytest.mark.parametrize(
+    ("kind", "most"),
+    [(POST_IN_SESSION, MOST), (POST_OUTSIDE, MOST), (POST_TRACED, MOST_TRACED)],
+    ids=["in a session", "in no session", "traced"],
+)
+def test_a_small_post_takes_no_more_instructions_than_it_may(kind: Kind, most: int) -> None:
+    assert instructions(kind) <= most

@@ -1,15 +1,16 @@
 """What the names of a head decide, against plain functions that look at each line anew."""
 
 from ipaddress import ip_network
+from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from otel_sessions._http.hops import HOP_BY_HOP
 from otel_sessions.matchers import Headers, spelt
 from otel_sessions.proxy.head import Again, Malformed, read_head
 from otel_sessions.proxy.headers import Trust, end_to_end, towards_upstream
-from otel_sessions.proxy.rules import Rules, Timeouts
+from otel_sessions.proxy.rules import TARGET, Rules, Timeouts
 from otel_sessions.proxy.shape import SHAPED, Shaped, shape_in, shape_of
 
 NAMES = [
@@ -121,6 +122,32 @@ def test_a_head_with_many_or_long_names_has_a_shape_too() -> None:
     assert shape_of(head) is not shape_of(head)  # it is not remembered
 
 
+values_of_lines = st.one_of(
+    st.sampled_from(
+        ["", "a", "b", "12", "03", "chunked", "close", "websocket", "x\ty", " a ", "a\r\n b", "a\nX: b", "a\rb"]
+    ),
+    st.text(st.characters(max_codepoint=255), max_size=4),
+)
+KNOWN_LINES = [
+    *("Host", "Traceparent", "traceparent", "X-Request-Id", "Cookie", "X-One", "Content-Length", "Transfer-Encoding"),
+    *("Connection", "Proxy-Connection", "Upgrade", "Expect", "Content_Length", "Mcp-Session-Id"),
+]
+targets = st.sampled_from(["GET /", "GET /", "GET /", "POST /", "GET /a", "GET http://else/", "POST http://else/a"])
+few_lines = st.lists(st.sampled_from(KNOWN_LINES), max_size=5)
+
+
+def written(target: str, names: list[str], values: list[str]) -> bytes:
+    said = "".join(f"{name}: {value}\r\n" for name, value in zip(names, values, strict=True))
+    return f"{target} HTTP/1.1\r\n{said}\r\n".encode("latin-1")
+
+
+def differing(names: list[str]) -> st.SearchStrategy[list[bytes]]:
+    """Heads with the same names, most of which can be read."""
+    good = {"Host": "h", "Content-Length": "3", "Transfer-Encoding": "chunked"}
+    values = st.tuples(*[st.one_of(st.just(good.get(name, "a")), values_of_lines) for name in names]).map(list)
+    return st.lists(st.builds(written, targets, st.just(names), values), min_size=2, max_size=6)
+
+
 lines = st.sampled_from(["Host: h", "Host: other", "X-One: 1", "Content-Length: 3", "Connection: close", "X y: 1"])
 heads = st.builds(
     lambda target, said, padding: f"GET {target} HTTP/1.1\r\n{said}X-Pad: {'p' * padding}\r\n\r\n".encode(),
@@ -146,3 +173,35 @@ def test_a_head_that_is_repeated_is_read_as_the_first_time(raws: list[bytes]) ->
 
     for raw in raws:
         assert outcome(lambda raw: again.read(raw)[0], raw) == outcome(read_head, raw)
+
+
+@given(few_lines.map(lambda names: ["Host", *names]).flatmap(differing))
+@example([written("GET /", ["Host", "X-One"], ["h", value]) for value in "ab"])
+@example([written(f"GET {start}/", ["Host", "X-One"], ["h", value]) for start, value in (("http://e", "a"), ("", "b"))])
+@example([written("GET /", ["Host", "Cookie", "Cookie"], ["h", *values]) for values in ("aa", "ab", "ba")])
+def test_a_head_with_other_values_is_read_as_the_first_time(raws: list[bytes]) -> None:
+    again = Again()
+
+    for raw in raws:
+        assert outcome(lambda raw: again.read(raw)[0], raw) == outcome(read_head, raw)
+
+
+@given(few_lines.map(lambda names: ["Host", *names]).flatmap(differing))
+def test_what_is_known_of_a_head_with_other_values_is_true_of_it(raws: list[bytes]) -> None:
+    again, rules = Again(), Rules(trust=Trust(), timeouts=Timeouts(connect_timeout=1, idle_timeout=1))
+
+    for raw in raws:
+        try:
+            head, shaped = again.read(raw)
+        except Malformed:
+            continue
+        scope: dict[str, Any] = {"type": "http", "client": ("10.0.0.5", 1), "method": head.method, TARGET: head.target}
+        scope |= {"headers": head.headers, "scheme": "http", "http_version": head.version}
+        assert shaped.refusal in ((), (rules.refusal(scope),))
+        shaped.refusal = (rules.refusal(scope),)
+        sent = towards_upstream(scope, Trust(), None)
+        if shaped.like is not None:
+            before, changes = shaped.like
+            assert isinstance(before, list)
+            assert [changes.get(pair, pair) for pair in before] == sent
+        shaped.outgoing = sent
