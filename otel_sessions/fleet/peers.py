@@ -28,7 +28,7 @@ from otel_sessions._core.forks import forks
 from otel_sessions._core.ids import hint_in
 from otel_sessions._core.words import Forwarded
 from otel_sessions._engine.owners import Peer, Reports
-from otel_sessions.asgi import Receive, Send
+from otel_sessions.asgi import ASGIApp, Receive, Send
 from otel_sessions.asgi._elsewhere import Serve
 from otel_sessions.matchers import Scope
 
@@ -189,6 +189,10 @@ class Peers:
                 return await serve(session_id, traced, receive, answering)
 
         await taking.take(self._name, self._current_secrets(), time.time(), scope, receive, send, serve_traced)
+
+    async def _serve_whole(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve an exchange that a peer has passed on by a whole app, whose middleware calls `take`."""
+        await taking.serve_whole(self._current_secrets(), time.time(), scope, receive, send, app)
 
     async def _ask(self, address: str) -> str | None:
         return None if self._links is None else await self._links.ask(address, self._current_secrets())

@@ -6,6 +6,7 @@ whether it is the owner. What anybody else says is not passed back.
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Final
 
 from otel_sessions._http.client import Call, CallLimits, Client
@@ -26,35 +27,51 @@ class Gone(Exception):
     """The client has left."""
 
 
-async def pass_on(
-    client: Client,
-    crossing: Crossing,
-    scope: Scope,
-    target: bytes,
-    signed: bytes,
-    proof: Proof,
-    receive: Receive,
-    send: Send,
-    limits: CallLimits,
-) -> Headers | None:
-    """Pass a request on. Return None when the owner's answer was passed back, else the headers of another answer.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Passing:
+    """One exchange that is passed on. `signed` is the header for the peer, `proof` what its answer must have."""
 
-    Raises `UpstreamError`, also if the answer stays incomplete, `Gone` if the client has left, and what `receive` and
-    `send` raise.
+    scope: Scope
+    target: bytes
+    signed: bytes
+    proof: Proof
+    crossing: Crossing
+    receive: Receive
+    send: Send
+
+    def is_by_owner(self, headers: Headers) -> bool:
+        """Return whether an answer is the answer of the owner."""
+        said = self.proof.said_in(headers)
+        return said is not None and said[0] is Word.OWNER
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Other:
+    """An answer that is not the owner's."""
+
+    status: int
+    headers: Headers
+
+
+async def pass_on(client: Client, limits: CallLimits, passing: Passing) -> Other | None:
+    """Pass a request on. Return None when the owner's answer was passed back, else the other answer.
+
+    Raises `UpstreamError`, also if the answer stays incomplete, `Gone` if the client has left, and what the `receive`
+    and the `send` of the exchange raise.
     """
-    body = _Body(receive)
-    headers = [*towards_peer(pairs_of(scope)), (HEADER, signed)]
+    scope, crossing, send = passing.scope, passing.crossing, passing.send
+    body = _Body(passing.receive)
+    headers = [*towards_peer(pairs_of(scope)), (HEADER, passing.signed)]
     first = await body.first() if _has_body(scope) else None
     whole = first if body.is_read else body.parts()
     method = str(scope["method"]).encode("latin-1")
-    with client.call(method, target, headers, whole, limits=limits) as call:
+    with client.call(method, passing.target, headers, whole, limits=limits) as call:
         crossing.when_ended(call.close)
         watching = asyncio.get_running_loop().call_later(_WATCH_AFTER, body.begin_to_watch, crossing)
         try:
             head = await call.head()
-            said = proof.said_in(head.headers)
-            if said is None or said[0] is not Word.OWNER:
-                return head.headers
+            if not passing.is_by_owner(head.headers):
+                return Other(status=head.status, headers=head.headers)
             await send({"type": "http.response.start", "status": head.status, "headers": towards_client(head.headers)})
             await _pass_back(call, send)
             return None

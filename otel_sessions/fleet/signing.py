@@ -75,7 +75,9 @@ class Proof:
     def said_in(self, headers: Headers) -> tuple[Word, str] | None:
         """Return what the header of an answer says, or None if no process of the fleet has signed the answer."""
         values = [value for name, value in headers if name.lower() == HEADER]
-        said, _, mac = (values[0] if len(values) == 1 else b"").rpartition(b" ")
+        if len(values) != 1:
+            return None
+        said, _, mac = values[0].rpartition(b" ")
         if not compare_digest(mac, _mac(self.key, b"answer", said, self.mac)):
             return None
         word, _, name = said.decode().partition(" ")

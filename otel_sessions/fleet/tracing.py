@@ -119,6 +119,8 @@ class Tracing:
                 yield traced, answering
             except BaseException as raised:
                 error = type_of(raised)
+                if isinstance(raised, Exception):
+                    answering.status = answering.status or 500  # what the client is told then
                 raise
             finally:
                 self._end(span, answering, error or (str(answering.status) if answering.status >= 500 else ""))

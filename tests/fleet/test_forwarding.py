@@ -554,7 +554,11 @@ async def test_the_ways_to_peers_and_the_warnings_are_bounded(
     from otel_sessions.fleet import links
 
     monkeypatch.setattr(links, "_MOST_LINKS", 1)
-    other = served(telling("other"), free_socket())
+
+    async def another(scope: Any, receive: Receive, send: Send) -> None:
+        await answer(send, b"something else")
+
+    other = served(another, free_socket())
     async with other as url:
         elsewhere = {"w1": url, "w9": url.replace(HOST, "localhost")}
         async with fleet_of(telling, HeaderMatcher, ("w1", "w2", "w3"), addresses=elsewhere) as fleet:

@@ -1,5 +1,6 @@
 """What a process does with an exchange that says that another process has passed it on."""
 
+import contextlib
 import time
 from typing import Any
 
@@ -166,6 +167,26 @@ async def test_a_socket_is_refused_as_well_as_its_server_can(extensions: dict[st
         scope = {"type": "websocket", "path": "/", "headers": [(HEADER, b"x")], "extensions": extensions}
         client = await Client(scope).go(process.app)
         assert client.kinds[0] == ("websocket.http.response.start" if extensions else "websocket.close")
+
+
+@pytest.mark.parametrize("ending", ["close", "raise"])
+async def test_a_server_that_can_only_close_a_socket_gets_what_the_app_says(ending: str) -> None:
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await Process()._serve(scope, receive, send)
+        elif ending == "close":
+            await send({"type": "websocket.close", "code": 4001})
+        else:
+            raise EOFError
+
+    process = Process()
+    process.app = SessionLeaseMiddleware(app, process.manager, HeaderMatcher())
+    async with process.manager:
+        client, _ = passed_on(await process.opened())
+        client.scope |= {"type": "websocket", "extensions": {}}
+        with contextlib.suppress(EOFError):
+            await client.go(process.app)
+        assert client.sent == ([{"type": "websocket.close", "code": 4001}] if ending == "close" else [])
 
 
 @pytest.mark.parametrize(
