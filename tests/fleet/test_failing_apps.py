@@ -1,6 +1,7 @@
 """Apps that fail where their session is: a client gets the same from every process, and its session stays."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx2
@@ -30,36 +31,61 @@ async def answer(send: Send, status: int = 200) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
+async def fail(send: Send) -> None:
+    raise Broken
+
+
+async def say_nothing(send: Send) -> None:
+    pass
+
+
+async def be_cancelled(send: Send) -> None:
+    raise asyncio.CancelledError
+
+
+async def fail_amid_the_answer(send: Send) -> None:
+    await begin(send, length=100)
+    await send({"type": "http.response.body", "body": b"a part", "more_body": True})
+    raise Broken
+
+
+async def fail_after_the_answer(send: Send) -> None:
+    await answer(send)
+    raise Broken
+
+
+async def misdirect(send: Send) -> None:
+    await answer(send, 421)
+
+
+async def close(send: Send) -> None:
+    await send({"type": "websocket.close", "code": 4001})
+
+
+async def deny(send: Send) -> None:
+    await send({"type": "websocket.http.response.start", "status": 429, "headers": []})
+    await send({"type": "websocket.http.response.body", "body": b""})
+
+
+ENDINGS: dict[str, Callable[[Send], Awaitable[None]]] = {
+    "/raise": fail,
+    "/nothing": say_nothing,
+    "/cancel": be_cancelled,
+    "/partly": fail_amid_the_answer,
+    "/after": fail_after_the_answer,
+    "/421": misdirect,
+    "/close": close,
+    "/deny": deny,
+}
+
+
 def failing(_: str) -> ASGIApp:
-    """An app that fails as its path says."""
+    """An app that ends as its path says."""
 
     async def app(scope: Any, receive: Receive, send: Send) -> None:
-        is_socket = scope["type"] == "websocket"
-        if is_socket:
+        if scope["type"] == "websocket":
             await receive()
-        match scope["path"]:
-            case "/raise":
-                raise Broken
-            case "/nothing":
-                return
-            case "/cancel":
-                raise asyncio.CancelledError
-            case "/partly":
-                await begin(send, length=100)
-                await send({"type": "http.response.body", "body": b"a part", "more_body": True})
-                raise Broken
-            case "/after":
-                await answer(send)
-                raise Broken
-            case "/close":
-                await send({"type": "websocket.close", "code": 4001})
-            case "/deny" if is_socket:
-                await send({"type": "websocket.http.response.start", "status": 429, "headers": []})
-                await send({"type": "websocket.http.response.body", "body": b""})
-            case "/421":
-                await answer(send, 421)
-            case _:
-                await answer(send)
+        await ENDINGS.get(scope["path"], answer)(send)
 
     return app
 
