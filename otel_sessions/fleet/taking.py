@@ -21,6 +21,8 @@ from .targets import target_of
 _STARTS: Final = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
 _LEAVES: Final = frozenset({"http.disconnect", "websocket.disconnect"})
 _DENIAL: Final = "websocket.http.response"
+_FORWARDED: Final = "otel_sessions.fleet.forwarded"
+"""In a scope: whether the request has the header, if somebody has looked already."""
 _SIGNED: Final = "otel_sessions.fleet.signed"
 """In a scope: what stands around the app signs its answers already."""
 _POLICY_VIOLATION: Final = 1008
@@ -31,7 +33,15 @@ _logger = logging.getLogger("otel_sessions")
 
 def is_forwarded(scope: Scope) -> bool:
     """Return whether a request has the header of a forwarded request, signed or not."""
-    return HEADER in [name for name, _ in scope["headers"]]
+    known: bool | None = scope.get(_FORWARDED)
+    return HEADER in [name for name, _ in scope["headers"]] if known is None else known
+
+
+def take_header_out(scope: Scope) -> None:
+    """Take the header of forwarded requests out of a request that comes from a client."""
+    if is_forwarded(scope):
+        scope["headers"] = [pair for pair in pairs_of(scope) if pair[0] != HEADER]
+    scope[_FORWARDED] = False
 
 
 def _check(secrets: Secrets, now: float, scope: Scope) -> tuple[Passage, Proof] | None:

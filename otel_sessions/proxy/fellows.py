@@ -12,9 +12,8 @@ from typing import Final
 from otel_sessions.asgi import ASGIApp, Receive, Send
 from otel_sessions.fleet import StaticPeers
 from otel_sessions.fleet.addresses import read_peers
-from otel_sessions.fleet.signing import HEADER
-from otel_sessions.fleet.taking import is_forwarded
-from otel_sessions.matchers import Scope, pairs_of
+from otel_sessions.fleet.taking import is_forwarded, take_header_out
+from otel_sessions.matchers import Scope
 
 from . import websocket
 from .forward import answer
@@ -58,8 +57,7 @@ class ForClients:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if is_forwarded(scope):
-            scope["headers"] = [pair for pair in pairs_of(scope) if pair[0] != HEADER]
+        take_header_out(scope)
         await self._app(scope, receive, send)
 
 

@@ -11,9 +11,10 @@ from http import HTTPStatus
 from typing import Final
 
 from otel_sessions._http.hops import HOP_BY_HOP
+from otel_sessions.asgi._repeated import REPEATED, Repeated
 from otel_sessions.matchers import Headers, Scope, pairs_of
 
-SHAPED: Final = "otel_sessions.proxy.shaped"
+SHAPED: Final = REPEATED
 """Where a scope has its `Shaped`."""
 KEPT: Final = 512
 """How many shapes are remembered."""
@@ -45,21 +46,23 @@ class Shape:
         return [headers[line][1] for line in self.at.get(name, ())]
 
 
-class Shaped:
+class Shaped(Repeated):
     """A request's headers and their shape, and what was found out about them.
 
     A connection has the same object again for a head that is repeated, so each answer is found once. `refusal` is why
     the request is not passed on; it is empty if nobody has asked. `outgoing` is what
-    the upstream is asked.
+    the upstream is asked. `changed` is about the headers that the last change has made of these.
     """
 
-    __slots__ = ("headers", "outgoing", "refusal", "shape")
+    __slots__ = ("changed", "headers", "outgoing", "refusal", "shape")
 
     def __init__(self, headers: Headers, shape: Shape) -> None:
+        super().__init__()
         self.headers: Final = headers
         self.shape: Final = shape
         self.refusal: tuple[()] | tuple[tuple[HTTPStatus, str] | None] = ()
         self.outgoing: object = None
+        self.changed: Shaped | None = None
 
 
 def shape_of(headers: Headers) -> Shape:
@@ -77,15 +80,23 @@ def shape_of(headers: Headers) -> Shape:
 
 def shape_in(scope: Scope) -> Shape:
     """Return the shape of a request's head."""
-    headers = pairs_of(scope)
     shaped = shaped_in(scope)
-    return shape_of(headers) if shaped is None else shaped.shape
+    return shape_of(pairs_of(scope)) if shaped is None else shaped.shape
 
 
 def shaped_in(scope: Scope) -> Shaped | None:
-    """Return what is known about a request's headers, or None if somebody has changed the headers."""
+    """Return what is known about a request's headers, or None if the server has not said it.
+
+    Headers that somebody has changed are found again if a head is repeated and changed in the same way.
+    """
     shaped: Shaped | None = scope.get(SHAPED)
-    return shaped if shaped is not None and shaped.headers is scope["headers"] else None
+    headers = scope["headers"]
+    if shaped is None or shaped.headers is headers:
+        return shaped
+    changed = shaped.changed
+    if changed is None or (changed.headers is not headers and changed.headers != headers):
+        changed = shaped.changed = Shaped(headers, shape_of(headers))
+    return changed
 
 
 def tokens(values: Iterable[bytes]) -> frozenset[bytes]:

@@ -183,7 +183,7 @@ async def test_a_server_that_can_only_close_a_socket_gets_what_the_app_says(endi
     process.app = SessionLeaseMiddleware(app, process.manager, HeaderMatcher())
     async with process.manager:
         client, _ = passed_on(await process.opened())
-        client.scope |= {"type": "websocket", "extensions": {}}
+        client.scope.update({"type": "websocket", "extensions": {}})
         with contextlib.suppress(EOFError):
             await client.go(process.app)
         assert client.sent == ([{"type": "websocket.close", "code": 4001}] if ending == "close" else [])
