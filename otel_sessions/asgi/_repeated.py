@@ -13,15 +13,16 @@ REPEATED: Final = "otel_sessions.repeated"
 
 
 class Repeated:
-    """What the middleware remembers of a head: what it matches, and the headers that the app got last."""
+    """What is remembered of a head: what it matches, the headers that the app got last, and what a peer got last."""
 
-    __slots__ = ("match", "session_id", "towards_app")
+    __slots__ = ("match", "session_id", "towards_app", "towards_peer")
 
     def __init__(self) -> None:
         self.match: Match | None = None
         self.towards_app: Headers | None = None
         self.session_id: str | None = None
         """The id for which `towards_app` was made."""
+        self.towards_peer: object = None
 
 
 def match_in(scope: Scope, matcher: SessionMatcher) -> Match:

@@ -23,7 +23,7 @@ from otel_sessions.matchers import Scope
 from . import requests, sockets
 from .addresses import Address, read_address
 from .crossings import Crossings, Why
-from .signing import ANYONE, HEADER, REFUSED, VALID_SECONDS, Passage, Proof, Secrets, Word
+from .signing import ANYONE, HEADER, REFUSED, Passage, Proof, Secrets, Word, expiry
 from .targets import target_of
 
 _MOST_LINKS: Final = 1024
@@ -200,7 +200,7 @@ def _passage_of(peer: Peer, session_id: str, scope: Scope) -> Passage:
 
 
 def _passage(owner: str, session_id: str, scheme: str, client: tuple[str, int] | None) -> Passage:
-    expires = int(time.time()) + VALID_SECONDS
+    expires = expiry(time.time())
     return Passage(owner=owner, session_id=session_id, scheme=scheme, client=client, expires=expires)
 
 
