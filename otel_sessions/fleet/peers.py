@@ -15,6 +15,7 @@ import os
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -194,13 +195,12 @@ class Peers:
 
         If the session is not here, the answer is 421, and the peer looks elsewhere.
         """
-
-        async def serve_traced(session_id: str, scope: Scope, receive: Receive, send: Send) -> bool:
-            with self._tracing.take(scope, send) as (traced, answering):
-                return await serve(session_id, traced, receive, answering)
-
-        serving = serve_traced if self._tracing.is_on else serve
+        serving = partial(self._serve_traced, serve) if self._tracing.is_on else serve
         await taking.take(self._name, self._current_secrets(), time.time(), scope, receive, send, serving)
+
+    async def _serve_traced(self, serve: Serve, session_id: str, scope: Scope, receive: Receive, send: Send) -> bool:
+        with self._tracing.take(scope, send) as (traced, answering):
+            return await serve(session_id, traced, receive, answering)
 
     async def _serve_whole(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve an exchange that a peer has passed on by a whole app, whose middleware calls `take`."""

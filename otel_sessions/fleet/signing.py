@@ -21,6 +21,7 @@ from otel_sessions.matchers import Headers
 
 HEADER: Final = b"otel-sessions-fleet"
 """The header of a forwarded request, and of its answer. No client and no app may send it."""
+_SIZE: Final = len(HEADER)
 ANYONE: Final = ""
 """In place of the owner's name: the question who takes requests at an address."""
 VALID_SECONDS: Final = 60
@@ -80,15 +81,21 @@ class Proof:
 
     def said_in(self, headers: Headers) -> tuple[Word, str] | None:
         """Return what the header of an answer says, or None if no process of the fleet has signed the answer."""
-        values = [value for name, value in headers if name.lower() == HEADER]
-        if len(values) != 1:
+        found = named(headers)
+        if len(found) != 1:
             return None
-        said = values[0].rpartition(b" ")[0]
+        value = found[0][1]
+        said = value.rpartition(b" ")[0]
         answer = _answer if len(said) <= _LONGEST_WORD else _answer_anew
-        if not compare_digest(values[0], answer(self.key, self.mac, said)):
+        if not compare_digest(value, answer(self.key, self.mac, said)):
             return None
         word, _, name = said.decode().partition(" ")
         return Word(word), name
+
+
+def named(headers: Headers) -> Headers:
+    """Return the headers of an answer that have the name `HEADER`, however it is written."""
+    return [pair for pair in headers if len(pair[0]) == _SIZE and pair[0].lower() == HEADER]
 
 
 def expiry(now: float) -> int:

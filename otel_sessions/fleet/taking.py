@@ -7,6 +7,7 @@ does the answer for an app that fails: the answer of a server is not signed, and
 
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from http import HTTPStatus
 from typing import Final
 
@@ -15,7 +16,7 @@ from otel_sessions.asgi import ASGIApp, Message, Receive, Send
 from otel_sessions.asgi._elsewhere import Serve
 from otel_sessions.matchers import Headers, Scope, pairs_of
 
-from .signing import ANYONE, HEADER, REFUSED, Passage, Proof, Secrets, Word
+from .signing import ANYONE, HEADER, REFUSED, Passage, Proof, Secrets, Word, named
 from .targets import target_of
 
 _STARTS: Final = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
@@ -34,12 +35,14 @@ _logger = logging.getLogger("otel_sessions")
 def is_forwarded(scope: Scope) -> bool:
     """Return whether a request has the header of a forwarded request, signed or not."""
     known: bool | None = scope.get(_FORWARDED)
-    return HEADER in [name for name, _ in scope["headers"]] if known is None else known
+    if known is None:
+        known = scope[_FORWARDED] = HEADER in [name for name, _ in scope["headers"]]
+    return known
 
 
-def take_header_out(scope: Scope) -> None:
-    """Take the header of forwarded requests out of a request that comes from a client."""
-    if is_forwarded(scope):
+def as_of_client(scope: Scope, *, has_header: bool) -> None:
+    """Make a request one that comes from a client: the header is taken out, and `is_forwarded` is False."""
+    if has_header:
         scope["headers"] = [pair for pair in pairs_of(scope) if pair[0] != HEADER]
     scope[_FORWARDED] = False
 
@@ -70,13 +73,8 @@ async def take(
         await _answer(scope, send, HTTPStatus.OK, proof.answer(Word.PEER, name), b"")
         return
     if passage.owner == name:
-        came = _as_it_came(scope, passage)
-
-        async def serve_it(receive: Receive, send: Send) -> bool:
-            return await serve(passage.session_id, came, receive, send)
-
-        is_signed = scope.get(_SIGNED, False)
-        if await (serve_it(receive, send) if is_signed else _answer_signed(proof, scope, receive, send, serve_it)):
+        served = partial(serve, passage.session_id, _as_it_came(scope, passage))
+        if await (served(receive, send) if _SIGNED in scope else _answer_signed(proof, scope, receive, send, served)):
             return
     said = proof.answer(Word.NOT_OWNER)
     await _answer(scope, send, HTTPStatus.MISDIRECTED_REQUEST, said, b"this process does not have the session\n")
@@ -86,7 +84,7 @@ def _as_it_came(scope: Scope, passage: Passage) -> Scope:
     """Return the scope as it was where the client's request arrived."""
     client = None if passage.client is None else list(passage.client)
     headers = [pair for pair in pairs_of(scope) if pair[0] != HEADER]
-    return {**scope, "client": client, "scheme": passage.scheme, "headers": headers}
+    return {**scope, "client": client, "scheme": passage.scheme, "headers": headers, _FORWARDED: False}
 
 
 async def serve_whole(secrets: Secrets, now: float, scope: Scope, receive: Receive, send: Send, app: ASGIApp) -> None:
@@ -170,9 +168,11 @@ class _Signing:
 
     def _signed(self, headers: Headers) -> Headers:
         """Return the headers with a signed word: another answer of this process, or the word of the owner."""
-        if self._proof.said_in(headers) is not None:
+        said = named(headers)
+        if said and self._proof.said_in(said) is not None:
             return headers
-        return [*(pair for pair in headers if pair[0].lower() != HEADER), (HEADER, self._proof.answer(Word.OWNER))]
+        others = [pair for pair in headers if pair not in said] if said else headers
+        return [*others, (HEADER, self._proof.answer(Word.OWNER))]
 
 
 async def _answer(scope: Scope, send: Send, status: HTTPStatus, said: bytes, body: bytes) -> None:

@@ -5,6 +5,7 @@ peers' listener takes nothing else.
 """
 
 import dataclasses
+from collections.abc import Awaitable
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final
@@ -12,13 +13,15 @@ from typing import Final
 from otel_sessions.asgi import ASGIApp, Receive, Send
 from otel_sessions.fleet import StaticPeers
 from otel_sessions.fleet.addresses import read_peers
-from otel_sessions.fleet.taking import is_forwarded, take_header_out
+from otel_sessions.fleet.signing import HEADER
+from otel_sessions.fleet.taking import as_of_client, is_forwarded
 from otel_sessions.matchers import Scope
 
 from . import websocket
 from .forward import answer
 from .peer import EndpointMatcher
 from .settings import Settings
+from .shape import shape_in
 
 _UNSIGNED: Final = (HTTPStatus.FORBIDDEN, "this address takes only what a process of the fleet passes on")
 _SIGNED_TIMES: Final = 3
@@ -56,9 +59,9 @@ class ForClients:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        take_header_out(scope)
-        await self._app(scope, receive, send)
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        as_of_client(scope, has_header=HEADER in shape_in(scope).at)
+        return self._app(scope, receive, send)
 
 
 class ForPeers:
