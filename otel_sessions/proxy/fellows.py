@@ -17,11 +17,12 @@ from otel_sessions.fleet.signing import HEADER
 from otel_sessions.fleet.taking import as_of_client, is_forwarded
 from otel_sessions.matchers import Scope
 
-from . import websocket
+from . import options, websocket
 from .forward import answer
 from .peer import EndpointMatcher
 from .settings import Settings
 from .shape import shape_in
+from .upstream import trusting
 
 _UNSIGNED: Final = (HTTPStatus.FORBIDDEN, "this address takes only what a process of the fleet passes on")
 _SIGNED_TIMES: Final = 3
@@ -36,7 +37,8 @@ def fleet_of(settings: Settings) -> StaticPeers | None:
     file = None if settings.peers_file is None else Path(settings.peers_file)
     listed = {name: peer.address for name, peer in read_peers(settings.peers).items()} or file
     secret = Path(settings.peer_secret_file)
-    return StaticPeers(listed, dns=settings.peers_dns, name=settings.peer_name, secret=secret)
+    tls = None if settings.peer_ca is None else trusting(settings.peer_ca, options.PEER_CA.flag)
+    return StaticPeers(listed, dns=settings.peers_dns, name=settings.peer_name, secret=secret, tls=tls)
 
 
 def with_hints(settings: Settings) -> Settings:
