@@ -141,13 +141,12 @@ class Tracing:
 
     @contextmanager
     def _span(self, name: str, kind: SpanKind, scope: Scope) -> Iterator[Span | None]:
-        """Make a new span the current span of the block. Without a provider there is no span."""
+        """Make a new span the current span of the block. If the provider fails, there is no span."""
         span: Span | None = None
         with ExitStack() as exits:
-            if _is_traced(self._reports):
-                with self._guarded():
-                    span = self._start(name, kind, scope)
-                    exits.enter_context(under(trace.set_span_in_context(span)))
+            with self._guarded():
+                span = self._start(name, kind, scope)
+                exits.enter_context(under(trace.set_span_in_context(span)))
             yield span
 
     def _start(self, name: str, kind: SpanKind, scope: Scope) -> Span:

@@ -259,6 +259,18 @@ class TestSpans:
 
         assert (server.attributes or {})["http.response.status_code"] == 403
 
+    async def test_the_span_of_a_request_that_is_cancelled_has_no_status(self, signals: Signals) -> None:
+        async with reporting(signals) as fleet:
+            tracing = fleet["w1"].fleet._tracing
+            with (
+                pytest.raises(asyncio.CancelledError),
+                tracing.take({"type": "http", "headers": []}, _never),
+            ):
+                raise asyncio.CancelledError
+        (server,) = signals.spans_named("otel_sessions.fleet.take")
+
+        assert "http.response.status_code" not in (server.attributes or {})
+
     async def test_where_the_app_has_a_span_already_there_is_no_second_server_span(self, signals: Signals) -> None:
         async with reporting(signals) as fleet:
             session_id = await opened(fleet["w1"])
