@@ -51,10 +51,10 @@ class Shaped(Repeated):
 
     A connection has the same object again for a head that is repeated, so each answer is found once. `refusal` is why
     the request is not passed on; it is empty if nobody has asked. `outgoing` is what
-    the upstream is asked. `changed` is about the headers that the last change has made of these.
+    the upstream is asked. `rewritten` is about the headers that the middleware has made of these last.
     """
 
-    __slots__ = ("changed", "headers", "outgoing", "refusal", "shape")
+    __slots__ = ("headers", "outgoing", "refusal", "rewritten", "shape")
 
     def __init__(self, headers: Headers, shape: Shape) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Shaped(Repeated):
         self.shape: Final = shape
         self.refusal: tuple[()] | tuple[tuple[HTTPStatus, str] | None] = ()
         self.outgoing: object = None
-        self.changed: Shaped | None = None
+        self.rewritten: Shaped | None = None
 
 
 def shape_of(headers: Headers) -> Shape:
@@ -93,10 +93,10 @@ def shaped_in(scope: Scope) -> Shaped | None:
     headers = scope["headers"]
     if shaped is None or shaped.headers is headers:
         return shaped
-    changed = shaped.changed
-    if changed is None or (changed.headers is not headers and changed.headers != headers):
-        changed = shaped.changed = Shaped(headers, shape_of(headers))
-    return changed
+    rewritten = shaped.rewritten
+    if rewritten is None or (rewritten.headers is not headers and rewritten.headers != headers):
+        rewritten = shaped.rewritten = Shaped(headers, shape_of(headers))
+    return rewritten
 
 
 def tokens(values: Iterable[bytes]) -> frozenset[bytes]:
