@@ -38,7 +38,6 @@ from otel_sessions.matchers import (
     Opens,
     Scope,
     SessionMatcher,
-    pairs_of,
 )
 
 from ._adoption import Adoption
@@ -47,6 +46,7 @@ from ._elsewhere import Forwarding, forward, forwarding_of, hinting, tell_part, 
 from ._exchange import ASGIApp, Exchange, Looking, Receive, Send, exchange_of, look_freely
 from ._hints import HintingMatcher
 from ._leasing import Leasing, run_leased
+from ._repeated import headers_in, match_in
 from ._roles import OPENING, SESSION, Adopting, Asking, Only, Opening, Outside, Renewals, Role, Using
 from ._skipping import Skips, skips
 
@@ -157,7 +157,7 @@ class SessionLeaseMiddleware:
             await self._pass(scope, exchange_of(scope, receive, send))
         else:
             exchange = exchange_of(scope, receive, send, self._stream_idle_timeout)
-            match = self._matcher.match(scope)
+            match = match_in(scope, self._matcher)
             session = self._live(match, scope) if match.session_ids else None
             if session is None:
                 await self._serve_outside(match, scope, exchange)
@@ -259,7 +259,7 @@ class SessionLeaseMiddleware:
     def _inner(self, scope: Scope, session: Session[Any] | None) -> Scope:
         """Return a copy of the scope for the app. Servers keep their scope, and would keep the session, while idle."""
         session_id = None if session is None else session.id
-        return {**scope, SESSION: session, "headers": self._matcher.towards_app(pairs_of(scope), session_id)}
+        return {**scope, SESSION: session, "headers": headers_in(scope, self._matcher, session_id)}
 
     # Running the app
 

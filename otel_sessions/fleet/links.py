@@ -18,12 +18,12 @@ from otel_sessions._core.words import Forwarded
 from otel_sessions._engine.owners import Peer
 from otel_sessions._http.client import BadAnswer, Call, CallLimits, CannotConnect, Client, HungUp, Origin, UpstreamError
 from otel_sessions.asgi import Receive, Send
-from otel_sessions.matchers import Headers, Scope
+from otel_sessions.matchers import Scope
 
 from . import requests, sockets
 from .addresses import Address, read_address
-from .crossings import Crossing, Crossings, Why
-from .signing import ANYONE, HEADER, REFUSED, VALID_SECONDS, Passage, Proof, Secrets, Word
+from .crossings import Crossings, Why
+from .signing import ANYONE, HEADER, REFUSED, Passage, Proof, Secrets, Word, expiry
 from .targets import target_of
 
 _MOST_LINKS: Final = 1024
@@ -31,6 +31,9 @@ _ABSENT: Final = frozenset({errno.ECONNREFUSED, errno.ENOENT})
 """What the system says of an address where no process listens."""
 _NUMBER: Final = re.compile(r"\[Errno ([0-9]+)\]")
 _WARN_SECONDS: Final = 60.0
+_SERVER_ERRORS: Final = 500
+_TROUBLE: Final = frozenset({408, 429})
+"""What a server says, besides 5xx, that does not let a request through now. It does not say that a session is gone."""
 
 _logger = logging.getLogger("otel_sessions")
 
@@ -107,29 +110,31 @@ class Links:
     ) -> Forwarded:
         """Pass an exchange on, and return what became of it. Only `answered` says that the client has the answer."""
         link = self._link(peer.address)
+        target = target_of(scope)
+        signed, proof = secrets.sign(_passage_of(peer, session_id, scope), str(scope.get("method", "GET")), target)
         self._under_way += 1
         self._quiet.clear()
         try:
             with link.crossings.begin() as crossing:
-                return await self._cross(link, peer, session_id, secrets, crossing, scope, receive, send)
+                passing = requests.Passing(
+                    scope=scope,
+                    target=target,
+                    signed=signed,
+                    proof=proof,
+                    crossing=crossing,
+                    receive=receive,
+                    send=send,
+                )
+                return await self._cross(link, peer, passing)
         finally:
             self._under_way -= 1
             if not self._under_way:
                 self._quiet.set()
 
-    async def _cross(
-        self,
-        link: _Link,
-        peer: Peer,
-        session_id: str,
-        secrets: Secrets,
-        crossing: Crossing,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-    ) -> Forwarded:
+    async def _cross(self, link: _Link, peer: Peer, passing: requests.Passing) -> Forwarded:
+        crossing = passing.crossing
         try:
-            answer = await _pass_on(link, _passage_of(peer, session_id, scope), secrets, crossing, scope, receive, send)
+            answer = await _pass_on(link, passing)
         except requests.Gone:
             return Forwarded.LEFT
         except (UpstreamError, OSError, WebSocketException) as error:
@@ -139,15 +144,18 @@ class Links:
                 return Forwarded.GONE
             self._warn(peer, f"did not answer: {type(error).__name__}")
             return Forwarded.UNAVAILABLE
-        return Forwarded.ANSWERED if answer is None else self._judge(peer, answer[0], answer[1])
+        return Forwarded.ANSWERED if answer is None else self._judge(peer, answer, passing.proof)
 
-    def _judge(self, peer: Peer, said: Headers, proof: Proof) -> Forwarded:
+    def _judge(self, peer: Peer, answer: requests.Other, proof: Proof) -> Forwarded:
         """Return what an answer says that is not the owner's answer."""
-        if proof.said_in(said) is not None:
+        if proof.said_in(answer.headers) is not None:
             return Forwarded.NOT_OWNER
-        if (HEADER, REFUSED) in [(name.lower(), value) for name, value in said]:
+        if (HEADER, REFUSED) in [(name.lower(), value) for name, value in answer.headers]:
             self._warn(peer, "refuses the signature: its secret or its clock differs")
             return Forwarded.REFUSED
+        if answer.status in _TROUBLE or answer.status >= _SERVER_ERRORS:
+            self._warn(peer, f"did not answer: a server in front of it says {answer.status}")
+            return Forwarded.UNAVAILABLE
         self._warn(peer, "is no process of the fleet")
         return Forwarded.NOT_PEER
 
@@ -179,22 +187,10 @@ class Links:
                     del self._links[address]
 
 
-async def _pass_on(
-    link: _Link,
-    passage: Passage,
-    secrets: Secrets,
-    crossing: Crossing,
-    scope: Scope,
-    receive: Receive,
-    send: Send,
-) -> tuple[Headers, Proof] | None:
-    target = target_of(scope)
-    signed, proof = secrets.sign(passage, str(scope.get("method", "GET")), target)
-    if scope["type"] == "websocket":
-        said = await sockets.pass_on(link.address, link.tls, crossing, scope, target, signed, proof, receive, send)
-    else:
-        said = await requests.pass_on(link.client, crossing, scope, target, signed, proof, receive, send, link.limits)
-    return None if said is None else (said, proof)
+async def _pass_on(link: _Link, passing: requests.Passing) -> requests.Other | None:
+    if passing.scope["type"] == "websocket":
+        return await sockets.pass_on(link.address, link.tls, passing)
+    return await requests.pass_on(link.client, link.limits, passing)
 
 
 def _passage_of(peer: Peer, session_id: str, scope: Scope) -> Passage:
@@ -204,7 +200,7 @@ def _passage_of(peer: Peer, session_id: str, scope: Scope) -> Passage:
 
 
 def _passage(owner: str, session_id: str, scheme: str, client: tuple[str, int] | None) -> Passage:
-    expires = int(time.time()) + VALID_SECONDS
+    expires = expiry(time.time())
     return Passage(owner=owner, session_id=session_id, scheme=scheme, client=client, expires=expires)
 
 

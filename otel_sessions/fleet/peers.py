@@ -15,6 +15,7 @@ import os
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -28,7 +29,7 @@ from otel_sessions._core.forks import forks
 from otel_sessions._core.ids import hint_in
 from otel_sessions._core.words import Forwarded
 from otel_sessions._engine.owners import Peer, Reports
-from otel_sessions.asgi import Receive, Send
+from otel_sessions.asgi import ASGIApp, Receive, Send
 from otel_sessions.asgi._elsewhere import Serve
 from otel_sessions.matchers import Scope
 
@@ -164,14 +165,25 @@ class Peers:
         Return False, and send nothing, if the session is not there. Raises `PeerUnavailable` if the peer does not
         answer. Nothing was sent then, or the answer stays incomplete.
         """
-        assert self._links is not None
-        with self._tracing.forward(scope, send) as answering:
-            answering.outcome = outcome = await self._links.pass_on(
-                peer, session_id, self._current_secrets(), scope, receive, answering
-            )
+        outcome = await self._pass_on(peer, session_id, scope, receive, send)
         if outcome in (Forwarded.UNAVAILABLE, Forwarded.REFUSED):
             raise PeerUnavailable(peer.name, self._patience)
         return outcome in (Forwarded.ANSWERED, Forwarded.LEFT)
+
+    async def _pass_on(self, peer: Peer, session_id: str, scope: Scope, receive: Receive, send: Send) -> Forwarded:
+        """Pass an exchange on, and count what becomes of it."""
+        assert self._links is not None
+        links, secrets = self._links, self._current_secrets()
+        if self._tracing.is_on:
+            with self._tracing.forward(scope, send) as answering:
+                answering.outcome = await links.pass_on(peer, session_id, secrets, scope, receive, answering)
+            return answering.outcome
+        outcome = Forwarded.LEFT  # of a request that is broken off
+        try:
+            outcome = await links.pass_on(peer, session_id, secrets, scope, receive, send)
+        finally:
+            self._tracing.count(outcome)
+        return outcome
 
     # Taking
 
@@ -183,12 +195,16 @@ class Peers:
 
         If the session is not here, the answer is 421, and the peer looks elsewhere.
         """
+        serving = partial(self._serve_traced, serve) if self._tracing.is_on else serve
+        await taking.take(self._name, self._current_secrets(), time.time(), scope, receive, send, serving)
 
-        async def serve_traced(session_id: str, scope: Scope, receive: Receive, send: Send) -> bool:
-            with self._tracing.take(scope, send) as (traced, answering):
-                return await serve(session_id, traced, receive, answering)
+    async def _serve_traced(self, serve: Serve, session_id: str, scope: Scope, receive: Receive, send: Send) -> bool:
+        with self._tracing.take(scope, send) as (traced, answering):
+            return await serve(session_id, traced, receive, answering)
 
-        await taking.take(self._name, self._current_secrets(), time.time(), scope, receive, send, serve_traced)
+    async def _serve_whole(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve an exchange that a peer has passed on by a whole app, whose middleware calls `take`."""
+        await taking.serve_whole(self._current_secrets(), time.time(), scope, receive, send, app)
 
     async def _ask(self, address: str) -> str | None:
         return None if self._links is None else await self._links.ask(address, self._current_secrets())

@@ -6,16 +6,18 @@ whether it is the owner. What anybody else says is not passed back.
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Final
 
-from otel_sessions._http.client import Call, CallLimits, Client
+from otel_sessions._http.client import Call, CallLimits, Client, Outline
 from otel_sessions._http.hops import end_to_end
 from otel_sessions.asgi import Message, Receive, Send
+from otel_sessions.asgi._repeated import REPEATED
 from otel_sessions.matchers import Headers, Scope, header, pairs_of
 
 from .crossings import Crossing, Why
 from .signing import HEADER, Proof, Word
-from .tracing import with_trace
+from .tracing import is_traced_now, with_trace
 
 _HTTP_1: Final = "1"
 _WATCH_AFTER: Final = 0.1
@@ -26,35 +28,50 @@ class Gone(Exception):
     """The client has left."""
 
 
-async def pass_on(
-    client: Client,
-    crossing: Crossing,
-    scope: Scope,
-    target: bytes,
-    signed: bytes,
-    proof: Proof,
-    receive: Receive,
-    send: Send,
-    limits: CallLimits,
-) -> Headers | None:
-    """Pass a request on. Return None when the owner's answer was passed back, else the headers of another answer.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Passing:
+    """One exchange that is passed on. `signed` is the header for the peer, `proof` what its answer must have."""
 
-    Raises `UpstreamError`, also if the answer stays incomplete, `Gone` if the client has left, and what `receive` and
-    `send` raise.
+    scope: Scope
+    target: bytes
+    signed: bytes
+    proof: Proof
+    crossing: Crossing
+    receive: Receive
+    send: Send
+
+    def is_by_owner(self, headers: Headers) -> bool:
+        """Return whether an answer is the answer of the owner."""
+        said = self.proof.said_in(headers)
+        return said is not None and said[0] is Word.OWNER
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Other:
+    """An answer that is not the owner's."""
+
+    status: int
+    headers: Headers
+
+
+async def pass_on(client: Client, limits: CallLimits, passing: Passing) -> Other | None:
+    """Pass a request on. Return None when the owner's answer was passed back, else the other answer.
+
+    Raises `UpstreamError`, also if the answer stays incomplete, `Gone` if the client has left, and what the `receive`
+    and the `send` of the exchange raise.
     """
-    body = _Body(receive)
-    headers = [*towards_peer(pairs_of(scope)), (HEADER, signed)]
-    first = await body.first() if _has_body(scope) else None
+    crossing, send = passing.crossing, passing.send
+    body = _Body(passing.receive)
+    asked = _asked(passing)
+    first = await body.first() if asked.has_body else None
     whole = first if body.is_read else body.parts()
-    method = str(scope["method"]).encode("latin-1")
-    with client.call(method, target, headers, whole, limits=limits) as call:
+    with client.repeat(asked.outline, whole, limits=limits) as call:
         crossing.when_ended(call.close)
         watching = asyncio.get_running_loop().call_later(_WATCH_AFTER, body.begin_to_watch, crossing)
         try:
             head = await call.head()
-            said = proof.said_in(head.headers)
-            if said is None or said[0] is not Word.OWNER:
-                return head.headers
+            if not passing.is_by_owner(head.headers):
+                return Other(status=head.status, headers=head.headers)
             await send({"type": "http.response.start", "status": head.status, "headers": towards_client(head.headers)})
             await _pass_back(call, send)
             return None
@@ -62,6 +79,33 @@ async def pass_on(
             call.close()
             watching.cancel()
             await body.rest()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Asked:
+    """What a peer is asked, but for the body. `signed` is the header that is in its outline."""
+
+    signed: bytes
+    outline: Outline
+    has_body: bool
+
+
+def _asked(passing: Passing) -> _Asked:
+    """Return what the peer is asked. It is made once for a head that is repeated, but for a trace."""
+    repeated = passing.scope.get(REPEATED)
+    if repeated is None or is_traced_now():
+        return _made(passing)
+    asked = repeated.towards_peer
+    if not isinstance(asked, _Asked) or asked.signed != passing.signed:
+        asked = repeated.towards_peer = _made(passing)
+    return asked
+
+
+def _made(passing: Passing) -> _Asked:
+    scope = passing.scope
+    headers = [*towards_peer(pairs_of(scope)), (HEADER, passing.signed)]
+    outline = Outline(str(scope["method"]).encode("latin-1"), passing.target, headers)
+    return _Asked(signed=passing.signed, outline=outline, has_body=_has_body(scope))
 
 
 def towards_peer(headers: Headers) -> Headers:

@@ -11,19 +11,27 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from hashlib import blake2b
 from hmac import compare_digest
-from typing import Final
+from typing import Final, TypeVar
 
 from otel_sessions._core.exceptions import ConfigError
 from otel_sessions.matchers import Headers
 
 HEADER: Final = b"otel-sessions-fleet"
 """The header of a forwarded request, and of its answer. No client and no app may send it."""
+_SIZE: Final = len(HEADER)
 ANYONE: Final = ""
 """In place of the owner's name: the question who takes requests at an address."""
 VALID_SECONDS: Final = 60
-"""How long a signature is valid. The clocks of two processes may differ by less."""
+"""How long a signature is valid at most. The clocks of two processes may differ by 50 seconds."""
+_STEP_SECONDS: Final = 10
+"""The times at which signatures expire. So the same request of a client has the same signature for a while."""
+_MOST_KEPT: Final = 512
+_LONGEST_KEPT: Final = 2048
+_LONGEST_WORD: Final = 64
+"""How many signatures are remembered, and how many bytes they, and the words of answers, may have."""
 _LEAST_BYTES: Final = 16
 _SIGNATURE_BYTES: Final = 32
 
@@ -69,17 +77,37 @@ class Proof:
 
     def answer(self, word: Word, name: str = "") -> bytes:
         """Return the header of an answer."""
-        said = f"{word} {name}".encode()
-        return said + b" " + _mac(self.key, b"answer", said, self.mac)
+        return _answer(self.key, self.mac, f"{word} {name}".encode())
 
     def said_in(self, headers: Headers) -> tuple[Word, str] | None:
         """Return what the header of an answer says, or None if no process of the fleet has signed the answer."""
-        values = [value for name, value in headers if name.lower() == HEADER]
-        said, _, mac = (values[0] if len(values) == 1 else b"").rpartition(b" ")
-        if not compare_digest(mac, _mac(self.key, b"answer", said, self.mac)):
+        found = named(headers)
+        if len(found) != 1:
+            return None
+        value = found[0][1]
+        said = value.rpartition(b" ")[0]
+        answer = _answer if len(said) <= _LONGEST_WORD else _answer_anew
+        if not compare_digest(value, answer(self.key, self.mac, said)):
             return None
         word, _, name = said.decode().partition(" ")
         return Word(word), name
+
+
+def named(headers: Headers) -> Headers:
+    """Return the headers of an answer that have the name `HEADER`, however it is written."""
+    return [pair for pair in headers if len(pair[0]) == _SIZE and pair[0].lower() == HEADER]
+
+
+def expiry(now: float) -> int:
+    """Return when a signature that is made now expires, in seconds since 1970."""
+    return (int(now) + VALID_SECONDS) // _STEP_SECONDS * _STEP_SECONDS
+
+
+def _answer_anew(key: bytes, mac: bytes, said: bytes) -> bytes:
+    return said + b" " + _mac(key, b"answer", said, mac)
+
+
+_answer: Final = lru_cache(_MOST_KEPT)(_answer_anew)
 
 
 class Secrets:
@@ -93,25 +121,56 @@ class Secrets:
         self._keys: Final[Sequence[bytes]] = tuple(blake2b(secret).digest() for secret in given)
         if not given or min(map(len, given)) < _LEAST_BYTES:
             raise ConfigError(f"secret takes one or more secrets of at least {_LEAST_BYTES} bytes each")
+        self._signed: Final[dict[_Signed, tuple[bytes, Proof]]] = {}
+        self._checked: Final[dict[_Checked, tuple[Passage, Proof]]] = {}
 
     def sign(self, passage: Passage, method: str, target: bytes) -> tuple[bytes, Proof]:
         """Return the header of a forwarded request, and the proof that its answer must have."""
-        payload = urlsafe_b64encode(_encode(_said(passage)).encode())
-        proof = _proof(self._keys[0], payload, method, target)
-        return payload + b"." + proof.mac, proof
+        asked = (passage, method, target)
+        signed = self._signed.get(asked)
+        if signed is None:
+            payload = urlsafe_b64encode(_encode(_said(passage)).encode())
+            proof = _proof(self._keys[0], payload, method, target)
+            signed = payload + b"." + proof.mac, proof
+            if len(payload) + len(target) <= _LONGEST_KEPT:
+                _keep(self._signed, asked, signed)
+        return signed
 
     def check(self, value: bytes, method: str, target: bytes, now: float) -> tuple[Passage, Proof] | None:
         """Return what a header says, or None if it is not signed or not valid any more. `now` is in seconds since 1970.
 
         Only exchanges that were passed on once are accepted, so no exchange goes round.
         """
+        asked = (value, method, target)
+        checked = self._checked.get(asked)
+        if checked is None:
+            checked = self._check_anew(value, method, target)
+            if checked is None:
+                return None
+            if len(value) + len(target) <= _LONGEST_KEPT:
+                _keep(self._checked, asked, checked)
+        passage = checked[0]
+        return checked if passage.hop == 1 and now <= passage.expires else None
+
+    def _check_anew(self, value: bytes, method: str, target: bytes) -> tuple[Passage, Proof] | None:
         payload, _, mac = value.partition(b".")
         for key in self._keys:
             proof = _proof(key, payload, method, target)
             if compare_digest(proof.mac, mac):
-                passage = _passage(payload)
-                return (passage, proof) if passage.hop == 1 and now <= passage.expires else None
+                return _passage(payload), proof
         return None
+
+
+_Signed = tuple[Passage, str, bytes]
+_Checked = tuple[bytes, str, bytes]
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
+
+def _keep(kept: dict[_K, _V], key: _K, value: _V) -> None:
+    if len(kept) >= _MOST_KEPT:
+        kept.clear()
+    kept[key] = value
 
 
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode

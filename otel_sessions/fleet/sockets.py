@@ -25,48 +25,42 @@ from otel_sessions._http.handshake import (
     sendable,
 )
 from otel_sessions.asgi import Receive, Send
-from otel_sessions.matchers import Headers, Scope, pairs_of
+from otel_sessions.matchers import pairs_of
 
 from .addresses import Address
-from .crossings import Crossing
-from .requests import towards_client, towards_peer
-from .signing import HEADER, Proof, Word
+from .requests import Other, Passing, towards_client, towards_peer
+from .signing import HEADER
 
 
-async def pass_on(
-    address: Address,
-    tls: ssl.SSLContext | None,
-    crossing: Crossing,
-    scope: Scope,
-    target: bytes,
-    signed: bytes,
-    proof: Proof,
-    receive: Receive,
-    send: Send,
-) -> Headers | None:
-    """Pass a WebSocket on. Return None when the owner has served it, else the headers of another answer.
+async def pass_on(address: Address, tls: ssl.SSLContext | None, passing: Passing) -> Other | None:
+    """Pass a WebSocket on. Return None when the owner has served it, else the other answer.
 
     Raises `OSError` and `WebSocketException` if the handshake fails otherwise, or if this side ends the exchange
     before the handshake is answered.
     """
+    crossing = passing.crossing
     try:
         async with asyncio.timeout(None) as waiting:
             crossing.when_ended(lambda: waiting.reschedule(0.0))
-            behind = await _connect(address, tls, scope, target, signed)
+            behind = await _connect(address, tls, passing)
         crossing.when_ended(behind.transport.abort)
     except InvalidStatus as error:
         crossing.when_ended(_nothing)
         refusal = error.response
-        if not _is_owner(proof, refusal):
-            return head_of(refusal)
-        await _deny(send, refusal)
+        if not passing.is_by_owner(head_of(refusal)):
+            return _other(refusal)
+        await _deny(passing.send, refusal)
         return None
     assert behind.response is not None
-    if not _is_owner(proof, behind.response):
+    if not passing.is_by_owner(head_of(behind.response)):
         behind.transport.abort()
-        return head_of(behind.response)
-    await _Relay(behind, receive, send).run(behind.response)
+        return _other(behind.response)
+    await _Relay(behind, passing.receive, passing.send).run(behind.response)
     return None
+
+
+def _other(answer: Response) -> Other:
+    return Other(status=answer.status_code, headers=head_of(answer))
 
 
 def _nothing() -> None:
@@ -131,11 +125,6 @@ class _Relay:
             await self._send(closing)
 
 
-def _is_owner(proof: Proof, answer: Response) -> bool:
-    said = proof.said_in(head_of(answer))
-    return said is not None and said[0] is Word.OWNER
-
-
 async def _deny(send: Send, refusal: Response) -> None:
     """Refuse a handshake with the owner's answer."""
     headers = [pair for pair in towards_client(head_of(refusal)) if pair[0] != b"content-length"]
@@ -143,10 +132,8 @@ async def _deny(send: Send, refusal: Response) -> None:
     await send({"type": "websocket.http.response.body", "body": bytes(refusal.body or b"")})
 
 
-async def _connect(
-    address: Address, tls: ssl.SSLContext | None, scope: Scope, target: bytes, signed: bytes
-) -> ClientConnection:
-    pairs = pairs_of(scope)
+async def _connect(address: Address, tls: ssl.SSLContext | None, passing: Passing) -> ClientConnection:
+    pairs = pairs_of(passing.scope)
     host = next((value for name, value in pairs if name == b"host"), b"localhost").decode("latin-1")
     kept = [
         (name.decode("latin-1"), value.decode("latin-1")) for name, value in towards_peer(pairs) if not is_own(name)
@@ -158,9 +145,9 @@ async def _connect(
         where |= {"ssl": tls, "server_hostname": address.host}
     return await Connect(
         f"{'wss' if address.is_tls else 'ws'}://{host}",
-        target.decode("latin-1"),
-        additional_headers=[*kept, (HEADER.decode("ascii"), signed.decode("ascii"))],
-        subprotocols=[Subprotocol(name) for name in scope.get("subprotocols") or []] or None,
+        passing.target.decode("latin-1"),
+        additional_headers=[*kept, (HEADER.decode("ascii"), passing.signed.decode("ascii"))],
+        subprotocols=[Subprotocol(name) for name in passing.scope.get("subprotocols") or []] or None,
         open_timeout=None,  # the watch over the peer ends a handshake that stands still
         close_timeout=FAREWELL_SECONDS,
         **SETTINGS,

@@ -1,22 +1,31 @@
 """What a process does with an exchange that another process has passed on to it.
 
 Only an exchange that a process of the fleet has signed is served, and only in the session that it names. It is never
-passed on again. To the app it is as if it had come from the client itself. Each answer says, signed, who gave it.
+passed on again. To the app it is as if it had come from the client itself. Each answer says, signed, who gave it. So
+does the answer for an app that fails: the answer of a server is not signed, and a session that lives would look lost.
 """
 
 import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
 from http import HTTPStatus
 from typing import Final
 
 from otel_sessions._core.events import Event
-from otel_sessions.asgi import Message, Receive, Send
+from otel_sessions.asgi import ASGIApp, Message, Receive, Send
 from otel_sessions.asgi._elsewhere import Serve
 from otel_sessions.matchers import Headers, Scope, pairs_of
 
-from .signing import ANYONE, HEADER, REFUSED, Passage, Proof, Secrets, Word
+from .signing import ANYONE, HEADER, REFUSED, Passage, Proof, Secrets, Word, named
 from .targets import target_of
 
 _STARTS: Final = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
+_LEAVES: Final = frozenset({"http.disconnect", "websocket.disconnect"})
+_DENIAL: Final = "websocket.http.response"
+_FORWARDED: Final = "otel_sessions.fleet.forwarded"
+"""In a scope: whether the request has the header, if somebody has looked already."""
+_SIGNED: Final = "otel_sessions.fleet.signed"
+"""In a scope: what stands around the app signs its answers already."""
 _POLICY_VIOLATION: Final = 1008
 """RFC 6455, section 7.4.1."""
 
@@ -25,15 +34,33 @@ _logger = logging.getLogger("otel_sessions")
 
 def is_forwarded(scope: Scope) -> bool:
     """Return whether a request has the header of a forwarded request, signed or not."""
-    return HEADER in [name for name, _ in scope["headers"]]
+    known: bool | None = scope.get(_FORWARDED)
+    if known is None:
+        known = scope[_FORWARDED] = HEADER in [name for name, _ in scope["headers"]]
+    return known
+
+
+def as_of_client(scope: Scope, *, has_header: bool) -> None:
+    """Make a request one that comes from a client: the header is taken out, and `is_forwarded` is False."""
+    if has_header:
+        scope["headers"] = [pair for pair in pairs_of(scope) if pair[0] != HEADER]
+    scope[_FORWARDED] = False
+
+
+def _check(secrets: Secrets, now: float, scope: Scope) -> tuple[Passage, Proof] | None:
+    """Return what the header of an exchange says, or None if no process of the fleet has signed it."""
+    values = [value for key, value in pairs_of(scope) if key == HEADER]
+    return secrets.check(values[0], _method(scope), target_of(scope), now) if len(values) == 1 else None
 
 
 async def take(
     name: str, secrets: Secrets, now: float, scope: Scope, receive: Receive, send: Send, serve: Serve
 ) -> None:
-    """Serve, answer or refuse an exchange that has the header. `name` is the name of this process."""
-    values = [value for key, value in pairs_of(scope) if key == HEADER]
-    checked = secrets.check(values[0], _method(scope), target_of(scope), now) if len(values) == 1 else None
+    """Serve, answer or refuse an exchange that has the header. `name` is the name of this process.
+
+    Raises what `serve` raises, after an answer, and `RuntimeError` if the app gives no answer.
+    """
+    checked = _check(secrets, now, scope)
     if checked is None:
         _logger.debug(
             "a request with the header of forwarded requests was refused: no peer has signed it",
@@ -45,10 +72,10 @@ async def take(
     if passage.owner == ANYONE:
         await _answer(scope, send, HTTPStatus.OK, proof.answer(Word.PEER, name), b"")
         return
-    if passage.owner == name and await serve(
-        passage.session_id, _as_it_came(scope, passage), receive, _signed_send(send, proof)
-    ):
-        return
+    if passage.owner == name:
+        served = partial(serve, passage.session_id, _as_it_came(scope, passage))
+        if await (served(receive, send) if _SIGNED in scope else _answer_signed(proof, scope, receive, send, served)):
+            return
     said = proof.answer(Word.NOT_OWNER)
     await _answer(scope, send, HTTPStatus.MISDIRECTED_REQUEST, said, b"this process does not have the session\n")
 
@@ -57,20 +84,95 @@ def _as_it_came(scope: Scope, passage: Passage) -> Scope:
     """Return the scope as it was where the client's request arrived."""
     client = None if passage.client is None else list(passage.client)
     headers = [pair for pair in pairs_of(scope) if pair[0] != HEADER]
-    return {**scope, "client": client, "scheme": passage.scheme, "headers": headers}
+    return {**scope, "client": client, "scheme": passage.scheme, "headers": headers, _FORWARDED: False}
 
 
-def _signed_send(send: Send, proof: Proof) -> Send:
-    """Return a `send` that says, in the answer, that this process owns the session. The app cannot say so itself."""
-    said = (HEADER, proof.answer(Word.OWNER))
+async def serve_whole(secrets: Secrets, now: float, scope: Scope, receive: Receive, send: Send, app: ASGIApp) -> None:
+    """Serve an exchange by a whole app, whose middleware takes it. What stands around the middleware may answer, too.
 
-    async def signed(message: Message) -> None:
-        if message["type"] in _STARTS:
-            others = [pair for pair in message.get("headers") or () if pair[0].lower() != HEADER]
-            message = {**message, "headers": [*others, said]}
-        await send(message)
+    Raises what the app raises, and `RuntimeError` if it gives no answer.
+    """
+    checked = _check(secrets, now, scope)
+    if checked is None:
+        await app(scope, receive, send)  # the middleware refuses it
+        return
 
-    return signed
+    async def serve(receive: Receive, send: Send) -> bool:
+        await app({**scope, _SIGNED: True}, receive, send)
+        return True
+
+    await _answer_signed(checked[1], scope, receive, send, serve)
+
+
+async def _answer_signed(
+    proof: Proof, scope: Scope, receive: Receive, send: Send, serve: Callable[[Receive, Send], Awaitable[bool]]
+) -> bool:
+    """Let `serve` answer, and say in the answer that this process owns the session. Return what `serve` returns.
+
+    If `serve` raises before it has answered, the answer is 500, and the error is raised for the log of the server.
+    Raises `RuntimeError` if `serve` returns True without an answer. A task that is cancelled sends nothing more.
+    """
+    signing = _Signing(proof, scope, receive, send)
+    try:
+        served = await serve(signing.receive, signing.send)
+    except Exception:
+        await signing.fail()
+        raise
+    if served and not signing.is_settled:
+        await signing.fail()
+        raise RuntimeError("the app has returned without an answer to a request that a peer has passed on")
+    return served
+
+
+class _Signing:
+    """Both ways of an exchange. Its answer says that this process owns the session: the app cannot say so itself."""
+
+    __slots__ = ("_proof", "_receive", "_scope", "_send", "is_settled")
+
+    def __init__(self, proof: Proof, scope: Scope, receive: Receive, send: Send) -> None:
+        self._proof = proof
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self.is_settled = False
+        """Whether an answer has begun, or the client has left."""
+
+    async def receive(self) -> Message:
+        message: Message = await self._receive()
+        if message["type"] in _LEAVES:
+            self.is_settled = True
+        return message
+
+    async def send(self, message: Message) -> None:
+        if not self.is_settled:
+            kind = message["type"]
+            if kind in _STARTS:
+                self.is_settled = True
+                message = {**message, "headers": self._signed(message.get("headers") or ())}
+            elif kind == "websocket.close":
+                self.is_settled = True
+                if _can_deny(self._scope):
+                    # ASGI: a close before the handshake is accepted is a 403, which a server would not sign.
+                    await self._say(HTTPStatus.FORBIDDEN)
+                    return
+        await self._send(message)
+
+    async def fail(self) -> None:
+        """Answer in place of an app that has not answered."""
+        if not self.is_settled and (self._scope["type"] == "http" or _can_deny(self._scope)):
+            await self._say(HTTPStatus.INTERNAL_SERVER_ERROR)
+
+    async def _say(self, status: HTTPStatus) -> None:
+        self.is_settled = True
+        await _answer(self._scope, self._send, status, self._proof.answer(Word.OWNER), f"{status.phrase}\n".encode())
+
+    def _signed(self, headers: Headers) -> Headers:
+        """Return the headers with a signed word: another answer of this process, or the word of the owner."""
+        said = named(headers)
+        if said and self._proof.said_in(said) is not None:
+            return headers
+        others = [pair for pair in headers if pair not in said] if said else headers
+        return [*others, (HEADER, self._proof.answer(Word.OWNER))]
 
 
 async def _answer(scope: Scope, send: Send, status: HTTPStatus, said: bytes, body: bytes) -> None:
@@ -82,12 +184,17 @@ async def _answer(scope: Scope, send: Send, status: HTTPStatus, said: bytes, bod
     ]
     kind = "http.response"
     if scope["type"] == "websocket":
-        if "websocket.http.response" not in (scope.get("extensions") or {}):
+        if not _can_deny(scope):
             await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
             return
-        kind = "websocket.http.response"
+        kind = _DENIAL
     await send({"type": f"{kind}.start", "status": int(status), "headers": headers})
     await send({"type": f"{kind}.body", "body": body})
+
+
+def _can_deny(scope: Scope) -> bool:
+    """Return whether the server of a WebSocket can refuse its handshake with an answer."""
+    return _DENIAL in (scope.get("extensions") or {})
 
 
 def _method(scope: Scope) -> str:

@@ -44,9 +44,14 @@ from otel_sessions.matchers import Headers, Scope, pairs_of
 _logger = logging.getLogger("otel_sessions")
 
 
+def is_traced_now() -> bool:
+    """Return whether there is a current span."""
+    return trace.get_current_span().get_span_context().is_valid
+
+
 def with_trace(headers: Headers) -> Headers:
     """Return headers whose trace goes on from the current span. Without a span they pass as they are."""
-    if not trace.get_current_span().get_span_context().is_valid:
+    if not is_traced_now():
         return headers
     carrier: dict[str, str] = {}
     propagate.inject(carrier)
@@ -86,6 +91,15 @@ class Tracing:
         with self._guarded():
             self._tracer = trace.get_tracer(SCOPE, __version__, reports.tracer_provider, SCHEMA_URL)
 
+    @property
+    def is_on(self) -> bool:
+        """Whether there is a provider that makes spans."""
+        return _is_traced(self._reports)
+
+    def count(self, outcome: Forwarded) -> None:
+        """Count a request that was passed on without a span."""
+        self._reports.books.add_forwarded(outcome)
+
     @contextmanager
     def forward(self, scope: Scope, send: Send) -> Iterator[Answering]:
         """Count a request that is passed on inside the block, under a client span. Whoever passes it on sets `outcome`.
@@ -109,7 +123,7 @@ class Tracing:
         In the scope that it gives, the headers name the server span, so the trace goes on in an upstream, too.
         """
         answering = Answering(send)
-        if trace.get_current_span().get_span_context().is_valid:
+        if is_traced_now():
             yield scope, answering
             return
         with self._span(TAKE_SPAN, SpanKind.SERVER, scope) as span:
@@ -119,25 +133,26 @@ class Tracing:
                 yield traced, answering
             except BaseException as raised:
                 error = type_of(raised)
+                if isinstance(raised, Exception):
+                    answering.status = answering.status or 500  # what the client is told then
                 raise
             finally:
                 self._end(span, answering, error or (str(answering.status) if answering.status >= 500 else ""))
 
     @contextmanager
     def _span(self, name: str, kind: SpanKind, scope: Scope) -> Iterator[Span | None]:
-        """Make a new span the current span of the block. Without a provider there is no span."""
+        """Make a new span the current span of the block. If the provider fails, there is no span."""
         span: Span | None = None
         with ExitStack() as exits:
-            if _is_traced(self._reports):
-                with self._guarded():
-                    span = self._start(name, kind, scope)
-                    exits.enter_context(under(trace.set_span_in_context(span)))
+            with self._guarded():
+                span = self._start(name, kind, scope)
+                exits.enter_context(under(trace.set_span_in_context(span)))
             yield span
 
     def _start(self, name: str, kind: SpanKind, scope: Scope) -> Span:
         method = str(scope.get("method", "GET"))  # a WebSocket begins as a GET (RFC 6455, section 4.1)
         context = None
-        if not trace.get_current_span().get_span_context().is_valid:
+        if not is_traced_now():
             sent = {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs_of(scope)}
             context = propagate.extract(sent)
         about = {MANAGER_NAME: self._reports.manager, METHOD: method if method in METHODS else OTHER}

@@ -105,7 +105,8 @@ class WorkerPeers(Peers):
         if app is None or not self.is_forwarded(scope):
             await self.take(scope, receive, send, _serve_nothing)
         else:
-            await app({**_as_at_the_server(scope), "state": dict(self._state)}, receive, send)
+            at_the_server = {**_as_at_the_server(scope), "state": dict(self._state)}
+            await self._serve_whole(app, at_the_server, receive, send)
 
 
 class _InFolder:

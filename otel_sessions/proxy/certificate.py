@@ -1,4 +1,4 @@
-"""The certificate of TLS at the front: checked at the start, and read again when its files change.
+"""A certificate of TLS, for clients or for peers: checked at the start, and read again when its files change.
 
 Handshakes use `context`, so a new certificate changes nothing for connections that are open. Files that change into
 something that cannot be used change nothing at all: the certificate before them stays, and one line of the log says so.
@@ -10,6 +10,7 @@ import logging
 import ssl
 import stat
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -23,13 +24,23 @@ _LOOK_SECONDS: Final = 10.0
 _MOST_TURNS: Final = 4
 """How often each side of a handshake in memory has its turn; TLS 1.2 needs three."""
 _MISMATCHES: Final = frozenset({"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"})
-_CERT, _KEY = options.TLS_CERT.flag, options.TLS_KEY.flag
-
 _logger = logging.getLogger("otel_sessions.proxy")
 
 
 class _Encrypted(Exception):
     """The key has a passphrase, which nobody could give again when the files change."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Flags:
+    """The flags that name the files of a certificate."""
+
+    cert: str
+    key: str
+
+
+OF_CLIENTS: Final = Flags(cert=options.TLS_CERT.flag, key=options.TLS_KEY.flag)
+OF_PEERS: Final = Flags(cert=options.PEER_TLS_CERT.flag, key=options.PEER_TLS_KEY.flag)
 
 
 class Certificate:
@@ -39,9 +50,10 @@ class Certificate:
     refuse, because it has expired, is logged.
     """
 
-    def __init__(self, cert: str, key: str) -> None:
+    def __init__(self, cert: str, key: str, flags: Flags = OF_CLIENTS) -> None:
         self._cert = cert
         self._key = key
+        self._flags = flags
         self._tried = self._before = self._state()
         self.context: ssl.SSLContext = self._load()
         """What the next handshake uses."""
@@ -78,7 +90,7 @@ class Certificate:
         return None
 
     def _load(self) -> ssl.SSLContext:
-        context, text = _load(self._cert, self._key)
+        context, text = _load(self._cert, self._key, self._flags)
         doubt = _doubt(context, text)
         if doubt is not None:
             _logger.warning(
@@ -99,16 +111,16 @@ def _read(path: str) -> bytes:
     return file.read_bytes()
 
 
-def _load(cert: str, key: str) -> tuple[ssl.SSLContext, str]:
+def _load(cert: str, key: str, flags: Flags) -> tuple[ssl.SSLContext, str]:
     """Return a context for servers, and the text of the certificate. Raises `ConfigError`."""
-    with naming(_CERT, cert):
+    with naming(flags.cert, cert):
         text = _read(cert).decode("ascii", "ignore")
-    with naming(_KEY, key):
+    with naming(flags.key, key):
         _read(key)
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
     except (ssl.SSLError, ValueError):
-        raise ConfigError(f"{_CERT} {cert}: the file has no certificate in PEM") from None
+        raise ConfigError(f"{flags.cert} {cert}: the file has no certificate in PEM") from None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION
@@ -116,9 +128,9 @@ def _load(cert: str, key: str) -> tuple[ssl.SSLContext, str]:
     try:
         context.load_cert_chain(cert, key, _refuse_to_decrypt)
     except _Encrypted:
-        raise ConfigError(f"{_KEY} {key}: the key is encrypted; give a key without a passphrase") from None
+        raise ConfigError(f"{flags.key} {key}: the key is encrypted; give a key without a passphrase") from None
     except ssl.SSLError as error:
-        raise ConfigError(_why(cert, key, error)) from None
+        raise ConfigError(_why(cert, key, flags, error)) from None
     return context, text
 
 
@@ -126,13 +138,13 @@ def _refuse_to_decrypt() -> NoReturn:
     raise _Encrypted
 
 
-def _why(cert: str, key: str, error: ssl.SSLError) -> str:
+def _why(cert: str, key: str, flags: Flags, error: ssl.SSLError) -> str:
     reason = error.reason or ""
     if reason in _MISMATCHES:
-        return f"{_KEY} {key}: the key does not belong to the first certificate in {cert}"
+        return f"{flags.key} {key}: the key does not belong to the first certificate in {cert}"
     if "SMALL" in reason or "WEAK" in reason:
-        return f"{_CERT} {cert}: the certificate is too weak ({reason})"
-    return f"{_KEY} {key}: the file has no private key in PEM"
+        return f"{flags.cert} {cert}: the certificate is too weak ({reason})"
+    return f"{flags.key} {key}: the file has no private key in PEM"
 
 
 def _doubt(server: ssl.SSLContext, certificate: str) -> str | None:

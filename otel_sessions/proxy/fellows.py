@@ -5,6 +5,7 @@ peers' listener takes nothing else.
 """
 
 import dataclasses
+from collections.abc import Awaitable
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final
@@ -13,13 +14,15 @@ from otel_sessions.asgi import ASGIApp, Receive, Send
 from otel_sessions.fleet import StaticPeers
 from otel_sessions.fleet.addresses import read_peers
 from otel_sessions.fleet.signing import HEADER
-from otel_sessions.fleet.taking import is_forwarded
-from otel_sessions.matchers import Scope, pairs_of
+from otel_sessions.fleet.taking import as_of_client, is_forwarded
+from otel_sessions.matchers import Scope
 
-from . import websocket
+from . import options, websocket
 from .forward import answer
 from .peer import EndpointMatcher
 from .settings import Settings
+from .shape import shape_in
+from .upstream import trusting
 
 _UNSIGNED: Final = (HTTPStatus.FORBIDDEN, "this address takes only what a process of the fleet passes on")
 _SIGNED_TIMES: Final = 3
@@ -34,7 +37,8 @@ def fleet_of(settings: Settings) -> StaticPeers | None:
     file = None if settings.peers_file is None else Path(settings.peers_file)
     listed = {name: peer.address for name, peer in read_peers(settings.peers).items()} or file
     secret = Path(settings.peer_secret_file)
-    return StaticPeers(listed, dns=settings.peers_dns, name=settings.peer_name, secret=secret)
+    tls = None if settings.peer_ca is None else trusting(settings.peer_ca, options.PEER_CA.flag)
+    return StaticPeers(listed, dns=settings.peers_dns, name=settings.peer_name, secret=secret, tls=tls)
 
 
 def with_hints(settings: Settings) -> Settings:
@@ -57,10 +61,9 @@ class ForClients:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if is_forwarded(scope):
-            scope["headers"] = [pair for pair in pairs_of(scope) if pair[0] != HEADER]
-        await self._app(scope, receive, send)
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        as_of_client(scope, has_header=HEADER in shape_in(scope).at)
+        return self._app(scope, receive, send)
 
 
 class ForPeers:

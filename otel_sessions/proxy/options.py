@@ -296,8 +296,35 @@ PEER_SECRET_FILE: Final[Option[str | None]] = Option(
     unit="FILE",
     help="the file with the secret that all peers share, one in each line; the first one signs, all are accepted",
 )
+PEER_TLS_CERT: Final[Option[str | None]] = Option(
+    name="peer_tls_cert",
+    table=_FLEET,
+    kind=FILE,
+    default=None,
+    unit="FILE",
+    help="the certificate (PEM, with its chain) for TLS towards peers, at a HOST:PORT; needs its key",
+)
+PEER_TLS_KEY: Final[Option[str | None]] = Option(
+    name="peer_tls_key",
+    table=_FLEET,
+    kind=FILE,
+    default=None,
+    unit="FILE",
+    help="the private key (PEM, not encrypted) of the certificate for peers",
+)
+PEER_CA: Final[Option[str | None]] = Option(
+    name="peer_ca",
+    table=_FLEET,
+    kind=FILE,
+    default=None,
+    unit="FILE",
+    help="the certificates (PEM) of the authorities that https peers are checked against, instead of the system's",
+)
 
-FLEET_OPTIONS: Final = (PEERS, PEERS_FILE, PEERS_DNS, PEER_NAME, PEER_LISTEN, PEER_SECRET_FILE)
+FLEET_OPTIONS: Final = (
+    *(PEERS, PEERS_FILE, PEERS_DNS, PEER_NAME, PEER_LISTEN, PEER_SECRET_FILE),
+    *(PEER_TLS_CERT, PEER_TLS_KEY, PEER_CA),
+)
 PROXY_OPTIONS: Final = (
     *(UPSTREAM, LISTEN, TLS_CERT, TLS_KEY, UPSTREAM_CA, HEALTH, MATCHER),
     *(CONNECT_TIMEOUT, HEAD_TIMEOUT, IDLE_TIMEOUT, COMMENT_AFTER),

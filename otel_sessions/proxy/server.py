@@ -30,7 +30,7 @@ from otel_sessions.sinks._jsonlines import JsonLinesSink
 from . import options, websocket
 from ._uvicorn import Server
 from .administration import Administration
-from .certificate import Certificate
+from .certificate import OF_CLIENTS, OF_PEERS, Certificate, Flags
 from .door import most_connections
 from .farewell import Farewell
 from .fellows import ForClients, ForPeers, fleet_of, for_peers, with_hints
@@ -92,7 +92,8 @@ class Proxy:
         self._health_listener = health
         self._others: Sequence[socket.socket] = ()
         self._upstream = Upstream(settings.upstream, settings.upstream_ca)
-        self._certificate = _certificate(settings)
+        self._certificate = _certificate(settings.tls_cert, settings.tls_key, OF_CLIENTS)
+        self._peer_certificate = _certificate(settings.peer_tls_cert, settings.peer_tls_key, OF_PEERS)
         farewell = Farewell(self._upstream, settings.sessions.close_timeout) if settings.tells_upstream else None
         self._sink = _sink(settings)
         self.manager: Final[SessionManager[Peer]] = SessionManager(
@@ -229,20 +230,14 @@ class Proxy:
         peers: socket.socket | None,
         admin: socket.socket | None,
     ) -> None:
-        certificate = self._certificate
         async with asyncio.TaskGroup() as tasks:
             if self._admin is not None and admin is not None:
                 tasks.create_task(self._admin.serve_on(admin))
             if health is not None:
                 tasks.create_task(self._health.serve_on([health]))
             if self._peers is not None and peers is not None:
-                tasks.create_task(self._peers.serve_on([peers]))
-            if certificate is None:
-                await self._server.serve_on(listeners, None, self._others)
-            else:
-                watching = tasks.create_task(certificate.watch())
-                await self._server.serve_on(listeners, lambda: certificate.context, self._others)
-                watching.cancel()
+                tasks.create_task(_serve_with(self._peers, [peers], self._peer_certificate, ()))
+            await _serve_with(self._server, listeners, self._certificate, self._others)
             self._health.stop()
             if self._peers is not None:
                 self._peers.stop()
@@ -317,10 +312,22 @@ def open_listeners(
     return listeners, health
 
 
-def _certificate(settings: Settings) -> Certificate | None:
-    if settings.tls_cert is None or settings.tls_key is None:
-        return None
-    return Certificate(settings.tls_cert, settings.tls_key)
+def _certificate(cert: str | None, key: str | None, flags: Flags) -> Certificate | None:
+    return None if cert is None or key is None else Certificate(cert, key, flags)
+
+
+async def _serve_with(
+    server: Server, listeners: Sequence[socket.socket], certificate: Certificate | None, others: Sequence[socket.socket]
+) -> None:
+    """Serve on listeners, with TLS if there is a certificate, whose files are watched meanwhile."""
+    if certificate is None:
+        await server.serve_on(listeners, None, others)
+        return
+    watching = asyncio.create_task(certificate.watch(), name="otel-sessions certificate")
+    try:
+        await server.serve_on(listeners, lambda: certificate.context, others)
+    finally:
+        watching.cancel()
 
 
 def _sink(settings: Settings) -> JsonLinesSink[Peer] | None:

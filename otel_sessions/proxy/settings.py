@@ -58,6 +58,9 @@ class Settings:
     peer_name: str | None = _USUAL[options.PEER_NAME]
     peer_listen: Address | None = _USUAL[options.PEER_LISTEN]
     peer_secret_file: str | None = _USUAL[options.PEER_SECRET_FILE]
+    peer_tls_cert: str | None = _USUAL[options.PEER_TLS_CERT]
+    peer_tls_key: str | None = _USUAL[options.PEER_TLS_KEY]
+    peer_ca: str | None = _USUAL[options.PEER_CA]
     admin: tuple[str, int] | None = _USUAL[options.ADMIN]
     admin_token_file: str | None = _USUAL[options.ADMIN_TOKEN_FILE]
     admin_token: str | None = field(default=_USUAL[options.ADMIN_TOKEN], repr=False)
@@ -120,6 +123,9 @@ def read(flags: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
         peer_name=values[options.PEER_NAME],
         peer_listen=values[options.PEER_LISTEN],
         peer_secret_file=values[options.PEER_SECRET_FILE],
+        peer_tls_cert=values[options.PEER_TLS_CERT],
+        peer_tls_key=values[options.PEER_TLS_KEY],
+        peer_ca=values[options.PEER_CA],
         admin=values[options.ADMIN],
         admin_token_file=values[options.ADMIN_TOKEN_FILE],
         admin_token=values[options.ADMIN_TOKEN],
@@ -155,19 +161,24 @@ def _require_addresses(settings: Settings) -> None:
     for address in addresses:
         if not _is_address(address):
             raise ConfigError(f"listen takes a host and a port, or the Path of a Unix socket, not {address!r}")
-    if (settings.tls_cert is None) is not (settings.tls_key is None):
-        given, missing = ("key", "cert") if settings.tls_cert is None else ("cert", "key")
-        raise ConfigError(f"--tls-{given} needs --tls-{missing}")
+    _require_both("--tls", settings.tls_cert, settings.tls_key)
     if settings.tls_cert is not None and all(isinstance(address, Path) for address in addresses):
         raise ConfigError("--tls-cert needs a --listen HOST:PORT: a Unix socket has no TLS")
     if settings.upstream_ca is not None and not settings.upstream.startswith("https://"):
         raise ConfigError("--upstream-ca needs an --upstream that starts with https://")
 
 
+def _require_both(prefix: str, cert: str | None, key: str | None) -> None:
+    if (cert is None) is not (key is None):
+        given, missing = ("key", "cert") if cert is None else ("cert", "key")
+        raise ConfigError(f"{prefix}-{given} needs {prefix}-{missing}")
+
+
 def _require_whole_fleet(settings: Settings) -> None:
     """Raise `ConfigError` if a part of a fleet is there without the others."""
     lists = (settings.peers, settings.peers_file, settings.peers_dns)
     rest = {"listen": settings.peer_listen, "secret-file": settings.peer_secret_file, "name": settings.peer_name}
+    rest |= {"tls-cert": settings.peer_tls_cert, "tls-key": settings.peer_tls_key, "ca": settings.peer_ca}
     given = [f"--peer-{name}" for name, value in rest.items() if value is not None]
     if not any(lists):
         if given:
@@ -180,6 +191,9 @@ def _require_whole_fleet(settings: Settings) -> None:
             raise ConfigError(f"a fleet needs --peer-{name}")
     if settings.peer_name is None and settings.peers_dns is None:
         raise ConfigError("a list of peers needs --peer-name, the name of this process in the list")
+    _require_both("--peer-tls", settings.peer_tls_cert, settings.peer_tls_key)
+    if settings.peer_tls_cert is not None and isinstance(settings.peer_listen, Path):
+        raise ConfigError("--peer-tls-cert needs a --peer-listen HOST:PORT: a Unix socket has no TLS")
 
 
 def _require_room_for_workers(settings: Settings) -> None:

@@ -11,9 +11,10 @@ from http import HTTPStatus
 from typing import Final
 
 from otel_sessions._http.hops import HOP_BY_HOP
+from otel_sessions.asgi._repeated import REPEATED, Repeated
 from otel_sessions.matchers import Headers, Scope, pairs_of
 
-SHAPED: Final = "otel_sessions.proxy.shaped"
+SHAPED: Final = REPEATED
 """Where a scope has its `Shaped`."""
 KEPT: Final = 512
 """How many shapes are remembered."""
@@ -56,23 +57,26 @@ class Shape:
         return [headers[line][1] for line in self.at.get(name, ())]
 
 
-class Shaped:
+class Shaped(Repeated):
     """A request's headers and their shape, and what was found out about them.
 
     A connection has the same object again for a head that is repeated, so each answer is found once. `refusal` is why
-    the request is not passed on; it is empty if nobody has asked. `outgoing` is what
-    the upstream is asked. `like` is that of a head that differs in the values of `UNREAD` names only, and the lines
-    that have changed; None if there is no such head.
+    the request is not passed on; it is empty if nobody has asked. `outgoing` is what the upstream is asked.
+    `like` is that of a head that differs in the values of `UNREAD` names only, and the lines
+    that have changed; None if there is no such head. `rewritten` is about the headers that the middleware has made of
+    these last.
     """
 
-    __slots__ = ("headers", "like", "outgoing", "refusal", "shape")
+    __slots__ = ("headers", "like", "outgoing", "refusal", "rewritten", "shape")
 
     def __init__(self, headers: Headers, shape: Shape) -> None:
+        super().__init__()
         self.headers: Final = headers
         self.shape: Final = shape
         self.refusal: tuple[()] | tuple[tuple[HTTPStatus, str] | None] = ()
         self.outgoing: object = None
         self.like: tuple[object, Changes] | None = None
+        self.rewritten: Shaped | None = None
 
     def changed(self, headers: Headers, changes: Changes) -> "Shaped":
         """Return what is known about these headers, which differ from the present headers in `UNREAD` lines."""
@@ -98,15 +102,23 @@ def shape_of(headers: Headers) -> Shape:
 
 def shape_in(scope: Scope) -> Shape:
     """Return the shape of a request's head."""
-    headers = pairs_of(scope)
     shaped = shaped_in(scope)
-    return shape_of(headers) if shaped is None else shaped.shape
+    return shape_of(pairs_of(scope)) if shaped is None else shaped.shape
 
 
 def shaped_in(scope: Scope) -> Shaped | None:
-    """Return what is known about a request's headers, or None if somebody has changed the headers."""
+    """Return what is known about a request's headers, or None if the server has not said it.
+
+    Headers that somebody has changed are found again if a head is repeated and changed in the same way.
+    """
     shaped: Shaped | None = scope.get(SHAPED)
-    return shaped if shaped is not None and shaped.headers is scope["headers"] else None
+    headers = scope["headers"]
+    if shaped is None or shaped.headers is headers:
+        return shaped
+    rewritten = shaped.rewritten
+    if rewritten is None or (rewritten.headers is not headers and rewritten.headers != headers):
+        rewritten = shaped.rewritten = Shaped(headers, shape_of(headers))
+    return rewritten
 
 
 def tokens(values: Iterable[bytes]) -> frozenset[bytes]:

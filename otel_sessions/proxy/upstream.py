@@ -37,7 +37,7 @@ class Upstream:
         self.unix: Final[Path | None] = unix_path(url) if url.startswith(UNIX) else None
         parts = urlsplit(url if self.unix is None else "http://localhost")
         name = parts.hostname or ""
-        self.tls: Final = _trusting(ca) if parts.scheme == "https" else None
+        self.tls: Final = trusting(ca, options.UPSTREAM_CA.flag) if parts.scheme == "https" else None
         self.hostname: Final = name if name.isascii() else name.encode("idna").decode("ascii")
         self.port: Final = parts.port or _PORTS[parts.scheme]
         bracketed = f"[{self.hostname}]" if ":" in self.hostname else self.hostname
@@ -76,12 +76,15 @@ def limits_of(timeouts: Timeouts) -> CallLimits:
     )
 
 
-def _trusting(ca: str | None) -> ssl.SSLContext:
-    """Return a context that checks certificates, and the names in them, against the authorities in a file."""
+def trusting(ca: str | None, flag: str) -> ssl.SSLContext:
+    """Return a context that checks certificates, and the names in them, against the authorities in a file, or here.
+
+    Raises `ConfigError`, which names the flag, if the file cannot be used.
+    """
     if ca is None:
         context = ssl.create_default_context()
     else:
-        with naming(options.UPSTREAM_CA.flag, ca):
+        with naming(flag, ca):
             text = Path(ca).read_bytes().decode("ascii", "ignore")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # an intermediate authority is enough

@@ -212,10 +212,9 @@ class TestSpans:
         errors = [(span.attributes or {}).get("error.type") for span in spans(signals)]
         codes = [span.status.status_code is StatusCode.ERROR for span in spans(signals)]
 
-        if path == "/raise":  # its server answers, unsigned
-            of_client = "not_peer"
         assert errors == [of_client, of_server]
         assert codes == [of_client is not None, of_server is not None]
+        assert counted(signals) == {"answered": 1}
 
     async def test_a_request_that_is_not_answered_has_its_outcome_as_error_type(self, signals: Signals) -> None:
         with free_socket() as nobody:
@@ -243,6 +242,13 @@ class TestSpans:
             about = span.attributes or {}
             assert (about["http.request.method"], about["http.response.status_code"]) == ("GET", 101)
 
+    async def test_the_span_of_an_app_that_raises_has_the_500_of_its_answer(self, signals: Signals) -> None:
+        async with reporting(signals) as fleet:
+            await asked(fleet["w2"], await opened(fleet["w1"]), "/raise")
+
+        for span in spans(signals):
+            assert (span.attributes or {})["http.response.status_code"] == 500
+
     async def test_a_websocket_that_is_closed_before_it_is_accepted_is_a_403(self, signals: Signals) -> None:
         async with reporting(signals) as fleet:
             scope = {"type": "websocket", "headers": []}
@@ -252,6 +258,18 @@ class TestSpans:
         (server,) = signals.spans_named("otel_sessions.fleet.take")
 
         assert (server.attributes or {})["http.response.status_code"] == 403
+
+    async def test_the_span_of_a_request_that_is_cancelled_has_no_status(self, signals: Signals) -> None:
+        async with reporting(signals) as fleet:
+            tracing = fleet["w1"].fleet._tracing
+            with (
+                pytest.raises(asyncio.CancelledError),
+                tracing.take({"type": "http", "headers": []}, _never),
+            ):
+                raise asyncio.CancelledError
+        (server,) = signals.spans_named("otel_sessions.fleet.take")
+
+        assert "http.response.status_code" not in (server.attributes or {})
 
     async def test_where_the_app_has_a_span_already_there_is_no_second_server_span(self, signals: Signals) -> None:
         async with reporting(signals) as fleet:

@@ -11,8 +11,9 @@ import pytest
 
 from otel_sessions import Here, Peer, SessionConfig, SessionManager
 from otel_sessions.asgi import SESSION, ASGIApp, Receive, Send
+from otel_sessions.asgi._repeated import REPEATED, Repeated
 from otel_sessions.matchers import CookieMatcher, HeaderMatcher, McpMatcher
-from tests.exchanges import INITIALIZE
+from tests.exchanges import INITIALIZE, Client, http
 from tests.waiting import PATIENCE
 
 from .apps import HOST, Process, fleet_of, free_socket, replace, served, url_of
@@ -554,7 +555,11 @@ async def test_the_ways_to_peers_and_the_warnings_are_bounded(
     from otel_sessions.fleet import links
 
     monkeypatch.setattr(links, "_MOST_LINKS", 1)
-    other = served(telling("other"), free_socket())
+
+    async def another(scope: Any, receive: Receive, send: Send) -> None:
+        await answer(send, b"something else")
+
+    other = served(another, free_socket())
     async with other as url:
         elsewhere = {"w1": url, "w9": url.replace(HOST, "localhost")}
         async with fleet_of(telling, HeaderMatcher, ("w1", "w2", "w3"), addresses=elsewhere) as fleet:
@@ -640,3 +645,22 @@ async def test_a_forwarded_request_that_outlasts_the_drain_is_503() -> None:
         await reached.wait()
         await fleet["w2"].manager.shutdown()
         assert (await asking).status_code == 503
+
+
+async def test_a_head_that_is_repeated_is_passed_on_alike_but_for_its_trace() -> None:
+    from opentelemetry import context, trace
+
+    async with fleet_of(telling, HeaderMatcher) as fleet:
+        session_id = await opened(fleet["w1"])
+        scope = {**http(x_session_id=session_id), "client": (HOST, 1)}
+        repeated, seen = Repeated(), []
+        span = trace.NonRecordingSpan(trace.SpanContext(1, 1, is_remote=False))
+        peer = Peer(name="w1", address=fleet["w1"].url)
+        for current in (None, None, span, None):
+            token = context.attach(trace.set_span_in_context(current) if current else context.Context())
+            client = Client({**scope, REPEATED: repeated})
+            assert await fleet["w2"].fleet.forward(peer, session_id, client.scope, client.receive, client.send)
+            context.detach(token)
+            seen.append([name for name, _ in json.loads(client.body)["headers"]])
+    assert seen[0] == seen[1] == seen[3]
+    assert set(seen[2]) - set(seen[0]) == {"traceparent"}

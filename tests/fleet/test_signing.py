@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_sessions import ConfigError
-from otel_sessions.fleet.signing import HEADER, Passage, Proof, Secrets, Word
+from otel_sessions.fleet.signing import HEADER, Passage, Proof, Secrets, Word, expiry
 
 OLD, NEW, FOREIGN = b"the old secret of the fleet", b"the new secret of the fleet", b"the secret of another fleet"
 NOW: Final = 1_000.0
@@ -130,3 +130,38 @@ def test_an_answer_that_says_nothing_or_two_things_says_nothing() -> None:
     assert proof().said_in([]) is None
     assert proof().said_in([said, said]) is None
     assert proof().said_in([(HEADER, b"owner")]) is None
+
+
+@pytest.mark.parametrize("size", [10, 5000])
+def test_a_repeated_request_has_the_same_signature_and_is_checked_alike(size: int) -> None:
+    secrets, peer = Secrets([b"a secret of the fleet"]), Secrets([b"a secret of the fleet"])
+    passage = Passage(owner="w1", session_id="w1." + "x" * size, scheme="http", client=None, expires=100)
+    signed = {secrets.sign(passage, "GET", b"/")[0] for _ in range(2)}
+    assert len(signed) == 1
+    for now, valid in ((50.0, True), (100.0, True), (101.0, False), (99.0, True)):
+        checked = peer.check(next(iter(signed)), "GET", b"/", now)
+        assert (checked is not None) is valid
+        assert checked is None or checked[0] == passage
+
+
+def test_a_long_word_of_a_peer_is_read_as_a_short_one() -> None:
+    _, proof = Secrets([b"a secret of the fleet"]).sign(
+        Passage(owner="", session_id="", scheme="http", client=None, expires=1), "GET", b"/"
+    )
+    for name in ("w1", "w" * 100):
+        assert proof.said_in([(HEADER, proof.answer(Word.PEER, name))]) == (Word.PEER, name)
+
+
+def test_the_signatures_that_are_remembered_are_bounded() -> None:
+    secrets = Secrets([b"a secret of the fleet"])
+    for number in range(1200):
+        passage = Passage(owner="w1", session_id=f"w1.{number}", scheme="http", client=None, expires=1)
+        assert secrets.check(secrets.sign(passage, "GET", b"/")[0], "GET", b"/", 1.0) is not None
+    assert max(len(secrets._signed), len(secrets._checked)) <= 512
+
+
+@pytest.mark.parametrize("now", [0.0, 9.9, 10.0, 1_700_000_009.999])
+def test_a_signature_is_valid_for_fifty_to_sixty_seconds(now: float) -> None:
+    assert now + 50 <= expiry(now) + 1
+    assert expiry(now) <= now + 60
+    assert expiry(now) % 10 == 0

@@ -1,5 +1,6 @@
 """What a process does with an exchange that says that another process has passed it on."""
 
+import contextlib
 import time
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 
 from otel_sessions import SessionManager
 from otel_sessions.asgi import SESSION, Receive, Send, SessionLeaseMiddleware
-from otel_sessions.fleet import StaticPeers
+from otel_sessions.fleet import StaticPeers, taking
 from otel_sessions.fleet.signing import HEADER, Passage, Proof, Secrets, Word
 from otel_sessions.fleet.targets import target_of
 from otel_sessions.matchers import HeaderMatcher
@@ -166,6 +167,49 @@ async def test_a_socket_is_refused_as_well_as_its_server_can(extensions: dict[st
         scope = {"type": "websocket", "path": "/", "headers": [(HEADER, b"x")], "extensions": extensions}
         client = await Client(scope).go(process.app)
         assert client.kinds[0] == ("websocket.http.response.start" if extensions else "websocket.close")
+
+
+@pytest.mark.parametrize("ending", ["close", "raise"])
+async def test_a_server_that_can_only_close_a_socket_gets_what_the_app_says(ending: str) -> None:
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await Process()._serve(scope, receive, send)
+        elif ending == "close":
+            await send({"type": "websocket.close", "code": 4001})
+        else:
+            raise EOFError
+
+    process = Process()
+    process.app = SessionLeaseMiddleware(app, process.manager, HeaderMatcher())
+    async with process.manager:
+        client, _ = passed_on(await process.opened())
+        client.scope.update({"type": "websocket", "extensions": {}})
+        with contextlib.suppress(EOFError):
+            await client.go(process.app)
+        assert client.sent == ([{"type": "websocket.close", "code": 4001}] if ending == "close" else [])
+
+
+async def test_a_message_before_the_answer_passes_as_it_is() -> None:
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.debug", "info": {}})
+        await Process()._serve(scope, receive, send)
+
+    process = Process()
+    process.app = SessionLeaseMiddleware(app, process.manager, HeaderMatcher())
+    async with process.manager:
+        client, proof = passed_on((await process.manager.create_session()).id)
+        await client.go(process.app)
+        assert client.sent[0] == {"type": "http.response.debug", "info": {}}
+        assert proof.said_in(client.sent[1]["headers"]) == (Word.OWNER, "")
+
+
+@pytest.mark.parametrize("has_header", [True, False])
+def test_a_request_of_a_client_is_never_a_forwarded_one(anyio_backend: str, has_header: bool) -> None:
+    scope = http(x_session_id="x")
+    scope["headers"] += [(HEADER, b"forged")] * has_header
+    taking.as_of_client(scope, has_header=has_header)
+    assert not taking.is_forwarded(scope)
+    assert [name for name, _ in scope["headers"]] == [b"x-session-id"]
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,33 @@ def with_user(app: Any) -> Any:
     return wrapped
 
 
+def guarded(app: Any) -> Any:
+    """An app around the app that answers or fails by itself, as a limit of rates and a handler of errors do."""
+
+    async def wrapped(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/limited":
+            await send({"type": "http.response.start", "status": 429, "headers": [(b"content-length", b"0")]})
+            await send({"type": "http.response.body", "body": b""})
+        elif scope["path"] == "/broken":
+            raise EOFError
+        elif scope["path"] == "/handled":
+            try:
+                await app({**scope, "path": "/raise"}, receive, send)
+            except ZeroDivisionError:
+                await send({"type": "http.response.start", "status": 507, "headers": [(b"content-length", b"0")]})
+                await send({"type": "http.response.body", "body": b""})
+        else:
+            await app(scope, receive, send)
+
+    return wrapped
+
+
+async def dividing(scope: Any, receive: Any, send: Any) -> None:
+    if scope["path"] == "/raise":
+        raise ZeroDivisionError
+    await say(scope, receive, send)
+
+
 @contextlib.asynccontextmanager
 async def worker(folder: Path, *, prefix: str = "") -> AsyncIterator[tuple[SessionManager[None], httpx2.AsyncClient]]:
     """Run a worker, and a client that talks to it only. `prefix` is what its server adds to every path."""
@@ -139,6 +166,21 @@ async def test_what_stands_around_the_sessions_runs_at_the_owner_too(folder: Pat
         assert answer.text == "/a  {'pool': 1} ada True"
     over.set()
     await living
+
+
+@pytest.mark.parametrize(("path", "status"), [("/limited", 429), ("/broken", 500), ("/handled", 507), ("/raise", 500)])
+async def test_what_the_app_around_the_sessions_answers_is_the_answer_of_the_owner(
+    folder: Path, path: str, status: int
+) -> None:
+    fleet = WorkerPeers(folder, patience=PATIENCE)
+    manager = SessionManager(fleet=fleet)
+    fleet.serve_whole(guarded(SessionLeaseMiddleware(dividing, manager, HeaderMatcher())), {})
+    async with manager, worker(folder) as (_, elsewhere):
+        session = await manager.create_session()
+        headers = {"x-session-id": session.id}
+        assert (await elsewhere.get(path, headers=headers)).status_code == status
+        assert (await elsewhere.get("/", headers=headers)).status_code == 200
+        assert (await elsewhere.get("/", headers={"x-session-id": f"{fleet.name}.x"})).status_code == 404
 
 
 async def test_a_worker_without_an_app_has_no_session_for_its_peers(folder: Path) -> None:

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from tests.processes import HOST, clean_environ, free_port, running, until_answe
 from tests.waiting import PATIENCE, until
 
 from .conftest import Proxy, start_proxy
+from .fleets import start_crosswise
 
 pytestmark = pytest.mark.processes
 
@@ -50,6 +51,16 @@ def old_sdk() -> str:
 def sdk(request: pytest.FixtureRequest) -> Mapping[str, str]:
     """The environment in which a program finds an SDK."""
     return {} if request.param == "newest" else {"PYTHONPATH": request.getfixturevalue("old_sdk")}
+
+
+StartProxy = Callable[..., contextlib.AbstractContextManager[Proxy]]
+
+
+@pytest.fixture(params=[start_proxy, start_crosswise], ids=["at its owner", "through another process"])
+def started(request: pytest.FixtureRequest) -> StartProxy:
+    """Starts a proxy, or two proxies where each request in a session comes to the wrong one."""
+    start: StartProxy = request.param
+    return start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +98,9 @@ def client(proxy: Proxy, mode: str, sdk: Mapping[str, str]) -> dict[str, Any]:
 
 
 def test_tools_and_notifications_arrive_and_the_clients_goodbye_ends_both_sessions(
-    tmp_path: Path, server: Server, sdk: Mapping[str, str]
+    tmp_path: Path, server: Server, sdk: Mapping[str, str], started: StartProxy
 ) -> None:
-    with start_proxy(tmp_path, server.url) as proxy:
+    with started(tmp_path, server.url) as proxy:
         got = client(proxy, "legacy", sdk)
 
         assert got == {"revision": "2025-11-25", "tools": ["add", "announce"], "sum": "5"}
@@ -98,9 +109,9 @@ def test_tools_and_notifications_arrive_and_the_clients_goodbye_ends_both_sessio
 
 
 def test_a_client_that_vanishes_leaves_no_session_here_nor_there(
-    tmp_path: Path, server: Server, sdk: Mapping[str, str]
+    tmp_path: Path, server: Server, sdk: Mapping[str, str], started: StartProxy
 ) -> None:
-    with start_proxy(tmp_path, server.url, *ONE_PLACE) as proxy:
+    with started(tmp_path, server.url, *ONE_PLACE) as proxy:
         client(proxy, "vanish", sdk)
         assert proxy.said_of_itself()["created"] == 1
 
@@ -117,11 +128,13 @@ def test_the_revision_without_sessions_needs_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("client_is_old", [True, False])
-def test_clients_and_servers_of_different_ages_meet(tmp_path: Path, old_sdk: str, client_is_old: bool) -> None:
+def test_clients_and_servers_of_different_ages_meet(
+    tmp_path: Path, old_sdk: str, client_is_old: bool, started: StartProxy
+) -> None:
     old = {"PYTHONPATH": old_sdk}
     with (
         start_server(tmp_path, {} if client_is_old else old) as server,
-        start_proxy(tmp_path, server.url) as proxy,
+        started(tmp_path, server.url) as proxy,
     ):
         assert client(proxy, "legacy", old if client_is_old else {})["sum"] == "5"
         assert proxy.said_of_itself()["active"] == 0
@@ -145,7 +158,7 @@ def call(session: dict[str, str], proxy: Proxy, method: str, number: int | None,
 
 
 def test_a_client_that_comes_back_gets_what_it_has_missed(
-    tmp_path: Path, server: Server, sdk: Mapping[str, str]
+    tmp_path: Path, server: Server, sdk: Mapping[str, str], started: StartProxy
 ) -> None:
     def read(parts: Iterator[bytes], events: int) -> list[tuple[str, str]]:
         """Return (id, method) of the first events that carry a message."""
@@ -159,7 +172,7 @@ def test_a_client_that_comes_back_gets_what_it_has_missed(
         return [(event["id"], json.loads(event["data"])["method"]) for event in found]
 
     changed = "notifications/tools/list_changed"
-    with start_proxy(tmp_path, server.url) as proxy, httpx2.Client(trust_env=False, timeout=PATIENCE) as http:
+    with started(tmp_path, server.url) as proxy, httpx2.Client(trust_env=False, timeout=PATIENCE) as http:
         answer = call({}, proxy, "initialize", 0, **ABOUT)
         session = {"mcp-session-id": answer.headers["mcp-session-id"], "mcp-protocol-version": "2025-06-18"}
         call(session, proxy, "notifications/initialized", None)

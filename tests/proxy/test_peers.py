@@ -1,6 +1,5 @@
 """Several proxies in front of one upstream, each a process of its own: any of them finds every session."""
 
-import contextlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,19 +8,21 @@ from typing import Any
 
 import httpx2
 import pytest
+import trustme
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from tests.exchanges import INITIALIZE
-from tests.processes import HOST, clean_environ, free_port
+from tests.processes import HOST, clean_environ
 from tests.waiting import PATIENCE
 
-from .conftest import Origin, Proxy, start_origin, start_proxy
+from .certificates import issued, written
+from .conftest import Origin, Proxy, start_origin
+from .fleets import Fleet, start_fleet
 
 pytestmark = pytest.mark.processes
 
 MCP = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
-Fleet = dict[str, Proxy]
 
 
 @pytest.fixture(scope="module")
@@ -29,22 +30,6 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Origin]:
     """An origin of these tests' own: what is killed here leaves sessions behind, which other tests would count."""
     with start_origin(tmp_path_factory.mktemp("origin")) as origin:
         yield origin
-
-
-@contextlib.contextmanager
-def start_fleet(folder: Path, upstream: str, names: tuple[str, ...] = ("w1", "w2"), *flags: str) -> Iterator[Fleet]:
-    """Start a proxy for each name, which know each other by a file."""
-    ports = {name: free_port() for name in names}
-    file, secret = folder / "peers", folder / "secret"
-    file.write_text("".join(f"{name}=http://{HOST}:{port}\n" for name, port in ports.items()))
-    secret.write_text("a secret of the whole fleet\n")
-    common = ("--peers-file", str(file), "--peer-secret-file", str(secret), *flags)
-    with contextlib.ExitStack() as started:
-        fleet = {}
-        for name, port in ports.items():
-            own = ("--peer-name", name, "--peer-listen", f"{HOST}:{port}")
-            fleet[name] = started.enter_context(start_proxy(folder, upstream, *common, *own))
-        yield fleet
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +106,41 @@ def test_an_event_stream_and_a_websocket_pass_through_the_wrong_proxy(origin: Or
         assert fleet["w2"].said_of_itself()["created"] == 0
 
 
+def tls_of(folder: Path, authority: trustme.CA, trusted: trustme.CA) -> list[str]:
+    """Return the flags of a fleet whose certificates an authority has issued, and which trusts an authority."""
+    files = written(folder, issued(authority))
+    trusted.cert_pem.write_to_path(str(folder / "ca.pem"))
+    return ["--peer-tls-cert", str(files.cert), "--peer-tls-key", str(files.key), "--peer-ca", str(folder / "ca.pem")]
+
+
+def test_peers_pass_on_over_tls_and_take_nothing_without_it(origin: Origin, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    flags = ("--matcher", "cookie", *tls_of(tmp_path, authority, authority))
+    with (
+        start_fleet(tmp_path, origin.url, ("w1", "w2"), *flags, scheme="https") as fleet,
+        httpx2.Client(trust_env=False, timeout=PATIENCE) as http,
+    ):
+        cookie = http.get(f"{fleet['w1'].url}/a").headers["set-cookie"].partition(";")[0]
+        http.cookies.clear()
+        assert "set-cookie" not in http.get(f"{fleet['w2'].url}/a", headers={"cookie": cookie}).headers
+        with connect(
+            f"ws{fleet['w2'].url.removeprefix('http')}/echo", additional_headers={"cookie": cookie}, proxy=None
+        ) as socket:
+            socket.send("hello")
+            assert socket.recv() == "hello"
+        assert fleet["w2"].said_of_itself()["created"] == 0
+        with pytest.raises(httpx2.TransportError):
+            http.get(address_of_peers(fleet["w1"], "w1").replace("https", "http"))
+
+
+def test_a_peer_whose_certificate_is_not_trusted_is_503(origin: Origin, tmp_path: Path, http: httpx2.Client) -> None:
+    flags = tls_of(tmp_path, trustme.CA(), trustme.CA())
+    with start_fleet(tmp_path, origin.url, ("w1", "w2"), *flags, scheme="https") as fleet:
+        session_id = opened(http, fleet["w1"])
+        assert used(http, fleet["w2"], session_id).status_code == 503
+        assert used(http, fleet["w1"], session_id).status_code == 200
+
+
 @pytest.mark.parametrize("forged", ["w1.forged", "w9.forged", "forged", ".forged"])
 def test_a_forged_hint_is_404(fleet: Fleet, http: httpx2.Client, forged: str) -> None:
     assert used(http, fleet["w2"], forged).status_code == 404
@@ -181,6 +201,35 @@ def test_a_head_of_the_largest_size_passes_through_the_wrong_proxy(fleet: Fleet,
     [
         (["--peer-name", "w1"], "--peer-name needs --peers, --peers-file or --peers-dns"),
         (["--peer-listen", "127.0.0.1:0"], "--peer-listen needs --peers"),
+        (["--peer-ca", "x"], "--peer-ca needs --peers"),
+        (
+            [
+                *("--peers-dns", "http://h:1", "--peer-secret-file", "x", "--peer-listen", "127.0.0.1:0"),
+                *("--peer-tls-cert", "x"),
+            ],
+            "--peer-tls-cert needs --peer-tls-key",
+        ),
+        (
+            [
+                *("--peers-dns", "http://h:1", "--peer-secret-file", "x", "--peer-listen", "unix:/nowhere/x"),
+                *("--peer-tls-cert", "x", "--peer-tls-key", "x"),
+            ],
+            "--peer-tls-cert needs a --peer-listen HOST:PORT",
+        ),
+        (
+            [
+                *("--peers-dns", "http://h:1", "--peer-secret-file", __file__, "--peer-listen", "127.0.0.1:0"),
+                *("--peer-tls-cert", "/nowhere/cert", "--peer-tls-key", "x"),
+            ],
+            "--peer-tls-cert /nowhere/cert",
+        ),
+        (
+            [
+                *("--peers-dns", "http://h:1", "--peer-secret-file", __file__, "--peer-listen", "127.0.0.1:0"),
+                *("--peer-ca", "/nowhere/ca"),
+            ],
+            "--peer-ca /nowhere/ca",
+        ),
         (["--peers", "w1=http://x"], "a fleet needs --peer-listen"),
         (["--peers", "w1=http://x", "--peer-listen", "127.0.0.1:0"], "a fleet needs --peer-secret-file"),
         (["--peers", "w1=http://x", "--peers-file", "x"], "give one of them"),

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ import httpx2
 import pytest
 from websockets.sync.client import connect
 
+from otel_sessions.fleet.signing import HEADER, Passage, Secrets
 from tests.exchanges import INITIALIZE
 from tests.processes import HOST, clean_environ, free_port, running, until_answers
 from tests.waiting import PATIENCE, until
@@ -391,3 +393,51 @@ def test_the_demos_proxy_has_workers_too(origin: Origin, tmp_path: Path) -> None
         session_id = opened(proxy)
         assert {used(proxy, session_id).status_code for _ in range(6)} == {200}
         assert process.terminate() == 0
+
+
+def secret_of(folder: Path) -> Path:
+    (secret,) = (folder / "t").glob("otel-sessions-*/secret")
+    return secret
+
+
+def test_the_secret_of_workers_can_be_replaced_and_lost_without_a_lost_request(origin: Origin, tmp_path: Path) -> None:
+    with start_workers(tmp_path, origin.url, count=2) as proxy:
+        ids = [opened(proxy) for _ in range(8)]
+        secret = secret_of(tmp_path)
+        old, new = secret.read_text(), "another secret of these workers\n"
+        for number, text in enumerate([old + new, new + old, new], 1):
+            (tmp_path / "new").write_text(text)
+            (tmp_path / "new").replace(secret)
+            read = f"{secret} has changed and was read again"
+
+            def are_told(said: int = 2 * number, read: str = read) -> bool:
+                answers = [used(proxy, session_id).status_code for session_id in ids]
+                assert set(answers) == {200}
+                return proxy.process.said().count(read) == said
+
+            until(are_told, bool)
+        secret.unlink()
+        until(lambda: (used(proxy, ids[0]), "the last good content stays in use" in proxy.process.said())[1], bool)
+        assert {used(proxy, session_id).status_code for session_id in ids} == {200}
+
+
+@pytest.mark.parametrize("wrong", ["another secret", "an old signature", "a second hop"])
+def test_the_socket_of_a_worker_refuses_what_no_worker_signs_now(origin: Origin, tmp_path: Path, wrong: str) -> None:
+    with start_workers(tmp_path, origin.url, count=2) as proxy:
+        session_id = opened(proxy)
+        secret = b"x" * 32 if wrong == "another secret" else secret_of(tmp_path).read_bytes().strip()
+        expires = int(time.time()) + (-1 if wrong == "an old signature" else 60)
+        passage = Passage(
+            owner=hint_of(session_id),
+            session_id=session_id,
+            scheme="http",
+            client=None,
+            expires=expires,
+            hop=2 if wrong == "a second hop" else 1,
+        )
+        signed, _ = Secrets([secret]).sign(passage, "POST", b"/mcp")
+        headers = {**MCP, "mcp-session-id": session_id, HEADER.decode(): signed.decode()}
+        for path in sorted(secret_of(tmp_path).parent.glob("*.sock")):
+            with httpx2.Client(transport=httpx2.HTTPTransport(uds=str(path)), timeout=PATIENCE) as http:
+                assert http.post("http://localhost/mcp", content=LIST, headers=headers).status_code == 403
+        assert used(proxy, session_id).status_code == 200

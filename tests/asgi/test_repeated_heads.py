@@ -1,0 +1,69 @@
+"""A server that gets the same head again says so, and its matcher is asked once for as long as nothing changes."""
+
+from typing import Any
+
+import pytest
+
+from otel_sessions import SessionManager
+from otel_sessions.asgi import Receive, Scope, Send, SessionLeaseMiddleware
+from otel_sessions.asgi._repeated import REPEATED, Repeated
+from otel_sessions.matchers import HeaderMatcher, Headers, Match
+from tests.exchanges import Client, http
+
+pytestmark = pytest.mark.anyio
+
+
+class Counting(HeaderMatcher):
+    """Counts what it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+    def match(self, scope: Scope) -> Match:
+        self.asked += 1
+        return super().match(scope)
+
+    def towards_app(self, headers: Headers, session_id: str | None) -> Headers:
+        self.asked += 1
+        return super().towards_app(headers, session_id)
+
+
+async def answer(scope: Any, receive: Receive, send: Send) -> None:
+    named = [value for name, value in scope["headers"] if name == b"x-session-id"]
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"seen", b",".join(named))]})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def test_a_head_that_is_repeated_is_matched_once() -> None:
+    matcher = Counting()
+    async with SessionManager[None]() as manager:
+        app = SessionLeaseMiddleware(answer, manager, matcher)
+        session = await manager.create_session()
+        repeated = Repeated()
+        for _ in range(3):
+            scope = {**http(x_session_id=session.id), REPEATED: repeated}
+            client = await Client(scope).go(app)
+            assert client.headers(b"seen") == [session.id.encode()]
+        assert (matcher.asked, session.metadata.message_count) == (2, 3)
+
+
+async def test_a_repeated_head_whose_session_is_another_one_shows_the_other_one() -> None:
+    async with SessionManager[None]() as manager:
+        app = SessionLeaseMiddleware(answer, manager, HeaderMatcher())
+        repeated, seen = Repeated(), []
+        for _ in range(2):  # each opens a session
+            client = await Client({**http(), REPEATED: repeated}).go(app)
+            assert client.headers(b"seen") == client.headers(b"x-session-id")
+            seen += client.headers(b"seen")
+        assert len(set(seen)) == 2
+
+
+async def test_a_repeated_head_whose_session_has_ended_is_404() -> None:
+    async with SessionManager[None]() as manager:
+        app = SessionLeaseMiddleware(answer, manager, HeaderMatcher())
+        session = await manager.create_session()
+        scope = {**http(x_session_id=session.id), REPEATED: Repeated()}
+        assert (await Client(dict(scope)).go(app)).status == 200
+        await manager.close_session(session.id)
+        assert (await Client(dict(scope)).go(app)).status == 404
