@@ -29,10 +29,10 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Origin]:
 
 
 @contextmanager
-def steered(folder: Path, origin: Origin, *flags: str, **environ: str) -> Iterator[tuple[Proxy, str]]:
+def steered(folder: Path, origin: Origin, *flags: str) -> Iterator[tuple[Proxy, str]]:
     """Start workers with an admin API, and return its URL, too."""
     port = free_port()
-    with start_workers(folder, origin.url, "--admin", f"{HOST}:{port}", *flags, **environ) as proxy:
+    with start_workers(folder, origin.url, "--admin", f"{HOST}:{port}", *flags) as proxy:
         yield proxy, f"http://{HOST}:{port}"
 
 
@@ -148,7 +148,7 @@ def test_the_admin_api_answers_while_workers_are_killed_and_start_again(origin: 
 
 def test_prometheus_scrapes_all_workers_at_one_address(origin: Origin, tmp_path: Path) -> None:
     port = free_port()
-    environ = {"OTEL_METRICS_EXPORTER": "prometheus", "OTEL_EXPORTER_PROMETHEUS_PORT": str(port)}
+    environ: dict[str, Any] = {"OTEL_METRICS_EXPORTER": "prometheus", "OTEL_EXPORTER_PROMETHEUS_PORT": str(port)}
 
     def scraped() -> dict[str, dict[str, float]]:
         answer = asked("GET", f"http://localhost:{port}/metrics")
@@ -185,8 +185,10 @@ def test_an_address_for_all_workers_that_others_have_is_an_error(origin: Origin,
         flags = ["--admin", f"{HOST}:{port}"] if taken == "--admin" else []
         environ = {"OTEL_METRICS_EXPORTER": "prometheus", "OTEL_EXPORTER_PROMETHEUS_PORT": port}
         done = subprocess.run(
-            [sys.executable, "-m", "otel_sessions", "proxy", "--upstream", origin.url, "--listen", f"{HOST}:0"]
-            + ["--workers", "2", *flags],
+            [
+                *(sys.executable, "-m", "otel_sessions", "proxy", "--upstream", origin.url),
+                *("--listen", f"{HOST}:0", "--workers", "2", *flags),
+            ],
             env={**clean_environ(), **({} if flags else environ)},
             capture_output=True,
             text=True,
