@@ -41,7 +41,7 @@ def answers(said: Iterable[Said]) -> list[Answer]:
 
 
 def ended(said: Sequence[Said]) -> int:
-    return sum(answer["ended"] for answer in answers(said))
+    return sum(answer.get("ended", 0) for answer in answers(said))
 
 
 def report(said: Sequence[Said]) -> Answer:

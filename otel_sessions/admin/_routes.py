@@ -269,6 +269,9 @@ def _logged(request: Request, what: str) -> Iterator[_Outcome]:
     result, who = _Outcome(), request.client.host if request.client else "an unknown address"
     try:
         yield result
+    except NotEverywhere as error:
+        result.outcome = str(error)
+        raise
     except Exception as error:
         detail = error.detail if isinstance(error, HTTPException) else f"{type(error).__name__}: {error}"
         result.outcome = f"refused: {detail}"
