@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from otel_sessions import ConfigError, Peer, SessionManager, fingerprint
+from otel_sessions import ConfigError, Peer, SessionConfig, SessionManager, fingerprint
 from otel_sessions._engine.owners import NotAnswered
 from otel_sessions.admin import admin_app
 from otel_sessions.asgi import SessionLeaseMiddleware
@@ -212,3 +213,35 @@ async def test_questions_end_when_the_process_leaves_the_fleet() -> None:
             await asking
     accepted.close()
     silent.close()
+
+
+async def test_ten_thousand_sessions_of_four_workers_are_listed_once_under_churn(tmp_path: Path) -> None:
+    config = SessionConfig(max_sessions=10_000)
+    async with contextlib.AsyncExitStack() as exits:
+        managers: list[SessionManager[None]] = []
+        for _ in range(4):
+            manager = SessionManager[None](config, fleet=WorkerPeers(tmp_path / "workers", patience=PATIENCE))
+            SessionLeaseMiddleware(say_nothing, manager, HeaderMatcher())
+            managers.append(await exits.enter_async_context(manager))
+        made = [[(await manager.create_session()).id for _ in range(2500)] for manager in managers]
+        survivors = {fingerprint(session_id) for ids in made for session_id in ids[::2]}
+        doomed = [(manager, ids[1::2]) for manager, ids in zip(managers, made, strict=True)]
+        admins = [await exits.enter_async_context(admin_of(manager)) for manager in managers]
+        seen: list[str] = []
+        after: str | None = ""
+        pages = 0
+        while after is not None:
+            answer = await admins[pages % 4].get(f"/v1/sessions?limit=200{after and f'&after={after}'}")
+            if answer.status_code == 429:
+                await asyncio.sleep(0.02)
+                continue
+            page = answer.json()
+            seen += [one["fingerprint"] for one in page["sessions"]]
+            after, pages = page["next"], pages + 1
+            for manager, ids in doomed:
+                for session_id in [ids.pop() for _ in range(min(25, len(ids)))]:
+                    await manager.close_session(session_id)
+                    await manager.create_session()
+        assert len(seen) == len(set(seen))
+        assert survivors <= set(seen)
+        assert pages >= 50
