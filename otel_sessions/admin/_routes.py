@@ -69,6 +69,8 @@ _OF_THE_FLEET: Final = (
 def admin_app(manager: SessionManager[Any], *, token: str, allowed_hosts: Iterable[str] | None = None) -> FastAPI:
     """Return the admin API of a manager, to be mounted in an app that runs on the manager's event loop.
 
+    If the manager has a `fleet`, each answer is that of all its processes, and says which processes were reached.
+
     `token` is the secret that every request shows as `Authorization: Bearer TOKEN`, except `/livez` and `/readyz`. If
     `allowed_hosts` is given, a request must name one of these hosts in its header `Host`. Raises `ConfigError` if the
     token is blank or has white space in it.
