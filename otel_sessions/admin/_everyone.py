@@ -6,6 +6,7 @@ asked alone. Then its errors are raised as they are.
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import anyio
@@ -39,27 +40,24 @@ class Everyone:
     async def ask(self, ask: Ask, **given: Any) -> list[Said]:
         """Ask all processes at once, and return what each has said, this one first.
 
-        Raises what a lone manager raises, `ManagerClosed` if no process has answered, and, after everybody was asked,
-        `ConfigError`.
+        Raises what a lone manager raises, and `ManagerClosed` if no process has answered.
         """
         others = await self._others()
         if others is None:
             return [await self._own(ask, given)]
-        limiter, said, wrong = anyio.CapacityLimiter(_AT_ONCE), dict[str, Said](), list[ConfigError]()
+        limiter, said = anyio.CapacityLimiter(_AT_ONCE), dict[str, Said]()
 
         async def ask_one(name: str) -> None:
             try:
                 async with limiter:
                     said[name] = await self._said(name, others, ask, given)
-            except ConfigError as error:
-                wrong.append(error)
+            except ConfigError as error:  # its version is another one
+                said[name] = Said(name=name, answer=None, error=str(error))
 
         names = [self.name, *sorted(others)]
         async with anyio.create_task_group() as tasks:
             for name in names:
                 tasks.start_soon(ask_one, name)
-        if wrong:
-            raise wrong[0]
         if not any(one.answer for one in said.values()):
             raise ManagerClosed(said[self.name].error or "")
         return [said[name] for name in names]
@@ -100,11 +98,9 @@ class Everyone:
 
         A process that has started anew since the page before begins its list anew: none of its sessions was listed.
         """
-        try:
-            return await self._said(name, others, Ask.SESSIONS, {**filters, "after": after})
-        except ConfigError:
-            if after is None:
-                raise
+        if after is not None:
+            with suppress(ConfigError):
+                return await self._said(name, others, Ask.SESSIONS, {**filters, "after": after})
         return await self._said(name, others, Ask.SESSIONS, {**filters, "after": None})
 
     async def _others(self) -> Mapping[str, Peer | None] | None:

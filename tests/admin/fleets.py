@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from otel_sessions import Peer, SessionManager
+from otel_sessions import ConfigError, Peer, SessionManager
 from otel_sessions._engine.inquiries import Ask, answer
 from otel_sessions._engine.owners import NotAnswered
 
@@ -16,6 +16,7 @@ class Fleet:
     def __init__(self) -> None:
         self.managers: dict[str, SessionManager[Any] | None] = {}
         self.silent: set[str] = set()
+        self.older: set[str] = set()
 
     def enter(self) -> None:
         pass
@@ -39,4 +40,6 @@ class Fleet:
         manager = self.managers[peer.name]
         if peer.name in self.silent or manager is None:
             raise NotAnswered("it gives no sign of life")
+        if peer.name in self.older:
+            raise ConfigError("limit is not known here")
         return await answer(manager, Ask(ask), given)

@@ -230,6 +230,16 @@ async def test_a_process_that_has_shut_down_counts_as_not_reached(processes: Pro
     assert "/readyz" in processes.said(await processes.admin.post("/v1/cleanup"), 503)["detail"]
 
 
+async def test_a_process_that_refuses_a_question_counts_as_not_reached(processes: Processes) -> None:
+    processes.fleet.older = {"w1"}
+    recent = await processes.get("/v1/recent")
+    assert {one["name"]: one["error"] for one in recent["processes"]} == {
+        "w2": None,
+        "w1": "limit is not known here",
+        "w3": None,
+    }
+
+
 async def test_the_cap_of_a_fleet_is_not_changed_by_hand(processes: Processes) -> None:
     refused = processes.said(await processes.admin.patch("/v1/config", json={"max_sessions": 7}), 409)
     assert "cap of its own" in refused["detail"]
