@@ -4,7 +4,7 @@ A fleet is several processes that find each other's sessions. `otel_sessions.fle
 only what stands here. A manager without a fleet asks nothing.
 """
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -54,6 +54,21 @@ class Fleet(Protocol):
 
         The process may not have the session any more. Raises `PeerUnavailable` if the answer cannot be known now.
         """
+
+
+class NotAnswered(Exception):
+    """A process has not answered a question. The text says why."""
+
+
+@runtime_checkable
+class Asking(Protocol):
+    """A fleet whose processes answer questions of admin tools. `ask` and `given` are as `inquiries.answer` takes."""
+
+    async def others(self) -> Mapping[str, Peer | None]:
+        """Return the other processes by name. None stands for a process that does not say its name now."""
+
+    async def ask(self, peer: Peer, ask: str, given: Mapping[str, object]) -> dict[str, object]:
+        """Return the answer of a process. Raises `NotAnswered`, and `ConfigError` if a keyword is wrong."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,12 +6,15 @@ Wrong words, wrong addresses and missing packages are refused before a program s
 
 import os
 import re
+import socket
 from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from otel_sessions import ConfigError
+
+from .sockets import listen_as
 
 if TYPE_CHECKING:
     from opentelemetry.sdk._logs.export import LogRecordExporter
@@ -66,13 +69,26 @@ def endpoint(signal: str, environ: Mapping[str, str]) -> str:
     return _given_endpoint(signal, environ) or f"http://localhost:{_GRPC_PORT if _says_grpc(signal, environ) else 4318}"
 
 
-def metric_reader(environ: Mapping[str, str]) -> "MetricReader":
-    """Return the reader of metrics. Raises `ConfigError` if Prometheus is to scrape where nobody can listen."""
+def listen_for_prometheus(environ: Mapping[str, str]) -> socket.socket | None:
+    """Return a listening socket where Prometheus scrapes several processes, or None unless it is to scrape.
+
+    Raises `ConfigError` if nobody can listen there.
+    """
+    return (
+        listen_as(_PORT_VARIABLE, _prometheus_address(environ)) if asked(environ).get("METRICS") == PROMETHEUS else None
+    )
+
+
+def metric_reader(environ: Mapping[str, str], *, is_one_of_several: bool = False) -> "MetricReader":
+    """Return the reader of metrics. Of several processes, none listens for Prometheus by itself.
+
+    Raises `ConfigError` if Prometheus is to scrape where nobody can listen.
+    """
     from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, PeriodicExportingMetricReader
 
     word = _word("METRICS", environ)
     if word == PROMETHEUS:
-        return _prometheus_reader(environ)
+        return _prometheus_reader(None if is_one_of_several else _prometheus_address(environ))
     exporter: MetricExporter = (
         ConsoleMetricExporter() if word == CONSOLE else _otlp_exporter("METRICS", "OTLPMetricExporter", environ)
     )
@@ -116,18 +132,22 @@ def _given_endpoint(signal: str, environ: Mapping[str, str]) -> str:
     return (environ.get(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT") or environ.get(ENDPOINT, "")).strip()
 
 
-def _prometheus_reader(environ: Mapping[str, str]) -> "MetricReader":
-    """Return a reader that answers GET /metrics, under the names that a Prometheus makes of OTLP."""
+def _prometheus_reader(address: tuple[str, int] | None) -> "MetricReader":
+    """Return a reader for the registry of Prometheus, under the names that a Prometheus makes of OTLP.
+
+    Answer GET /metrics at the address, if there is one.
+    """
     from opentelemetry.exporter.prometheus import PrometheusMetricReader
     from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, REGISTRY, start_http_server
 
     for collector in (GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR):
         REGISTRY.unregister(collector)  # the process's metrics have names of OpenTelemetry's already
-    host, port = _prometheus_address(environ)
-    try:
-        start_http_server(port, host)
-    except OSError as error:
-        raise ConfigError(f"{_PORT_VARIABLE}: cannot listen on {host}:{port}: {error.strerror or error}") from error
+    if address is not None:
+        host, port = address
+        try:
+            start_http_server(port, host)
+        except OSError as error:
+            raise ConfigError(f"{_PORT_VARIABLE}: cannot listen on {host}:{port}: {error.strerror or error}") from error
     return PrometheusMetricReader(scope_info_enabled=False)
 
 

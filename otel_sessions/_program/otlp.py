@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -47,10 +48,14 @@ def exporting(service_name: str, *, worker: int | None = None) -> Iterator[None]
     """Export telemetry during the block, if the environment asks for it. Flush the rest at the end.
 
     `service_name` is the name of the service unless the environment sets a name. `worker` is the number of this process
-    if it is one of several that share their environment: the number ends the name of its instance. Raises
-    `ConfigError` if Prometheus is to scrape an address on which nobody can listen.
+    if it is one of several that share their environment: the number ends the name of its instance, and Prometheus
+    scrapes all of them together. Raises `ConfigError` if Prometheus is to scrape an address on which nobody can listen.
     """
-    setups = {"METRICS": _export_metrics, "TRACES": _export_spans, "LOGS": _export_logs}
+    setups: dict[str, Callable[[Resource], Callable[[], None]]] = {
+        "METRICS": partial(_export_metrics, is_one_of_several=worker is not None),
+        "TRACES": _export_spans,
+        "LOGS": _export_logs,
+    }
     signals = exporters.asked(os.environ)
     if not signals:
         yield
@@ -68,11 +73,13 @@ def exporting(service_name: str, *, worker: int | None = None) -> Iterator[None]
         _shut_down(shutdowns)
 
 
-def _export_metrics(resource: "Resource") -> Callable[[], None]:
+def _export_metrics(resource: "Resource", *, is_one_of_several: bool) -> Callable[[], None]:
     from opentelemetry.instrumentation.system_metrics import SystemMetricsInstrumentor
     from opentelemetry.sdk.metrics import MeterProvider
 
-    provider = MeterProvider([exporters.metric_reader(os.environ)], resource, shutdown_on_exit=False)
+    provider = MeterProvider(
+        [exporters.metric_reader(os.environ, is_one_of_several=is_one_of_several)], resource, shutdown_on_exit=False
+    )
     metrics.set_meter_provider(provider)
     SystemMetricsInstrumentor(config=_PROCESS_METRICS).instrument()
     return provider.shutdown

@@ -52,6 +52,8 @@ class Api:
         self.url: Final = target.url
         self._target = target
         self._wait = wait
+        self.unreached: dict[str, str] = {}
+        """Why each process was not reached that the answers so far name."""
 
     def statistics(self) -> dict[str, Any]:
         return self._ask("GET", "/v1/stats", expected="total_created")
@@ -140,6 +142,7 @@ class Api:
         if not isinstance(answer, dict):
             raise Refused(f"{self.url}: {_NO_API} (it answered with status {status})", NO_ANSWER)
         if status == HTTPStatus.OK and expected in answer:
+            self.unreached |= unreached_in(answer)
             return answer
         raise self._refusal(status, answer)
 
@@ -153,6 +156,11 @@ class Api:
         if status in (HTTPStatus.FORBIDDEN, HTTPStatus.MISDIRECTED_REQUEST):
             return Refused(f"{self.url}: {detail}", NOT_ALLOWED)
         return Refused(f"{self.url}: {detail}", is_missing=status == HTTPStatus.NOT_FOUND)
+
+
+def unreached_in(answer: Mapping[str, Any]) -> dict[str, str]:
+    """Return why each process was not reached that an answer names."""
+    return {one["name"]: one["error"] for one in answer.get("processes", ()) if not one["reached"]}
 
 
 def _seconds(retry_after: str | None) -> float:

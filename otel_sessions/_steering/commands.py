@@ -22,7 +22,7 @@ from otel_sessions.sinks._table import printable
 from . import target
 from .api import NOT_DONE, Api, Refused
 from .watch import is_plain, watch, watch_as_json
-from .written import TITLE, report_line, session_row, statistics
+from .written import TITLE, report_line, session_row, statistics, unreached
 
 _WRONG: Final = 2
 _CLOSED_PIPE: Final = 128 + 13
@@ -78,14 +78,14 @@ def _sessions(api: Api, options: argparse.Namespace) -> int:
     if options.json:
         for session in listed:
             _say(json.dumps(session))
-        return 0
+        return _all_reached(api)
     number = 0
     for number, session in enumerate(listed, 1):
         if number == 1:
             _say(TITLE)
         _say(session_row(session))
     _say(f"sessions: {number}")
-    return 0
+    return _all_reached(api)
 
 
 def _close(api: Api, options: argparse.Namespace) -> int:
@@ -111,12 +111,12 @@ def _close(api: Api, options: argparse.Namespace) -> int:
 def _cleanup(api: Api, options: argparse.Namespace) -> int:
     limits = _given_limits(options)
     if options.preview:
-        return _report(api.preview(limits), options, is_preview=True)
+        return max(_report(api.preview(limits), options, is_preview=True), _all_reached(api))
     if _asks(options):
         foreseen = api.preview(limits)
         if not _may(options, f"{report_line(foreseen, is_preview=True)}. Run the pass?"):
             return _not_done()
-    return _report(api.clean_up(limits), options, is_preview=False)
+    return max(_report(api.clean_up(limits), options, is_preview=False), _all_reached(api))
 
 
 def _stats(api: Api, options: argparse.Namespace) -> int:
@@ -144,6 +144,13 @@ def _given_limits(options: argparse.Namespace) -> dict[str, float | None]:
 def _report(report: dict[str, Any], options: argparse.Namespace, *, is_preview: bool) -> int:
     _say(json.dumps(report) if options.json else report_line(report, is_preview=is_preview))
     return 0 if report["outcome"] == Outcome.SUCCESS else NOT_DONE
+
+
+def _all_reached(api: Api) -> int:
+    """Return 0 if all processes were reached. Else name the others on stderr, and return the status for it."""
+    for line in unreached(api.unreached):
+        _fail(line)
+    return NOT_DONE if api.unreached else 0
 
 
 def _asks(options: argparse.Namespace) -> bool:

@@ -60,6 +60,16 @@ def statistics(stats: Answer, cap: int | None, history: Sequence[int], *, is_pla
     yield f"refused   {reasons(stats['rejected']) or '0'}"
     yield f"passes    {stats['cleanup_runs']:,}, {_many(stats['cleanup_errors'], 'error')}"
     yield f"          {_last(stats)}"
+    processes = stats.get("processes", ())
+    if len(processes) > 1:
+        yield f"processes {sum(one['reached'] for one in processes)} of {len(processes)} reached"
+        yield from unreached({one["name"]: one["error"] for one in processes if not one["reached"]})
+
+
+def unreached(processes: Mapping[str, str]) -> Iterator[str]:
+    """Yield a line for each process that was not reached, with the reason."""
+    for name, error in processes.items():
+        yield f"not reached: {name} ({error})"
 
 
 def sparkline(history: Sequence[int], cap: int | None, *, is_plain: bool) -> str:

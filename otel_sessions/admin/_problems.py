@@ -1,6 +1,6 @@
 """Errors of the admin API: problem details (RFC 9457) that say what to do, and repeat nothing that the client sent."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -12,6 +12,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from otel_sessions._core.exceptions import ConfigError, ManagerClosed
+
+from ._merged import Said, ended, processes
 
 MEDIA_TYPE: Final = "application/problem+json"
 _FAILED: Final = "the request failed here; the log of the server says why"
@@ -33,9 +35,20 @@ class Problem(BaseModel):
     detail: str
 
 
-def problem(status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """Return the answer with a problem."""
-    content = Problem(title=status.phrase, status=status, detail=detail).model_dump()
+class NotEverywhere(Exception):
+    """Something was not done in all processes. The text says what to do; `said` is what each process has said."""
+
+    def __init__(self, what: str, said: Sequence[Said]) -> None:
+        missing = ", ".join(f"{one.name} ({one.error})" for one in said if one.answer is None)
+        super().__init__(f"{what}; not reached: {missing}; ask again when each process answers")
+        self.said = said
+
+
+def problem(
+    status: HTTPStatus, detail: str, headers: Mapping[str, str] | None = None, members: Mapping[str, Any] | None = None
+) -> JSONResponse:
+    """Return the answer with a problem. `members` are what RFC 9457 calls extension members (section 3.2)."""
+    content = {**Problem(title=status.phrase, status=status, detail=detail).model_dump(), **(members or {})}
     return JSONResponse(content, status, {"cache-control": "no-store", **(headers or {})}, media_type=MEDIA_TYPE)
 
 
@@ -70,6 +83,11 @@ def handle_problems(app: FastAPI) -> None:
     @app.exception_handler(ManagerClosed)
     async def of_manager(_request: Request, error: ManagerClosed) -> JSONResponse:
         return problem(HTTPStatus.SERVICE_UNAVAILABLE, f"{error}; try again when /readyz answers 200")
+
+    @app.exception_handler(NotEverywhere)
+    async def of_processes(_request: Request, error: NotEverywhere) -> JSONResponse:
+        done = {"ended": ended(error.said), "processes": processes(error.said)}
+        return problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error), members=done)
 
     @app.exception_handler(Exception)
     async def of_program(_request: Request, _error: Exception) -> JSONResponse:

@@ -1,12 +1,11 @@
-"""The requests of the admin API, each one call of the manager. Every change is logged: who asked, and what came of it.
+"""The requests of the admin API, each a question to all processes. Every change is logged: who asked, what came of it.
 
 The version stands in the path. Within a version, answers gain fields but lose none.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
@@ -17,16 +16,32 @@ from starlette.requests import Request
 
 from otel_sessions._core.events import Event
 from otel_sessions._core.exceptions import ConfigError
-from otel_sessions._core.limits import UNSET, Limit
-from otel_sessions._core.listing import SessionInfo, SessionPage
-from otel_sessions._core.stats import CleanupReport, SessionStats
+from otel_sessions._engine.inquiries import Ask
 from otel_sessions._engine.manager import SessionManager
 from otel_sessions._version import __version__
 
-from ._answers import Config, ConfigChange, Ended, Filters, Health, Lately, OfClient, PassLimits, PreviewOrNot, Recent
+from . import _merged
+from ._answers import (
+    Config,
+    ConfigChange,
+    Ended,
+    Filters,
+    Health,
+    Lately,
+    OfClient,
+    Page,
+    PassLimits,
+    PreviewOrNot,
+    Recent,
+    Report,
+    Shown,
+    Statistics,
+)
+from ._everyone import Everyone
 from ._gate import Access, Gate
+from ._merged import Said
 from ._page import page
-from ._problems import documented, handle_problems
+from ._problems import NotEverywhere, documented, handle_problems
 
 _logger = logging.getLogger("otel_sessions.admin")
 
@@ -46,11 +61,15 @@ _REFUSALS: Final = documented(
 )
 _NOT_FOUND: Final = "no session has this fingerprint; it may have ended: see /v1/recent"
 _NOT_READY: Final = "the manager takes no new sessions: it was not entered, is shutting down, or has ended"
-_OF_THE_FLEET: Final = "the cap belongs to the fleet, and all processes share it; change it in the configuration"
+_OF_THE_FLEET: Final = (
+    "each process of a fleet has a cap of its own, which a restart brings back; change it in the configuration"
+)
 
 
 def admin_app(manager: SessionManager[Any], *, token: str, allowed_hosts: Iterable[str] | None = None) -> FastAPI:
     """Return the admin API of a manager, to be mounted in an app that runs on the manager's event loop.
+
+    If the manager has a `fleet`, each answer is that of all its processes, and says which processes were reached.
 
     `token` is the secret that every request shows as `Authorization: Bearer TOKEN`, except `/livez` and `/readyz`. If
     `allowed_hosts` is given, a request must name one of these hosts in its header `Host`. Raises `ConfigError` if the
@@ -82,9 +101,11 @@ def app_for(manager: SessionManager[Any], access: Access, may_be_ready: Callable
     handle_problems(app)
     app.include_router(page())
     app.include_router(_probes(manager, may_be_ready))
-    app.include_router(_seen(manager))
-    app.include_router(_ended(manager))
-    app.include_router(_steered(manager))
+    everyone = Everyone(manager)
+    app.include_router(_seen(everyone))
+    app.include_router(_ended(everyone))
+    app.include_router(_cleaned(everyone))
+    app.include_router(_configured(manager, everyone))
     app.add_middleware(Gate, access=access)
     return app
 
@@ -112,41 +133,39 @@ def _versioned() -> APIRouter:
     return APIRouter(prefix="/v1", responses=_REFUSALS, dependencies=[Security(bearer)])
 
 
-def _seen(manager: SessionManager[Any]) -> APIRouter:
+def _seen(everyone: Everyone) -> APIRouter:
     """Return the requests that change nothing."""
     router = _versioned()
 
     @router.get("/sessions")
-    async def list_sessions(filters: Annotated[Filters, Query()]) -> SessionPage:
-        """List sessions, oldest first. A page may be short or empty although `next` is not null."""
-        return manager.sessions(**filters.model_dump())
+    async def list_sessions(filters: Annotated[Filters, Query()]) -> Page:
+        """List sessions, of each process the oldest first. A page may be short or empty although `next` is not null."""
+        return Page.model_validate(await everyone.page(**filters.model_dump()))
 
     @router.get("/sessions/{fingerprint}", responses=documented(HTTPStatus.NOT_FOUND))
-    async def show_session(fingerprint: Fingerprint) -> SessionInfo:
+    async def show_session(fingerprint: Fingerprint) -> Shown:
         """Show one session."""
-        if (found := await manager.find(fingerprint)) is None:
-            raise HTTPException(HTTPStatus.NOT_FOUND, _NOT_FOUND)
-        return found
+        said = await everyone.ask(Ask.SESSION, fingerprint=fingerprint)
+        for one in said:
+            if one.answer is not None and one.answer["session"] is not None:
+                shown = {**one.answer["session"], "process": one.name, "processes": _merged.processes(said)}
+                return Shown.model_validate(shown)
+        raise _nothing_found(said)
 
     @router.get("/stats")
-    async def show_statistics() -> SessionStats:
+    async def show_statistics() -> Statistics:
         """Show the books: `total_created` is always `total_cleaned` and `currently_active` together."""
-        return manager.get_metrics()
-
-    @router.get("/config")
-    async def show_config() -> Config:
-        """Show the settings in force."""
-        return _config(manager)
+        return Statistics.model_validate(_merged.statistics(await everyone.ask(Ask.STATS)))
 
     @router.get("/recent")
     async def list_recent_ends(lately: Annotated[Lately, Query()]) -> Recent:
         """List the sessions that ended last, the latest first."""
-        return Recent(ends=list(manager.recent_ends(lately.limit)))
+        return Recent.model_validate(_merged.recent(await everyone.ask(Ask.RECENT, limit=lately.limit), lately.limit))
 
     return router
 
 
-def _ended(manager: SessionManager[Any]) -> APIRouter:
+def _ended(everyone: Everyone) -> APIRouter:
     """Return the requests that end sessions by name."""
     router = _versioned()
 
@@ -154,47 +173,65 @@ def _ended(manager: SessionManager[Any]) -> APIRouter:
     async def end_session(fingerprint: Fingerprint, request: Request) -> Ended:
         """End one session, and wait for its close hook."""
         with _logged(request, f"end session {fingerprint}") as log:
-            if not await manager.close_session(fingerprint=fingerprint):
-                raise HTTPException(HTTPStatus.NOT_FOUND, _NOT_FOUND)
+            said = await everyone.ask(Ask.END, fingerprint=fingerprint)
+            if not _merged.ended(said):
+                raise _nothing_found(said)
             log.outcome = "ended"
-        return Ended(ended=1)
+        return _sum_of_ended(said)
 
     @router.delete("/sessions")
     async def end_sessions_of_client(query: Annotated[OfClient, Query()], request: Request) -> Ended:
-        """End all sessions of one client, and wait for their close hooks."""
+        """End all sessions of one client, and wait for their close hooks. 503 if a process was not reached."""
         with _logged(request, f"end the sessions of client {query.client!r}") as log:
-            ended = await manager.close_client(query.client)
-            log.outcome = f"{ended} ended"
-        return Ended(ended=ended)
+            said = await everyone.ask(Ask.END_CLIENT, client=query.client)
+            log.outcome = f"{_merged.ended(said)} ended"
+            if not all(one.answer for one in said):
+                raise NotEverywhere(log.outcome, said)
+        return _sum_of_ended(said)
 
     return router
 
 
-def _steered(manager: SessionManager[Any]) -> APIRouter:
-    """Return the requests that start passes and set the cap."""
+def _cleaned(everyone: Everyone) -> APIRouter:
+    """Return the requests that start passes."""
     router = _versioned()
 
     @router.post("/cleanup")
     async def clean_up(
         query: Annotated[PreviewOrNot, Query()], request: Request, limits: PassLimits | None = None
-    ) -> CleanupReport:
+    ) -> Report:
         """Run a cleanup pass, or report what it would end."""
-        given: dict[str, Limit] = {} if limits is None else limits.model_dump(exclude_unset=True)
-        idle, age = given.get("max_idle_time", UNSET), given.get("max_session_age", UNSET)
+        given = {} if limits is None else limits.model_dump(exclude_unset=True)
         if query.preview:
-            return await manager.preview_cleanup(max_idle_time=idle, max_session_age=age)
+            return _report(await everyone.ask(Ask.PREVIEW, **given))
         with _logged(request, "clean up") as log:
-            report = await manager.cleanup_stale_sessions(max_idle_time=idle, max_session_age=age)
+            report = _report(await everyone.ask(Ask.CLEAN_UP, **given))
             log.outcome = f"{report.total_cleaned} ended, {report.outcome}"
         return report
 
     @router.post("/cleanup/emergency")
-    async def clean_up_in_an_emergency(request: Request) -> CleanupReport:
+    async def clean_up_in_an_emergency(request: Request) -> Report:
         """Run an emergency pass: end idle sessions until a tenth of the cap is free."""
         with _logged(request, "emergency cleanup") as log:
-            report = await manager.emergency_cleanup()
+            report = _report(await everyone.ask(Ask.EMERGENCY))
             log.outcome = f"{report.total_cleaned} ended, {report.outcome}"
         return report
+
+    return router
+
+
+def _configured(manager: SessionManager[Any], everyone: Everyone) -> APIRouter:
+    """Return the requests about the settings."""
+    router = _versioned()
+
+    async def config() -> Config:
+        said = await everyone.ask(Ask.CONFIG)
+        return Config.model_validate(_merged.config(said))
+
+    @router.get("/config")
+    async def show_config() -> Config:
+        """Show the settings in force."""
+        return await config()
 
     @router.patch("/config", responses=documented(HTTPStatus.CONFLICT))
     async def set_cap(change: ConfigChange, request: Request) -> Config:
@@ -204,13 +241,24 @@ def _steered(manager: SessionManager[Any]) -> APIRouter:
                 raise HTTPException(HTTPStatus.CONFLICT, _OF_THE_FLEET)
             manager.set_max_sessions(change.max_sessions)
             log.outcome = "set"
-        return _config(manager)
+        return await config()
 
     return router
 
 
-def _config(manager: SessionManager[Any]) -> Config:
-    return Config(name=manager.name, settings={**asdict(manager.config), "max_sessions": manager.max_sessions})
+def _nothing_found(said: Sequence[Said]) -> Exception:
+    """Return the error if no session was found. Unless all processes were reached, the session may still be there."""
+    if all(one.answer for one in said):
+        return HTTPException(HTTPStatus.NOT_FOUND, _NOT_FOUND)
+    return NotEverywhere("no process that was reached has a session with this fingerprint", said)
+
+
+def _sum_of_ended(said: Sequence[Said]) -> Ended:
+    return Ended.model_validate({"ended": _merged.ended(said), "processes": _merged.processes(said)})
+
+
+def _report(said: Sequence[Said]) -> Report:
+    return Report.model_validate(_merged.report(said))
 
 
 class _Outcome:
@@ -223,6 +271,9 @@ def _logged(request: Request, what: str) -> Iterator[_Outcome]:
     result, who = _Outcome(), request.client.host if request.client else "an unknown address"
     try:
         yield result
+    except NotEverywhere as error:
+        result.outcome = str(error)
+        raise
     except Exception as error:
         detail = error.detail if isinstance(error, HTTPException) else f"{type(error).__name__}: {error}"
         result.outcome = f"refused: {detail}"

@@ -61,9 +61,19 @@ class Listening(Protocol):
         """
 
 
+@runtime_checkable
+class Answering(Protocol):
+    """A fleet whose processes ask each other about their sessions, for admin tools."""
+
+    def answer_for(self, manager: SessionManager[Any]) -> None:
+        """Answer for this manager from now on."""
+
+
 def tell_part(manager: SessionManager[Any], app: ASGIApp) -> None:
-    """Tell the fleet of a manager the part of an app that begins with the middleware, if it wants to know."""
+    """Tell the fleet of a manager the manager, and the part of an app that begins with the middleware."""
     fleet: object = manager.fleet
+    if isinstance(fleet, Answering):
+        fleet.answer_for(manager)
     if isinstance(fleet, Listening):
         fleet.serve_part(app)
 

@@ -7,6 +7,8 @@ wait for the same one.
 import asyncio
 import logging
 import socket
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Final
 
 from otel_sessions._core.events import Event
@@ -30,6 +32,7 @@ class Resolved:
         self._host = host
         self._ask: Ask | None = None
         self._known: dict[str, Peer] = {}
+        self._silent: list[str] = []
         self._round: asyncio.Task[None] | None = None
         self._last = -_ROUND_SECONDS
         self._waiting = 0
@@ -50,6 +53,16 @@ class Resolved:
 
     async def find_again(self, name: str) -> Peer | None:
         """Return the process of a name after a new round. Raises as `find`."""
+        await self._wait_for_round(name)
+        return self._known.get(name)
+
+    async def everyone(self) -> Mapping[str, Peer | None]:
+        """Return all processes after a new round. An address that does not say a name stands for its process."""
+        with suppress(PeerUnavailable):  # what is known already will do
+            await self._wait_for_round("")
+        return {**self._known, **dict.fromkeys(self._silent)}
+
+    async def _wait_for_round(self, name: str) -> None:
         if self._waiting >= _MOST_WAITING:
             raise PeerUnavailable(name, _ROUND_SECONDS)
         self._waiting += 1
@@ -59,7 +72,6 @@ class Resolved:
             await asyncio.wait([self._round])
         finally:
             self._waiting -= 1
-        return self._known.get(name)
 
     async def _ask_all(self) -> None:
         """Ask all addresses. A second must have passed since the last round."""
@@ -67,8 +79,10 @@ class Resolved:
         try:
             await asyncio.sleep(self._last + _ROUND_SECONDS - loop.time())
             self._last = loop.time()
-            found = await asyncio.gather(*map(self._ask_one, await self._addresses()))
+            addresses = await self._addresses()
+            found = await asyncio.gather(*map(self._ask_one, addresses))
             self._known = {peer.name: peer for peer in found if peer is not None}
+            self._silent = [address for address, peer in zip(addresses, found, strict=True) if peer is None]
         except OSError as error:
             host = self._host.text
             _logger.warning("the peers at %s cannot be found: %s", host, error, extra=Event.PEERS_NOT_FOUND.extra)

@@ -45,6 +45,10 @@ class Folder:
         path = self._socket_of(name)
         return f"unix:{path}" if path.is_socket() else None
 
+    def names(self) -> list[str]:
+        """Return the names of the workers that have a socket."""
+        return [path.stem for path in self._path.iterdir() if path.suffix == _SOCKET]
+
     def listen(self, name: str) -> socket.socket:
         """Return the listening socket of a worker, and remove the sockets of dead workers. Raises `ConfigError`."""
         path = self._socket_of(name)

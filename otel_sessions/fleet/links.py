@@ -15,14 +15,25 @@ from websockets.exceptions import WebSocketException
 
 from otel_sessions._core.events import Event
 from otel_sessions._core.words import Forwarded
-from otel_sessions._engine.owners import Peer
-from otel_sessions._http.client import BadAnswer, Call, CallLimits, CannotConnect, Client, HungUp, Origin, UpstreamError
+from otel_sessions._engine.owners import NotAnswered, Peer
+from otel_sessions._http.client import (
+    BadAnswer,
+    Call,
+    CallLimits,
+    CannotConnect,
+    Client,
+    Head,
+    HungUp,
+    Origin,
+    UpstreamError,
+)
 from otel_sessions.asgi import Receive, Send
 from otel_sessions.matchers import Scope
 
 from . import requests, sockets
 from .addresses import Address, read_address
-from .crossings import Crossings, Why
+from .crossings import Crossing, Crossings, Why
+from .questions import ITSELF, METHOD
 from .signing import ANYONE, HEADER, REFUSED, Passage, Proof, Secrets, Word, expiry
 from .targets import target_of
 
@@ -34,6 +45,10 @@ _WARN_SECONDS: Final = 60.0
 _SERVER_ERRORS: Final = 500
 _TROUBLE: Final = frozenset({408, 429})
 """What a server says, besides 5xx, that does not let a request through now. It does not say that a session is gone."""
+_QUESTION_SECONDS: Final = 2.0
+"""How long a process may take to answer a question before it is asked for a sign of life, and as long for the sign."""
+_MOST_ANSWER: Final = 16_777_216
+"""Bytes of an answer."""
 
 _logger = logging.getLogger("otel_sessions")
 
@@ -48,6 +63,10 @@ class _Link:
         self.limits = CallLimits(connect_timeout=patience, head_timeout=None, write_timeout=None)
         self.crossings = Crossings(patience, self._is_alive)
         self._asking = CallLimits(connect_timeout=patience, head_timeout=patience, write_timeout=patience)
+        soon = min(patience, _QUESTION_SECONDS)
+        self._soon = CallLimits(connect_timeout=soon, head_timeout=soon, write_timeout=soon)
+        self._answering = CallLimits(connect_timeout=soon, head_timeout=None, write_timeout=None)
+        self._questions = Crossings(soon, self._is_alive_soon)
 
     async def ask(self, secrets: Secrets) -> str | None:
         """Return the name of the process at this address, or None. Raises `UpstreamError`."""
@@ -57,10 +76,32 @@ class _Link:
             said = proof.said_in((await call.head()).headers)
         return said[1] if said is not None and said[0] is Word.PEER else None
 
+    async def put(self, peer: Peer, query: bytes, secrets: Secrets) -> tuple[bytes, Head, Proof]:
+        """Put a question to the process here, and return its answer. Raises `NotAnswered`."""
+        target = self.address.path + b"?" + query
+        signed, proof = secrets.sign(_passage(peer.name, ITSELF, "http", None), METHOD, target)
+        body = bytearray()
+        with self._questions.begin() as crossing:
+            try:
+                with self._call(signed, METHOD, target, self._answering) as call:
+                    crossing.when_ended(call.close)
+                    head = await call.head()
+                    while (part := await call.read(None)) and len(body) <= _MOST_ANSWER:
+                        body += part
+            except UpstreamError as error:
+                raise NotAnswered(_why(error, crossing)) from error
+        return bytes(body), head, proof
+
     async def _is_alive(self) -> bool:
+        return await self._answers(self._asking)
+
+    async def _is_alive_soon(self) -> bool:
+        return await self._answers(self._soon)
+
+    async def _answers(self, limits: CallLimits) -> bool:
         """Return whether anybody answers at this address, whatever the answer is."""
         try:
-            with self._call(b"") as call:
+            with self._call(b"", limits=limits) as call:
                 await call.head()
         except (BadAnswer, HungUp):
             return True
@@ -68,13 +109,17 @@ class _Link:
             return False
         return True
 
-    def _call(self, signed: bytes) -> Call:
+    def _call(
+        self, signed: bytes, method: str = "GET", target: bytes | None = None, limits: CallLimits | None = None
+    ) -> Call:
         host = f"[{self.address.host}]" if ":" in self.address.host else self.address.host
         headers = [(b"host", host.encode("ascii")), (HEADER, signed)]
-        return self.client.call(b"GET", self.address.path, headers, limits=self._asking)
+        where = self.address.path if target is None else target
+        return self.client.call(method.encode("ascii"), where, headers, limits=limits or self._asking)
 
     def close(self) -> None:
         self.crossings.end()
+        self._questions.end()
         self.client.close()
 
 
@@ -104,6 +149,18 @@ class Links:
             return await self._link(address).ask(secrets)
         except UpstreamError:
             return None
+
+    async def put(self, peer: Peer, query: bytes, secrets: Secrets) -> bytes:
+        """Put a question to a process, and return its answer. Raises `NotAnswered`, which says why."""
+        body, head, proof = await self._link(peer.address).put(peer, query, secrets)
+        said = proof.said_in(head.headers)
+        if said is not None and said[0] is Word.OWNER:
+            return body
+        if said is not None:
+            raise NotAnswered("it has another name, or takes no questions")
+        if (HEADER, REFUSED) in [(name.lower(), value) for name, value in head.headers]:
+            raise NotAnswered("it refuses the signature: its secret or its clock differs")
+        raise NotAnswered("another service is there")
 
     async def pass_on(
         self, peer: Peer, session_id: str, secrets: Secrets, scope: Scope, receive: Receive, send: Send
@@ -202,6 +259,15 @@ def _passage_of(peer: Peer, session_id: str, scope: Scope) -> Passage:
 def _passage(owner: str, session_id: str, scheme: str, client: tuple[str, int] | None) -> Passage:
     expires = expiry(time.time())
     return Passage(owner=owner, session_id=session_id, scheme=scheme, client=client, expires=expires)
+
+
+def _why(error: UpstreamError, crossing: Crossing) -> str:
+    """Return why a process has not answered a question."""
+    if _is_absent(error):
+        return "no process listens there"
+    if crossing.why is Why.OVER:
+        return "this process leaves the fleet"
+    return "it gives no sign of life" if crossing.why is Why.SILENT else f"it does not answer ({type(error).__name__})"
 
 
 def _is_absent(error: Exception) -> bool:

@@ -14,7 +14,7 @@ import asyncio
 import os
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
@@ -28,12 +28,14 @@ from otel_sessions._core.exceptions import ConfigError, PeerUnavailable
 from otel_sessions._core.forks import forks
 from otel_sessions._core.ids import hint_in
 from otel_sessions._core.words import Forwarded
-from otel_sessions._engine.owners import Peer, Reports
+from otel_sessions._engine.inquiries import Ask as Question
+from otel_sessions._engine.manager import SessionManager
+from otel_sessions._engine.owners import NotAnswered, Peer, Reports
 from otel_sessions.asgi import ASGIApp, Receive, Send
 from otel_sessions.asgi._elsewhere import Serve
 from otel_sessions.matchers import Scope
 
-from . import taking
+from . import questions, taking
 from .addresses import check_name, is_name, random_name
 from .files import Watched
 from .signing import Secrets
@@ -69,6 +71,9 @@ class Directory(Protocol):
     async def find_again(self, name: str) -> Peer | None:
         """Return the process of this name, from a fresh look, since the last answer led to a wrong process."""
 
+    async def everyone(self) -> Mapping[str, Peer | None]:
+        """Return all processes by name, this one, too. None stands for one that does not say its name now."""
+
 
 class Peers:
     """This process and its peers. A manager takes it as its `fleet`, and it belongs to this one manager.
@@ -98,6 +103,7 @@ class Peers:
         self._patience = check_seconds("patience", patience)
         self._tls = tls
         self._links: Links | None = None
+        self._manager: SessionManager[object] | None = None
         self.report(Reports(manager="", books=Books(None), tracer_provider=NoOpTracerProvider()))
         forks.add(self)
 
@@ -196,7 +202,7 @@ class Peers:
         If the session is not here, the answer is 421, and the peer looks elsewhere.
         """
         serving = partial(self._serve_traced, serve) if self._tracing.is_on else serve
-        await taking.take(self._name, self._current_secrets(), time.time(), scope, receive, send, serving)
+        await self._take_by(scope, receive, send, serving)
 
     async def _serve_traced(self, serve: Serve, session_id: str, scope: Scope, receive: Receive, send: Send) -> bool:
         with self._tracing.take(scope, send) as (traced, answering):
@@ -206,6 +212,37 @@ class Peers:
         """Serve an exchange that a peer has passed on by a whole app, whose middleware calls `take`."""
         await taking.serve_whole(self._current_secrets(), time.time(), scope, receive, send, app)
 
+    async def _take_by(self, scope: Scope, receive: Receive, send: Send, serve: Serve) -> None:
+        answer_to = None if self._manager is None else partial(questions.answer_to, manager=self._manager)
+        secrets, now = self._current_secrets(), time.time()
+        await taking.take(self._name, secrets, now, scope, receive, send, serve, answer_to)
+
+    # Asking, and being asked, for admin tools
+
+    def answer_for(self, manager: SessionManager[object]) -> None:
+        """Answer the questions of peers for this manager from now on."""
+        self._manager = manager
+
+    async def others(self) -> Mapping[str, Peer | None]:
+        """Return the other processes by name. None stands for a process that does not say its name now."""
+        return {name: peer for name, peer in (await self._directory.everyone()).items() if name != self._name}
+
+    async def ask(self, peer: Peer, ask: str, given: Mapping[str, object]) -> dict[str, object]:
+        """Return the answer of a process. Raises `NotAnswered`, and `ConfigError` if a keyword is wrong."""
+        if self._links is None:
+            raise NotAnswered("this process has left the fleet")
+        query = questions.query_of(Question(ask), given)
+        try:
+            return questions.answer_in(await self._links.put(peer, query, self._current_secrets()))
+        except ValueError as error:
+            if isinstance(error, ConfigError):
+                raise
+            raise NotAnswered("its answer is not understood; it may have another version") from error
+
+    async def take_question(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Take what has the form of a question, and serve nothing else."""
+        await self._take_by(scope, receive, send, _serve_nothing)
+
     async def _ask(self, address: str) -> str | None:
         return None if self._links is None else await self._links.ask(address, self._current_secrets())
 
@@ -213,6 +250,10 @@ class Peers:
         if isinstance(self._secrets, Secrets):
             return self._secrets
         return self._secrets.current(time.monotonic())
+
+
+async def _serve_nothing(_session_id: str, _scope: Scope, _receive: Receive, _send: Send) -> bool:
+    return False
 
 
 def _secrets(secret: Secret) -> Secrets | Watched[Secrets]:

@@ -88,6 +88,9 @@ class _Listed:
     async def find_again(self, name: str) -> Peer | None:
         return self._peers.get(name)
 
+    async def everyone(self) -> Mapping[str, Peer | None]:
+        return self._peers
+
 
 class _InFile(_Listed):
     """The list in a file."""
@@ -100,3 +103,6 @@ class _InFile(_Listed):
 
     async def find_again(self, name: str) -> Peer | None:
         return self._watched.latest().get(name)
+
+    async def everyone(self) -> Mapping[str, Peer | None]:
+        return self._watched.latest()

@@ -16,6 +16,7 @@ from otel_sessions.asgi import ASGIApp, Message, Receive, Send
 from otel_sessions.asgi._elsewhere import Serve
 from otel_sessions.matchers import Headers, Scope, pairs_of
 
+from .questions import ITSELF
 from .signing import ANYONE, HEADER, REFUSED, Passage, Proof, Secrets, Word, named
 from .targets import target_of
 
@@ -53,8 +54,19 @@ def _check(secrets: Secrets, now: float, scope: Scope) -> tuple[Passage, Proof] 
     return secrets.check(values[0], _method(scope), target_of(scope), now) if len(values) == 1 else None
 
 
+AnswerTo = Callable[[bytes], Awaitable[bytes]]
+"""Answers the question in a query. Raises `ValueError` for a question that it does not understand."""
+
+
 async def take(
-    name: str, secrets: Secrets, now: float, scope: Scope, receive: Receive, send: Send, serve: Serve
+    name: str,
+    secrets: Secrets,
+    now: float,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    serve: Serve,
+    answer_to: AnswerTo | None = None,
 ) -> None:
     """Serve, answer or refuse an exchange that has the header. `name` is the name of this process.
 
@@ -72,12 +84,25 @@ async def take(
     if passage.owner == ANYONE:
         await _answer(scope, send, HTTPStatus.OK, proof.answer(Word.PEER, name), b"")
         return
-    if passage.owner == name:
+    if passage.owner == name and passage.session_id == ITSELF and answer_to is not None:
+        if await _answer_question(scope, send, proof, answer_to):
+            return
+    elif passage.owner == name:
         served = partial(serve, passage.session_id, _as_it_came(scope, passage))
         if await (served(receive, send) if _SIGNED in scope else _answer_signed(proof, scope, receive, send, served)):
             return
     said = proof.answer(Word.NOT_OWNER)
     await _answer(scope, send, HTTPStatus.MISDIRECTED_REQUEST, said, b"this process does not have the session\n")
+
+
+async def _answer_question(scope: Scope, send: Send, proof: Proof, answer_to: AnswerTo) -> bool:
+    """Answer a question about this process. Return False if it is not understood: the asker may be newer."""
+    try:
+        said = await answer_to(bytes(scope["query_string"]))
+    except (ValueError, TypeError):
+        return False
+    await _answer(scope, send, HTTPStatus.OK, proof.answer(Word.OWNER), said)
+    return True
 
 
 def _as_it_came(scope: Scope, passage: Passage) -> Scope:

@@ -18,6 +18,7 @@ from otel_sessions.matchers import Scope, pairs_of
 from .addresses import read_address
 from .folder import Folder
 from .peers import NEEDS_EXTRA, Ask, Peers
+from .questions import is_question
 from .targets import prefix_of
 
 if TYPE_CHECKING:
@@ -102,8 +103,8 @@ class WorkerPeers(Peers):
     async def _take(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The app of the worker's own listener."""
         app = self._whole or self._part
-        if app is None or not self.is_forwarded(scope):
-            await self.take(scope, receive, send, _serve_nothing)
+        if app is None or is_question(scope) or not self.is_forwarded(scope):
+            await self.take_question(scope, receive, send)
         else:
             at_the_server = {**_as_at_the_server(scope), "state": dict(self._state)}
             await self._serve_whole(app, at_the_server, receive, send)
@@ -128,9 +129,8 @@ class _InFolder:
     async def find_again(self, name: str) -> Peer | None:
         return await self.find(name)
 
-
-async def _serve_nothing(_session_id: str, _scope: Scope, _receive: Receive, _send: Send) -> bool:
-    return False
+    async def everyone(self) -> Mapping[str, Peer | None]:
+        return {name: await self.find(name) for name in self._folder.names()}
 
 
 def _as_at_the_server(scope: Scope) -> Scope:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from otel_sessions._core.events import Event
 from otel_sessions._core.exceptions import ConfigError
-from otel_sessions._program.exporters import PROMETHEUS, asked
+from otel_sessions._program.exporters import listen_for_prometheus
 from otel_sessions._program.logs import complain, log_to_stderr
 from otel_sessions._program.otlp import exporting
 from otel_sessions._program.sockets import listen_as, listen_for_each
@@ -25,7 +25,7 @@ from ._uvicorn import quieten
 from .peer import Peer
 from .server import Proxy, open_listeners
 from .settings import Settings, unread_variables
-from .worker import WorkerProxy, serve
+from .worker import WorkerProxy, WorkerSockets, serve
 from .workers import export_of, settings_of_each
 from .workers_parent import COULD_NOT_START, Parent
 
@@ -86,20 +86,28 @@ class _Sockets:
 
     listeners: Sequence[Sequence[socket.socket]]
     health: socket.socket | None
+    admin: socket.socket | None
+    scraped: socket.socket | None
 
     def close(self) -> None:
-        for one in {one for of_one in (*self.listeners, [self.health]) for one in of_one if one is not None}:
+        shared = [one for one in (self.health, self.admin, self.scraped) if one is not None]
+        for one in {one for of_one in (*self.listeners, shared) for one in of_one}:
             one.close()
 
-    def of_worker(self, index: int) -> "_Sockets":
-        """Return a worker's own listeners first, then those that only others have. To be called in the worker only.
+    def of_worker(self, index: int) -> WorkerSockets:
+        """Return a worker's own listeners, those that only others have, and the rest. To be called in the worker only.
 
         The parent's sockets no longer belong to this process, which must not remove their paths.
         """
         own = self.listeners[index]
         others = {each for of_one in self.listeners for each in of_one if each not in own}
-        taken = [[_taken(each) for each in own], [_taken(each) for each in others]]
-        return _Sockets(listeners=taken, health=None if self.health is None else _taken(self.health))
+        return WorkerSockets(
+            own=[_taken(each) for each in own],
+            others=[_taken(each) for each in others],
+            health=_taken_if_any(self.health),
+            admin=_taken_if_any(self.admin),
+            scraped=_taken_if_any(self.scraped),
+        )
 
 
 def run_workers(settings: Settings, session_data: Callable[[bytes, Headers], Peer] = Peer) -> int:
@@ -109,8 +117,6 @@ def run_workers(settings: Settings, session_data: Callable[[bytes, Headers], Pee
     """
     if not hasattr(os, "fork"):
         raise ConfigError(f"{options.WORKERS.flag} needs a system that can fork")
-    if asked(os.environ).get("METRICS") == PROMETHEUS:
-        raise ConfigError(f"{options.WORKERS.flag} cannot be scraped, since each worker has metrics: export over OTLP")
     _loop_factory(settings.loop)
     with tempfile.TemporaryDirectory(prefix="otel-sessions-") as folder:
         each = settings_of_each(settings, Path(folder))
@@ -131,8 +137,15 @@ def _open_for_each(settings: Settings) -> _Sockets:
             for each in by_address[-1]:
                 opened.callback(each.close)
         health = None if settings.health is None else listen_as(options.HEALTH.flag, settings.health)
+        if health is not None:
+            opened.callback(health.close)
+        admin = None if settings.admin is None else listen_as(options.ADMIN.flag, settings.admin)
+        if admin is not None:
+            opened.callback(admin.close)
+        scraped = listen_for_prometheus(os.environ)
         opened.pop_all()
-    return _Sockets(listeners=list(zip(*by_address, strict=True)), health=health)
+    listeners = list(zip(*by_address, strict=True))
+    return _Sockets(listeners=listeners, health=health, admin=admin, scraped=scraped)
 
 
 def _work(
@@ -141,12 +154,11 @@ def _work(
     """Be a worker, in its own process. Return the exit status."""
     try:
         mine = sockets.of_worker(index)
-        own, others = mine.listeners
         with (
             exporting(_SERVICE, worker=index + 1),
             asyncio.Runner(loop_factory=_loop_factory(settings.loop)) as runner,
         ):
-            runner.run(_serve_worker(lambda: WorkerProxy(settings, own, others, mine.health, session_data), lifeline))
+            runner.run(_serve_worker(lambda: WorkerProxy(settings, mine, session_data), lifeline))
     except (ConfigError, OSError) as error:
         complain(error)
         return COULD_NOT_START
@@ -155,6 +167,10 @@ def _work(
 
 async def _serve_worker(make: Callable[[], Proxy], lifeline: int) -> None:
     await serve(make(), lifeline)
+
+
+def _taken_if_any(inherited: socket.socket | None) -> socket.socket | None:
+    return None if inherited is None else _taken(inherited)
 
 
 def _taken(inherited: socket.socket) -> socket.socket:

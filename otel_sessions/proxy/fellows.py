@@ -13,6 +13,8 @@ from typing import Final
 from otel_sessions.asgi import ASGIApp, Receive, Send
 from otel_sessions.fleet import StaticPeers
 from otel_sessions.fleet.addresses import read_peers
+from otel_sessions.fleet.peers import Peers
+from otel_sessions.fleet.questions import is_question
 from otel_sessions.fleet.signing import HEADER
 from otel_sessions.fleet.taking import as_of_client, is_forwarded
 from otel_sessions.matchers import Scope
@@ -69,15 +71,19 @@ class ForClients:
 class ForPeers:
     """Wraps the app for peers. What has no header of a forwarded request is refused; `app` checks the header.
 
-    Where only processes of this user can ask, `own` answers the requests without the header.
+    The fleet takes the questions about this process, before any rule for clients' requests. Where only processes of
+    this user can ask, `own` answers the requests without the header.
     """
 
-    def __init__(self, app: ASGIApp, own: ASGIApp | None = None) -> None:
+    def __init__(self, app: ASGIApp, fleet: Peers, own: ASGIApp | None = None) -> None:
         self._app = app
+        self._fleet = fleet
         self._own = own
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if is_forwarded(scope):
+        if is_forwarded(scope) and is_question(scope):
+            await self._fleet.take_question(scope, receive, send)
+        elif is_forwarded(scope):
             await self._app(scope, receive, send)
         elif scope["type"] == "http" and self._own is not None:
             await self._own(scope, receive, send)

@@ -96,12 +96,13 @@ class Proxy:
         self._peer_certificate = _certificate(settings.peer_tls_cert, settings.peer_tls_key, OF_PEERS)
         farewell = Farewell(self._upstream, settings.sessions.close_timeout) if settings.tells_upstream else None
         self._sink = _sink(settings)
+        self._fleet = fleet = fleet_of(settings)
         self.manager: Final[SessionManager[Peer]] = SessionManager(
             settings.sessions,
             name="proxy",
             on_close=None if farewell is None else farewell.to,
             sink=self._sink,
-            fleet=fleet_of(settings),
+            fleet=fleet,
         )
         self._forwarder = _forwarder(settings, self._upstream)
         self._opening_time = OpeningTime(settings.rules.timeouts.idle_timeout)
@@ -162,7 +163,9 @@ class Proxy:
             peers = self._listen_for_peers()
             if peers is not None:
                 exits.enter_context(peers)
-            admin = None if self._admin is None else exits.enter_context(self._admin.listen())
+            admin = self._listen_for_admin()
+            if admin is not None:
+                exits.enter_context(admin)
             self._admin_address = None if admin is None else address_of(admin)
             exits.enter_context(self._measured)
             await exits.enter_async_context(self._upstream)
@@ -217,11 +220,15 @@ class Proxy:
 
     def _for_peers(self, app: ASGIApp) -> ASGIApp:
         """Return the app of the peers' own listener."""
-        return ForPeers(app)
+        assert self._fleet is not None
+        return ForPeers(app, self._fleet)
 
     def _listen_for_peers(self) -> socket.socket | None:
         address = self.settings.peer_listen
         return None if address is None else listen_as(options.PEER_LISTEN.flag, address)
+
+    def _listen_for_admin(self) -> socket.socket | None:
+        return None if self._admin is None else self._admin.listen()
 
     async def _run(
         self,

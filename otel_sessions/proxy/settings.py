@@ -209,8 +209,6 @@ def _require_room_for_workers(settings: Settings) -> None:
             raise ConfigError(f"{flag} {places} is too few for --workers {workers}: each worker needs a place")
     if settings.has_peers:
         raise ConfigError("--workers and --peers exclude each other: a list of peers names processes, not machines")
-    if settings.admin is not None:
-        raise ConfigError("--workers and --admin exclude each other: the admin API has the sessions of one process")
     if settings.export is not None and WORKER not in settings.export:
         raise ConfigError(f"--export needs {WORKER} in its name with --workers: each worker writes a file of its own")
 

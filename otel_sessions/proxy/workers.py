@@ -23,7 +23,7 @@ def settings_of_each(settings: Settings, folder: Path) -> Sequence[Settings]:
     secret = folder / "secret"
     secret.touch(mode=0o600)
     secret.write_text(f"{secrets.token_hex(_SECRET_BYTES)}\n", encoding="ascii")
-    sockets = {random_name(): folder / f"{number}.sock" for number in range(1, count + 1)}
+    sockets = {f"{number}-{random_name()}": folder / f"{number}.sock" for number in range(1, count + 1)}
     peers = tuple(f"{name}=unix:{path}" for name, path in sockets.items())
     sessions = shares(settings.sessions.max_sessions, count)
     connections = shares(settings.max_connections, count)

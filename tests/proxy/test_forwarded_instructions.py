@@ -3,6 +3,7 @@
 import socket
 import sys
 from contextlib import ExitStack, closing
+from itertools import repeat
 from pathlib import Path
 
 import pytest
@@ -47,11 +48,11 @@ class Fleet:
 
     def instructions(self, name: str) -> float:
         """Return how many instructions both execute for a request at a process. Ends the processes."""
-        client, request = self.clients[name], POST_IN_SESSION.raw(self._session)
-        instructions._ask(client, request, instructions._BEFORE)
+        client, request = self.clients[name], POST_IN_SESSION.raw(self._session, 0)
+        instructions._ask(client, repeat(request, instructions._BEFORE))
         for process in self._processes:
             instructions._count("on", process.process.pid)
-        instructions._ask(client, request, instructions._COUNTED)
+        instructions._ask(client, repeat(request, instructions._COUNTED))
         for process in self._processes:
             instructions._count("off", process.process.pid)
         counted = 0

@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
@@ -26,13 +25,11 @@ from tests.processes import HOST, clean_environ, free_port, running, until_answe
 from tests.waiting import PATIENCE, until
 
 from .conftest import Origin, Proxy, start_origin, start_proxy
+from .several import LIST, MCP, WORKERS, asked, hint_of, opened, start_workers, used, workers_of
 
 pytestmark = pytest.mark.processes
 
-MCP = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
 SDK = Path(__file__).parent / "sdk"
-LIST = b'{"jsonrpc":"2.0","id":1,"method":"tools/list"}'
-WORKERS = 4
 
 
 @pytest.fixture(scope="module")
@@ -40,41 +37,6 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Origin]:
     """An origin of these tests' own: what is killed here leaves sessions behind, which other tests would count."""
     with start_origin(tmp_path_factory.mktemp("origin")) as origin:
         yield origin
-
-
-@contextlib.contextmanager
-def start_workers(folder: Path, upstream: str, *flags: str, count: int = WORKERS, **environ: str) -> Iterator[Proxy]:
-    temporary = folder / "t"
-    temporary.mkdir(exist_ok=True)
-    environ = {"TMPDIR": str(temporary), **environ}
-    with start_proxy(folder, upstream, "--workers", str(count), *flags, **environ) as proxy:
-        proxy.until_whole(count)
-        yield proxy
-
-
-def asked(method: str, url: str, **settings: Any) -> httpx2.Response:
-    """Ask over a connection of its own, which any worker may take."""
-    return httpx2.request(method, url, trust_env=False, timeout=PATIENCE, **settings)
-
-
-def opened(proxy: Proxy) -> str:
-    answer = asked("POST", f"{proxy.url}/mcp", content=INITIALIZE, headers=MCP)
-    assert answer.status_code == 200, answer.text
-    return str(answer.headers["mcp-session-id"])
-
-
-def used(proxy: Proxy, session_id: str) -> httpx2.Response:
-    return asked("POST", f"{proxy.url}/mcp", content=LIST, headers={**MCP, "mcp-session-id": session_id})
-
-
-def hint_of(session_id: str) -> str:
-    return session_id.partition(".")[0]
-
-
-def workers_of(proxy: Proxy) -> list[int]:
-    """Return the processes of the workers."""
-    children = Path(f"/proc/{proxy.process.process.pid}/task/{proxy.process.process.pid}/children").read_text()
-    return [int(child) for child in children.split()]
 
 
 def books(proxy: Proxy) -> tuple[int, int]:
@@ -297,7 +259,7 @@ def test_workers_share_a_unix_socket_which_goes_with_the_last(origin: Origin, tm
         (["--export", "ended.jsonl"], "--export needs {worker} in its name"),
         (["--export", "/nowhere/{worker}.jsonl"], "--export /nowhere/1.jsonl: No such file"),
         (["--tls-cert", "/nowhere/cert", "--tls-key", "/nowhere/key"], "--tls-cert"),
-        (["--admin", "127.0.0.1:0"], "--workers and --admin exclude each other"),
+        (["--admin", "0.0.0.0:0"], "--admin needs a token"),
         (["--workers", "0"], "argument --workers: takes"),
         (
             ["--peers", "w1=http://x", "--peer-name", "w1", "--peer-listen", "127.0.0.1:0", "--peer-secret-file", "x"],
@@ -310,12 +272,6 @@ def test_what_workers_cannot_do_is_an_error_that_says_so(flags: list[str], compl
     assert done.returncode == 2
     assert complaint in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_workers_that_prometheus_should_scrape_are_an_error() -> None:
-    done = complained(["--workers", "2"], OTEL_METRICS_EXPORTER="prometheus")
-    assert done.returncode == 2
-    assert "export over OTLP" in done.stderr
 
 
 def test_a_port_that_others_have_is_an_error_also_if_they_would_share_it(origin: Origin, tmp_path: Path) -> None:

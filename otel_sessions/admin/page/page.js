@@ -60,6 +60,8 @@ const many = count => `${whole(count)} session${count === 1 ? "" : "s"}`;
 
 function judge(stats, isReady) {
   const cap = config.settings.max_sessions, taken = stats.currently_active + stats.reserved;
+  const missing = stats.processes.filter(one => !one.reached).length;
+  if (missing) return ["bad", `${missing} of ${stats.processes.length} processes not reached`];
   if (!isReady) return ["warn", "takes no new sessions"];
   if (cap !== null && taken >= cap) return ["bad", "full: new sessions are refused"];
   if (stats.seconds_since_cleanup > 3 * config.settings.cleanup_interval) return ["bad", "cleanup is late"];
@@ -89,6 +91,7 @@ function showStats(stats) {
   list("passes", [
     ["passes", stats.cleanup_runs], ["errors", stats.cleanup_errors],
     [last ? "last pass" : "no pass yet in", `${duration(stats.seconds_since_cleanup)}${last ? " ago" : ""}`],
+    ...(stats.processes.length > 1 ? [["processes reached", `${stats.processes.filter(one => one.reached).length} of ${stats.processes.length}`]] : []),
     ...(last ? [["it was", `${last.trigger}, ${last.outcome}`], ["it ended", total(last.cleaned)]] : []),
   ]);
 }
@@ -125,6 +128,12 @@ function gone(isGone, why = "") {
   if (isGone) showState("bad", "no answer");
 }
 
+function showMissing(processes) {
+  const missing = processes.filter(one => !one.reached).map(one => `${one.name} (${one.error})`);
+  $("missing").hidden = !missing.length;
+  $("missing").textContent = missing.length ? `The numbers and the list lack what these processes have: ${missing.join(", ")}.` : "";
+}
+
 function say(text) {
   $("said").textContent = text;
   $("said").hidden = !text;
@@ -142,6 +151,7 @@ async function look() {
     gone(false);
     showState(...judge(stats, isReady));
     showStats(stats);
+    showMissing(stats.processes);
     draw(config.settings.max_sessions);
     showRecent(recent.ends);
     await enter();
@@ -275,7 +285,8 @@ async function cleanUp(event) {
     if (!count) return say(`A pass would end no session. It would look at ${whole(foreseen.examined)}.`);
     if (!await question(`A pass would end ${many(count)}: ${words(foreseen.cleaned)}.`, `End ${many(count)}`)) return;
     const report = await ask("POST", "v1/cleanup", limits), ended = total(report.cleaned);
-    say(`The pass ended ${many(ended)}${ended ? `: ${words(report.cleaned)}` : ""}. It was a ${report.outcome}.`);
+    const missing = report.processes.filter(one => !one.reached).map(one => one.name);
+    say(`${missing.length ? `Not reached: ${missing.join(", ")}. ` : ""}The pass ended ${many(ended)}${ended ? `: ${words(report.cleaned)}` : ""}. It was a ${report.outcome}.`);
     await search();
     await look();
   });
