@@ -4,11 +4,13 @@ What always holds: calls are numbered in the order of sending, and a call that w
 number. So the store refuses late copies, and an audit between two calls compares exactly.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final, TypeAlias
+
+from otel_sessions._core.words import Resync
 
 from .healing import Healing
 from .scripts import END, MOST, PUT, RECLAIM
@@ -59,9 +61,14 @@ class News(Enum):
 
 
 class Lane:
-    """The sessions that one epoch has in one shard, by all answered calls, and the steps that wait."""
+    """The sessions that one epoch has in one shard, by all answered calls, and the steps that wait.
 
-    def __init__(self, keys: Keys, shard: int, epoch: int, steps: Iterable[Step] = ()) -> None:
+    `resyncs` counts what the lane tells the store again.
+    """
+
+    def __init__(
+        self, keys: Keys, shard: int, epoch: int, steps: Iterable[Step] = (), resyncs: Counter[Resync] | None = None
+    ) -> None:
         self._keys: Final = keys
         self.shard: Final = shard
         self.epoch: Final = epoch
@@ -72,6 +79,10 @@ class Lane:
         """The steps of the call under way, or of the call that is to be repeated."""
         self._call: Call | None = None
         self._healing = Healing(keys, shard, epoch)
+        self._deadline = 0
+        self._late: int | None = None
+        """The deadline for which the store said that it has passed."""
+        self._resyncs: Final = Counter[Resync]() if resyncs is None else resyncs
         self.fenced = False
         """True once the store refused a call: the process must join anew."""
 
@@ -95,6 +106,11 @@ class Lane:
         """What this shard has counted, by the last audit: `created`, and the ended by reason."""
         return self._healing.books
 
+    @property
+    def active(self) -> int:
+        """How many sessions this shard has, of all owners, by the last audit."""
+        return self._healing.active
+
     def is_reclaiming(self) -> bool:
         """Return whether a session of a former epoch waits to be taken over."""
         return any(isinstance(step, Reclaim) for step in (*self._steps, *self._waiting))
@@ -106,11 +122,13 @@ class Lane:
     def call(self, deadline: int) -> Call | None:
         """Return the next call, or None if nothing waits. It replaces a call that was not answered.
 
-        `deadline` is the end of the process's lease by the store's clock, in milliseconds.
+        `deadline` is the end of the process's lease by the store's clock, in milliseconds. After a write that was too
+        late for a deadline, the lane waits for the next deadline.
         """
+        self._deadline = deadline
         if not self._steps and (check := self._healing.call()) is not None:
             self._call = check
-        elif self._steps or self._waiting:
+        elif (self._steps or self._waiting) and deadline != self._late:
             self._call = self._write(deadline)
         else:
             self._call = None
@@ -122,13 +140,15 @@ class Lane:
             return []
         self._call = None
         match text(answer[0]):
+            case "LATE":
+                self._late = self._deadline
             case "OK" if self._steps:
                 return self._written(numbers(answer[1:]))
             case "OK":
                 self._heal(answer)
             case "FENCED" | "OLD":
                 self.fenced = True
-        return []  # LATE: the call is repeated after the next beat
+        return []
 
     def steps_for_successor(self) -> list[Step]:
         """Return what the lane of the process's next epoch begins with: reclaim what is here, then what waited."""
@@ -213,6 +233,7 @@ class Lane:
             return [(step.ref, News.REGISTERED)]
         if result == 0 and not fenced:  # the store forgot the session
             self._waiting.appendleft(step.put)
+            self._resyncs[Resync.PUT] += 1
             return []
         if result in step.formers:
             others = tuple(former for former in step.formers if former != result)
@@ -223,5 +244,6 @@ class Lane:
     def _heal(self, answer: Sequence[Value]) -> None:
         nonces = {ref: put.nonce for ref, put in self._kept.items()}
         differences = self._healing.answer(answer, nonces)
+        self._resyncs.update({Resync.PUT: len(differences.missing), Resync.ENDED: len(differences.left_over)})
         self._waiting.extendleft(self._kept.pop(ref) for ref in differences.missing)
         self._waiting.extendleft(End(ref=ref, reason=reason) for ref, reason in differences.left_over)

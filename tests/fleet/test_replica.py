@@ -308,7 +308,7 @@ def test_only_the_last_reasons_are_remembered() -> None:
         healing.remember(str(number), "closed")
     healing.start()
     healing.call()
-    healing.answer([b"OK", b"2", b"1", 0], {})
+    healing.answer([b"OK", b"2", b"1", 2, 0], {})
     differences = healing.answer([b"OK", b"0", b"0", b"1", b"1999", b"2"], {})
 
     assert differences.left_over == [("0", "lost"), ("1999", "closed")]
