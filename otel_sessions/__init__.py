@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         SessionNotFound,
         SinkClosed,
         SinkFull,
+        StoreUnavailable,
         TooManySessions,
     )
     from ._core.ids import fingerprint
@@ -74,6 +75,7 @@ __all__ = [
     "SinkClosed",
     "SinkFull",
     "Skipped",
+    "StoreUnavailable",
     "TooManySessions",
     "Trigger",
     "Unset",
@@ -102,6 +104,7 @@ _NAMES: Final = {
         "SessionNotFound",
         "SinkClosed",
         "SinkFull",
+        "StoreUnavailable",
         "TooManySessions",
     ),
     "_engine.manager": ("SessionManager",),

@@ -50,6 +50,7 @@ class Opens(StrEnum):
 
 # On Python 3.11, a member of an enum costs as much as a call.
 _NO, _YES, _BY_BODY = Opens.NO, Opens.YES, Opens.BY_BODY
+_WITH_RETRY_AFTER: Final = (TooManySessions, exceptions.PeerUnavailable, exceptions.StoreUnavailable)
 _NOT_FOUND: Final = int(HTTPStatus.NOT_FOUND)
 
 
@@ -391,6 +392,6 @@ def _answer(error: SessionError, body: bytes, kind: bytes) -> Answer:
     """
     status = HTTPStatus.NOT_FOUND if isinstance(error, SessionNotFound) else HTTPStatus.SERVICE_UNAVAILABLE
     headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store")]
-    if isinstance(error, (TooManySessions, exceptions.PeerUnavailable)) and error.retry_after is not None:
+    if isinstance(error, _WITH_RETRY_AFTER) and error.retry_after is not None:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after))))
     return Answer(status=status, headers=headers, body=body)

@@ -5,6 +5,7 @@
     ├── SessionNotFound    no usable session has this id; `reason` says why, if the reason is known
     ├── SessionExists      a session with this id is live or still closing
     ├── PeerUnavailable    the process that has the session does not answer; try again after `retry_after` seconds
+    ├── StoreUnavailable   the fleet's store does not answer, and the fleet is `closed` then; try again later
     ├── ManagerClosed      the manager is not running, or is entered while it runs
     ├── SinkFull           the sink's queue is full; the record of this session is dropped
     ├── SinkClosed         the sink is used outside its block, or is entered while it is in use
@@ -61,7 +62,7 @@ class SessionNotFound(SessionError):
 
 
 class SessionExists(SessionError):
-    """The id is in use: a session with this id is live, or its close hook has not ended yet."""
+    """The id is in use: a session with this id is live, here or in another process of the fleet, or it is closing."""
 
     def __init__(self, session_id: str) -> None:
         super().__init__(f"session {fingerprint(session_id)} exists already; choose another id or close the session")
@@ -84,6 +85,22 @@ class PeerUnavailable(SessionError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.name, self.retry_after), vars(self)
+
+
+class StoreUnavailable(SessionError):
+    """The store of the fleet gives no answer, and without an answer the session may not begin.
+
+    `retry_after` is the number of seconds after which to try again, or None if this number is unknown.
+    """
+
+    def __init__(self, message: str = "the store of the fleet does not answer", retry_after: float | None = None) -> None:
+        hint = "" if retry_after is None else f"; try again in {retry_after:.3g} s"
+        super().__init__(message + hint)
+        self.message = message
+        self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.message, self.retry_after), vars(self)
 
 
 class ManagerClosed(SessionError):

@@ -18,7 +18,11 @@ class SessionState(StrEnum):
 
 
 class EndReason(StrEnum):
-    """Why a session was ended. Each session is ended and counted for exactly one reason."""
+    """Why a session was ended. Each session is ended and counted for exactly one reason.
+
+    `fenced` is for a session that this process has lost to another process of its fleet. A close hook should let go of
+    what is local then, and leave alone what the other process may use.
+    """
 
     IDLE_TIMEOUT = "idle_timeout"
     MAX_AGE = "max_age"
@@ -26,6 +30,7 @@ class EndReason(StrEnum):
     FAILED = "failed"
     EVICTED = "evicted"
     SHUTDOWN = "shutdown"
+    FENCED = "fenced"
 
 
 class Trigger(StrEnum):

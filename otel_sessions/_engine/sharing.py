@@ -46,27 +46,42 @@ class Run(Protocol):
 class SharedFleet(Fleet, Protocol):
     """A fleet whose processes share one cap and one set of books, in a store."""
 
+    @property
+    def grant(self) -> int:
+        """How many places this process may have now, 0 while it may take none. More may be taken here for a while."""
+
     def begin(self, run: Run) -> None:
-        """Begin with a run of the manager, right after `enter`."""
+        """Begin with a run of the manager, after `enter` and before the run's first session. Raises nothing."""
 
     def has_room(self, taken: int) -> bool:
-        """Return whether this process may take one more place beyond those that are taken here."""
+        """Return whether this process may take one more place: `taken < grant`.
+
+        Asked whenever a place is about to be taken. A creator is refused or waits if the answer is False.
+        """
 
     def is_visible(self, session: Session[Any]) -> bool:
         """Return whether this process may serve a session that it has. Asked for each lookup: a few comparisons."""
 
     def register(self, session: Session[Any]) -> None:
-        """Note a session that was just made. It goes to the store with the next batch."""
+        """Note a session that was just made. It goes to the store with the next batch. Raises nothing."""
 
     async def registered(self, session: Session[Any]) -> None:
         """Wait until the store knows a session, or until the outage policy lets it be served without.
 
-        Raises `SessionExists` if another process has this id, and `StoreUnavailable` if the store gives no answer and
-        the policy is `closed`. The manager has ended the session then.
+        Returns or raises at once when the session is gone. Raises `SessionExists` if another process has this id, and
+        `StoreUnavailable` if the store gives no answer and the policy is `closed`. The manager ends the session then:
+        as `fenced` or as `failed`.
         """
 
     def gone(self, session: Session[Any], reason: EndReason) -> None:
-        """Note a session that is gone: its holders have left, its sink and hook have run."""
+        """Note a session that is gone: its holders have left, its sink and hook have run. Raises nothing.
+
+        Called once for each session that was registered, whatever ended it, but not in a forked process.
+        """
 
     async def farewell(self) -> None:
-        """Tell the store of all that is gone, and leave. Called once all sessions are gone; the caller limits it."""
+        """Tell the store of all that is gone, and leave. Called once all sessions are gone; the caller limits it.
+
+        Not called if the run ends without its loop, or if the manager's own task is cancelled from outside. Then the
+        tasks of the run are cancelled, and `leave` ends the run.
+        """

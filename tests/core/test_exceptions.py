@@ -19,6 +19,7 @@ from otel_sessions import (
     SessionNotFound,
     SinkClosed,
     SinkFull,
+    StoreUnavailable,
     TooManySessions,
 )
 
@@ -30,6 +31,8 @@ ERRORS: list[SessionError] = [
     SessionNotFound("s3cret", EndReason.MAX_AGE),
     SessionExists("s3cret"),
     PeerUnavailable("w1", 2.5),
+    StoreUnavailable(),
+    StoreUnavailable("no script answers", 2.5),
     ManagerClosed("not running"),
     ManagerClosed("enter it", entered=False),
     SinkFull("dropped"),

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+from otel_sessions import EndReason
 from otel_sessions.demo.limits import usual_limits, without_cleanup
 from otel_sessions.demo.load.clients import LoadOptions
 from otel_sessions.demo.load.counts import ClientCounts, Snapshot
@@ -11,7 +12,7 @@ from otel_sessions.demo.result.history import History, Sample, State
 from otel_sessions.demo.result.verdict import MIB
 
 CLIENTS = 16
-REASONS: Mapping[str, int] = dict.fromkeys(("idle_timeout", "max_age", "closed", "failed", "evicted", "shutdown"), 0)
+REASONS: Mapping[str, int] = {reason.value: 0 for reason in EndReason}
 
 
 def reading(created: int, active: int, memory: int = 50 * MIB, **cleaned: int) -> Reading:

@@ -40,7 +40,7 @@ from tests.virtual import Clock, settle
 pytestmark = pytest.mark.anyio
 
 
-REASONS = ["idle_timeout", "max_age", "closed", "failed", "evicted", "shutdown"]
+REASONS = ["idle_timeout", "max_age", "closed", "failed", "evicted", "shutdown", "fenced"]
 STATES = ["unleased", "leased", "closing"]
 REJECTIONS = ["max_sessions", "max_sessions_per_client", "shutdown", "fleet"]
 TRIGGERS = ["interval", "emergency", "manual", "shutdown"]
