@@ -10,6 +10,7 @@ from typing import Final
 
 import otel_sessions
 from otel_sessions._core.events import Event
+from otel_sessions._telemetry import fleet_signals
 from otel_sessions._telemetry.signals import (
     FORWARD_ATTRIBUTES,
     METRICS,
@@ -29,7 +30,7 @@ PATH: Final = Path(__file__).parent / "reference" / "signals.md"
 _PACKAGE: Final = Path(otel_sessions.__file__).parent
 _EMBEDDED: Final = ("_core", "_engine", "_telemetry", "admin", "asgi", "fleet", "sinks")
 """The folders whose lines an embedder may see."""
-_MOST_WORDS: Final = 12
+_MOST_WORDS: Final = 16
 _LEVELS: Final = ("debug", "info", "warning", "error")
 
 
@@ -41,6 +42,14 @@ def page() -> str:
         "the metrics": table(columns, [_metric(metric) for metric in METRICS]),
         "the attributes": table(("attribute", "values", "on which metrics"), _attributes(METRICS)),
         "the buckets": table(("histogram", "upper bounds of its buckets"), _buckets(METRICS)),
+        "the fleet's metrics": table(columns, [_metric(metric) for metric in fleet_signals.METRICS]),
+        "the fleet's attributes": table(
+            ("attribute", "values", "on which metrics"), _attributes(fleet_signals.METRICS)
+        ),
+        "the fleet's buckets": table(("histogram", "upper bounds of its buckets"), _buckets(fleet_signals.METRICS)),
+        "the span of a rejoin": _span(fleet_signals.REJOIN_ATTRIBUTES),
+        "the span of orphans": _span(fleet_signals.ORPHANS_ATTRIBUTES),
+        "the span of a resync": _span(fleet_signals.RESYNC_ATTRIBUTES),
         "the span": _span(SPAN_ATTRIBUTES),
         "the client span": _span(FORWARD_ATTRIBUTES),
         "the server span": _span(TAKE_ATTRIBUTES),

@@ -12,6 +12,7 @@ from .asks import EACH, LOGS, METRICS, PROCESS, alerts_firing
 SESSIONS_UID: Final = "otel-sessions"
 PASSES_UID: Final = "otel-sessions-pass"
 SINGLE_UID: Final = "otel-sessions-one-pass"
+FLEET_UID: Final = "otel-sessions-fleet"
 RUNBOOK_UID: Final = "otel-sessions-runbook"
 _CREATED: Final = "otel_sessions_session_created_total"
 PHASES: Final = '{service_name="otel-sessions-load"} |= "phase"'

@@ -14,8 +14,11 @@ REASONS: Final = {
     "evicted": "orange",
     "shutdown": GREY,
     "fenced": "dark-red",
+    "orphaned": "dark-orange",
+    "lost": "light-red",
+    "_OTHER": GREY,
 }
-"""Why sessions ended."""
+"""Why sessions ended, in the books of a process and in those of a fleet."""
 REJECTIONS: Final = {
     "max_sessions": "red",
     "max_sessions_per_client": "light-red",
@@ -27,6 +30,20 @@ OUTCOMES: Final = {"success": "green", "partial": "yellow", "error": "red", "can
 STATES: Final = {"unleased": "green", "leased": "blue", "closing": GREY}
 STATUSES: Final = {"1xx": GREY, "2xx": "green", "3xx": "blue", "4xx": "orange", "5xx": "red", "no answer": "purple"}
 """What the proxy answered."""
+MEMBERS: Final = {"living": "green", "dead": "red"}
+ORPHANS: Final = {"cleaned": "green", "failed": "red", "taken": "orange"}
+RESYNCS: Final = {"put": "orange", "ended": "red"}
+LOOKUPS: Final = {"hint": "green", "cache": "light-green", "found": "blue", "none": "orange", "refused": "red"}
+FORWARDED: Final = {
+    "answered": "green",
+    "not_owner": "orange",
+    "not_peer": "dark-red",
+    "gone": "purple",
+    "unavailable": "red",
+    "refused": "light-red",
+    "left": GREY,
+}
+"""What became of a request that was passed on."""
 PASSES: Final = {
     **{f"{trigger}: success": color for trigger, color in TRIGGERS.items()},
     **{outcome: color for outcome, color in OUTCOMES.items() if outcome != "success"},

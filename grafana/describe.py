@@ -9,6 +9,7 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
 from .cleanup_passes import cleanup_passes, one_cleanup_pass
+from .fleet import fleet
 from .runbook import runbook
 from .sessions import sessions
 
@@ -17,6 +18,7 @@ DASHBOARDS: Final = {
     "sessions.json": sessions,
     "cleanup-passes.json": cleanup_passes,
     "one-cleanup-pass.json": one_cleanup_pass,
+    "fleet.json": fleet,
     "runbook.json": runbook,
 }
 

@@ -47,7 +47,8 @@ def sessions() -> dashboard.Dashboard:
     about = "Sessions of a proxy: bounded, accounted for, and why each one ended."
     board = boards.board("Sessions", boards.SESSIONS_UID, about, variables).refresh("5s")
     board.annotation(boards.alerts("$instance", "$collector")).annotation(boards.died()).annotation(boards.phases())
-    board.link(boards.link("Cleanup passes", boards.PASSES_UID)).link(boards.link("Runbook", boards.RUNBOOK_UID))
+    board.link(boards.link("Cleanup passes", boards.PASSES_UID)).link(boards.link("Fleet", boards.FLEET_UID))
+    board.link(boards.link("Runbook", boards.RUNBOOK_UID))
     for add in (first_screen, _traffic, _cleanup, requests, _each, process, pipeline):
         add(board)
     return board

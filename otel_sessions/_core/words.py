@@ -120,17 +120,67 @@ class Resync(StrEnum):
     """What this process told the store again, since the store had lost it."""
 
     PUT = "put"
+    """A session that lives."""
     ENDED = "ended"
+    """The end of a session."""
 
 
 class LookupOutcome(StrEnum):
     """How the owner of a session that is not here was looked for."""
 
     HINT = "hint"
+    """The id names its owner."""
     CACHE = "cache"
+    """The store has said so within the last beat."""
     FOUND = "found"
+    """The store was asked, and named the owner."""
     NONE = "none"
+    """The store was asked, and has no such session."""
     REFUSED = "refused"
+    """Too many look-ups were under way, or the store gave no answer."""
+
+
+class StoreOperation(StrEnum):
+    """What a fleet asks its store: the names of the scripts."""
+
+    JOIN = "join"
+    BEAT = "beat"
+    BURY = "bury"
+    LEAVE = "leave"
+    SUSPECT = "suspect"
+    MEMBERS = "members"
+    PUT = "put"
+    END = "end"
+    LOOK = "look"
+    CLAIM = "claim"
+    SETTLE = "settle"
+    RECLAIM = "reclaim"
+    AUDIT = "audit"
+    PAGE = "page"
+
+
+class StoreOutcome(StrEnum):
+    """What became of a call to the store of a fleet."""
+
+    ANSWERED = "answered"
+    UNAVAILABLE = "unavailable"
+    """No answer came in time. The store may have done its work all the same."""
+
+
+class MemberState(StrEnum):
+    """What the store says of a process of the fleet. A `dead` process is one whose sessions are not all cleaned."""
+
+    LIVING = "living"
+    DEAD = "dead"
+
+
+class FleetEndReason(StrEnum):
+    """Why the fleet's own books count a session ended, besides the reasons of its processes."""
+
+    ORPHANED = "orphaned"
+    """Its process died, and another process has cleaned it."""
+    LOST = "lost"
+    """The store had it, and its process did not know it any more."""
 
 
 TIMEOUT: Final = "timeout"

@@ -31,7 +31,7 @@ from .directory import Directory
 from .ending import CloseHook
 from .hooks import SessionSink
 from .leases import Hold, Lease, Leases, Pin
-from .owners import Fleet, Here, Peer, Reports, enter, locate
+from .owners import Fleet, Here, Peer, Reports, enter, locate, measure
 from .supervisor import Supervisor
 
 
@@ -102,6 +102,7 @@ class SessionManager(Directory[DataT]):
             self._take(Store(self.config, clock, self._books))
         if self._telemetry is None:
             self._telemetry = Telemetry(self._books, self._now, self.name, *self._providers)
+        measure(self.fleet, self._telemetry)
         supervisor = Supervisor(self.config, self._store, self._leases, self._telemetry, *self._of_embedder)
         supervisor.passes.last = last
         self._supervisor = supervisor

@@ -4,14 +4,17 @@ A fleet is several processes that find each other's sessions. `otel_sessions.fle
 only what stands here. A manager without a fleet asks nothing.
 """
 
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from opentelemetry.trace import TracerProvider
 
 from otel_sessions._core.books import Books
+from otel_sessions._core.fleet_state import FleetState
 from otel_sessions._core.ids import without_hint
+from otel_sessions._core.words import StoreOperation, StoreOutcome
+from otel_sessions._telemetry.telemetry import Telemetry
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +74,28 @@ class Reporting(Protocol):
 
     def report(self, reports: Reports) -> None:
         """Report to these from now on. Called right after each `enter`."""
+
+
+Called: TypeAlias = Callable[[StoreOperation, StoreOutcome, float], None]
+"""Takes what was asked of a store, what became of the call, and how many seconds the call took."""
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A fleet with a store: it has a state, and calls that take time."""
+
+    def state(self) -> FleetState:
+        """Return what is known now. Called on any thread, also after the run; its counts never fall."""
+
+    def measure(self, called: Called) -> None:
+        """Tell `called` of each call to the store from now on, on the loop of the manager."""
+
+
+def measure(fleet: Fleet | None, telemetry: Telemetry) -> None:
+    """Report the state of a fleet with a store. Other fleets have no state."""
+    if fleet is not None and isinstance(fleet, Measured):
+        telemetry.join_fleet(fleet.state)
+        fleet.measure(telemetry.store_called)
 
 
 def enter(fleet: Fleet, reports: Reports) -> None:

@@ -16,9 +16,11 @@ from opentelemetry import metrics as otel_metrics
 from opentelemetry.metrics import Histogram, MeterProvider, NoOpHistogram, NoOpMeterProvider
 
 from otel_sessions._core.books import MAX_ERRORS, Books, Error, Totals
+from otel_sessions._core.fleet_state import FleetState
 from otel_sessions._core.forks import forks
-from otel_sessions._core.words import OTHER, Trigger
+from otel_sessions._core.words import OTHER, StoreOperation, StoreOutcome, Trigger
 
+from .fleet_signals import MAX_FAILING, STORE_DURATION
 from .signals import CLEANUP_DURATION, MAX_ABORTED, MAX_NAMES, SESSION_DURATION, WAIT_TIME
 
 
@@ -27,7 +29,7 @@ class Snapshot:
     """All that is exported about the managers of one name.
 
     `limit` is None while a manager of this name has no cap. `overdue`, `oldest_lease` and `interval` are in seconds; of
-    several managers, each one is the largest.
+    several managers, each one is the largest. `fleet` is None without a fleet that has a store.
     """
 
     totals: Totals
@@ -35,6 +37,7 @@ class Snapshot:
     overdue: float = 0.0
     oldest_lease: float = 0.0
     interval: float = 0.0
+    fleet: FleetState | None = None
 
     def __add__(self, other: "Snapshot") -> "Snapshot":
         return Snapshot(
@@ -43,6 +46,11 @@ class Snapshot:
             overdue=max(self.overdue, other.overdue),
             oldest_lease=max(self.oldest_lease, other.oldest_lease),
             interval=max(self.interval, other.interval),
+            fleet=other.fleet
+            if self.fleet is None
+            else self.fleet
+            if other.fleet is None
+            else self.fleet + other.fleet,
         )
 
 
@@ -56,6 +64,9 @@ class Owner(Protocol):
 
     def oldest_lease(self) -> float:
         """Return the age of the lease that has been held longest, in seconds; 0 without a lease."""
+
+    def fleet_state(self) -> FleetState | None:
+        """Return the state of a fleet with a store, or None if it cannot be known. Asked only after `join_fleet`."""
 
     def has_lost_its_loop(self) -> bool:
         """Return whether the loop of the manager is closed."""
@@ -74,14 +85,29 @@ class Registration:
     metrics: "ProviderMetrics"
     owner: "weakref.ref[Owner]"
     closed: bool = True
+    in_fleet: bool = False
+    """Whether the owner is asked for the state of a fleet."""
+    fleet: FleetState | None = None
+    """The last state of the fleet that is known."""
 
     def open(self) -> None:
         """Note that the manager runs."""
         self.closed = False
 
     def close(self) -> None:
-        """Note that the manager has ended."""
+        """Note that the manager has ended. The counts of its fleet are read now: the manager may be gone at once."""
         self.closed = True
+        self._fleet_of(self.owner())
+
+    def join_fleet(self) -> None:
+        """Report the state of a fleet with a store from now on."""
+        self.in_fleet = True
+
+    def forget(self) -> None:
+        """Begin anew in a forked process: the counts belong to the parent process."""
+        self.in_fleet, self.fleet = False, None
+        self.go_on_in(Books(self.books.limit))
+        self.close()
 
     def go_on_in(self, books: Books) -> None:
         """Read `books` from now on."""
@@ -89,16 +115,24 @@ class Registration:
 
     def snapshot(self) -> Snapshot:
         owner = self.owner()
+        fleet = self._fleet_of(owner)
         if owner is None or self.closed or owner.has_lost_its_loop():
-            return self.metrics.told_apart(self.name, Snapshot(totals=self.books.totals().settled()))
+            left = Snapshot(totals=self.books.totals().settled(), fleet=None if fleet is None else fleet.settled())
+            return self.metrics.told_apart(self.name, left)
         snapshot = Snapshot(
             totals=self.books.totals(),
             limit=self.books.limit,
             overdue=owner.overdue(),
             oldest_lease=owner.oldest_lease(),
             interval=owner.interval,
+            fleet=fleet,
         )
         return self.metrics.told_apart(self.name, snapshot)
+
+    def _fleet_of(self, owner: Owner | None) -> FleetState | None:
+        if owner is not None and self.in_fleet:
+            self.fleet = owner.fleet_state() or self.fleet
+        return self.fleet
 
 
 class _Collection(threading.local):
@@ -137,11 +171,13 @@ class ProviderMetrics:
         self.session_duration: Histogram = NoOpHistogram(SESSION_DURATION.name)
         self.cleanup_duration: Histogram = NoOpHistogram(CLEANUP_DURATION.name)
         self.wait_time: Histogram = NoOpHistogram(WAIT_TIME.name)
+        self.store_duration: Histogram = NoOpHistogram(STORE_DURATION.name)
         self.registered: dict[Registration, None] = {}
         self.departed: dict[str, Snapshot] = {}
         self._names = _Known(MAX_NAMES)
         self._errors = _Known(MAX_ERRORS)
         self._aborted = _Known(MAX_ABORTED)
+        self._failing = _Known(MAX_FAILING)
         self._collection = _Collection()
         self._creating = threading.Lock()
         self._created = False
@@ -152,8 +188,7 @@ class ProviderMetrics:
         self._collection = _Collection()
         self.departed.clear()
         for registration in self.registered:
-            registration.go_on_in(Books(registration.books.limit))
-            registration.close()
+            registration.forget()
 
     def create_instruments_once(self, create: "Callable[[ProviderMetrics], None]") -> None:
         """Create the instruments, unless they exist already.
@@ -173,6 +208,12 @@ class ProviderMetrics:
     def aborted_by(self, name: str, trigger: Trigger, error_type: str) -> str:
         """Return the `error.type` under which the duration of an aborted pass is recorded."""
         return error_type if self._aborted.tells_apart(name, trigger, error_type) else OTHER
+
+    def called_as(self, name: str, operation: StoreOperation, outcome: StoreOutcome) -> str:
+        """Return the operation under which the duration of a call to a store is recorded."""
+        if outcome is StoreOutcome.ANSWERED or self._failing.tells_apart(name, operation):
+            return operation.value
+        return OTHER
 
     def told_apart(self, name: str, snapshot: Snapshot) -> Snapshot:
         """Return a snapshot whose errors are those that are told apart; the others count as `_OTHER`."""

@@ -18,13 +18,23 @@ from opentelemetry.trace import INVALID_SPAN, Link, NoOpTracer, Span, Status, St
 
 from otel_sessions._core.books import Books
 from otel_sessions._core.events import Event
+from otel_sessions._core.fleet_state import FleetState
 from otel_sessions._core.loops import Home
 from otel_sessions._core.session import Session
 from otel_sessions._core.stats import CleanupReport
-from otel_sessions._core.words import CleanupStage, EndReason, Outcome, Trigger, type_of
+from otel_sessions._core.words import (
+    CleanupStage,
+    EndReason,
+    Outcome,
+    StoreOperation,
+    StoreOutcome,
+    Trigger,
+    type_of,
+)
 from otel_sessions._version import __version__
 
 from . import providers
+from .fleet_signals import STORE_OPERATION, STORE_OUTCOME
 from .instruments import create_instruments
 from .signals import (
     CLEANED,
@@ -62,6 +72,7 @@ class Telemetry:
         """When the next interval pass is due, by `clock`; None while no pass is expected."""
         self._clock = clock
         self._leased_since: Callable[[], float | None] = _no_lease
+        self._state_of_fleet: Callable[[], FleetState | None] = _no_fleet
         self.interval = 0.0
         """The configured time between interval passes, in seconds."""
         self.name: Final = name
@@ -106,6 +117,35 @@ class Telemetry:
         registration = self._registration
         with self.guarded:
             registration.metrics.wait_time.record(seconds, {MANAGER_NAME: registration.name})
+
+    def join_fleet(self, state: Callable[[], FleetState]) -> None:
+        """Report what `state` returns of a fleet with a store. It is called on any thread, also after the run."""
+        self._state_of_fleet = state
+        self._registration.join_fleet()
+
+    def fleet_state(self) -> FleetState | None:
+        """Return the state of the fleet, or None if it cannot be known."""
+        try:
+            return self._state_of_fleet()
+        except Exception as error:  # as in `_since`
+            _logger.warning(
+                "the fleet of manager %r failed during an export",
+                self.name,
+                exc_info=error,
+                extra=Event.TELEMETRY_FAILED.extra,
+            )
+            return None
+
+    def store_called(self, operation: StoreOperation, outcome: StoreOutcome, seconds: float) -> None:
+        """Record how long a call to the store of the fleet took."""
+        name, metrics = self._registration.name, self._registration.metrics
+        with self.guarded:
+            about = {
+                MANAGER_NAME: name,
+                STORE_OPERATION: metrics.called_as(name, operation, outcome),
+                STORE_OUTCOME: outcome.value,
+            }
+            metrics.store_duration.record(seconds, about)
 
     def start_pass(self, trigger: Trigger, cause: Context) -> "PassSpan":
         """Open the span of a pass: a root span, linked to the span that caused the pass."""
@@ -257,6 +297,10 @@ class PassSpan:
 
 def _no_lease() -> None:
     """Return None: there is no lease."""
+
+
+def _no_fleet() -> None:
+    """Return None: there is no fleet with a store."""
 
 
 @contextmanager

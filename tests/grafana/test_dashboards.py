@@ -12,7 +12,19 @@ import pytest
 import yaml
 
 from grafana import colors
-from otel_sessions._core.words import EndReason, Occupancy, Outcome, RejectionReason, Trigger
+from otel_sessions._core.words import (
+    EndReason,
+    FleetEndReason,
+    Forwarded,
+    LookupOutcome,
+    MemberState,
+    Occupancy,
+    OrphanOutcome,
+    Outcome,
+    RejectionReason,
+    Resync,
+    Trigger,
+)
 from tests.stack.queries import DASHBOARDS, Query, all_panels, all_queries, first_screen, panels
 
 pytestmark = pytest.mark.no_cover
@@ -24,25 +36,32 @@ SHOWN = [f"{name}: {panel['title']}" for name, panel in PANELS]
 SERIES = [(name, panel) for name, panel in PANELS if panel["type"] == "timeseries"]
 SERIES_SHOWN = [f"{name}: {panel['title']}" for name, panel in SERIES]
 WORDS = {
-    "otel_sessions_session_end_reason": (EndReason, colors.REASONS),
+    "otel_sessions_session_end_reason": ((*EndReason, *FleetEndReason), colors.REASONS),
     "otel_sessions_rejection_reason": (RejectionReason, colors.REJECTIONS),
     "otel_sessions_session_state": (Occupancy, colors.STATES),
+    "otel_sessions_fleet_member_state": (MemberState, colors.MEMBERS),
+    "otel_sessions_fleet_orphan_outcome": (OrphanOutcome, colors.ORPHANS),
+    "otel_sessions_fleet_resync_kind": (Resync, colors.RESYNCS),
+    "otel_sessions_fleet_lookup_outcome": (LookupOutcome, colors.LOOKUPS),
+    "otel_sessions_fleet_outcome": (Forwarded, colors.FORWARDED),
 }
 """The words of each label that names curves, and their colors."""
-ABOUT_ALL = ("alert", "sessions: annotation", "cleanup-passes: annotation")
+ABOUT_ALL = ("alert", "sessions: annotation", "cleanup-passes: annotation", "fleet: annotation")
 """Where a query may be about every instance."""
+TOTALS = re.compile(r"otel_sessions_fleet_(session_(created|cleaned|active|limit|granted)|members)\b")
+"""What the store has counted for the whole fleet: it is the same at every instance."""
 
 
-def variables_of(text: str) -> set[str]:
+def variables_of(text: str, place: str) -> set[str]:
     """Return under which variables a query has to ask."""
-    if "otel_sessions_session_" in text or "otel_sessions_cleanup_" in text or "otel_sessions_lease_" in text:
+    if re.search("otel_sessions_(session|cleanup|lease|fleet)_", text):
         return {"job", "instance", "manager"}
     if "otelcol_" in text:
         return {"collector"}
     if "process_" in text or "cpython_" in text or "http_server_" in text:
         return {"job", "instance"}
     if "ALERTS" in text:
-        return {"job", "instance", "collector"}
+        return {"job", "instance", *(["collector"] if place.startswith("sessions") else [])}
     if "vector(" in text:
         return {"memory_limit"}
     if "trace_id=" in text or "'query': '$trace'" in text:
@@ -161,7 +180,7 @@ class TestQueries:
         if query.place.startswith(ABOUT_ALL) or "label_values" in query.text:
             return  # a variable narrows the next one
         asked = set(re.findall(r"\$([a-z]\w+)", query.text))
-        assert asked - {"window"} == variables_of(query.text)
+        assert asked - {"window"} == variables_of(query.text, query.place)
 
     def test_every_query_of_a_panel_has_a_letter_of_its_own(self) -> None:
         for _, panel in PANELS:
@@ -179,7 +198,8 @@ class TestQueries:
 
     def test_no_panel_asks_for_a_value_that_a_dead_instance_keeps(self) -> None:
         for query in QUERIES:
-            if query.store == "prometheus" and query.place.startswith("sessions: ") and ": $" not in query.place:
+            of_curves = query.place.startswith(("sessions: ", "fleet: ")) and ": $" not in query.place
+            if query.store == "prometheus" and of_curves:
                 series = re.findall(r"((?:otel_sessions|otelcol|process|cpython|http)_\w+)\{[^}]*\}(\[?)", query.text)
                 assert all(bracket for _, bracket in series), query.text
 
@@ -243,7 +263,10 @@ class TestPanels:
             legend = target["legendFormat"]
             assert legend
             assert legend != "__auto"
-            if "vector(" not in target["expr"]:
+            if "unaccounted" not in panel["title"].lower() and TOTALS.search(target["expr"]):
+                assert legend.startswith("{{job}}/{{otel_sessions_manager_name}} ")
+                assert target["expr"].startswith("max by (job, otel_sessions_manager_name")
+            elif "vector(" not in target["expr"]:
                 assert repeated or legend.startswith("{{instance}}")
                 assert re.search(r"by \([^)]*instance", target["expr"]) or "sum" not in target["expr"]
 
@@ -266,6 +289,16 @@ class TestPanels:
             assert color_of(passes, f"{trigger}: success") == colors.TRIGGERS[trigger]
             for outcome in set(Outcome) - {Outcome.SUCCESS}:
                 assert color_of(passes, f"{trigger}: {outcome}") == colors.OUTCOMES[outcome]
+
+    def test_a_total_of_the_fleet_is_the_largest_of_the_instances_and_never_their_sum(self) -> None:
+        asked = [query for query in QUERIES if query.place.startswith("fleet: ") and TOTALS.search(query.text)]
+
+        assert len(asked) > 8
+        for query in asked:
+            if "naccounted" in query.place:
+                assert "sum by (job, instance, otel_sessions_manager_name)" in query.text
+            else:
+                assert "sum" not in query.text
 
     def test_the_first_screen_tells_the_story(self) -> None:
         first = first_screen()

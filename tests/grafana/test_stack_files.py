@@ -31,6 +31,12 @@ def data_sources() -> list[dict[str, Any]]:
     return sources
 
 
+def board_of(rule: dict[str, Any]) -> str:
+    """Return the dashboard that shows what an alert is about."""
+    name = "fleet" if rule["alert"].startswith("OtelSessionsFleet") else "sessions"
+    return f"{DASHBOARDS[name]['uid']}/{name}"
+
+
 class TestAlerts:
     @pytest.mark.parametrize("rule", ALERTS, ids=[rule["alert"] for rule in ALERTS])
     def test_an_alert_says_how_bad_it_is_and_what_to_do(self, rule: dict[str, Any]) -> None:
@@ -41,7 +47,7 @@ class TestAlerts:
         assert rule["annotations"]["description"]
         assert link == "{{ $externalLabels.runbook }}"
         assert anchor == rule["alert"].lower()
-        assert rule["annotations"]["dashboard_url"] == "{{ $externalLabels.grafana }}/d/otel-sessions/sessions"
+        assert rule["annotations"]["dashboard_url"] == f"{{{{ $externalLabels.grafana }}}}/d/{board_of(rule)}"
 
     def test_the_runbook_begins_with_two_minutes_and_has_a_heading_for_each_alert(self) -> None:
         headings = re.findall(r"^## (.+)$", (ROOT / "grafana/RUNBOOK.md").read_text(), re.MULTILINE)
@@ -89,7 +95,7 @@ class TestMixin:
         assert [rule["alert"] for rule in rules] == [rule["alert"] for rule in ALERTS]
         for rule in rules:
             assert rule["annotations"]["runbook_url"] == f"https://wiki.example/us#{rule['alert'].lower()}"
-            assert rule["annotations"]["dashboard_url"] == "https://grafana.example/d/otel-sessions/sessions"
+            assert rule["annotations"]["dashboard_url"] == f"https://grafana.example/d/{board_of(rule)}"
         assert "externalLabels" not in files["alerts.yaml"]
 
     def test_kubernetes_gets_the_same_rules_and_dashboards(self) -> None:

@@ -38,6 +38,8 @@ LIMITS = {
     "OTEL_SESSIONS_SHUTDOWN_TIMEOUT_SECS": "5",
 }
 """What a proxy keeps to where a test says nothing else."""
+FLEET_STORY = "story-fleet"
+"""The instance that tells of a fleet with a store while the story goes on."""
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 
 
@@ -77,8 +79,9 @@ def story(stack: Stack) -> Story:
     """A proxy that went through every phase, and then shut down; nothing went wrong.
 
     It begins with the proxy's first export and ends with the last: Prometheus has an answer for every moment between.
+    Beside the proxy, a process of a fleet with a store tells its story.
     """
-    with start_proxy(stack, "story", OTEL_SESSIONS_MAX_SESSIONS="40") as proxy:
+    with told_fleet(stack, "well", FLEET_STORY), start_proxy(stack, "story", OTEL_SESSIONS_MAX_SESSIONS="40") as proxy:
         until(lambda: stack.instant('otel_sessions_session_created_total{instance="story"}'), bool)
         start = time.time()
         with start_load(stack, proxy, "load-story", "--clients", "100", "--cycle", "24", "--rate", "2") as load:
@@ -95,6 +98,18 @@ def story(stack: Stack) -> Story:
         lambda traces: bool(traces) and all(traces),
     )
     return Story(books=books, start=start, end=end)
+
+
+@pytest.fixture(scope="session")
+def troubled_fleet(stack: Stack) -> None:
+    """A process of a fleet with a store in which everything goes wrong."""
+    with told_fleet(stack, "ill", "trouble-fleet"):
+        for counter in (
+            "resyncs_total",
+            'store_duration_seconds_count{otel_sessions_fleet_store_outcome="unavailable"}',
+        ):
+            rising = f"sum(increase(otel_sessions_fleet_{counter}[5m]))"
+            until(partial(stack.value, rising), lambda value: value > 0)
 
 
 @pytest.fixture(scope="session")
@@ -173,6 +188,16 @@ def lossy(stack: Stack) -> None:
                 failed = f'otelcol_exporter_send_failed_{what}_total{{instance="lossy"}}'
                 rising = f"increase({failed}[5m])" if seen else failed
                 until(partial(stack.value, rising), lambda value: value > 0)
+
+
+@contextlib.contextmanager
+def told_fleet(stack: Stack, how: str, instance: str) -> Iterator[None]:
+    """Run a process of a fleet for as long as the block lasts, from its first export on."""
+    with running_module("stack.told_fleet", stack.folder, how, name=instance, **stack.export_to(instance)) as process:
+        first = f'otel_sessions_fleet_store_duration_seconds_count{{instance="{instance}"}}'
+        until(lambda: stack.instant(first), bool)
+        yield
+        assert process.terminate() == 0, process.said()
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ import pytest
 from tests.waiting import until
 
 from .backends import Stack
-from .conftest import TABLE, Comparison, Story, start_prometheus
+from .conftest import FLEET_STORY, TABLE, Comparison, Story, start_prometheus
 from .queries import EVERYTHING, Query, all_queries, filled, label_query
 from .sparse import TIMES, write_blocks
 
@@ -34,12 +34,19 @@ EMPTY_WHEN_ALL_IS_WELL = (
     "sessions: annotation Died",
     "cleanup-passes: annotation Alerts",
     "cleanup-passes: annotation Died",
+    "fleet: annotation Alerts",
+    "fleet: annotation Died",
     "alert OtelSessionsLeaking",
     "alert OtelSessionsCleanupStalled",
     "alert OtelSessionsCleanupErrors",
     "alert OtelSessionsInstanceDied",
     "alert OtelSessionsTelemetryAbsent",
     "alert OtelSessionsTelemetryLost",
+    "alert OtelSessionsFleetBooksDoNotBalance",
+    "alert OtelSessionsFleetMembershipEnding",
+    "alert OtelSessionsFleetResyncs",
+    "alert OtelSessionsFleetDeadNotCleaned",
+    "alert OtelSessionsFleetStoreFailing",
 )
 ALWAYS_EMPTY_HERE = (  # their answers are in test_alerts: two take hours, and one must never have any
     "alert OtelSessionsPilingUp",
@@ -48,6 +55,8 @@ ALWAYS_EMPTY_HERE = (  # their answers are in test_alerts: two take hours, and o
 )
 EMPTY_PARTS_WHEN_ALL_IS_WELL = ("exporter_send_failed", "{{instance}}, NO CAP", "{{instance}} DIED with")
 """What a query asks for or is called that is one of several of its panel."""
+WELL = f"story|{FLEET_STORY}"
+"""The instances of the run that goes well."""
 TAGS = re.compile(r"(\S+?)=(\S+)")
 
 
@@ -118,7 +127,7 @@ class Asked:
 
 @pytest.fixture(scope="module")
 def well(stack: Stack, story: Story) -> Asked:
-    return Asked(stack=stack, instance="story", start=story.start, end=story.end)
+    return Asked(stack=stack, instance=WELL, start=story.start, end=story.end)
 
 
 @pytest.fixture(scope="module")
@@ -129,11 +138,13 @@ def sparse(stack: Stack, story: Story, tmp_path_factory: pytest.TempPathFactory)
     with contextlib.ExitStack() as started:
         told = replace(stack, prometheus=start_prometheus(started, folder))
         start = story.end - (story.end - story.start) * TIMES
-        yield Asked(stack=told, instance="story", start=start, end=story.end, window="5m", step=15.0)
+        yield Asked(stack=told, instance=WELL, start=start, end=story.end, window="5m", step=15.0)
 
 
 @pytest.fixture(scope="module")
-def ill(stack: Stack, story: Story, comparison: Comparison, troubled: dict[str, Any], lossy: None) -> Asked:
+def ill(
+    stack: Stack, story: Story, comparison: Comparison, troubled: dict[str, Any], troubled_fleet: None, lossy: None
+) -> Asked:
     """From before anything was exported to the end of everything that went wrong."""
     firing = 'ALERTS{alertstate="firing"}'
     until(lambda: stack.instant(firing), bool, seconds=60)

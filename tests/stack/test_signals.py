@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from otel_sessions._telemetry import signals
+from otel_sessions._telemetry import fleet_signals, signals
 from otel_sessions._telemetry.signals import Kind, Metric
 from otel_sessions.proxy import measured
 from tests.waiting import until
 
 from .backends import Stack
-from .conftest import Story
+from .conftest import FLEET_STORY, Story
 from .troubled import SECRET
 
 pytestmark = pytest.mark.stack
@@ -92,6 +92,24 @@ def test_prometheus_has_every_metric_of_the_tables(stack: Stack, story: Story, m
     found = stack.series(f'{in_prometheus(metric)}{{instance="story"}}', story.start, story.end)
 
     assert found
+
+
+@pytest.mark.parametrize("metric", fleet_signals.METRICS, ids=lambda metric: metric.name)
+def test_prometheus_has_every_metric_of_a_fleet_with_a_store(stack: Stack, story: Story, metric: Metric) -> None:
+    found = stack.series(f'{in_prometheus(metric)}{{instance="{FLEET_STORY}"}}', story.start, story.end)
+
+    assert found
+
+
+def test_the_books_of_the_fleet_balance_in_every_single_sample(stack: Stack, story: Story) -> None:
+    here = f'{{instance="{FLEET_STORY}"}}'
+    created, cleaned, active = (
+        f"sum(otel_sessions_fleet_session_{what}{here})" for what in ("created", "cleaned", "active")
+    )
+    (points,) = stack.series(f"{created} - {cleaned} - {active}", story.start, story.end).values()
+
+    assert len(points) > 20
+    assert {value for _, value in points} == {0.0}
 
 
 def test_prometheus_has_no_metric_of_ours_that_is_in_no_table(stack: Stack, story: Story) -> None:
