@@ -93,7 +93,9 @@ class StoreUnavailable(SessionError):
     `retry_after` is the number of seconds after which to try again, or None if this number is unknown.
     """
 
-    def __init__(self, message: str = "the store of the fleet does not answer", retry_after: float | None = None) -> None:
+    def __init__(
+        self, message: str = "the store of the fleet does not answer", retry_after: float | None = None
+    ) -> None:
         hint = "" if retry_after is None else f"; try again in {retry_after:.3g} s"
         super().__init__(message + hint)
         self.message = message

@@ -1,4 +1,4 @@
-"""The store as one run of a process talks to it: each call has a time limit, is measured, and shows if the store answers.
+"""The store as one run of a process talks to it. Each call has a time limit, and shows whether the store answers.
 
 What always holds: a part of the store counts as silent only after a call that failed within its time. A call that took
 much longer than its limit says that this process stood still, and nothing of the store.
@@ -12,15 +12,13 @@ import anyio
 
 from otel_sessions._core.events import Event
 from otel_sessions._core.exceptions import StoreUnavailable
+from otel_sessions._core.words import StoreOperation, StoreOutcome
+from otel_sessions._engine.owners import Called
 
-from .scripts import Script
 from .store import Call, Store, Value
 
 _STOOD_STILL: Final = 2
 """How many times its limit a call takes if the process was stopped meanwhile."""
-
-Called = Callable[[Script, bool, float], None]
-"""What is told of each call: its script, whether it was answered, and the seconds that it took."""
 
 _logger = logging.getLogger("otel_sessions")
 
@@ -50,7 +48,8 @@ class Contact:
         except Exception as error:  # whatever a client library raises, the call has no answer
             failure = error
         took = self._clock() - sent
-        self._called(call.script, answer is not None, took)
+        outcome = StoreOutcome.UNAVAILABLE if answer is None else StoreOutcome.ANSWERED
+        self._called(StoreOperation(call.script.name), outcome, took)
         if answer is None:
             why = f"no answer in {self._limit:.3g} s" if failure is None else str(failure)
             if took < _STOOD_STILL * self._limit:

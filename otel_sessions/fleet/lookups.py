@@ -1,7 +1,7 @@
 """Which process has a session whose id names no process: one question to the store, and a memory of answers.
 
-What always holds: only owners are remembered, for one beat, and a bounded number of them. At most 64 questions are under
-way.
+What always holds: only owners are remembered, for one beat, and a bounded number of them. At most 64 questions are
+under way.
 """
 
 from collections import Counter

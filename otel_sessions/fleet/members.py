@@ -62,11 +62,11 @@ class Members:
         self._by_epoch = dict(rows)
 
     async def find(self, name: str) -> Peer | None:
-        """Return the process of this name. Raises `PeerUnavailable` if it is unknown and the store does not answer."""
-        return self._by_name.get(name) or await self.find_again(name)
+        """Return the process of this name, or None. The store is not asked."""
+        return self._by_name.get(name)
 
     async def find_again(self, name: str) -> Peer | None:
-        """Return the process of this name after a new look. Raises as `find`."""
+        """Return the process of this name. Raises `PeerUnavailable` if the store does not answer."""
         await self._look(name)
         return self._by_name.get(name)
 

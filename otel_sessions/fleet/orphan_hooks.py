@@ -1,7 +1,7 @@
 """The embedder's hook for sessions of dead processes, bounded in time and in number.
 
-What always holds: each orphan that was claimed is settled, whatever its hook does, unless this run ends before. Then its
-claim runs out, and another process runs the hook again.
+What always holds: each orphan that was claimed is settled, whatever its hook does, unless this run ends before. Then
+its claim runs out, and another process runs the hook again.
 """
 
 import logging
@@ -44,7 +44,10 @@ OrphanHook: TypeAlias = Callable[[Orphan], Awaitable[None]]
 
 
 class OrphanHooks:
-    """Runs the hooks of one run. `settle` takes an orphan whose hook has run, and returns False if it is too late."""
+    """Runs the hooks of one run. `settle` takes an orphan whose hook has run, and returns False if it is too late.
+
+    `wake` is called when there is something to settle.
+    """
 
     def __init__(
         self,
@@ -52,11 +55,13 @@ class OrphanHooks:
         run: Run,
         settle: Callable[[Claimed], bool],
         outcomes: Counter[OrphanOutcome],
+        wake: Callable[[], None],
     ) -> None:
         self._hook: Final = hook
         self._run: Final = run
         self._settle: Final = settle
         self._outcomes: Final = outcomes
+        self._wake: Final = wake
         self._calls: Final = Tasks()
         self._running = 0
         self._failed: set[Claimed] = set()
@@ -123,3 +128,4 @@ class OrphanHooks:
         if not self._settle(claimed):
             self._failed.discard(claimed)
             self._outcomes[OrphanOutcome.TAKEN] += 1
+        self._wake()

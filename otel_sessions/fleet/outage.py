@@ -50,5 +50,3 @@ class Outage:
             return self.start_share
         # Without an epoch, what the process had stands on its grant as orphans.
         return 0 if member.epoch is None else member.places()
-
-

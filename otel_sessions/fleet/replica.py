@@ -38,13 +38,21 @@ class Replica:
     `draw` returns a random number from 0 up to its argument, less one.
     """
 
-    def __init__(self, terms: Terms, keys: Keys, draw: Callable[[int], int], *, span: float) -> None:
+    def __init__(
+        self,
+        terms: Terms,
+        keys: Keys,
+        draw: Callable[[int], int],
+        *,
+        span: float,
+        resyncs: Counter[Resync] | None = None,
+    ) -> None:
         self._terms: Final = terms
         self._keys: Final = keys
         self._draw: Final = draw
         self._span: Final = int(span * 1000)
         self._held: dict[str, _Held] = {}
-        self.resyncs: Final = Counter[Resync]()
+        self.resyncs: Final = Counter[Resync]() if resyncs is None else resyncs
         self.shards: Final = Shards(keys.shards)
         self._lanes: list[Lane] = [self._new_lane(shard, 0) for shard in range(keys.shards)]  # no epoch: they wait
         self._cleanings: dict[int, Cleaning] = {}
@@ -53,6 +61,8 @@ class Replica:
         self._under_way: dict[Call, Party] = {}
         self._next_beat = self._last_beat = float("-inf")
         self._audits = 0
+        self.join_of_lanes = 0
+        """The number of the join under which sessions are registered now."""
         self.membership: Final = Membership(terms, keys, lambda: draw(1000))
 
     def __len__(self) -> int:
@@ -62,10 +72,6 @@ class Replica:
     def refs(self) -> list[str]:
         """Return the sessions that this process has, visible or not."""
         return list(self._held)
-
-    def __contains__(self, ref: str) -> bool:
-        """Return whether this process has a session, visible or not."""
-        return ref in self._held
 
     def is_idle(self) -> bool:
         """Return whether the store has all that this process has to say of its sessions, and no audit is wanted."""
@@ -90,31 +96,34 @@ class Replica:
         self._lane(ref).add(put)
 
     def end(self, ref: str, reason: str) -> None:
-        """Have a session no longer, and count it ended under a reason."""
-        del self._held[ref]
+        """Have a session no longer, and count it ended under a reason. A session that is lost counts elsewhere."""
+        if self._held.pop(ref, None) is None:
+            return
         self._lane(ref).add(End(ref=ref, reason=reason))
 
-    def settle(self, claimed: Claimed) -> None:
-        """The hook of an orphan has run."""
+    def settle(self, claimed: Claimed) -> bool:
+        """The hook of an orphan has run. Return False if others have settled it, and buried its epoch."""
         if cleaning := self._cleanings.get(claimed.owner):
             cleaning.settle(claimed)
+        return cleaning is not None
 
     def check_all(self) -> None:
         """The connection was lost: the store may have lost its last writes. Compare with every shard."""
         for lane in self._lanes:
             lane.check()
 
-    def calls(self, now: float, *, refused: bool = False, room: int = 32) -> list[Call]:
+    def calls(self, now: float, *, taken: int = 0, refused: bool = False, room: int = 32) -> list[Call]:
         """Return the calls to send now. While a call is under way, its party makes no other.
 
-        `refused` says that somebody was refused a place lately; `room` is for how many orphans hooks are free. What
-        calls under way may claim needs room, too.
+        `taken` is the number of places in use, if more than sessions use places. `refused` says that somebody was
+        refused a place lately. `room` is for how many orphans hooks are free; what calls under way may claim needs room
+        as well.
         """
         calls: list[Call] = []
         room -= sum(map(_claims, self._under_way))
         busy = set(map(id, self._under_way.values()))
         for party in self._parties():
-            if id(party) not in busy and (call := self._call_of(party, now, refused, room)) is not None:
+            if id(party) not in busy and (call := self._call_of(party, now, taken, refused, room)) is not None:
                 self._under_way[call] = party
                 room -= _claims(call)
                 calls.append(call)
@@ -145,10 +154,10 @@ class Replica:
     def _parties(self) -> list[Party]:
         return [self.membership, *self._lanes, *self._cleanings.values(), self._suspicions]
 
-    def _call_of(self, party: Party, now: float, refused: bool, room: int) -> Call | None:
+    def _call_of(self, party: Party, now: float, taken: int, refused: bool, room: int) -> Call | None:
         match party:
             case Membership():
-                return self._beat(now, refused)
+                return self._beat(now, max(taken, len(self._held)), refused)
             case Lane():
                 return party.call(self.membership.deadline) if self.membership.is_living(now) else None
             case Cleaning():
@@ -157,12 +166,12 @@ class Replica:
                 call, self._suspect = self._suspect, None
                 return call
 
-    def _beat(self, now: float, refused: bool) -> Call | None:
+    def _beat(self, now: float, used: int, refused: bool) -> Call | None:
         soonest = self._last_beat + self._terms.lease / _HURRIES_IN_A_LEASE
         if now < (min(soonest, self._next_beat) if refused else self._next_beat):
             return None
         self._last_beat, self._next_beat = now, now + self._terms.lease / _BEATS_IN_A_LEASE
-        return self.membership.call(len(self._held), refused, now)
+        return self.membership.call(used, refused, now)
 
     def _may_clean(self) -> bool:
         """What this process can take over is not an orphan. So it takes over first."""
@@ -180,6 +189,7 @@ class Replica:
 
     def _succeed(self, epoch: int) -> None:
         """Begin the lanes of a new epoch with what those of the last one leave."""
+        self.join_of_lanes = self.membership.joins
         steps = [lane.steps_for_successor() for lane in self._lanes]
         self._lanes = [self._new_lane(shard, epoch, first) for shard, first in enumerate(steps)]
 

@@ -90,14 +90,14 @@ class Secrets:
 
     def __init__(self, secrets: Iterable[bytes]) -> None:
         given = tuple(secrets)
-        self._keys: Final[Sequence[bytes]] = tuple(blake2b(secret).digest() for secret in given)
+        self.keys: Final[Sequence[bytes]] = tuple(blake2b(secret).digest() for secret in given)
         if not given or min(map(len, given)) < _LEAST_BYTES:
             raise ConfigError(f"secret takes one or more secrets of at least {_LEAST_BYTES} bytes each")
 
     def sign(self, passage: Passage, method: str, target: bytes) -> tuple[bytes, Proof]:
         """Return the header of a forwarded request, and the proof that its answer must have."""
         payload = urlsafe_b64encode(_encode(_said(passage)).encode())
-        proof = _proof(self._keys[0], payload, method, target)
+        proof = _proof(self.keys[0], payload, method, target)
         return payload + b"." + proof.mac, proof
 
     def check(self, value: bytes, method: str, target: bytes, now: float) -> tuple[Passage, Proof] | None:
@@ -106,7 +106,7 @@ class Secrets:
         Only exchanges that were passed on once are accepted, so no exchange goes round.
         """
         payload, _, mac = value.partition(b".")
-        for key in self._keys:
+        for key in self.keys:
             proof = _proof(key, payload, method, target)
             if compare_digest(proof.mac, mac):
                 passage = _passage(payload)
