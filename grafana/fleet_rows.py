@@ -151,7 +151,7 @@ def store(board: dashboard.Dashboard) -> None:
     failing = rate(f"{STORE}_count", WHO, f'{MANAGER}, {OUTCOME}!="answered"')
     board.with_row(dashboard.Row("The store, of every instance"))
     board.with_panel(
-        curves("Calls to the store", "Calls a second.", A_SECOND, query(calls, NAMED), decimals=1, width=8)
+        curves("Calls to the store", "Calls a second.", A_SECOND, query(calls, NAMED), decimals=1, width=6)
     )
     board.with_panel(
         curves(
@@ -159,7 +159,7 @@ def store(board: dashboard.Dashboard) -> None:
             "Half and 99 of a hundred calls took no longer.",
             units.Seconds,
             *(query(quantile(share, STORE, WHO), f"{NAMED} p{round(share * 100)}") for share in (0.5, 0.99)),
-            width=8,
+            width=6,
         )
     )
     board.with_panel(
@@ -170,7 +170,18 @@ def store(board: dashboard.Dashboard) -> None:
             query(f"({failing} or {calls} * 0) / ({calls} > 0)", NAMED),
             steps=[(None, "green"), (0.01, "orange"), (0.1, "red")],
             decimals=1,
-            width=8,
+            width=6,
+        )
+    )
+    board.with_panel(
+        curves(
+            "Writes refused as late",
+            "Within each window: the clock of a part of the store had passed the end of the membership already.",
+            "count:writes",
+            counted(happened("late"), NAMED),
+            steps=NONE_IS_GOOD,
+            decimals=0,
+            width=6,
         )
     )
 

@@ -18,6 +18,7 @@ STATE = FleetState(
     totals=Totals(created=90, ended={"closed": 50, "orphaned": 6}, active=34, limit=100, granted=80),
     orphans={OrphanOutcome.CLEANED: 5, OrphanOutcome.FAILED: 1},
     fenced=2,
+    late=3,
     resyncs={Resync.PUT: 7},
     lookups={LookupOutcome.HINT: 8, LookupOutcome.NONE: 9},
     resets=1,

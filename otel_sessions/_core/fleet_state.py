@@ -38,7 +38,8 @@ class FleetState:
     `grant` is how many sessions this process may have. `remaining` is for how many seconds it is still a member, 0
     while it is no member. `lease` is the configured length of a membership in seconds, 0 outside a run.
 
-    `fenced` counts memberships that this process has lost. `resets` counts how often the store had forgotten the fleet.
+    `fenced` counts memberships that this process has lost. `late` counts writes that a part of the store refused, since
+    the membership had ended by its clock. `resets` counts how often the store had forgotten the fleet.
     """
 
     living: int = 0
@@ -50,6 +51,7 @@ class FleetState:
     totals: Totals | None = None
     orphans: Mapping[OrphanOutcome, int] = field(default_factory=dict)
     fenced: int = 0
+    late: int = 0
     resyncs: Mapping[Resync, int] = field(default_factory=dict)
     lookups: Mapping[LookupOutcome, int] = field(default_factory=dict)
     resets: int = 0
@@ -70,6 +72,7 @@ class FleetState:
             totals=max(known, key=lambda totals: totals.created, default=None),
             orphans=_sum(self.orphans, other.orphans),
             fenced=self.fenced + other.fenced,
+            late=self.late + other.late,
             resyncs=_sum(self.resyncs, other.resyncs),
             lookups=_sum(self.lookups, other.lookups),
             resets=self.resets + other.resets,

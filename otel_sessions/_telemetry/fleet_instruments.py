@@ -54,6 +54,7 @@ READS: Final[Mapping[Metric, Callable[[FleetState], Points]]] = {
     table.LEASE: lambda state: _one(state.lease),
     table.ORPHANS: lambda state: _by(table.ORPHAN_OUTCOME, OrphanOutcome, state.orphans),
     table.FENCED: lambda state: _one(state.fenced),
+    table.LATE: lambda state: _one(state.late),
     table.RESYNCS: lambda state: _by(table.RESYNC, Resync, state.resyncs),
     table.LOOKUPS: lambda state: _by(table.LOOKUP_OUTCOME, LookupOutcome, state.lookups),
 }

@@ -114,6 +114,12 @@ FENCED: Final = Metric(
     unit="{membership}",
     description="Memberships that this process has lost, since the store did not hear of it in time.",
 )
+LATE: Final = Metric(
+    name="otel_sessions.fleet.late",
+    kind=Kind.COUNTER,
+    unit="{write}",
+    description="Writes that a part of the store refused, since by its clock the membership had ended.",
+)
 RESYNCS: Final = Metric(
     name="otel_sessions.fleet.resyncs",
     kind=Kind.COUNTER,
@@ -147,7 +153,7 @@ STORE_DURATION: Final = Metric(
 
 METRICS: Final = (
     *(CREATED, CLEANED, ACTIVE, LIMIT, GRANTED, RESETS, MEMBERS, OLDEST_DEAD, GRANT, REMAINING, LEASE),
-    *(ORPHANS, FENCED, RESYNCS, LOOKUPS, STORE_DURATION),
+    *(ORPHANS, FENCED, LATE, RESYNCS, LOOKUPS, STORE_DURATION),
 )
 """All metrics of a fleet with a store. Each one also carries the name of the manager."""
 

@@ -4,17 +4,15 @@ What always holds: a session is visible only while the process's lease runs and 
 Whoever moves the bytes asks for `calls`, and tells of each call that it was answered or that it failed.
 """
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from otel_sessions._core.words import Resync
-
-from .lanes import End, Lane, News, Put, Step
+from .lanes import Lane, News, Tally
 from .membership import Membership, Terms
 from .orphans import Claimed, Cleaning, Settled, Suspicions
 from .scripts import AUDIT, BEAT, CLAIM, JOIN
+from .steps import End, Put, Step
 from .store import Call, Keys, Value
 from .totals import Shards
 
@@ -45,14 +43,14 @@ class Replica:
         draw: Callable[[int], int],
         *,
         span: float,
-        resyncs: Counter[Resync] | None = None,
+        tally: Tally | None = None,
     ) -> None:
         self._terms: Final = terms
         self._keys: Final = keys
         self._draw: Final = draw
         self._span: Final = int(span * 1000)
         self._held: dict[str, _Held] = {}
-        self.resyncs: Final = Counter[Resync]() if resyncs is None else resyncs
+        self._tally: Final = tally or Tally()
         self.shards: Final = Shards(keys.shards)
         self._lanes: list[Lane] = [self._new_lane(shard, 0) for shard in range(keys.shards)]  # no epoch: they wait
         self._cleanings: dict[int, Cleaning] = {}
@@ -194,7 +192,7 @@ class Replica:
         self._lanes = [self._new_lane(shard, epoch, first) for shard, first in enumerate(steps)]
 
     def _new_lane(self, shard: int, epoch: int, steps: Sequence[Step] = ()) -> Lane:
-        return Lane(self._keys, shard, epoch, steps, self.resyncs)
+        return Lane(self._keys, shard, epoch, steps, self._tally)
 
     def _beaten(self) -> None:
         self._lanes[self._audits % self._keys.shards].check()

@@ -13,7 +13,7 @@ def state_of(counts: Counts, running: Running | None) -> FleetState:
     state = FleetState(
         orphans=dict(counts.orphans),
         fenced=counts.fenced,
-        resyncs=dict(counts.resyncs),
+        resyncs=dict(counts.tally.resyncs),
         lookups=dict(counts.lookups),
         resets=counts.resets,
     )

@@ -16,10 +16,11 @@ import anyio
 from otel_sessions._core.events import Event
 from otel_sessions._core.exceptions import ConfigError, SessionExists, SessionNotFound, StoreUnavailable
 from otel_sessions._core.session import Session
-from otel_sessions._core.words import EndReason, LookupOutcome, OrphanOutcome, Resync
+from otel_sessions._core.words import EndReason, LookupOutcome, OrphanOutcome
 from otel_sessions._engine.sharing import Run
 
 from .contact import Contact
+from .lanes import Tally
 from .members import Members
 from .membership import Membership, Refused
 from .orphan_hooks import OrphanHooks
@@ -41,7 +42,7 @@ class Counts:
     """What a process has counted over all its runs. Each count only grows."""
 
     orphans: Counter[OrphanOutcome] = field(default_factory=Counter)
-    resyncs: Counter[Resync] = field(default_factory=Counter)
+    tally: Tally = field(default_factory=Tally)
     lookups: Counter[LookupOutcome] = field(default_factory=Counter)
     fenced: int = 0
     resets: int = 0

@@ -139,7 +139,7 @@ class StoreFleet(Peers):
             spare=setup.max_sessions,
         )
         span = run.close_timeout + _CLAIM_SECONDS
-        replica = Replica(terms, self._keys, random.randbelow, span=span, resyncs=self._counts.resyncs)
+        replica = Replica(terms, self._keys, random.randbelow, span=span, tally=self._counts.tally)
         hooks = OrphanHooks(self._on_orphan, run, replica.settle, self._counts.orphans, self._wake)
         outage = Outage(
             is_open=setup.outage == "open",

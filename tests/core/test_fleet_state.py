@@ -26,6 +26,7 @@ STATES = st.builds(
     totals=st.none() | TOTALS,
     orphans=st.dictionaries(st.sampled_from(OrphanOutcome), NUMBERS),
     fenced=NUMBERS,
+    late=NUMBERS,
     resyncs=st.dictionaries(st.sampled_from(Resync), NUMBERS),
     lookups=st.dictionaries(st.sampled_from(LookupOutcome), NUMBERS),
     resets=NUMBERS,
@@ -36,7 +37,7 @@ def counts(state: FleetState) -> list[int]:
     words = [state.orphans.get(word, 0) for word in OrphanOutcome]
     words += [state.resyncs.get(word, 0) for word in Resync]
     words += [state.lookups.get(word, 0) for word in LookupOutcome]
-    return [*words, state.fenced, state.resets]
+    return [*words, state.fenced, state.late, state.resets]
 
 
 @given(STATES, STATES)
@@ -67,4 +68,4 @@ def test_a_run_that_has_ended_keeps_its_counts_and_knows_nothing_of_the_fleet(st
     assert counts(left) == counts(state)
     assert counts(left + FleetState()) == counts(state)
     nothing = FleetState()
-    assert replace(left, orphans={}, fenced=0, resyncs={}, lookups={}, resets=0) == nothing
+    assert replace(left, orphans={}, fenced=0, late=0, resyncs={}, lookups={}, resets=0) == nothing

@@ -1,8 +1,7 @@
 """Processes of one fleet in one test: each has a manager and a way to the same real store, in virtual time."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import anyio
@@ -69,10 +68,8 @@ class Orphans:
 def new_fleet(wire: Wire, *, cap: int = 8, **options: Any) -> StoreFleet:
     """Return the fleet of one process. Options of `Setup` and of `StoreFleet` are told apart here."""
     hooks = {key: options.pop(key) for key in ("describe", "on_orphan", "secret") if key in options}
-    setup = Setup(
-        **{"name": "f", "address": "http://10.0.0.1:9001", "max_sessions": cap, "shards": SHARDS, "lease": LEASE}
-        | options
-    )
+    given: dict[str, Any] = {"name": "f", "address": "http://10.0.0.1:9001", "max_sessions": cap}
+    setup = Setup(**{**given, "shards": SHARDS, "lease": LEASE, **options})
 
     def new_store(lost: Callable[[], None], _limit: float) -> Wire:
         wire.lost = lost

@@ -3,7 +3,6 @@
 import anyio
 import pytest
 
-from otel_sessions import EndReason
 from tests.fleet.host import hosting
 from tests.fleet.processes import LEASE, Orphans, Wire, balance, books, new_fleet
 from tests.fleet.valkey import Server

@@ -106,6 +106,7 @@ def troubled_fleet(stack: Stack) -> None:
     with told_fleet(stack, "ill", "trouble-fleet"):
         for counter in (
             "resyncs_total",
+            "late_total",
             'store_duration_seconds_count{otel_sessions_fleet_store_outcome="unavailable"}',
         ):
             rising = f"sum(increase(otel_sessions_fleet_{counter}[5m]))"

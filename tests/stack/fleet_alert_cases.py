@@ -192,4 +192,31 @@ FLEET_CASES: Final = [
         at=20 * MINUTE,
         series={ANSWERED: restarted(ramp(60), 14 * MINUTE), UNAVAILABLE: steps((0, 900), (14 * MINUTE, 0))},
     ),
+    # ---- FleetClock
+    Case(
+        alert="OtelSessionsFleetClock",
+        name="a node whose clock is ahead",
+        at=15 * MINUTE,
+        series={"fleet_late_total": ramp(12)},
+        labels={"severity": "warning", **USUAL},
+        says=(
+            "A clock in the store of i m runs ahead",
+            "About 60 writes within five minutes were refused as late, although it is a member.",
+        ),
+    ),
+    Case(
+        alert="OtelSessionsFleetClock",
+        name="all parts once, when the store was slow, and a late write now and then",
+        at=15 * MINUTE,
+        series={
+            at("slow", "fleet_late_total"): steps((0, 0), (10 * MINUTE + 15, 16)),
+            at("few", "fleet_late_total"): ramp(1),
+        },
+    ),
+    Case(
+        alert="OtelSessionsFleetClock",
+        name="a restart sets the count back to 0",
+        at=20 * MINUTE,
+        series={"fleet_late_total": steps((0, 900), (14 * MINUTE, 0))},
+    ),
 ]

@@ -52,6 +52,7 @@ def ill(step: int) -> FleetState:
         remaining=2.0,
         totals=replace(state.totals, active=state.totals.active - 4),
         fenced=step // 10,
+        late=2 * step,
         resyncs=dict.fromkeys(Resync, step),
         resets=step // 20,
     )

@@ -98,8 +98,8 @@ class TestState:
         assert of_reasons == {"closed": 50, "orphaned": 6}
         names = ("session.created", "session.active", "session.limit", "session.granted", "resets", "dead.oldest")
         assert [one(export, name) for name in names] == [90, 34, 100, 80, 1, 4.0]
-        own = ("grant", "membership.remaining", "membership.lease", "fenced")
-        assert [one(export, name) for name in own] == [40, 12.5, 15.0, 2]
+        own = ("grant", "membership.remaining", "membership.lease", "fenced", "late")
+        assert [one(export, name) for name in own] == [40, 12.5, 15.0, 2, 3]
         assert words(export, "members") == {"living": 3, "dead": 1}
         assert words(export, "orphans") == {"cleaned": 5, "failed": 1, "taken": 0}
         assert words(export, "resyncs") == {"put": 7, "ended": 0}
