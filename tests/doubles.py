@@ -1,11 +1,15 @@
-"""What stands in for the embedder's code and for its clock: hooks, sinks, requests and clocks that wait or break."""
+"""What stands in for the embedder's code, its clock and its fleet.
+
+Hooks, sinks, requests and clocks wait or break. The fleet has a store that a test moves.
+"""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn
 
 import anyio
 
-from otel_sessions import EndReason, Session, SessionManager, SessionNotFound
+from otel_sessions import EndReason, Peer, Session, SessionManager, SessionNotFound
+from otel_sessions._engine.sharing import Run
 
 from .virtual import Clock
 
@@ -127,3 +131,84 @@ class FaultyClock(Clock):
 def refuse(now: float) -> NoReturn:
     """Be the reading of a clock that cannot be read."""
     raise OSError("no time today")
+
+
+class StoreFleet:
+    """A fleet with one cap, whose store is the test: it moves the grant, hides sessions, and answers or does not."""
+
+    name = "w1"
+
+    def __init__(self, grant: int = 1000, farewell: float = 0.0) -> None:
+        self.grant = grant
+        self.hidden: set[Session[Any]] = set()
+        self.silent = False
+        """Whether the store does not answer registrations."""
+        self.refusal: Exception | None = None
+        """What a registration raises."""
+        self.peer: Peer | None = None
+        """Where ids lead that are not here."""
+        self.standing: dict[Session[Any], None] = {}
+        """The sessions that were registered and are not gone."""
+        self.gone_for: list[tuple[str, EndReason]] = []
+        self.said: list[str] = []
+        """What the manager has told the fleet of its run, in order."""
+        self.farewell_takes = farewell
+        self._changed: anyio.Event | None = None
+
+    def enter(self) -> None:
+        self.said.append("enter")
+
+    def begin(self, run: Run) -> None:
+        self.run = run
+        self.said.append("begin")
+
+    def leave(self) -> None:
+        self.said.append("leave")
+
+    async def wait_quiet(self) -> None:
+        self.said.append("wait_quiet")
+
+    async def farewell(self) -> None:
+        self.said.append(f"farewell with {len(self.standing)}")
+        await anyio.sleep(self.farewell_takes)
+        self.said.append("farewell said")
+
+    async def locate(self, session_id: str) -> Peer | None:
+        return self.peer
+
+    def has_room(self, taken: int) -> bool:
+        return taken < self.grant
+
+    def is_visible(self, session: Session[Any]) -> bool:
+        return session not in self.hidden
+
+    def register(self, session: Session[Any]) -> None:
+        self.standing[session] = None
+
+    async def registered(self, session: Session[Any]) -> None:
+        while self.silent and session in self.standing:
+            if self._changed is None or self._changed.is_set():
+                self._changed = anyio.Event()
+            await self._changed.wait()
+        if self.refusal is not None:
+            raise self.refusal
+
+    def gone(self, session: Session[Any], reason: EndReason) -> None:
+        del self.standing[session]  # fails for a session that is gone already, or was never registered
+        assert session.end_reason is reason
+        self.gone_for.append((session.id, reason))
+        self._wake()
+
+    def answer(self) -> None:
+        """Let the store answer from now on."""
+        self.silent = False
+        self._wake()
+
+    def give(self, grant: int) -> None:
+        """Set the grant, and tell the manager."""
+        self.grant = grant
+        self.run.room_changed()
+
+    def _wake(self) -> None:
+        if self._changed is not None:
+            self._changed.set()

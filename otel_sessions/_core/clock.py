@@ -6,9 +6,17 @@ still while the clock misbehaves, and never goes back. The caller gets what the 
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
-_GOOD_BY_THEMSELVES: Final = (time.monotonic, time.perf_counter)
+_BOOTTIME: Final[int | None] = getattr(time, "CLOCK_BOOTTIME", None)
+
+since_boot: Final[Callable[[], float]] = time.monotonic if _BOOTTIME is None else partial(time.clock_gettime, _BOOTTIME)
+"""Seconds since the machine was started, the time of its sleep included where the system has such a clock (Linux).
+
+In a fleet, a process that has slept must see that its place has run out meanwhile."""
+
+_GOOD_BY_THEMSELVES: Final = (time.monotonic, time.perf_counter, since_boot)
 """Clocks that never misbehave. The hottest paths call them without a check."""
 _LATEST: Final = 1e300
 """Seconds. A larger finite reading may become infinite when it is divided by the length of a tick."""

@@ -5,7 +5,7 @@ only set attributes. The attributes with an underscore belong to the manager, wh
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Generic
@@ -42,17 +42,23 @@ class SessionMetadata:
     state: SessionState
 
 
+async def _at_once(session: "Session[Any]") -> None:
+    """Return: without a store, a session is registered nowhere."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shared(Limits):
     """What many sessions share: their limits, their clock, their wheel and their leaf of the roll.
 
     `wall_offset` is the time of the wall clock minus the time of `clock` when the sessions were made, in seconds.
+    `registering` waits until a session is registered with a fleet's store.
     """
 
     clock: Callable[[], float]
     wall_offset: float
     wheel: Wheel[Any]
     leaf: Leaf
+    registering: "Callable[[Session[Any]], Awaitable[None]]" = _at_once
 
     @classmethod
     def normal(cls, config: SessionConfig, clock: Callable[[], float], wheel: Wheel[Any], leaf: Leaf) -> "Shared":
@@ -137,6 +143,17 @@ class Session(Generic[DataT]):
             self._end = End(failure=why)
             if not self._pins:
                 self._file_due()
+
+    def registered(self) -> Awaitable[None]:
+        """Wait until the fleet's store knows the session. Without such a fleet, there is nothing to wait for.
+
+        Await this after `Reservation.commit`, before anyone is told the id; `create_session` has done it. Raises
+        `SessionExists` if another process of the fleet has this id: the session ends as `fenced`. Raises
+        `StoreUnavailable` if the store does not answer and the fleet's policy is `closed`: the session ends as
+        `failed`. Raises `SessionNotFound` or `ManagerClosed` if the session was ended meanwhile. A caller that is
+        cancelled leaves the session as it is.
+        """
+        return self._shared.registering(self)
 
     def is_stale(self, max_idle_time: float) -> bool:
         """Return whether the session is unleased and has been idle for `max_idle_time` seconds or longer."""

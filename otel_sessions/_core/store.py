@@ -7,11 +7,11 @@ modules decide when a session ends, and what happens between `hide` and `finish`
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Generic
+from typing import Any, Generic, Protocol
 
 from .books import Books, RecentEnds
 from .clock import latest
@@ -44,10 +44,29 @@ def never_entered(who: str) -> ManagerClosed:
     )
 
 
+class Lookup(Protocol[DataT]):
+    """Where a session is looked for that may be handed out, if it is not due."""
+
+    def get(self, session_id: str, /) -> Session[DataT] | None: ...
+
+
+class _Visible(Generic[DataT]):
+    """A lookup that finds only the sessions that this process may serve."""
+
+    def __init__(self, sessions: dict[str, Session[DataT]], is_visible: Callable[[Session[Any]], bool]) -> None:
+        self._sessions = sessions
+        self._is_visible = is_visible
+
+    def get(self, session_id: str, /) -> Session[DataT] | None:
+        session = self._sessions.get(session_id)
+        return session if session is not None and self._is_visible(session) else None
+
+
 class Store(Generic[DataT]):
     """The sessions of one run of a manager: from one entry until the end of the run.
 
     `accepting` says whether the store gives new sessions and leases. `home` is the loop of the run, None before it.
+    `visible` finds the sessions that may be handed out. It is `sessions` itself, unless a fleet hides sessions.
     """
 
     def __init__(self, config: SessionConfig, clock: Callable[[], float], books: Books) -> None:
@@ -55,6 +74,7 @@ class Store(Generic[DataT]):
         self.accepting = False
         self.home: Home | None = None
         self.sessions: dict[str, Session[DataT]] = {}
+        self.visible: Lookup[DataT] = self.sessions
         self.closing: dict[str, Session[DataT]] = {}
         self.recent = RecentEnds()
         self._latest: deque[tuple[EndReason, float, list[str]]] = deque(maxlen=MOST_RECENT)
@@ -62,7 +82,16 @@ class Store(Generic[DataT]):
         self.wheel: Wheel[Session[DataT]] = Wheel(min(1.0, max(config.cleanup_interval / 10, _SHORTEST_TICK)))
         self.roll: Roll[Session[DataT]] = Roll((self.sessions, self.closing), lambda session: session._shared.leaf)
         self.books = books
+        self._is_visible: Callable[[Session[Any]], bool] | None = None
         self._shared = Shared.normal(config, clock, self.wheel, self.roll.leaf)
+
+    def share(
+        self, is_visible: Callable[[Session[Any]], bool], registering: Callable[[Session[Any]], Awaitable[None]]
+    ) -> None:
+        """Hand out only what is visible, and let sessions wait for their registration. Before the first session."""
+        self.visible = _Visible(self.sessions, is_visible)
+        self._is_visible = is_visible
+        self._shared = replace(self._shared, registering=registering)
 
     def open(self, home: Home) -> None:
         """Begin the run on the loop `home`."""
@@ -119,7 +148,7 @@ class Store(Generic[DataT]):
         Raises `ManagerClosed`, and `SessionNotFound` with the reason for which the session is due or was ended.
         """
         self.require_accepting()
-        session = self.sessions.get(session_id)
+        session = self.visible.get(session_id)
         if session is None:
             raise SessionNotFound(session_id, self.reason_of(session_id))
         now = self.clock()
@@ -128,7 +157,14 @@ class Store(Generic[DataT]):
         session._begin_lease(now)
         return session
 
+    def shows(self, session: Session[DataT]) -> bool:
+        """Return whether people may see a session: each session that takes a place, unless a fleet hides it."""
+        return self._is_visible is None or session.end_reason is not None or self._is_visible(session)
+
     def reason_of(self, session_id: str) -> EndReason | None:
+        """Return why the session of an id was ended. A session that a fleet hides was not: return None."""
+        if session_id in self.sessions:
+            return None
         closing = self.closing.get(session_id)
         return closing.end_reason if closing is not None else self.recent.reason_of(session_id)
 

@@ -166,14 +166,18 @@ class Admission(Generic[DataT]):
 
     def _may_wait(self) -> bool:
         """Return whether one more creator may wait: a closing session or a running pass may free a place for it."""
-        places, limit = self._places, self._books.limit
+        places = self._places
         covered = places.waiting < places.coming or self._passes.finding
-        return covered and (limit is None or places.waiting < limit) and not self._hooks.calling
+        if not covered or self._hooks.calling:
+            return False
+        limit = places.limit
+        return limit is None or places.waiting < limit
 
     def _refusal(self) -> TooManySessions:
         retry_after = self._passes.retry_after()
-        self._books.add_rejected(RejectionReason.MAX_SESSIONS)
-        return TooManySessions(self._books.limit or 0, retry_after)
+        limit, reason = self._places.why_full()
+        self._books.add_rejected(reason)
+        return TooManySessions(limit, retry_after, reason)
 
     def _client_refusal(self) -> TooManySessions:
         self._books.add_rejected(RejectionReason.MAX_SESSIONS_PER_CLIENT)

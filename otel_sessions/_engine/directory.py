@@ -60,7 +60,8 @@ class Directory(ABC, Generic[DataT]):
         `client` and `state` (`active`, `closing` or `failed`) choose sessions, and so do `idle_for` and `older_than`,
         at least as many seconds. `after` is the `next` of the page before, None for the first page. It stays valid if
         sessions end or are created meanwhile. A session that stays is on exactly one page. The list has every session
-        that takes a place: also closing sessions, and sessions that are due until a pass ends them.
+        that takes a place: also closing sessions, and sessions that are due until a pass ends them. Only sessions that
+        a fleet with a store hides, since another process may have them, are on no page.
 
         One call looks at 1,000 sessions at most, so a page may be short or empty although `next` is not None. Raises
         `ConfigError` if a keyword is wrong or `after` is not from this run of the manager, `ManagerClosed`, and
@@ -73,7 +74,7 @@ class Directory(ABC, Generic[DataT]):
         walk = roll.walk(0 if after is None else roll.position(after))
         found: list[SessionInfo] = []
         for _, session in islice(walk, MOST_EXAMINED):
-            if session is not None and wanted.accepts(session):
+            if session is not None and wanted.accepts(session) and self._store.shows(session):
                 found.append(described(session))
                 if len(found) == length:
                     break
@@ -95,7 +96,7 @@ class Directory(ABC, Generic[DataT]):
         """
         self._running_here()
         session = await self._search(fingerprint)
-        return None if session is None else described(session)
+        return described(session) if session is not None and self._store.shows(session) else None
 
     @overload
     async def close_session(self, session_id: str) -> bool: ...

@@ -78,10 +78,7 @@ class Eviction(Generic[DataT]):
 
     def _wanted(self, taken: int) -> int:
         """Return the number of places still to be freed. `taken` is `Places.taken` at the start of the pass."""
-        free, limit = self._places.free, self._books.limit
-        if free is None or limit is None:
-            return 0
-        return max(1, limit // 10) - (free + self._places.taken - taken + self._books.closing)
+        return self._places.missing - (self._places.taken - taken + self._books.closing)
 
 
 class _Evictable(Generic[DataT]):

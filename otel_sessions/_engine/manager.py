@@ -13,7 +13,7 @@ from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
 from otel_sessions._core.books import Books
-from otel_sessions._core.clock import latest, steady
+from otel_sessions._core.clock import latest, since_boot, steady
 from otel_sessions._core.config import SessionConfig
 from otel_sessions._core.exceptions import ManagerClosed
 from otel_sessions._core.forks import forks
@@ -43,12 +43,14 @@ class SessionManager(Directory[DataT]):
             async with manager.lease(session.id) as session:
                 ...
 
-    With a `fleet`, as `fleet.StaticPeers`, ids that are made here begin with the name of this process.
+    With a `fleet`, as `fleet.StaticPeers`, ids that are made here begin with the name of this process. If the fleet has
+    one cap for all its processes, a session counts under both caps, and is served only while this process owns it.
 
     When a session ends, a task of the manager awaits `sink.export(session, reason)`, then `on_close(session, reason)`,
     each for at most `close_timeout` seconds. `name` tells managers apart on metrics. A provider that is None is the
     global provider, even if that provider is set later. `clock` returns seconds and must work on any thread. A reading
-    that is not finite or goes back counts as the last good reading.
+    that is not finite or goes back counts as the last good reading. Without `clock`, time is monotonic. With a fleet it
+    includes the time for which the machine has slept, where the system has such a clock.
 
     A manager may be entered again when it has ended, also on another event loop. If its loop is closed inside the
     block, the manager has ended, and its sessions count as `shutdown`. The copy in a forked process has ended, too.
@@ -64,26 +66,27 @@ class SessionManager(Directory[DataT]):
         fleet: Fleet | None = None,
         meter_provider: MeterProvider | None = None,
         tracer_provider: TracerProvider | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self.config = SessionConfig() if config is None else config
         self.name = name
         self.fleet = fleet
         self._of_embedder = (on_close, sink, fleet)
         self._providers = (meter_provider, tracer_provider)
-        self._clock = clock
+        own_clock = time.monotonic if fleet is None else since_boot
+        self._clock = own_clock if clock is None else clock
         self._books = Books(self.config.max_sessions)
         self._telemetry: Telemetry | None = None
         self._supervisor: Supervisor[DataT] | None = None
         self._abandoned = 0  # blocks that were never left, because their loop was closed inside them
-        self._take(Store(self.config, steady(clock), self._books))
+        self._take(Store(self.config, steady(self._clock), self._books))
 
     def _take(self, store: Store[DataT]) -> None:
         """Use the sessions in this store from now on."""
         self._now = store.clock
         self._store = store
         self._leases = Leases(store)
-        self._sessions = store.sessions
+        self._sessions = store.visible
 
     async def __aenter__(self) -> Self:
         """Start the background task. Raises `ManagerClosed` if the manager runs, and what fleet and clock raise."""
@@ -105,6 +108,7 @@ class SessionManager(Directory[DataT]):
         measure(self.fleet, self._telemetry)
         supervisor = Supervisor(self.config, self._store, self._leases, self._telemetry, *self._of_embedder)
         supervisor.passes.last = last
+        self._sessions = self._store.visible
         self._supervisor = supervisor
         supervisor.start()
         forks.add(self)
@@ -184,6 +188,9 @@ class SessionManager(Directory[DataT]):
 
         Raises `TooManySessions` and `SessionExists`. Raises `ConfigError` if a limit is wrong, and `TypeError` if the
         id is not a `str`. Raises `ManagerClosed`, and `RuntimeError` on another event loop than the manager's.
+
+        With a fleet that has a store, the method waits until the store knows the session. It raises what
+        `Session.registered` raises then. If it raises or is cancelled, the session is ended.
         """
         supervisor = self._running_here()
         admission = supervisor.admission
@@ -194,10 +201,13 @@ class SessionManager(Directory[DataT]):
         if (waiter := admission.take(client)) is not None:
             await admission.wait(waiter)
         try:
-            return admission.commit(session_id, data, client, idle, age, reserved_for=client)
+            session = admission.commit(session_id, data, client, idle, age, reserved_for=client)
         except BaseException:
             admission.give_back(client)
             raise
+        if supervisor.registration is not None:
+            await supervisor.registration.introduce(session)
+        return session
 
     def reserve(self, *, client: str | None = None) -> Reservation[DataT]:
         """Return a reservation, for an id that is known later: `async with manager.reserve() as place`.
@@ -357,24 +367,26 @@ class SessionManager(Directory[DataT]):
     def _notice_closed_loop(self, supervisor: Supervisor[DataT]) -> None:
         if self._has_lost_its_loop():
             self._abandoned += 1
-            self._give_up(supervisor, self._books.succeeded())
+            books = self._books.succeeded()
+            supervisor.write_off()
+            self._go_on_in(books)
 
-    def _give_up(self, supervisor: Supervisor[DataT], books: Books) -> None:
-        """Count the run as over, since its loop or process is gone. Report `books` instead of the books of the run."""
+    def _go_on_in(self, books: Books) -> None:
+        """Report `books` instead of the books of the run, which is over."""
         assert self._telemetry is not None
-        supervisor.disown()
         self._books = books
         self._telemetry.go_on_in(books)
 
     def start_anew_after_fork(self) -> None:
         """Begin with empty books in a forked process, since the counts belong to the parent process."""
         assert self._supervisor is not None
-        self._give_up(self._supervisor, Books(self._books.limit))
+        self._supervisor.disown()
+        self._go_on_in(Books(self._books.limit))
         self._supervisor.passes.start_anew()
 
     async def _vacate(self, supervisor: Supervisor[DataT], session_id: str) -> None:
         """Free an id: end its session if it is due and unleased. Raises `SessionExists` if the id is in use."""
-        session = self._sessions.get(session_id)
+        session = self._store.sessions.get(session_id)
         if session is not None and not session._pins and session._due(self._now(), session._shared):
             await self._end(supervisor, session)
         self._store.require_vacant(session_id)

@@ -12,6 +12,7 @@ from typing import Generic
 from otel_sessions._core.books import Books
 from otel_sessions._core.config import SessionConfig
 from otel_sessions._core.session import DataT, Session
+from otel_sessions._core.words import RejectionReason
 
 from .clients import Clients, Waiter
 
@@ -27,6 +28,11 @@ class Places(Generic[DataT]):
         """Whether the run is over. Places that are given back then are not counted."""
         self._books = books
         self._waiters: dict[Waiter, None] = {}
+
+    @property
+    def limit(self) -> int | None:
+        """How many places there may be, None without a limit."""
+        return self._books.limit
 
     @property
     def free(self) -> int | None:
@@ -46,6 +52,18 @@ class Places(Generic[DataT]):
         return free is not None and free < 0
 
     @property
+    def missing(self) -> int:
+        """How many places more would have to be free for an emergency pass to stop: a tenth of the cap, at least one.
+
+        Below 0 if more are free.
+        """
+        return 0 if self._books.limit is None else missing(self._books.limit, self._books.active + self._books.reserved)
+
+    def why_full(self) -> tuple[int, RejectionReason]:
+        """Return the cap that is reached, and the reason of a refusal at it."""
+        return self._books.limit or 0, RejectionReason.MAX_SESSIONS
+
+    @property
     def waiting(self) -> int:
         """The number of creators that wait for the next free place."""
         return len(self._waiters)
@@ -58,6 +76,10 @@ class Places(Generic[DataT]):
     def set_max_sessions(self, max_sessions: int | None) -> None:
         """Set the cap. Creators that wait get the places that a higher cap adds. A lower cap ends no session."""
         self._books.limit = max_sessions
+        self.room_changed()
+
+    def room_changed(self) -> None:
+        """Let creators that wait in, as far as there is room now."""
         self._pass_on()
 
     def take(self, client: str | None) -> None:
@@ -158,3 +180,8 @@ class Places(Generic[DataT]):
         self.taken += 1
         waiter.granted = True
         waiter.answered.set()
+
+
+def missing(limit: int, taken: int) -> int:
+    """Return how many places more would have to be free for a tenth of the limit, at least one place, to be free."""
+    return max(1, limit // 10) - (limit - taken)

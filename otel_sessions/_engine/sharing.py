@@ -80,8 +80,8 @@ class SharedFleet(Fleet, Protocol):
         """
 
     async def farewell(self) -> None:
-        """Tell the store of all that is gone, and leave. Called once all sessions are gone; the caller limits it.
+        """Tell the store of all that is gone, and leave. Called once all sessions are gone; the caller cuts it short.
 
-        Not called if the run ends without its loop, or if the manager's own task is cancelled from outside. Then the
-        tasks of the run are cancelled, and `leave` ends the run.
+        Raises nothing. Not called if the run ends without its loop, or if the manager's own task is cancelled from
+        outside. Then the tasks of the run are cancelled, and `leave` ends the run.
         """

@@ -32,6 +32,8 @@ from .leases import Leases
 from .owners import Fleet
 from .passes import Passes
 from .places import Places
+from .shared import Registration, SharedPlaces, SharedRun
+from .sharing import SharedFleet
 from .tasks import Tasks
 
 _SHORTEST_INTERVAL = 0.001
@@ -61,13 +63,22 @@ class Supervisor(Generic[DataT]):
         self._ticking = Tasks()
         self._winding_down = Tasks()
         self.tasks = Tasks()
-        self.places: Places[DataT] = Places(config, store.books)
+        shared = self._shared = fleet if isinstance(fleet, SharedFleet) else None
+        self.places: Places[DataT] = (
+            Places(config, store.books) if shared is None else SharedPlaces(config, store.books, shared)
+        )
         self.hooks = Hooks(config, on_close, sink, store.books, self.tasks)
         self.closer = Closer(config, store, leases, self.places, self.hooks, telemetry, self.tasks)
         self.passes = Passes(config, store, self.closer, self.places, self.hooks, telemetry, self.tasks)
         self.admission = Admission(
             config, store, self.places, self.passes, self.closer, self.hooks, telemetry, self._new_id
         )
+        self.registration: Registration[DataT] | None = None
+        """How sessions are registered with the fleet's store, None without a store."""
+        if shared is not None:
+            self.registration = Registration(store, self.closer, shared)
+            store.share(shared.is_visible, self.registration.wait)
+        self._fleet_work = Tasks()
         self._config = config
         self._fleet = fleet
         self._store = store
@@ -81,6 +92,8 @@ class Supervisor(Generic[DataT]):
         self._leases.enter_loop()
         self._telemetry.open(home, self._store.clock, self._config.cleanup_interval, self._leases.oldest)
         self._ticking.start("otel-sessions supervisor", self._tick, on_end=self._note_tick_end)
+        if self._shared is not None:
+            self._shared.begin(SharedRun(self._config, self._store, self.places, self.closer, self._fleet_work))
 
     def ask(self) -> None:
         """Ask for the shutdown. New sessions and leases are refused from now on."""
@@ -104,12 +117,24 @@ class Supervisor(Generic[DataT]):
             raise cancelled
 
     def disown(self) -> None:
-        """Count the run as ended, since it cannot go on: its loop is closed, or this is a forked process."""
+        """Count the run as ended, since this is a forked process. The sessions belong to the parent."""
+        self._let_go()
+        self._leave_fleet()
+
+    def write_off(self) -> None:
+        """Count the run as ended, since its loop is closed. The fleet is told of the sessions that are lost."""
+        left = [*self._store.sessions.values(), *self._store.closing.values()]
+        self._let_go()
+        if self._shared is not None:
+            for session in left:
+                self._shared.gone(session, session.end_reason or EndReason.SHUTDOWN)
+        self._leave_fleet()
+
+    def _let_go(self) -> None:
         self.disowned = self.over = self._asked = self.places.over = True
         self.hooks.forget()
         self.closer.forget()
         self._store.write_off()
-        self._leave_fleet()
 
     def _new_id(self) -> str:
         return new_id() if self._fleet is None else hinted(self._fleet.name, new_id())
@@ -167,10 +192,24 @@ class Supervisor(Generic[DataT]):
         with anyio.CancelScope(deadline=work_until):
             await self.passes.shutdown()
             await self.closer.wait_none_closing()
+        if self._shared is not None:
+            await self._say_farewell(self._shared, work_until, deadline)
         self.tasks.cancel()
+        self._fleet_work.cancel()
         with anyio.CancelScope(deadline=deadline):
             await self.tasks.wait_empty()
+            await self._fleet_work.wait_empty()
         await self.hooks.cancel_all(deadline)
+
+    async def _say_farewell(self, fleet: SharedFleet, work_until: float, deadline: float) -> None:
+        """Let the fleet tell its store that all sessions are gone. Half of what time is left is for cancelled hooks."""
+        if self._store.sessions or self._store.closing:  # their time is up
+            self.hooks.close()
+            self._end_everyone()
+            self.closer.abandon()
+        now = anyio.current_time()
+        with anyio.CancelScope(deadline=max(work_until, now + (deadline - now) / 2)):
+            await fleet.farewell()
 
     def _settle(self) -> None:
         """End all sessions that are left, at once and without hooks. A shutdown in full leaves no session."""
@@ -178,6 +217,7 @@ class Supervisor(Generic[DataT]):
             rest.callback(self._stop)
             rest.callback(self._telemetry.close)
             rest.callback(self._leave_fleet)
+            rest.callback(self._fleet_work.cancel)
             rest.callback(self.tasks.cancel)
             rest.callback(self.places.end)
             rest.callback(self.closer.abandon)

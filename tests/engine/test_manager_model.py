@@ -44,11 +44,12 @@ from otel_sessions import (
     SessionManager,
     SessionNotFound,
     SessionPage,
+    StoreUnavailable,
     TooManySessions,
     fingerprint,
 )
 from otel_sessions._engine.tasks import Tasks
-from tests.doubles import FaultyClock, refuse
+from tests.doubles import FaultyClock, StoreFleet, refuse
 from tests.signals import Export, PatientReader
 from tests.virtual import VirtualLoop, settle
 
@@ -232,15 +233,18 @@ class ManagerMachine(RuleBasedStateMachine):
     @initialize(
         target=sessions,
         with_hook=st.booleans(),
+        fleet=st.none() | st.builds(StoreFleet, grant=st.just(5)),
         at_cap=st.sampled_from(PerClientAtCap),
         ids=st.lists(st.none() | st.sampled_from("abc"), max_size=4, unique=True),
     )
-    def start(self, ids: list[str | None], with_hook: bool, at_cap: PerClientAtCap) -> Any:
+    def start(self, ids: list[str | None], with_hook: bool, at_cap: PerClientAtCap, fleet: StoreFleet | None) -> Any:
         self.with_hook = with_hook
+        self.fleet = fleet
+        self.fenced: set[Session[str]] = set()
         self.evicts_oldest = at_cap is PerClientAtCap.EVICT_OLDEST
         self.driver = self.driver_type()
         self.clock = FaultyClock()
-        self.cap: float = CONFIG.max_sessions or math.inf
+        self.own_cap: float = CONFIG.max_sessions or math.inf
         self.there = 0
         self.stopped_at = 0.0
         self.well_since = -math.inf
@@ -259,6 +263,7 @@ class ManagerMachine(RuleBasedStateMachine):
         self.evicting = False
         self.shutting_down = False
         self.pass_limits: tuple[float | None, float | None] = (None, None)
+        self.unregistered: set[Session[str]] = set()
         self.tasks = Tasks()
 
         async def on_close(session: Session[str], reason: EndReason) -> None:
@@ -278,7 +283,7 @@ class ManagerMachine(RuleBasedStateMachine):
             self.reader = PatientReader()
             provider = MeterProvider([self.reader], shutdown_on_exit=False)
             hook = on_close if with_hook else None
-            manager = SessionManager[str](config, on_close=hook, clock=self.clock, meter_provider=provider)
+            manager = SessionManager[str](config, on_close=hook, clock=self.clock, meter_provider=provider, fleet=fleet)
             return await manager.__aenter__()
 
         self.manager = self.driver.call(enter)
@@ -315,7 +320,7 @@ class ManagerMachine(RuleBasedStateMachine):
             return multiple()
         except TooManySessions as error:
             assert client_full or not free, "refused although there is room"
-            assert error.limit == (CLIENT_CAP if free else self.cap)
+            assert error.limit == (CLIENT_CAP if free else self._limit_named(gives_way))
             assert not self._may_evict(client)
             event(f"refused: {error.reason}")
             return multiple()
@@ -332,7 +337,7 @@ class ManagerMachine(RuleBasedStateMachine):
             self.manager.set_max_sessions(cap)
 
         self.driver.call(set_it)
-        self.cap = math.inf if cap is None else cap
+        self.own_cap = math.inf if cap is None else cap
 
     @rule(target=places, client=st.sampled_from([None, "x", "y"]))
     def reserve(self, client: str | None) -> Any:
@@ -385,7 +390,7 @@ class ManagerMachine(RuleBasedStateMachine):
             session = pin.__enter__()
         except SessionNotFound as error:
             assert visible is None
-            assert error.reason is not None
+            assert (error.reason is None) == self._hides(model.session.id)
             return multiple()
         assert visible is not None
         assert session is visible.session
@@ -443,7 +448,7 @@ class ManagerMachine(RuleBasedStateMachine):
             session = Context().run(told.hold.__enter__)
         except SessionNotFound as error:
             assert visible is None
-            assert error.reason is not None
+            assert (error.reason is None) == self._hides(model.session.id)
             return multiple()
         assert visible is not None
         assert session is visible.session
@@ -543,7 +548,7 @@ class ManagerMachine(RuleBasedStateMachine):
         while (after := pages[-1].next) is not None:
             pages.append(self._page(client=client, limit=limit, after=after))
         listed = [info for page in pages for info in page.sessions]
-        wanted = [model for model in self.live.values() if client in (None, model.client)]
+        wanted = [model for model in self._shown() if client in (None, model.client)]
         assert all(len(page.sessions) <= limit for page in pages)
         assert [info.fingerprint for info in listed] == [fingerprint(model.session.id) for model in wanted]
         assert [info.message_count for info in listed] == [model.messages for model in wanted]
@@ -561,6 +566,82 @@ class ManagerMachine(RuleBasedStateMachine):
             assert [reading.seen.count(one) for one in stayed] == [1] * len(stayed)
             event(f"read while others came and went: {len(stayed)}")
             self.reading = None
+
+    # What the fleet does
+
+    @rule(grant=st.sampled_from([0, 2, 4, 6, 100]))
+    def the_fleet_gives_or_takes_places(self, grant: int) -> None:
+        if self.fleet is not None:
+            fleet = self.fleet
+
+            async def give() -> None:
+                fleet.give(grant)
+
+            self.driver.call(give)
+
+    @rule(model=sessions, hides=st.booleans())
+    def the_fleet_hides_or_shows_a_session(self, model: Model, hides: bool) -> None:
+        if self.fleet is not None and model.session in self.live and self.reading is None:
+            self.fleet.hidden -= {model.session}
+            self.fleet.hidden |= {model.session} if hides else set()
+
+    @rule(model=sessions)
+    def the_fleet_loses_a_session(self, model: Model) -> None:
+        if self.fleet is None:
+            return
+        standing = next((m.session for m in self.live.values() if m.session.id == model.session.id), None)
+        fleet, self.fenced = self.fleet, {*self.fenced, *([standing] if standing else [])}
+
+        async def lose() -> None:
+            fleet.run.end({EndReason.FENCED: [model.session.id, "nobody"]})
+            await settle()
+
+        self.driver.call(lose)
+        self._take_reports()
+        assert standing is None or standing in self.ended
+
+    @rule(
+        error=st.sampled_from([SessionExists("a"), StoreUnavailable(), None]),
+        client=st.sampled_from([None, "x"]),
+        data=st.sampled_from(["fine", "raises"]),
+    )
+    def the_store_does_not_take_a_session(self, error: Exception | None, client: str | None, data: str) -> None:
+        """It refuses the session, or the creator gives up."""
+        if self.fleet is None:
+            return
+        fleet, before = self.fleet, set(self.live)
+        fleet.silent, fleet.refusal = error is None, error
+        self.unregistered = set()
+        self.evicting, self.creating_for = True, client
+        register = fleet.register
+
+        def note(session: Session[Any]) -> None:
+            self.unregistered.add(session)
+            self._add(session, client, UNSET, UNSET)
+            register(session)
+
+        fleet.register = note  # type: ignore[method-assign]
+
+        async def create() -> None:
+            async def give_up() -> None:
+                await settle()
+                tasks.cancel_scope.cancel()
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(give_up)
+                with pytest.raises((SessionExists, StoreUnavailable, TooManySessions)):
+                    await self.manager.create_session(data=data, client=client)
+            await settle()
+
+        self.driver.call(create)
+        self._take_reports()
+        fleet.register = register  # type: ignore[method-assign]
+        fleet.silent, fleet.refusal = False, None
+        self.evicting = False
+        self.creating_for = None
+        assert self.unregistered <= self.ended.keys()
+        assert set(self.live) <= before
+        event(f"not registered: {len(self.unregistered)}")
 
     # What time and operators do
 
@@ -663,6 +744,10 @@ class ManagerMachine(RuleBasedStateMachine):
         assert stats.reserved == len(self.reserved)
         there = stats.currently_active + stats.reserved
         assert there <= max(self.cap, self.there), "somebody got in above the cap"
+        if self.fleet is not None:
+            assert self.fleet.run.taken == there
+            assert set(self.fleet.standing) == set(self.live), "the fleet was told wrongly who is gone"
+            assert len(self.fleet.gone_for) == len(self.ended)
         self.there = there
         assert stats.leased == sum(1 for model in self.live.values() if model.pins)
         assert stats.closing == 0
@@ -673,7 +758,7 @@ class ManagerMachine(RuleBasedStateMachine):
     def what_is_visible_is_alive_and_what_is_not_is_not(self) -> None:
         for model in getattr(self, "live", {}).values():
             got = self.manager.get(model.session.id)
-            assert (got is model.session) == (not model.due(self.now()))
+            assert (got is model.session) == (not model.due(self.now()) and not self._hides(model.session.id))
             assert (model.session.id in self.manager) == (got is not None)
             assert got is not None or self.manager.touch(model.session.id) is None
             assert model.session.metadata.message_count == model.messages
@@ -705,6 +790,25 @@ class ManagerMachine(RuleBasedStateMachine):
         """The time by the manager's clock: it stands still while the readings are wrong."""
         return self.clock() if self.clock.wrong is None else self.stopped_at
 
+    @property
+    def cap(self) -> float:
+        """How many places there may be: the own cap or the grant, whichever is smaller."""
+        return min(self.own_cap, math.inf if self.fleet is None else self.fleet.grant)
+
+    def _limit_named(self, gives_way: bool) -> float:
+        """The limit that a refusal names: the own cap if it is reached, else the grant, or less if less is taken."""
+        taken = len(self.live) + len(self.reserved)
+        return self.own_cap if taken >= self.own_cap else min(self.cap, taken)
+
+    def _hides(self, session_id: str) -> bool:
+        """Whether the fleet hides the live session that has this id."""
+        return self.fleet is not None and any(
+            session.id == session_id for session in self.fleet.hidden if session in self.live
+        )
+
+    def _shown(self) -> list[Model]:
+        return [model for model in self.live.values() if not self._hides(model.session.id)]
+
     def _may_evict(self, client: str | None) -> bool:
         own = [model for model in self.live.values() if model.client == client and not model.pins]
         if len(self.live) + len(self.reserved) > self.cap:
@@ -719,7 +823,7 @@ class ManagerMachine(RuleBasedStateMachine):
 
     def _visible(self, session_id: str) -> Model | None:
         return next(
-            (m for m in self.live.values() if m.session.id == session_id and not m.due(self.now())),
+            (m for m in self._shown() if m.session.id == session_id and not m.due(self.now())),
             None,
         )
 
@@ -763,7 +867,10 @@ class ManagerMachine(RuleBasedStateMachine):
             assert session not in self.ended, "ended twice"
             model = self.live.pop(session)
             at = model.created + session.age
-            assert self._allows(model, reason, at), f"{reason} at {at}: {model}"
+            if session in self.unregistered:  # refused by the store, or its creator has given up
+                assert reason in (EndReason.FENCED, EndReason.FAILED, EndReason.CLOSED)
+            else:
+                assert self._allows(model, reason, at), f"{reason} at {at}: {model}"
             assert session.end_reason is reason
             self.ended[session] = reason
             event(f"ended: {reason}")
@@ -787,6 +894,8 @@ class ManagerMachine(RuleBasedStateMachine):
                 return not model.pins and at >= model.last + idle
             case EndReason.CLOSED:
                 return by_hand and not model.due(at)
+            case EndReason.FENCED:
+                return model.session in self.fenced
             case EndReason.SHUTDOWN:
                 return self.shutting_down and not model.due(at)
             case EndReason.EVICTED:

@@ -205,6 +205,7 @@ class TestFinding:
                 EndReason.FAILED: 1,
                 EndReason.EVICTED: 0,
                 EndReason.SHUTDOWN: 0,
+                EndReason.FENCED: 0,
             }
 
     @pytest.mark.parametrize("with_hook", [False, True])

@@ -101,7 +101,7 @@ class TestTemporality:
             counts = []
             for ended in (3, 1):
                 await make(manager, ended)
-                for session_id in list(manager._sessions):
+                for session_id in list(manager._store.sessions):
                     await manager.close_session(session_id)
                 counts.append(setup.export().histogram("session.duration")[series(reason="closed")].count)
 
