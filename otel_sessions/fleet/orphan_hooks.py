@@ -84,7 +84,7 @@ class OrphanHooks:
             owner=claimed.owner,
         )
         self._running += 1
-        self._run.start("otel-sessions orphans", partial(self._serve, self._hook, claimed, orphan))
+        self._run.start("fleet orphans", partial(self._serve, self._hook, claimed, orphan))
 
     def settled(self, settled: Settled) -> None:
         """Count what became of an orphan."""

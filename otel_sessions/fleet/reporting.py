@@ -16,6 +16,7 @@ def state_of(counts: Counts, running: Running | None) -> FleetState:
         resyncs=dict(counts.tally.resyncs),
         lookups=dict(counts.lookups),
         resets=counts.resets,
+        late=counts.tally.late,
     )
     return state if running is None else _in_run(state, running)
 

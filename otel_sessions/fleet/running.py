@@ -89,8 +89,8 @@ class Running:
         """When each dead epoch was first heard of."""
 
     def start(self) -> None:
-        self._run.start("otel-sessions fleet", self._pump)
-        self._run.start("otel-sessions fleet clock", self._tick)
+        self._run.start("fleet", self._pump)
+        self._run.start("fleet clock", self._tick)
         self.wake()
 
     def end(self) -> None:
@@ -219,7 +219,7 @@ class Running:
         for call in self._replica.calls(now, taken=self._run.taken, refused=self._refused, room=room):
             if call.script is BEAT:
                 self._refused = False
-            self._run.start(f"otel-sessions fleet {call.script.name}", partial(self._send, call))
+            self._run.start(f"fleet {call.script.name}", partial(self._send, call))
 
     async def _send(self, call: Call) -> None:
         answer = await self._try(call)
@@ -291,7 +291,7 @@ class Running:
         self._grant = member.places()
         if member.deadline and self.parts.members.is_outdated(member.version) and not self._is_reading:
             self._is_reading = True
-            self._run.start("otel-sessions fleet members", self._read_members)
+            self._run.start("fleet members", self._read_members)
 
     async def _read_members(self) -> None:
         try:

@@ -162,7 +162,7 @@ class StoreFleet(Peers):
         self._running = running = Running(parts)
         self._members.begin(running.read_members, run.clock)
         self._lookups = Lookups(running.look, self._members, run.clock, limit, self._counts.lookups)
-        run.start("otel-sessions fleet store", store.serve)
+        run.start("fleet store", store.serve)
         running.start()
 
     async def ready(self) -> None:
