@@ -557,7 +557,7 @@ class ManagerMachine(RuleBasedStateMachine):
 
     @rule(limit=st.sampled_from([1, 2]))
     def read_one_page_and_let_others_come_and_go(self, limit: int) -> None:
-        reading = self.reading = self.reading or Reading(there=list(self.live))
+        reading = self.reading = self.reading or Reading(there=[model.session for model in self._shown()])
         page = self._page(limit=limit, after=reading.next)
         reading.seen += [info.fingerprint for info in page.sessions]
         reading.next = page.next
