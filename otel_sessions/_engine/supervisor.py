@@ -96,7 +96,7 @@ class Supervisor(Generic[DataT]):
             self._shared.begin(SharedRun(self._config, self._store, self.places, self.closer, self._fleet_work))
 
     async def wait_ready(self) -> None:
-        """Wait until the fleet is ready for the first session. If the fleet refuses, end the run and raise its error."""
+        """Wait until the fleet is ready for the first session. If it refuses, end the run and raise its error."""
         if self._shared is None:
             return
         try:

@@ -37,6 +37,11 @@ class Contact:
         """Return whether the last call to this part of the store failed."""
         return key in self._silent
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether no part of the store is silent."""
+        return not self._silent
+
     async def ask(self, call: Call) -> Sequence[Value]:
         """Send a call and return its answer. Raises `StoreUnavailable` if there is none in time."""
         sent = self._clock()

@@ -161,7 +161,10 @@ class Running:
             raise ConfigError(self._refusal)
 
     async def farewell(self) -> None:
-        """Tell the store all, compare once more, and leave. Give up as soon as the store is silent."""
+        """Tell the store all, compare once more, and leave.
+
+        As soon as a part of the store is silent, leave without: other processes clean up what the store still has.
+        """
         self._is_leaving = True
         await self._wait_idle()
         if self._member.deadline:
@@ -175,7 +178,7 @@ class Running:
             await self._try(call)
 
     async def _wait_idle(self) -> None:
-        while not (self._replica.is_idle() or self._is_over or self.is_silent()):
+        while self.parts.contact.is_whole and not (self._replica.is_idle() or self._is_over):
             await self._heard.wait()
 
     # What peers ask

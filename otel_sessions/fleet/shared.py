@@ -37,6 +37,8 @@ from .running import Counts, Parts, Running
 from .store import Keys, Store, session_ref
 
 _BEATS_IN_A_LEASE: Final = 3
+_SPARE_SHARE: Final = 4
+"""Which part of the cap a process likes to have free at most. So the first process does not take all of it."""
 _MOST_BYTES: Final = 512
 _CLAIM_SECONDS: Final = 5.0
 """How much longer than its hook may take an orphan is claimed."""
@@ -136,7 +138,7 @@ class StoreFleet(Peers):
             address=setup.address,
             cap=setup.max_sessions,
             lease=setup.lease,
-            spare=setup.max_sessions,
+            spare=max(1, setup.max_sessions // _SPARE_SHARE),
         )
         span = run.close_timeout + _CLAIM_SECONDS
         replica = Replica(terms, self._keys, random.randbelow, span=span, tally=self._counts.tally)

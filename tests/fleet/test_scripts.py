@@ -129,6 +129,12 @@ def test_whoever_is_refused_puts_the_others_under_pressure_for_a_lease(calls: Ca
     assert calls.beat(other, 2, after=LEASE)[4] == 0
 
 
+def test_whoever_is_refused_and_gets_a_free_place_puts_nobody_under_pressure(calls: Calls) -> None:
+    epoch = calls.join("a")
+
+    assert calls.beat(epoch, 1, want=1, refused=1)[4] == 0
+
+
 def test_a_process_that_stops_beating_is_dead_after_its_lease(calls: Calls) -> None:
     one, other = calls.join("a"), calls.join("b")
     dead = [calls.beat(other, number, after=number * 5000)[9:] for number in range(1, 5)]

@@ -47,7 +47,8 @@ if commas == 0 then
 end
 write_row(process, row)
 
-if refused then
+-- Only what cannot be had from the free places must come from others.
+if refused and commas == 0 and row.grant <= used then
   redis.call('HSET', g, 'pressure', int(now + lease))
 end
 local pressure = now < number('pressure') and 1 or 0
