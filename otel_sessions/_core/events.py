@@ -30,6 +30,8 @@ class Event(StrEnum):
     APP_SESSIONS_UNTRACKED = "otel_sessions.app.sessions_untracked"
     PEER_UNUSABLE = "otel_sessions.fleet.peer_unusable"
     PEERS_NOT_FOUND = "otel_sessions.fleet.peers_not_found"
+    STORE_ADVICE = "otel_sessions.fleet.store_advice"
+    STORE_NOTE = "otel_sessions.fleet.store_note"
     PEER_UNSIGNED = "otel_sessions.fleet.unsigned"
     FLEET_FILE_READ = "otel_sessions.fleet.file_read"
     FLEET_FILE_KEPT = "otel_sessions.fleet.file_kept"

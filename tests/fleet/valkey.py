@@ -51,7 +51,11 @@ class Server:
         self.mutants: Mapping[str, Script] = {}
         """Scripts that run instead of those of their names."""
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.connect(str(path))
+        try:
+            self._socket.connect(str(path))
+        except OSError:
+            self._socket.close()
+            raise
         self._file: BinaryIO = self._socket.makefile("rb")
 
     def run(self, script: Script, keys: Sequence[str], args: Sequence[Argument], now: int) -> list[Value]:

