@@ -8,6 +8,7 @@ same. A failure is logged and counted.
 import logging
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Final, Generic, Protocol
 
 import anyio
@@ -152,20 +153,7 @@ class Hooks(Generic[DataT]):
 
     async def _call(self, ending: Ending[DataT], stage: CleanupStage, call: CloseHook[DataT]) -> None:
         state = _Call()
-
-        async def run() -> None:
-            otel_context.attach(ending.cause)
-            inside.set((*ending.inside, self))
-            try:
-                await call(ending.session, ending.reason)
-            except Exception as failure:
-                state.failure = failure
-            except BaseException as failure:  # its own cancellation, or a group with a cancellation
-                state.failure = failure
-                raise
-            finally:
-                state.end()
-
+        run = partial(self._run, state, ending, call)
         task = self._calls.start(f"otel-sessions {stage}", run, on_end=state.end)
         # No cancel scope here: if the loop died inside it, anyio would keep the scope and all that it holds forever.
         self._timeouts.add(state, state.over.set)
@@ -182,6 +170,22 @@ class Hooks(Generic[DataT]):
             self._cut(ending, stage, task)
         elif state.failure is not None:
             self._note_error(ending, stage, state.failure)
+
+    async def _run(self, state: _Call, ending: Ending[DataT], call: CloseHook[DataT]) -> None:
+        """Make the call in a task of its own, and note in `state` how it ended."""
+        otel_context.attach(ending.cause)
+        inside.set((*ending.inside, self))
+        try:
+            await call(ending.session, ending.reason)
+        except GeneratorExit:  # the loop has died: nobody waits, and no waiter could be woken
+            raise
+        except Exception as failure:
+            state.failure = failure
+        except BaseException as failure:  # its own cancellation, or a group with a cancellation
+            state.failure = failure
+            state.end()
+            raise
+        state.end()
 
     def _cut(self, ending: Ending[DataT], stage: CleanupStage, task: Task) -> None:
         task.cancel()

@@ -60,7 +60,7 @@ class SharedPlaces(Places[DataT]):
         """Return the cap that is reached. With both caps reached, the own cap is named."""
         if super().is_full:
             return super().why_full()
-        return min(self._fleet.grant, self._taken), RejectionReason.FLEET
+        return self._fleet.grant, RejectionReason.FLEET
 
     def settle(self, session: Session[DataT]) -> None:
         super().settle(session)

@@ -10,7 +10,7 @@ from typing import Any
 
 import anyio
 
-from otel_sessions._core.exceptions import SessionError, SessionNotFound
+from otel_sessions._core.exceptions import ManagerClosed, SessionError, SessionNotFound
 from otel_sessions._core.session import Session
 from otel_sessions._core.words import EndReason
 from otel_sessions._engine.leases import Hold
@@ -55,6 +55,23 @@ class Adoption:
             raise
         self._hold = hold
         return session
+
+    async def registered(self) -> None:
+        """Wait until a fleet's store knows the session. If this raises, the app is cancelled and its answer dropped.
+
+        An app that has ended its session meanwhile goes on.
+        """
+        session = None if self._hold is None else self._hold.session
+        if session is None:
+            return
+        try:
+            await session.registered()
+        except (ManagerClosed, SessionNotFound):  # it was ended meanwhile: `_end` was told, unless by the app itself
+            if self.lost is not None:
+                raise
+        except SessionError as error:
+            self._lose(error)
+            raise
 
     def _end(self, session_id: str, reason: EndReason) -> None:
         """Note that the session ends. Called in the context of the task that ends the session."""

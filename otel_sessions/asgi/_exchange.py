@@ -107,6 +107,20 @@ class Exchange:
                     return decided
         return None
 
+    def wait_before_start(self, ready: Callable[[], Awaitable[None]]) -> None:
+        """Await `ready` before the start of the answer is sent. If it raises, no answer has started."""
+        send = self._send
+
+        async def wait_and_send(message: Message) -> None:
+            if message["type"] == self.starts:
+                self._send = send
+                events, self._started, self._events = self._events, False, None
+                await ready()
+                self._started, self._events = True, events
+            await send(message)
+
+        self._send = wait_and_send
+
     def put_back(self, messages: list[Message]) -> None:
         """Let `receive` return messages again, which it has returned already."""
         self._looked_at = [*messages, *(self._looked_at or ())]

@@ -23,6 +23,7 @@ from otel_sessions._core.exceptions import (
     PeerUnavailable,
     SessionError,
     SessionNotFound,
+    StoreUnavailable,
     TooManySessions,
 )
 from otel_sessions._core.ids import fingerprint
@@ -87,9 +88,10 @@ class SessionLeaseMiddleware:
     The middleware itself answers in these cases:
 
     - An unknown or ended id gets 404, unless the matcher lets the request open a session. `OPTIONS` never opens one.
-    - At the cap, a request that would open a session gets 503, with `Retry-After` in whole seconds if the time is
-      known. Other requests are served. While the manager shuts down, requests that need a session get 503. If the
-      manager was never entered, `ManagerClosed` is raised, for the server's log.
+    - At the cap, or if the store of the fleet refuses it, a request that would open a session gets 503, with
+      `Retry-After` in whole seconds if the time is known. Other requests are served. While the manager shuts down,
+      requests that need a session get 503. If the manager was never entered, `ManagerClosed` is raised, for the
+      server's log.
     - If a session is ended by force, the app is cancelled. The answer is 404 if no answer has started. An event stream
       ends in order, any other answer stays incomplete, and a WebSocket is closed with 1001.
     - A WebSocket is refused with the same answers if the server supports that. Else it is closed with 1008 or 1013.
@@ -276,11 +278,10 @@ class SessionLeaseMiddleware:
         if self._adopting is not None and match.opens is not Opens.FOR_EXCHANGE:
             await self._adopt(self._adopting, scope, exchange)
             return
+        data, client = self._make(self._inner(scope, None)), self._owner(scope)
         try:
-            session = await self._manager.create_session(
-                data=self._make(self._inner(scope, None)), client=self._owner(scope)
-            )
-        except (ManagerClosed, TooManySessions) as error:
+            session = await self._manager.create_session(data=data, client=client)
+        except (ManagerClosed, SessionNotFound, StoreUnavailable, TooManySessions) as error:
             await self._refuse(exchange, error)
             return
         inner = self._inner(scope, session)
@@ -309,6 +310,8 @@ class SessionLeaseMiddleware:
                     return adoption.commit(lambda: place.commit(session_id, data=data), self._manager)
 
                 exchange.role = Adopting(matcher, inner, commit, place.give_back)
+                if self._fleet is not None:
+                    exchange.wait_before_start(adoption.registered)
                 await adoption.run(partial(exchange.run, self._app, inner))
         except (ManagerClosed, TooManySessions) as error:
             if adoption.ran:

@@ -320,6 +320,7 @@ class ManagerMachine(RuleBasedStateMachine):
             return multiple()
         except TooManySessions as error:
             assert client_full or not free, "refused although there is room"
+            self.unsettled = True  # a pass that makes no room for this creator may go on
             assert error.limit == (CLIENT_CAP if free else self._limit_named(gives_way))
             assert not self._may_evict(client)
             event(f"refused: {error.reason}")
@@ -348,6 +349,7 @@ class ManagerMachine(RuleBasedStateMachine):
             place = self.driver.call(lambda: self.manager.reserve(client=client).__aenter__())
         except TooManySessions:
             assert not free or (client is not None and self._clients(client) >= CLIENT_CAP)
+            self.unsettled = True
             assert not self._may_evict(client)
             return multiple()
         finally:

@@ -28,7 +28,6 @@ from otel_sessions import (
     fingerprint,
 )
 from otel_sessions._core import clock as clocks
-from otel_sessions._core.forks import forks
 from tests.doubles import Ends, Request, SlowHook, StoreFleet, hang
 from tests.signals import Signals
 from tests.virtual import Clock, VirtualLoop, settle
@@ -603,15 +602,22 @@ class TestEnds:
     async def test_a_manager_whose_task_is_cancelled_tells_of_its_sessions_without_a_farewell(
         self, clock: Clock, fleet: StoreFleet
     ) -> None:
+        async def work() -> None:
+            try:
+                await anyio.sleep_forever()
+            finally:
+                fleet.said.append("work ends")
+
         async with SessionManager(CONFIG, clock=clock, fleet=fleet) as manager:
             await manager.create_session("a")
+            fleet.run.start("work", work)
             await settle()
             [task] = [task for task in asyncio.all_tasks() if task.get_name() == "otel-sessions supervisor"]
             task.cancel()
             await anyio.sleep(1)
 
             assert fleet.gone_for == [("a", EndReason.SHUTDOWN)]
-            assert fleet.said == ["enter", "begin", "leave"]
+            assert fleet.said == ["enter", "begin", "leave", "work ends"]
 
     @pytest.mark.parametrize("closes", [False, True])
     def test_a_loop_that_dies_takes_its_sessions_with_it_and_the_fleet_knows(
@@ -645,7 +651,6 @@ class TestEnds:
 
         assert fleet.gone_for == []
         assert fleet.said == ["enter", "begin", "leave"]
-        assert forks is not None
 
 
 class TestRun:
