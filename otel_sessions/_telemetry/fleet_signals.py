@@ -30,8 +30,8 @@ LOOKUP_OUTCOME: Final = "otel_sessions.fleet.lookup.outcome"
 STORE_OPERATION: Final = "otel_sessions.fleet.store.operation"
 STORE_OUTCOME: Final = "otel_sessions.fleet.store.outcome"
 
-FLEET_REASONS: Final = (*EndReason, *FleetEndReason)
-"""The end reasons in the books of a fleet."""
+FLEET_REASONS: Final = (*(reason for reason in EndReason if reason.value != "fenced"), *FleetEndReason)
+"""The end reasons in the books of a fleet. A session that is `fenced` at one process goes on, or ends, at another."""
 
 CREATED: Final = Metric(
     name="otel_sessions.fleet.session.created",
