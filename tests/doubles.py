@@ -145,6 +145,9 @@ class StoreFleet:
         """Whether the store does not answer registrations."""
         self.refusal: Exception | None = None
         """What a registration raises."""
+        self.ready_takes = 0.0
+        self.unready: Exception | None = None
+        """What the manager's entry raises."""
         self.peer: Peer | None = None
         """Where ids lead that are not here."""
         self.standing: dict[Session[Any], None] = {}
@@ -161,6 +164,11 @@ class StoreFleet:
     def begin(self, run: Run) -> None:
         self.run = run
         self.said.append("begin")
+
+    async def ready(self) -> None:
+        await anyio.sleep(self.ready_takes)
+        if self.unready is not None:
+            raise self.unready
 
     def leave(self) -> None:
         self.said.append("leave")

@@ -89,7 +89,10 @@ class SessionManager(Directory[DataT]):
         self._sessions = store.visible
 
     async def __aenter__(self) -> Self:
-        """Start the background task. Raises `ManagerClosed` if the manager runs, and what fleet and clock raise."""
+        """Start the background task. Raises `ManagerClosed` if the manager runs, and what fleet and clock raise.
+
+        With a fleet that has a store, wait until this process has joined, or until the store does not answer.
+        """
         last = clock = None
         if self._supervisor is not None:
             self._notice_closed_loop(self._supervisor)
@@ -112,6 +115,7 @@ class SessionManager(Directory[DataT]):
         self._supervisor = supervisor
         supervisor.start()
         forks.add(self)
+        await supervisor.wait_ready()
         return self
 
     async def __aexit__(

@@ -53,6 +53,12 @@ class SharedFleet(Fleet, Protocol):
     def begin(self, run: Run) -> None:
         """Begin with a run of the manager, after `enter` and before the run's first session. Raises nothing."""
 
+    async def ready(self) -> None:
+        """Wait for the first grant, or until the store does not answer. Called once, before the run's first session.
+
+        Raises `ConfigError` if this process does not fit into the fleet. The run ends then.
+        """
+
     def has_room(self, taken: int) -> bool:
         """Return whether this process may take one more place: `taken < grant`.
 

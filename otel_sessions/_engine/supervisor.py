@@ -95,6 +95,17 @@ class Supervisor(Generic[DataT]):
         if self._shared is not None:
             self._shared.begin(SharedRun(self._config, self._store, self.places, self.closer, self._fleet_work))
 
+    async def wait_ready(self) -> None:
+        """Wait until the fleet is ready for the first session. If it refuses, end the run and raise its error."""
+        if self._shared is None:
+            return
+        try:
+            await self._shared.ready()
+        except (Exception, anyio.get_cancelled_exc_class()):  # and not the end of the loop
+            self.ask()
+            await self.wait_stopped()
+            raise
+
     def ask(self) -> None:
         """Ask for the shutdown. New sessions and leases are refused from now on."""
         if not self._asked:

@@ -43,6 +43,8 @@ class Healing:
         """All owners in this shard, by the last audit."""
         self.books: dict[str, int] = {}
         """What the shard has counted: `created`, and the ended by reason, by the last audit."""
+        self.active = 0
+        """How many sessions the shard has, of all owners, by the last audit."""
 
     def start(self) -> None:
         """Compare at the next opportunity, from the beginning."""
@@ -72,9 +74,9 @@ class Healing:
         return self._compare(nonces) if self._cursor == 0 else Differences()
 
     def _audited(self, answer: Sequence[Value], nonces: Mapping[str, int]) -> None:
-        count, stored, owners = (int(value) for value in answer[1:4])
-        self.owners = tuple(int(value) for value in answer[4 : 4 + owners])
-        books = answer[4 + owners :]
+        count, stored, self.active, owners = (int(value) for value in answer[1:5])
+        self.owners = tuple(int(value) for value in answer[5 : 5 + owners])
+        books = answer[5 + owners :]
         words = (text(word) for word in books[::2])
         self.books = dict(zip(words, map(int, books[1::2]), strict=True))
         if (count, stored) == (len(nonces), digest(nonces)):

@@ -4,47 +4,18 @@ What always holds: calls are numbered in the order of sending, and a call that w
 number. So the store refuses late copies, and an audit between two calls compares exactly.
 """
 
-from collections import deque
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Final, TypeAlias
+from typing import Final
+
+from otel_sessions._core.words import Resync
 
 from .healing import Healing
 from .scripts import END, MOST, PUT, RECLAIM
+from .steps import End, Put, Reclaim, Step, Waiting
 from .store import Argument, Call, Keys, Value, numbers, text
-
-
-@dataclass(frozen=True, kw_only=True)
-class Put:
-    """Register a session. `nonce` tells this registration from an earlier one of the same id."""
-
-    ref: str
-    nonce: int
-    blob: bytes = b""
-
-
-@dataclass(frozen=True, kw_only=True)
-class End:
-    """Count a session ended under a reason, and forget it."""
-
-    ref: str
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reclaim:
-    """Take a session over from former epochs of this process. The first of them is thought to be its owner."""
-
-    put: Put
-    formers: tuple[int, ...]
-
-    @property
-    def ref(self) -> str:
-        return self.put.ref
-
-
-Step: TypeAlias = Put | End | Reclaim
 
 
 class News(Enum):
@@ -58,26 +29,43 @@ class News(Enum):
     way to the store: then nobody else runs its hook."""
 
 
-class Lane:
-    """The sessions that one epoch has in one shard, by all answered calls, and the steps that wait."""
+@dataclass(kw_only=True)
+class Tally:
+    """What lanes count. `late` is how often a shard called a write too late, `resyncs` what was told again."""
 
-    def __init__(self, keys: Keys, shard: int, epoch: int, steps: Iterable[Step] = ()) -> None:
+    resyncs: Counter[Resync] = field(default_factory=Counter)
+    late: int = 0
+
+
+class Lane:
+    """The sessions that one epoch has in one shard, by all answered calls, and the steps that wait.
+
+    `tally` counts for all lanes of a process.
+    """
+
+    def __init__(
+        self, keys: Keys, shard: int, epoch: int, steps: Iterable[Step] = (), tally: Tally | None = None
+    ) -> None:
         self._keys: Final = keys
         self.shard: Final = shard
         self.epoch: Final = epoch
-        self._waiting: deque[Step] = deque(steps)
+        self._waiting: Final = Waiting(steps)
         self._kept: dict[str, Put] = {}
         self._number = 0
         self._steps: list[Step] = []
         """The steps of the call under way, or of the call that is to be repeated."""
         self._call: Call | None = None
         self._healing = Healing(keys, shard, epoch)
+        self._deadline = 0
+        self._late: int | None = None
+        """The deadline for which the store said that it has passed."""
+        self._tally: Final = tally or Tally()
         self.fenced = False
         """True once the store refused a call: the process must join anew."""
 
     def add(self, step: Step) -> None:
         """Let a step wait for its turn."""
-        self._waiting.append(step)
+        self._waiting.add(step)
 
     def check(self) -> None:
         """Compare with the store as soon as no call is under way, and mend what differs."""
@@ -95,6 +83,11 @@ class Lane:
         """What this shard has counted, by the last audit: `created`, and the ended by reason."""
         return self._healing.books
 
+    @property
+    def active(self) -> int:
+        """How many sessions this shard has, of all owners, by the last audit."""
+        return self._healing.active
+
     def is_reclaiming(self) -> bool:
         """Return whether a session of a former epoch waits to be taken over."""
         return any(isinstance(step, Reclaim) for step in (*self._steps, *self._waiting))
@@ -106,11 +99,13 @@ class Lane:
     def call(self, deadline: int) -> Call | None:
         """Return the next call, or None if nothing waits. It replaces a call that was not answered.
 
-        `deadline` is the end of the process's lease by the store's clock, in milliseconds.
+        `deadline` is the end of the process's lease by the store's clock, in milliseconds. After a write that was too
+        late for a deadline, the lane waits for the next deadline.
         """
+        self._deadline = deadline
         if not self._steps and (check := self._healing.call()) is not None:
             self._call = check
-        elif self._steps or self._waiting:
+        elif (self._steps or self._waiting) and deadline != self._late:
             self._call = self._write(deadline)
         else:
             self._call = None
@@ -122,13 +117,16 @@ class Lane:
             return []
         self._call = None
         match text(answer[0]):
+            case "LATE":
+                self._late = self._deadline
+                self._tally.late += 1
             case "OK" if self._steps:
                 return self._written(numbers(answer[1:]))
             case "OK":
                 self._heal(answer)
             case "FENCED" | "OLD":
                 self.fenced = True
-        return []  # LATE: the call is repeated after the next beat
+        return []
 
     def steps_for_successor(self) -> list[Step]:
         """Return what the lane of the process's next epoch begins with: reclaim what is here, then what waited."""
@@ -166,9 +164,9 @@ class Lane:
 
     def _next_steps(self) -> list[Step]:
         """Take the steps of the next call: those of one kind, in the order in which they came."""
-        steps = [self._waiting.popleft()]
-        while self._waiting and len(steps) < MOST and self._belong_together(steps[0], self._waiting[0]):
-            steps.append(self._waiting.popleft())
+        steps = [self._waiting.pop()]
+        while self._waiting and len(steps) < MOST and self._belong_together(steps[0], self._waiting.first()):
+            steps.append(self._waiting.pop())
         return steps
 
     @staticmethod
@@ -202,7 +200,7 @@ class Lane:
             self._kept[put.ref] = put
             return [(put.ref, News.REGISTERED)]
         if owner == self.epoch:  # an ended session with this id came back with a store that went back
-            self._waiting.appendleft(put)
+            self._waiting.add_first(put)
             self._healing.start()
             return []
         return [(put.ref, News.TAKEN)]
@@ -212,16 +210,20 @@ class Lane:
             self._kept[step.ref] = step.put
             return [(step.ref, News.REGISTERED)]
         if result == 0 and not fenced:  # the store forgot the session
-            self._waiting.appendleft(step.put)
+            self._waiting.add_first(step.put)
+            self._tally.resyncs[Resync.PUT] += 1
             return []
         if result in step.formers:
             others = tuple(former for former in step.formers if former != result)
-            self._waiting.appendleft(replace(step, formers=(result, *others)))
+            self._waiting.add_first(replace(step, formers=(result, *others)))
             return []
         return [(step.ref, News.LOST)]
 
     def _heal(self, answer: Sequence[Value]) -> None:
         nonces = {ref: put.nonce for ref, put in self._kept.items()}
         differences = self._healing.answer(answer, nonces)
-        self._waiting.extendleft(self._kept.pop(ref) for ref in differences.missing)
-        self._waiting.extendleft(End(ref=ref, reason=reason) for ref, reason in differences.left_over)
+        self._tally.resyncs.update({Resync.PUT: len(differences.missing), Resync.ENDED: len(differences.left_over)})
+        for ref in differences.missing:
+            self._waiting.add_first(self._kept.pop(ref))
+        for ref, reason in differences.left_over:
+            self._waiting.add_first(End(ref=ref, reason=reason))

@@ -45,7 +45,8 @@ class Membership:
 
     `epoch` is None until the process has joined. `deadline` is the end of the lease by the store's clock, in
     milliseconds. `dead` are epochs whose sessions are to be cleaned. `former` is the number of this process's own
-    epochs that are not buried.
+    epochs that are not buried. `joins` is the number of the join that this process has made or is about to make.
+    `granted` is the sum of all grants; `all_living` and `all_dead` are the numbers of epochs in the fleet.
     """
 
     def __init__(self, terms: Terms, keys: Keys, digits: Callable[[], int]) -> None:
@@ -53,22 +54,38 @@ class Membership:
         self._keys: Final = keys
         self._digits: Final = digits
         """Return a random number below 1,000."""
-        self._joins = 1
         self._beats = 0
         self._call: Call | None = None
         self._sent = _NEVER
         self._ends = _NEVER
         self._pressed = False
+        self._answered_beat_sent = _NEVER
+        """When the last beat that was answered was sent."""
+        self.joins = 1
         self.epoch: int | None = None
         self.deadline = 0
         self.grant = 0
         self.former = 0
         self.version = 0
+        self.granted = 0
+        self.all_living = 0
+        self.all_dead = 0
         self.dead: tuple[int, ...] = ()
 
     def is_living(self, now: float) -> bool:
         """Return whether this process may serve what it owns: the lease has not ended."""
         return now < self._ends
+
+    def remaining(self, now: float) -> float:
+        """Return the seconds until the lease ends, or 0 if it has ended."""
+        return max(0.0, self._ends - now)
+
+    def store_time(self, now: float) -> float:
+        """Return the time by the store's clock, in seconds since 1970, late by one trip at most.
+
+        The process must have had an answer to a beat.
+        """
+        return self.deadline / 1000 - self._terms.lease + now - self._answered_beat_sent
 
     def places(self) -> int:
         """Return how many sessions this process may have. While a former epoch is not buried: no more than it has."""
@@ -97,7 +114,7 @@ class Membership:
 
     def give_up(self) -> None:
         """The store refuses this epoch: serve nothing, and join anew."""
-        self.epoch, self._ends, self._joins = None, _NEVER, self._joins + 1
+        self.epoch, self._ends, self.joins = None, _NEVER, self.joins + 1
 
     def leave(self) -> Call | None:
         """End the lease and return the call that says so, or None if the process has not joined."""
@@ -106,7 +123,7 @@ class Membership:
 
     def _join(self, used: int) -> Call:
         terms = self._terms
-        args = (terms.process, self._joins, terms.address, used, terms.cap, self._keys.shards)
+        args = (terms.process, self.joins, terms.address, used, terms.cap, self._keys.shards)
         return Call(script=JOIN, keys=self._keys.fleet, args=(*args, self._lease, self._digits(), FORMAT))
 
     @property
@@ -127,6 +144,8 @@ class Membership:
 
     def _beaten(self, values: Sequence[int]) -> None:
         self.grant, self.deadline, self.version, pressed, self.former = values[:5]
-        self.dead = tuple(values[5:])
+        self.granted, self.all_living, self.all_dead, *dead = values[5:]
+        self.dead = tuple(dead)
         self._pressed = bool(pressed)
         self._ends = self._sent + self._terms.lease * _MARGIN
+        self._answered_beat_sent = self._sent

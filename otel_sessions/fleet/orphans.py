@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from .scripts import BURY, CLAIM, MOST, SETTLE, SUSPECT
-from .store import Argument, Call, Keys, Value, raw, text
+from .store import Argument, Call, Keys, Value, numbers, raw, text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,14 @@ class Claimed:
     created: int
     """Milliseconds since 1970, by the store's clock."""
     blob: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settled:
+    """What the store said of an orphan whose hook has run. `counted` is False if another survivor had claimed it."""
+
+    claimed: Claimed
+    counted: bool
 
 
 class Cleaning:
@@ -57,11 +65,11 @@ class Cleaning:
     def call(self, room: int) -> Call | None:
         """Return the next call, for at most `room` more sessions. It replaces a call that was not answered.
 
-        It is None while all that is left is claimed by other survivors, until `wake`.
+        It is None while all that is left is claimed by other survivors, until `wake`; and without room for a session.
         """
         if self._settling or self._settled:
             self._call = self._settle()
-        elif self._shards and self._fruitless >= len(self._shards):
+        elif self._shards and (room < 1 or self._fruitless >= len(self._shards)):
             self._call = None
         elif self._shards:
             self._call = self._claim(self._shards[0], min(room, MOST))
@@ -69,17 +77,19 @@ class Cleaning:
             self._call = Call(script=BURY, keys=self._keys.fleet, args=(self.dead,))
         return self._call
 
-    def answer(self, call: Call, answer: Sequence[Value]) -> list[Claimed]:
-        """Take an answer, and return what was claimed. An answer to a call that was replaced says nothing."""
+    def answer(self, call: Call, answer: Sequence[Value]) -> list[Claimed | Settled]:
+        """Take an answer, and return what was claimed or settled. An answer to a replaced call says nothing."""
         if call is not self._call:
             return []
         self._call = None
         if call.script is SETTLE:
-            self._settling = []
-        elif call.script is BURY:
+            settling, self._settling = self._settling, []
+            pairs = zip(settling, numbers(answer[1:]), strict=True)
+            return [Settled(claimed=claimed, counted=bool(counted)) for claimed, counted in pairs]
+        if call.script is BURY:
             self.is_done = True
         else:
-            return self._claimed(answer)
+            return list(self._claimed(answer))
         return []
 
     def _settle(self) -> Call:

@@ -86,6 +86,7 @@ class Peers:
     """
 
     needs_hints = True
+    runs_on_asyncio_only = True
 
     def __init__(
         self,
@@ -103,6 +104,8 @@ class Peers:
         self._patience = check_seconds("patience", patience)
         self._tls = tls
         self._links: Links | None = None
+        """The ways to the peers in a run on asyncio. On trio there are none, and nothing is passed on."""
+        self._is_entered = False
         self._manager: SessionManager[object] | None = None
         self.report(Reports(manager="", books=Books(None), tracer_provider=NoOpTracerProvider()))
         forks.add(self)
@@ -115,7 +118,7 @@ class Peers:
     def start_anew_after_fork(self) -> None:
         """Take a new name, unless a name was given: the old name belongs to the parent process."""
         self._name = self._given_name or random_name()
-        self._links = None
+        self._links, self._is_entered = None, False
 
     # The run of the manager
 
@@ -124,17 +127,22 @@ class Peers:
 
         Raises `ConfigError` on trio, without the packages of the extra `fleet`, and if another manager runs with it.
         """
-        if self._links is not None:
+        if self._is_entered:
             raise ConfigError("a fleet belongs to one manager; make another one for another manager")
-        if anyio.get_cancelled_exc_class() is not asyncio.CancelledError:
-            raise ConfigError("a manager with a fleet runs on asyncio only, not on trio")
+        if anyio.get_cancelled_exc_class() is asyncio.CancelledError:
+            self._links = self._new_links()
+            self._loop = asyncio.get_running_loop()
+        elif self.runs_on_asyncio_only:
+            raise ConfigError("a manager with this fleet runs on asyncio only, not on trio")
+        self._is_entered = True
+        self._directory.open(self._ask)
+
+    def _new_links(self) -> "Links":
         try:
             from .links import Links
         except ModuleNotFoundError as error:
             raise ConfigError(NEEDS_EXTRA.format(error)) from error
-        self._links = Links(self._patience, self._tls)
-        self._loop = asyncio.get_running_loop()
-        self._directory.open(self._ask)
+        return Links(self._patience, self._tls)
 
     def report(self, reports: Reports) -> None:
         """Report forwarded requests to the manager of the run that has begun."""
@@ -142,6 +150,7 @@ class Peers:
 
     def leave(self) -> None:
         links, self._links = self._links, None
+        self._is_entered = False
         if links is not None and not self._loop.is_closed():  # else all of it has ended with the loop
             self._directory.close()
             links.close()
@@ -169,8 +178,10 @@ class Peers:
         """Pass an exchange on to `peer`, and its answer back.
 
         Return False, and send nothing, if the session is not there. Raises `PeerUnavailable` if the peer does not
-        answer. Nothing was sent then, or the answer stays incomplete.
+        answer, and always on trio. Nothing was sent then, or the answer stays incomplete.
         """
+        if self._links is None:
+            raise PeerUnavailable(peer.name, self._patience)
         outcome = await self._pass_on(peer, session_id, scope, receive, send)
         if outcome in (Forwarded.UNAVAILABLE, Forwarded.REFUSED):
             raise PeerUnavailable(peer.name, self._patience)

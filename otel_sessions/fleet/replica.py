@@ -8,14 +8,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from .lanes import End, Lane, News, Put
+from .lanes import Lane, News, Tally
 from .membership import Membership, Terms
-from .orphans import Claimed, Cleaning, Suspicions
-from .scripts import AUDIT, BEAT, JOIN
+from .orphans import Claimed, Cleaning, Settled, Suspicions
+from .scripts import AUDIT, BEAT, CLAIM, JOIN
+from .steps import End, Put, Step
 from .store import Call, Keys, Value
+from .totals import Shards
 
 _BEATS_IN_A_LEASE: Final = 3
-Event: TypeAlias = Claimed | tuple[str, News]
+_HURRIES_IN_A_LEASE: Final = 30
+"""How often a process that has refused somebody may ask for a larger grant."""
+Event: TypeAlias = Claimed | Settled | tuple[str, News]
 Party: TypeAlias = Membership | Lane | Cleaning | Suspicions
 
 
@@ -32,19 +36,31 @@ class Replica:
     `draw` returns a random number from 0 up to its argument, less one.
     """
 
-    def __init__(self, terms: Terms, keys: Keys, draw: Callable[[int], int], *, span: float) -> None:
+    def __init__(
+        self,
+        terms: Terms,
+        keys: Keys,
+        draw: Callable[[int], int],
+        *,
+        span: float,
+        tally: Tally | None = None,
+    ) -> None:
         self._terms: Final = terms
         self._keys: Final = keys
         self._draw: Final = draw
         self._span: Final = int(span * 1000)
         self._held: dict[str, _Held] = {}
-        self._lanes: list[Lane] = []
+        self._tally: Final = tally or Tally()
+        self.shards: Final = Shards(keys.shards)
+        self._lanes: list[Lane] = [self._new_lane(shard, 0) for shard in range(keys.shards)]  # no epoch: they wait
         self._cleanings: dict[int, Cleaning] = {}
         self._suspicions: Final = Suspicions(keys, terms.lease)
         self._suspect: Call | None = None
         self._under_way: dict[Call, Party] = {}
-        self._next_beat = float("-inf")
+        self._next_beat = self._last_beat = float("-inf")
         self._audits = 0
+        self.join_of_lanes = 0
+        """The number of the join under which sessions are registered now."""
         self.membership: Final = Membership(terms, keys, lambda: draw(1000))
 
     def __len__(self) -> int:
@@ -54,6 +70,10 @@ class Replica:
     def refs(self) -> list[str]:
         """Return the sessions that this process has, visible or not."""
         return list(self._held)
+
+    def is_idle(self) -> bool:
+        """Return whether the store has all that this process has to say of its sessions, and no audit is wanted."""
+        return all(lane.is_idle() for lane in self._lanes)
 
     def is_visible(self, ref: str, now: float) -> bool:
         """Return whether a session may be served. It costs two comparisons."""
@@ -65,42 +85,52 @@ class Replica:
         return self.membership.is_living(now) and len(self._held) < self.membership.places()
 
     def register(self, ref: str, blob: bytes = b"") -> None:
-        """Have a session. It is visible once the store knows it. The caller has asked `has_room`."""
+        """Have a session. It is visible once the store knows it. Before the process has joined, the session waits.
+
+        The caller has asked `has_room`, or does without.
+        """
         put = Put(ref=ref, nonce=self._draw(2**52), blob=blob)
         self._held[ref] = _Held(put=put)
         self._lane(ref).add(put)
 
     def end(self, ref: str, reason: str) -> None:
-        """Have a session no longer, and count it ended under a reason."""
-        del self._held[ref]
+        """Have a session no longer, and count it ended under a reason. A session that is lost counts elsewhere."""
+        if self._held.pop(ref, None) is None:
+            return
         self._lane(ref).add(End(ref=ref, reason=reason))
 
-    def settle(self, claimed: Claimed) -> None:
-        """The hook of an orphan has run."""
+    def settle(self, claimed: Claimed) -> bool:
+        """The hook of an orphan has run. Return False if others have settled it, and buried its epoch."""
         if cleaning := self._cleanings.get(claimed.owner):
             cleaning.settle(claimed)
+        return cleaning is not None
 
     def check_all(self) -> None:
         """The connection was lost: the store may have lost its last writes. Compare with every shard."""
         for lane in self._lanes:
             lane.check()
 
-    def calls(self, now: float, *, refused: bool = False, room: int = 32) -> list[Call]:
+    def calls(self, now: float, *, taken: int = 0, refused: bool = False, room: int = 32) -> list[Call]:
         """Return the calls to send now. While a call is under way, its party makes no other.
 
-        `refused` says that somebody was refused a place lately; `room` is for how many orphans hooks are free.
+        `taken` is the number of places in use, if more than sessions use places. `refused` says that somebody was
+        refused a place lately. `room` is for how many orphans hooks are free; what calls under way may claim needs room
+        as well.
         """
         calls: list[Call] = []
+        room -= sum(map(_claims, self._under_way))
         busy = set(map(id, self._under_way.values()))
         for party in self._parties():
-            if id(party) not in busy and (call := self._call_of(party, now, refused, room)) is not None:
+            if id(party) not in busy and (call := self._call_of(party, now, taken, refused, room)) is not None:
                 self._under_way[call] = party
+                room -= _claims(call)
                 calls.append(call)
         return calls
 
     def failed(self, call: Call) -> None:
-        """No answer came in time. The same is asked again."""
-        self._under_way.pop(call, None)
+        """No answer came in time. The same is asked again, at once."""
+        if isinstance(self._under_way.pop(call, None), Membership):
+            self._next_beat = float("-inf")
 
     def answer(self, call: Call, answer: Sequence[Value], now: float) -> list[Event]:
         """Take an answer, and return what it means for sessions and orphans. After `failed` an answer says nothing."""
@@ -111,7 +141,7 @@ class Replica:
             case Lane():
                 return self._written(party, call, answer, now)
             case Cleaning():
-                return list(self._cleaned(party, call, answer))
+                return self._cleaned(party, call, answer)
             case _:
                 pass
         return []
@@ -122,10 +152,10 @@ class Replica:
     def _parties(self) -> list[Party]:
         return [self.membership, *self._lanes, *self._cleanings.values(), self._suspicions]
 
-    def _call_of(self, party: Party, now: float, refused: bool, room: int) -> Call | None:
+    def _call_of(self, party: Party, now: float, taken: int, refused: bool, room: int) -> Call | None:
         match party:
             case Membership():
-                return self._beat(now, refused)
+                return self._beat(now, max(taken, len(self._held)), refused)
             case Lane():
                 return party.call(self.membership.deadline) if self.membership.is_living(now) else None
             case Cleaning():
@@ -134,11 +164,12 @@ class Replica:
                 call, self._suspect = self._suspect, None
                 return call
 
-    def _beat(self, now: float, refused: bool) -> Call | None:
-        if self.membership.epoch is not None and now < self._next_beat:
+    def _beat(self, now: float, used: int, refused: bool) -> Call | None:
+        soonest = self._last_beat + self._terms.lease / _HURRIES_IN_A_LEASE
+        if now < (min(soonest, self._next_beat) if refused else self._next_beat):
             return None
-        self._next_beat = now + self._terms.lease / _BEATS_IN_A_LEASE
-        return self.membership.call(len(self._held), refused, now)
+        self._last_beat, self._next_beat = now, now + self._terms.lease / _BEATS_IN_A_LEASE
+        return self.membership.call(used, refused, now)
 
     def _may_clean(self) -> bool:
         """What this process can take over is not an orphan. So it takes over first."""
@@ -147,16 +178,21 @@ class Replica:
     def _heard(self, call: Call, answer: Sequence[Value], now: float) -> None:
         self.membership.answer(call, answer)
         epoch = self.membership.epoch
+        if epoch is None or call.script is JOIN:
+            self._next_beat = now
         if epoch is not None and call.script is JOIN:
             self._succeed(epoch)
-            self._next_beat = now
         elif epoch is not None and call.script is BEAT:
             self._beaten()
 
     def _succeed(self, epoch: int) -> None:
         """Begin the lanes of a new epoch with what those of the last one leave."""
-        steps = [lane.steps_for_successor() for lane in self._lanes] or [[]] * self._keys.shards
-        self._lanes = [Lane(self._keys, shard, epoch, first) for shard, first in enumerate(steps)]
+        self.join_of_lanes = self.membership.joins
+        steps = [lane.steps_for_successor() for lane in self._lanes]
+        self._lanes = [self._new_lane(shard, epoch, first) for shard, first in enumerate(steps)]
+
+    def _new_lane(self, shard: int, epoch: int, steps: Sequence[Step] = ()) -> Lane:
+        return Lane(self._keys, shard, epoch, steps, self._tally)
 
     def _beaten(self) -> None:
         self._lanes[self._audits % self._keys.shards].check()
@@ -181,12 +217,19 @@ class Replica:
             events.append((ref, news))
         if lane.fenced and lane.epoch == self.membership.epoch:
             self.membership.give_up()
+            self._next_beat = now
         if call.script is AUDIT:
+            self.shards.audited(lane.shard, lane.books, lane.active)
             self._suspect = self._suspicions.audited(lane.shard, lane.owners, now) or self._suspect
         return events
 
-    def _cleaned(self, cleaning: Cleaning, call: Call, answer: Sequence[Value]) -> list[Claimed]:
-        claimed = cleaning.answer(call, answer)
+    def _cleaned(self, cleaning: Cleaning, call: Call, answer: Sequence[Value]) -> list[Event]:
+        events: list[Event] = list(cleaning.answer(call, answer))
         if cleaning.is_done:
             del self._cleanings[cleaning.dead]
-        return claimed
+        return events
+
+
+def _claims(call: Call) -> int:
+    """Return how many orphans a call may bring."""
+    return int(call.args[1]) if call.script is CLAIM else 0

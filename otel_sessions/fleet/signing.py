@@ -118,7 +118,7 @@ class Secrets:
 
     def __init__(self, secrets: Iterable[bytes]) -> None:
         given = tuple(secrets)
-        self._keys: Final[Sequence[bytes]] = tuple(blake2b(secret).digest() for secret in given)
+        self.keys: Final[Sequence[bytes]] = tuple(blake2b(secret).digest() for secret in given)
         if not given or min(map(len, given)) < _LEAST_BYTES:
             raise ConfigError(f"secret takes one or more secrets of at least {_LEAST_BYTES} bytes each")
         self._signed: Final[dict[_Signed, tuple[bytes, Proof]]] = {}
@@ -130,7 +130,7 @@ class Secrets:
         signed = self._signed.get(asked)
         if signed is None:
             payload = urlsafe_b64encode(_encode(_said(passage)).encode())
-            proof = _proof(self._keys[0], payload, method, target)
+            proof = _proof(self.keys[0], payload, method, target)
             signed = payload + b"." + proof.mac, proof
             if len(payload) + len(target) <= _LONGEST_KEPT:
                 _keep(self._signed, asked, signed)
@@ -154,7 +154,7 @@ class Secrets:
 
     def _check_anew(self, value: bytes, method: str, target: bytes) -> tuple[Passage, Proof] | None:
         payload, _, mac = value.partition(b".")
-        for key in self._keys:
+        for key in self.keys:
             proof = _proof(key, payload, method, target)
             if compare_digest(proof.mac, mac):
                 return _passage(payload), proof

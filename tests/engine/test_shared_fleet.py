@@ -12,6 +12,7 @@ import anyio
 import pytest
 
 from otel_sessions import (
+    ConfigError,
     EndReason,
     Here,
     ManagerClosed,
@@ -720,6 +721,29 @@ class TestRun:
         assert clock() - begun <= 30
         assert fleet.said[-1] == "leave"
         assert balanced(manager)
+
+    async def test_the_block_begins_when_the_fleet_is_ready(self, clock: Clock, fleet: StoreFleet) -> None:
+        fleet.ready_takes, begun = 3.0, clock()
+        async with SessionManager(CONFIG, clock=clock, fleet=fleet):
+            assert clock() == begun + 3.0
+
+    async def test_a_run_that_the_fleet_refuses_ends_before_its_block(self, clock: Clock, fleet: StoreFleet) -> None:
+        manager = SessionManager(CONFIG, clock=clock, fleet=fleet)
+        fleet.unready = ConfigError("the fleet's shards is 4")
+        with pytest.raises(ConfigError, match="the fleet's shards is 4"):
+            await manager.__aenter__()
+        assert fleet.said[-1] == "leave"
+
+        fleet.unready = None
+        async with manager:
+            assert (await manager.create_session("a")).id == "a"
+
+    async def test_an_entry_that_is_cancelled_ends_the_run(self, clock: Clock, fleet: StoreFleet) -> None:
+        fleet.ready_takes = 100.0
+        with anyio.move_on_after(1.0):
+            await SessionManager(CONFIG, clock=clock, fleet=fleet).__aenter__()
+
+        assert fleet.said[-1] == "leave"
 
     async def test_a_manager_that_is_entered_again_begins_again(
         self, clock: Clock, fleet: StoreFleet, signals: Signals

@@ -6,9 +6,10 @@ import pytest
 
 from otel_sessions.fleet import scripts
 from otel_sessions.fleet.healing import Healing
-from otel_sessions.fleet.lanes import End, Lane, News, Put, Reclaim, Step
+from otel_sessions.fleet.lanes import Lane, News
 from otel_sessions.fleet.membership import Membership, Refused, Terms
-from otel_sessions.fleet.orphans import Cleaning
+from otel_sessions.fleet.orphans import Claimed, Cleaning
+from otel_sessions.fleet.steps import End, Put, Reclaim, Step
 from otel_sessions.fleet.store import Keys
 from tests.fleet.valkey import Server
 from tests.fleet.world import LEASE, SHARED, Process, World
@@ -234,7 +235,8 @@ def test_whoever_leaves_is_dead_at_once(world: World) -> None:
 def test_a_process_gives_back_what_it_does_not_use_under_pressure(world: World) -> None:
     one, other = begin(world, 0, 0)
     live(world, 6)
-    other.is_refused = True
+    while not other.is_refused:
+        world.open(other, None)
     live(world, 3)
 
     assert one.replica.membership.grant == 0
@@ -274,7 +276,7 @@ def test_a_lane_sends_one_kind_of_step_at_a_time_in_order() -> None:
     steps: list[Step] = [
         one,
         other,
-        End(ref="aa", reason="closed"),
+        End(ref="cc", reason="closed"),
         *(Reclaim(put=one, formers=(former,)) for former in (5, 5, 6)),
     ]
     lane, kinds = Lane(KEYS, 0, 7, steps), []
@@ -308,7 +310,7 @@ def test_only_the_last_reasons_are_remembered() -> None:
         healing.remember(str(number), "closed")
     healing.start()
     healing.call()
-    healing.answer([b"OK", b"2", b"1", 0], {})
+    healing.answer([b"OK", b"2", b"1", 2, 0], {})
     differences = healing.answer([b"OK", b"0", b"0", b"1", b"1999", b"2"], {})
 
     assert differences.left_over == [("0", "lost"), ("1999", "closed")]
@@ -319,6 +321,7 @@ def test_a_settlement_that_was_not_answered_is_repeated() -> None:
     claim = cleaning.call(1)
     assert claim is not None
     (claimed,) = cleaning.answer(claim, [b"OK", 1, b"aa", 2, b"1", b"5", b""])
+    assert isinstance(claimed, Claimed)
     cleaning.settle(claimed)
     first, second = cleaning.call(1), cleaning.call(1)
 

@@ -56,7 +56,7 @@ class Calls:
 
     def books(self, epoch: int) -> list[Value]:
         answer = self.shard(scripts.AUDIT, epoch)
-        return answer[4 + int(answer[3]) :]
+        return answer[5 + int(answer[4]) :]
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_a_process_that_joins_anew_gets_a_larger_epoch_and_its_former_one_is_dea
 
     assert second > first
     assert calls.beat(first, 1) == [b"FENCED"]
-    assert calls.beat(second, 1)[5:] == [1, str(first).encode()]
+    assert calls.beat(second, 1)[5:] == [1, 0, 1, 1, str(first).encode()]
 
 
 def test_a_late_copy_of_an_earlier_join_changes_nothing(calls: Calls) -> None:
@@ -129,9 +129,15 @@ def test_whoever_is_refused_puts_the_others_under_pressure_for_a_lease(calls: Ca
     assert calls.beat(other, 2, after=LEASE)[4] == 0
 
 
+def test_whoever_is_refused_and_gets_a_free_place_puts_nobody_under_pressure(calls: Calls) -> None:
+    epoch = calls.join("a")
+
+    assert calls.beat(epoch, 1, want=1, refused=1)[4] == 0
+
+
 def test_a_process_that_stops_beating_is_dead_after_its_lease(calls: Calls) -> None:
     one, other = calls.join("a"), calls.join("b")
-    dead = [calls.beat(other, number, after=number * 5000)[6:] for number in range(1, 5)]
+    dead = [calls.beat(other, number, after=number * 5000)[9:] for number in range(1, 5)]
 
     assert dead == [[], [], [], [str(one).encode()]]
 
@@ -141,13 +147,13 @@ def test_after_the_store_was_away_nobody_is_declared_dead_for_a_lease(calls: Cal
     calls.beat(one, 1)
     calls.beat(other, 1)
 
-    assert calls.beat(other, 2, after=60_000)[6:] == []
+    assert calls.beat(other, 2, after=60_000)[9:] == []
     assert calls.beat(one, 2, after=61_000)[0] == b"OK"
 
 
 def test_a_lone_survivor_that_is_slow_declares_others_dead_at_its_fourth_beat(calls: Calls) -> None:
     one, other = calls.join("a"), calls.join("b")
-    dead = [calls.beat(other, number, after=number * 20_000)[6:] for number in range(1, 6)]
+    dead = [calls.beat(other, number, after=number * 20_000)[9:] for number in range(1, 6)]
 
     assert dead == [[str(one).encode()]] * 5 or dead[4] == [str(one).encode()]
 
@@ -201,9 +207,9 @@ def test_only_an_owner_that_the_fleet_does_not_know_is_suspected(calls: Calls) -
     living = calls.join("a")
     calls.fleet(scripts.SUSPECT, living, 77, 77)
 
-    assert calls.beat(living, 1)[6:] == [b"77"]
+    assert calls.beat(living, 1)[9:] == [b"77"]
     calls.fleet(scripts.BURY, 77)
-    assert calls.beat(living, 2)[6:] == []
+    assert calls.beat(living, 2)[9:] == []
 
 
 def test_members_are_the_living_with_their_addresses(calls: Calls) -> None:
@@ -278,7 +284,7 @@ def test_an_owner_is_forgotten_once_nothing_is_left_of_it(calls: Calls) -> None:
     assert calls.claim(1) == [b"OK", 0]
     assert calls.settle(1, "aa", 2) == [b"OK", 0]
     assert calls.reclaim(2, 1, 1, "aa") == [b"OK", 1, b"0"]
-    assert calls.shard(scripts.AUDIT, 1)[3:5] == [1, b"2"]
+    assert calls.shard(scripts.AUDIT, 1)[3:6] == [0, 1, b"2"]
 
 
 def test_a_settlement_of_another_owner_s_session_does_nothing(calls: Calls) -> None:

@@ -1,5 +1,5 @@
 -- now, epoch, number of the beat, places wanted, places used, 1 if somebody was refused, lease
--- -> OK grant deadline version pressure former dead... | FENCED | OLD
+-- -> OK grant deadline version pressure former granted, numbers of living and dead epochs, dead... | FENCED | OLD
 local epoch, beat, want, used = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local refused, lease = ARGV[6] == '1', tonumber(ARGV[7])
 
@@ -47,11 +47,15 @@ if commas == 0 then
 end
 write_row(process, row)
 
-if refused then
+-- Only what cannot be had from the free places must come from others.
+if refused and commas == 0 and row.grant <= used then
   redis.call('HSET', g, 'pressure', int(now + lease))
 end
 local pressure = now < number('pressure') and 1 or 0
 local answer = {'OK', row.grant, now + lease, number('version'), pressure, commas}
+for _, count in ipairs({number('granted'), redis.call('ZCARD', l), redis.call('ZCARD', d)}) do
+  answer[#answer + 1] = count
+end
 for _, dead in ipairs(redis.call('ZRANGE', d, 0, 7)) do
   answer[#answer + 1] = dead
 end
