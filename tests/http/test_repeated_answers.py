@@ -88,6 +88,11 @@ def test_an_answer_that_has_begun_is_left_to_the_parser() -> None:
     assert not answer.repeats(GOOD, known_from(GOOD))
 
 
+@pytest.mark.parametrize(("to_head", "room"), [(True, 400), (False, 40)], ids=["to HEAD", "with a head too large"])
+def test_an_answer_to_head_or_with_a_head_too_large_is_left_to_the_parser(to_head: bool, room: int) -> None:
+    assert not an_answer(to_head=to_head, max_head=room).repeats(GOOD, known_from(GOOD))
+
+
 @pytest.mark.parametrize(
     "data",
     [
