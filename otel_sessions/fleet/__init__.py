@@ -8,12 +8,19 @@ from typing import TYPE_CHECKING, Final
 from otel_sessions._lazy import lazily
 
 if TYPE_CHECKING:
+    from .orphan_hooks import Orphan
     from .static import StaticPeers
+    from .valkey_fleet import ValkeyFleet
     from .workers import WorkerPeers
 
-__all__ = ["StaticPeers", "WorkerPeers"]
+__all__ = ["Orphan", "StaticPeers", "ValkeyFleet", "WorkerPeers"]
 
-_HOMES: Final = {"StaticPeers": "static", "WorkerPeers": "workers"}
+_HOMES: Final = {
+    "Orphan": "orphan_hooks",
+    "StaticPeers": "static",
+    "ValkeyFleet": "valkey_fleet",
+    "WorkerPeers": "workers",
+}
 
 __getattr__ = lazily(__name__, _HOMES)
 

@@ -15,6 +15,7 @@ import anyio
 
 from otel_sessions._core.events import Event
 from otel_sessions._core.exceptions import ConfigError, SessionExists, SessionNotFound, StoreUnavailable
+from otel_sessions._core.loops import Home
 from otel_sessions._core.session import Session
 from otel_sessions._core.words import EndReason, LookupOutcome, OrphanOutcome
 from otel_sessions._engine.sharing import Run
@@ -62,6 +63,8 @@ class Parts:
     outage: Outage
     hooks: OrphanHooks
     counts: Counts
+    refusal: Callable[[], Exception | None]
+    """Why the store itself cannot be used, or None."""
 
 
 class Running:
@@ -77,6 +80,7 @@ class Running:
         self._woken = anyio.Event()
         self._heard = anyio.Event()
         """Set whenever a call was answered or has failed."""
+        self._home: Final = Home()
         self._is_over = False
         self._is_leaving = False
         self._refused = False
@@ -96,8 +100,9 @@ class Running:
     def end(self) -> None:
         """Send nothing more, and let nobody wait."""
         self._is_over = True
-        self._tell_all()
-        self.wake()
+        if not self._home.is_closed():
+            self._tell_all()
+            self.wake()
 
     def wake(self) -> None:
         """Ask the replica soon what it has to say. What is registered until then goes in one batch."""
@@ -148,6 +153,8 @@ class Running:
                 raise SessionNotFound(session.id, session.end_reason)
 
     def gone(self, session: Session[Any], reason: EndReason) -> None:
+        if self._home.is_closed():
+            return  # nobody waits, and nothing can be sent
         ref = self._registry.remove(session)
         if ref is not None:
             self._replica.end(ref, reason)
@@ -159,6 +166,8 @@ class Running:
             await self._heard.wait()
         if self._refusal is not None:
             raise ConfigError(self._refusal)
+        if (unfit := self.parts.refusal()) is not None:
+            raise unfit
 
     async def farewell(self) -> None:
         """Tell the store all, compare once more, and leave.

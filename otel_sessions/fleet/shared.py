@@ -50,6 +50,9 @@ _logger = logging.getLogger("otel_sessions")
 class ServedStore(Store, Protocol):
     """A store that keeps a connection while it is served."""
 
+    refusal: ConfigError | None
+    """Why the store that was found cannot be used, or None."""
+
     async def serve(self) -> None:
         """Keep the connection until this task is cancelled."""
 
@@ -160,9 +163,10 @@ class StoreFleet(Peers):
             outage=outage,
             hooks=hooks,
             counts=self._counts,
+            refusal=lambda: store.refusal,
         )
         self._running = running = Running(parts)
-        self._members.begin(running.read_members, run.clock)
+        self._members.begin(running.read_members)
         self._lookups = Lookups(running.look, self._members, run.clock, limit, self._counts.lookups)
         run.start("fleet store", store.serve)
         running.start()

@@ -9,7 +9,7 @@ from typing import Any, Final
 import anyio
 import anyio.lowlevel
 
-from otel_sessions import Session, SessionConfig, SessionManager, StoreUnavailable
+from otel_sessions import ConfigError, Session, SessionConfig, SessionManager, StoreUnavailable
 from otel_sessions.fleet.orphan_hooks import Orphan
 from otel_sessions.fleet.scripts import Script
 from otel_sessions.fleet.shared import Setup, StoreFleet
@@ -35,9 +35,12 @@ class Wire:
         """What the process does after a lost connection."""
         self.is_cut = False
         self.is_silent = False
+        self.refusal: ConfigError | None = None
         self.is_deaf = False
         """Whether answers are lost, though the store does what it is asked."""
         self.nonsense = False
+        self.broken = ""
+        """The name of a script that is not answered."""
         self.cut_keys = ""
         """What keys that are cut off begin with."""
         self.error: Exception | None = None
@@ -48,7 +51,7 @@ class Wire:
         self.calls[script.name] += 1
         if self.is_silent:
             await anyio.sleep_forever()
-        if self.is_cut or (self.cut_keys and keys[0].startswith(self.cut_keys)):
+        if self.is_cut or self.broken == script.name or (self.cut_keys and keys[0].startswith(self.cut_keys)):
             raise StoreUnavailable("the wire is cut")
         if self.error is not None:
             raise self.error
@@ -81,7 +84,7 @@ class Orphans:
             await self._then(orphan)
 
 
-def new_fleet(wire: Wire, *, cap: int = 8, **options: Any) -> StoreFleet:
+def new_fleet(wire: Wire, *, cap: int = 40, **options: Any) -> StoreFleet:
     """Return the fleet of one process. Options of `Setup` and of `StoreFleet` are told apart here."""
     hooks = {key: options.pop(key) for key in ("describe", "on_orphan", "secret") if key in options}
     given: dict[str, Any] = {"name": "f", "address": "http://10.0.0.1:9001", "max_sessions": cap}
@@ -125,6 +128,15 @@ def new_process(server: Server, *, config: SessionConfig | None = None, **option
 
 async def create(process: Process, number: int) -> list[Session[None]]:
     return [await process.manager.create_session() for _ in range(number)]
+
+
+async def until(happened: Callable[[], bool]) -> None:
+    """Let virtual time pass until something has happened."""
+    for _ in range(20_000):
+        if happened():
+            return
+        await anyio.sleep(0.01)
+    raise AssertionError("it did not happen in 200 seconds")
 
 
 def books(server: Server) -> Counter[str]:

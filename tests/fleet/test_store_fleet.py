@@ -1,5 +1,7 @@
 """Processes that share one cap and one set of books, in virtual time on a real store."""
 
+from typing import Any
+
 import anyio
 import pytest
 
@@ -11,7 +13,6 @@ from otel_sessions import (
     TooManySessions,
 )
 from otel_sessions._core.words import StoreOperation, StoreOutcome
-from otel_sessions.fleet.shared import Setup
 from tests.fleet.processes import LEASE, Process, Wire, balance, books, create, new_fleet, new_process, process
 from tests.fleet.valkey import Server
 from tests.virtual import settle
@@ -38,7 +39,7 @@ async def test_an_end_is_counted_under_its_reason(server: Server) -> None:
 
 async def test_who_leaves_leaves_nothing_and_frees_its_places_at_once(server: Server) -> None:
     async with process(server) as one:
-        async with process(server, cap=8) as other:
+        async with process(server) as other:
             await create(other, 1)
         assert books(server) == {"created": 1, "shutdown": 1, "active": 0}
         await anyio.sleep(2 * LEASE)
@@ -49,7 +50,7 @@ async def test_who_leaves_leaves_nothing_and_frees_its_places_at_once(server: Se
 
 
 async def test_sessions_that_are_made_at_once_travel_together(server: Server) -> None:
-    async with process(server, cap=300) as one:
+    async with process(server, cap=1000) as one:
         before = one.wire.calls["put"]
         async with anyio.create_task_group() as tasks:
             for _ in range(100):
@@ -169,16 +170,22 @@ async def test_a_forked_process_begins_without_a_run(server: Server) -> None:
         assert one.fleet.state().lease == 0
 
 
-@pytest.mark.parametrize("others", [{"shards": 4}], ids=["shards"])
-async def test_a_process_that_does_not_fit_cannot_begin(
-    server: Server, others: dict[str, int], caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_process_that_does_not_fit_cannot_begin(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     async with process(server):
         with pytest.raises(ConfigError, match="the fleet's shards is 2"):
-            async with process(server, **others):
+            async with process(server, shards=4):
                 pass
 
     assert "this process cannot join: the fleet's shards is 2" in caplog.text
+
+
+async def test_a_store_that_cannot_be_used_ends_the_entry(server: Server) -> None:
+    one = new_process(server)
+    one.wire.is_cut = True
+    one.wire.refusal = ConfigError("the server evicts keys")
+    with pytest.raises(ConfigError, match="the server evicts keys"):
+        async with one.manager:
+            pass
 
 
 async def test_a_process_that_stops_fitting_makes_no_session_until_it_fits_again(server: Server) -> None:
@@ -256,10 +263,6 @@ async def test_the_state_tells_of_this_process_and_of_the_whole_fleet(server: Se
     ],
     ids=str,
 )
-def test_a_setting_that_is_wrong_is_refused(server: Server, wrong: dict[str, object]) -> None:
+def test_a_setting_that_is_wrong_is_refused(server: Server, wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         new_fleet(Wire(server), **wrong)
-
-
-def test_the_fleet_s_name_and_address_are_needed() -> None:
-    assert Setup(name="f", address="http://a", max_sessions=1).lease == 15.0

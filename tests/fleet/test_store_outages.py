@@ -5,7 +5,8 @@ import pytest
 
 from otel_sessions import EndReason, StoreUnavailable, TooManySessions
 from otel_sessions._core.words import Resync
-from tests.fleet.processes import LEASE, balance, books, create, new_process, process
+from otel_sessions.fleet.scripts import LEAVE, MEMBERS
+from tests.fleet.processes import KEYS, LEASE, balance, books, create, new_process, process, store_time
 from tests.fleet.valkey import Server
 from tests.virtual import settle
 
@@ -122,8 +123,8 @@ async def test_a_process_that_stood_still_serves_nothing_until_it_knows(server: 
     async with process(server) as one:
         [session] = await create(one, 1)
         one.wire.is_silent = True
-        one.clock.skew += LEASE  # the call under way takes longer than any limit
-        await anyio.sleep(LEASE / 3)
+        one.clock.skew += LEASE
+        await anyio.sleep(LEASE / 3 - 1)  # its next call is still under way
         assert one.visible(session) == 0
         one.wire.is_silent = False
         await anyio.sleep(2)
@@ -134,16 +135,14 @@ async def test_a_process_that_stood_still_serves_nothing_until_it_knows(server: 
 async def test_a_process_that_was_counted_as_dead_keeps_what_nobody_has_claimed(server: Server) -> None:
     async with process(server) as one:
         sessions = await create(one, 3)
-        one.wire.is_cut = True
-        await anyio.sleep(3 * LEASE)
-        async with process(server) as late:
-            late.fleet.begin  # noqa: B018
-            await anyio.sleep(0.1)
-            one.wire.is_cut = False
-            await anyio.sleep(LEASE)
+        members = server.run(MEMBERS, KEYS.fleet, (), store_time())
+        server.run(LEAVE, KEYS.fleet, (int(members[4]),), store_time())
+        await anyio.sleep(LEASE)
 
         assert one.visible(*sessions) == 3
+        assert one.fleet.state().fenced == 1
         assert one.ends.seen == []
+        assert balance(server)
 
 
 async def test_a_process_that_was_counted_as_dead_drops_what_others_have_claimed(server: Server) -> None:
