@@ -174,7 +174,7 @@ class Supervisor(Generic[DataT]):
             await anyio.sleep_until(next_tick)
             self.hooks.cancel_again()
             started = self.passes.start_interval()
-            missed = max(0, floor((anyio.current_time() - next_tick) / interval))  # asyncio may wake a moment early
+            missed = max(0, floor((anyio.current_time() - next_tick) / interval))  # asyncio may wake a little early
             next_tick += (missed + 1) * interval
 
     def _read_clock(self) -> float | None:

@@ -74,9 +74,9 @@ class Lookups:
     async def _ask(self, ref: str) -> Peer | None:
         try:
             epoch = await self._look(ref)
+            return None if epoch is None else await self._members.owner(epoch)
         except StoreUnavailable as error:
             raise PeerUnavailable(_STORE, _AGAIN_SECONDS) from error
-        return None if epoch is None else await self._members.owner(epoch)
 
     def _remember(self, ref: str, peer: Peer) -> None:
         if len(self._owners) >= _MOST_REMEMBERED:

@@ -1,7 +1,7 @@
 """Which processes are members of the fleet, and where, from the store's table of members.
 
 What always holds: the table here is one answer of the store. It is read again when a beat names another version, and
-when an unknown process is asked for, once a second at most.
+when a session has an owner that is not in it.
 """
 
 import logging
@@ -11,14 +11,13 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Final, TypeAlias
 
 from otel_sessions._core.events import Event
-from otel_sessions._core.exceptions import ConfigError, PeerUnavailable, StoreUnavailable
+from otel_sessions._core.exceptions import ConfigError, StoreUnavailable
 from otel_sessions._engine.owners import Peer
 
 from .addresses import is_name, read_address
 from .peers import Ask
 from .store import Value, text
 
-_READ_SECONDS: Final = 1.0
 Networks: TypeAlias = Sequence[IPv4Network | IPv6Network]
 Read: TypeAlias = Callable[[], Awaitable[Sequence[Value]]]
 """Asks the store for its members. Raises `StoreUnavailable`."""
@@ -32,14 +31,12 @@ class Members:
     def __init__(self, networks: Networks | None) -> None:
         self._networks: Final = networks
         self._refused: set[str] = set()
-        self.begin(_not_now, lambda: 0.0)
+        self.begin(_not_now)
 
-    def begin(self, read: Read, clock: Callable[[], float]) -> None:
+    def begin(self, read: Read) -> None:
         """Begin with a run of the manager."""
         self._read = read
-        self._clock = clock
         self._version = -1
-        self._last_read = -_READ_SECONDS
         self._by_name: dict[str, Peer] = {}
         self._by_epoch: dict[int, Peer] = {}
 
@@ -47,15 +44,14 @@ class Members:
         """Do nothing: the store is asked, and no peer."""
 
     def close(self) -> None:
-        self.begin(_not_now, lambda: 0.0)
+        self.begin(_not_now)
 
     def is_outdated(self, version: int) -> bool:
-        """Return whether the store has had another table when it named this version."""
+        """Return whether the store had another table when it named this version."""
         return version != self._version
 
     async def read(self) -> None:
         """Read the table. Raises `StoreUnavailable`."""
-        self._last_read = self._clock()
         answer = await self._read()
         rows = list(self._rows(answer[2:]))
         self._version = int(answer[1])
@@ -66,10 +62,7 @@ class Members:
         """Return the process of this name, or None. The store is not asked."""
         return self._by_name.get(name)
 
-    async def find_again(self, name: str) -> Peer | None:
-        """Return the process of this name. Raises `PeerUnavailable` if the store does not answer."""
-        await self._look(name)
-        return self._by_name.get(name)
+    find_again = find
 
     async def everyone(self) -> Mapping[str, Peer | None]:
         """Return all processes: from a fresh look, or as they were last known while the store does not answer."""
@@ -78,19 +71,10 @@ class Members:
         return self._by_name
 
     async def owner(self, epoch: int) -> Peer | None:
-        """Return the living process of this number, or None. Raises `PeerUnavailable` if that cannot be said now."""
+        """Return the living process of this number, or None. Raises `StoreUnavailable` if that cannot be said now."""
         if epoch not in self._by_epoch:
-            await self._look(str(epoch))
+            await self.read()  # it may have joined after the last beat
         return self._by_epoch.get(epoch)
-
-    async def _look(self, name: str) -> None:
-        if self._clock() - self._last_read < _READ_SECONDS:
-            return
-        try:
-            await self.read()
-        except StoreUnavailable as error:
-            self._last_read = -_READ_SECONDS
-            raise PeerUnavailable(name, _READ_SECONDS) from error
 
     def _rows(self, values: Sequence[Value]) -> Iterator[tuple[int, Peer]]:
         for at in range(0, len(values), 3):

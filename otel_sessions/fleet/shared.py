@@ -166,7 +166,7 @@ class StoreFleet(Peers):
             refusal=lambda: store.refusal,
         )
         self._running = running = Running(parts)
-        self._members.begin(running.read_members, run.clock)
+        self._members.begin(running.read_members)
         self._lookups = Lookups(running.look, self._members, run.clock, limit, self._counts.lookups)
         run.start("fleet store", store.serve)
         running.start()

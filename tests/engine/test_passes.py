@@ -674,3 +674,12 @@ async def test_an_interval_too_short_to_be_meant_neither_fails_nor_starves_the_l
         await anyio.sleep(1.5)
         assert session.end_reason is EndReason.IDLE_TIMEOUT
         assert manager.get_metrics().cleanup_runs <= 1500
+
+
+async def test_an_interval_pass_runs_once_even_if_the_loop_wakes_a_little_early(clock: Clock) -> None:
+    for _ in range(1801):
+        await anyio.sleep(0.01)  # the sum is a little less than the next whole second
+    async with SessionManager(SessionConfig(cleanup_interval=60.0), clock=clock) as manager:
+        await anyio.sleep(130)
+
+        assert manager.get_metrics().cleanup_runs == 2

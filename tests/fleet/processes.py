@@ -39,6 +39,8 @@ class Wire:
         self.is_deaf = False
         """Whether answers are lost, though the store does what it is asked."""
         self.nonsense = False
+        self.broken = ""
+        """The name of a script that is not answered."""
         self.cut_keys = ""
         """What keys that are cut off begin with."""
         self.error: Exception | None = None
@@ -49,7 +51,7 @@ class Wire:
         self.calls[script.name] += 1
         if self.is_silent:
             await anyio.sleep_forever()
-        if self.is_cut or (self.cut_keys and keys[0].startswith(self.cut_keys)):
+        if self.is_cut or self.broken == script.name or (self.cut_keys and keys[0].startswith(self.cut_keys)):
             raise StoreUnavailable("the wire is cut")
         if self.error is not None:
             raise self.error

@@ -6,7 +6,7 @@ import pytest
 from otel_sessions import SessionConfig
 from otel_sessions._core.words import OrphanOutcome
 from otel_sessions.fleet import Orphan
-from tests.fleet.processes import LEASE, Orphans, balance, books, create, process, until
+from tests.fleet.processes import KEYS, LEASE, Orphans, balance, books, create, process, until
 from tests.fleet.valkey import Server
 
 pytestmark = pytest.mark.anyio
@@ -130,21 +130,45 @@ async def test_a_survivor_that_dies_amid_its_hooks_leaves_them_to_the_next(serve
         assert books(server) == {"created": 2, "orphaned": 2, "active": 0}
 
 
-async def test_a_hook_that_outlasts_its_claim_is_counted_as_another_s(server: Server) -> None:
+async def test_an_orphan_that_was_settled_too_late_is_counted_as_another_s(server: Server) -> None:
     async def slow(_: Orphan) -> None:
         await anyio.sleep(4)
 
     orphans = Orphans(slow)
-    async with process(server) as other, process(server, on_orphan=orphans) as survivor, process(server) as dead:
-        await create(dead, 1)
-        other.wire.is_cut = dead.wire.is_cut = True
-        await until(lambda: bool(orphans.seen))
-        survivor.wire.cut_keys = "{f."  # it can settle nothing
-        other.wire.is_cut = False
-        await anyio.sleep(4 * LEASE)
-        survivor.wire.cut_keys = ""
-        await anyio.sleep(LEASE)
+    async with process(server) as other, process(server, on_orphan=orphans) as survivor:
+        async with process(server) as dead:
+            await create(dead, 1)
+            other.wire.is_cut = dead.wire.is_cut = True
+            await until(lambda: bool(orphans.seen))
+            survivor.wire.broken = "settle"
+            other.wire.is_cut = False
+            await anyio.sleep(4 * LEASE)
+            survivor.wire.broken = ""
+            await anyio.sleep(LEASE)
 
         assert survivor.fleet.state().orphans == {OrphanOutcome.TAKEN: 1}
-        assert other.fleet.state().orphans == {OrphanOutcome.CLEANED: 1}
         assert balance(server)
+
+
+async def test_an_orphan_whose_epoch_is_buried_is_counted_as_another_s(server: Server) -> None:
+    buried = anyio.Event()
+
+    async def wait(_: Orphan) -> None:
+        await buried.wait()
+
+    orphans = Orphans(wait)
+    config = SessionConfig(max_sessions=100, max_idle_time=None, max_session_age=None, close_timeout=100)
+    async with process(server) as other, process(server, config=config, on_orphan=orphans) as survivor:
+        async with process(server) as dead:
+            await create(dead, 1)
+            other.wire.is_cut = dead.wire.is_cut = True
+            await until(lambda: bool(orphans.seen))
+            other.wire.is_cut = False
+            await anyio.sleep(1)
+            for shard in range(2):  # as if another claimer had been quicker
+                server.send("DEL", KEYS.claimed(shard, orphans.seen[0].owner), *KEYS.shard(shard))
+            await anyio.sleep(2 * LEASE)
+            buried.set()
+            await anyio.sleep(1)
+
+        assert survivor.fleet.state().orphans == {OrphanOutcome.TAKEN: 1}
