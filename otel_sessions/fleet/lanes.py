@@ -124,7 +124,7 @@ class Lane:
                 return self._written(numbers(answer[1:]))
             case "OK":
                 self._heal(answer)
-            case "FENCED" | "OLD":
+            case _:  # FENCED or OLD
                 self.fenced = True
         return []
 

@@ -6,7 +6,6 @@ when a session has an owner that is not in it.
 
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Final, TypeAlias
 
@@ -65,9 +64,7 @@ class Members:
     find_again = find
 
     async def everyone(self) -> Mapping[str, Peer | None]:
-        """Return all processes: from a fresh look, or as they were last known while the store does not answer."""
-        with suppress(PeerUnavailable):
-            await self._look("everyone")
+        """Return all processes, as the last answer of the store has them. The store is not asked."""
         return self._by_name
 
     async def owner(self, epoch: int) -> Peer | None:

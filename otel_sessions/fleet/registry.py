@@ -96,9 +96,7 @@ class Registry:
         A session that the store had has its hook run by whoever claimed it: here it is only `fenced`. If the store may
         never have had it, nobody else runs its hook: it has `failed`, and its own hook does all.
         """
-        entry = self._of_ref.get(ref)
-        if entry is None:
-            return None  # it is gone already
+        entry = self._of_ref[ref]
         self._waited_for.pop(ref, None)
         entry.tell()
         if news is News.REGISTERED:

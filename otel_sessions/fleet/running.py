@@ -213,20 +213,20 @@ class Running:
     # The work
 
     async def _pump(self) -> None:
-        while not self._is_over:
+        while True:
             await self._woken.wait()
+            if self._is_over:
+                return
             self._woken = anyio.Event()
             self._guarded(self._send_all)
 
     async def _tick(self) -> None:
         """Wake at least so often that a process which stood still notices soon."""
-        while not self._is_over:
+        while True:
             await anyio.sleep(min(1.0, self._rest))
             self.wake()
 
     def _send_all(self) -> None:
-        if self._is_over:
-            return
         now, room = self._run.clock(), 0 if self._is_leaving else self.parts.hooks.room
         for call in self._replica.calls(now, taken=self._run.taken, refused=self._refused, room=room):
             if call.script is BEAT:
@@ -260,8 +260,6 @@ class Running:
         return True
 
     def _take(self, call: Call, answer: Sequence[Value]) -> None:
-        if self._is_over:
-            return
         now = self._run.clock()
         try:
             events = self._replica.answer(call, answer, now)
@@ -284,8 +282,8 @@ class Running:
                 self.parts.hooks.begin(event, self._member.store_time(now))
             case Settled():
                 self.parts.hooks.settled(event)
-            case (ref, news):
-                return self._registry.learn(ref, news, self._replica.join_of_lanes)
+            case _:
+                return self._registry.learn(*event, self._replica.join_of_lanes)
         return None
 
     def _note_refusal(self, why: str) -> None:

@@ -134,7 +134,7 @@ class StoreFleet(Peers):
 
     def begin(self, run: Run) -> None:
         setup, limit = self._setup, self._setup.lease / _BEATS_IN_A_LEASE
-        store = self._new_store(self._connection_was_lost, limit)
+        store = self._new_store(lambda: running.connection_was_lost(), limit)
         contact = Contact(store, run.clock, limit, lambda *about: self._called(*about))
         terms = Terms(
             process=self._name,
@@ -145,7 +145,7 @@ class StoreFleet(Peers):
         )
         span = run.close_timeout + _CLAIM_SECONDS
         replica = Replica(terms, self._keys, random.randbelow, span=span, tally=self._counts.tally)
-        hooks = OrphanHooks(self._on_orphan, run, replica.settle, self._counts.orphans, self._wake)
+        hooks = OrphanHooks(self._on_orphan, run, replica.settle, self._counts.orphans, lambda: running.wake())
         outage = Outage(
             is_open=setup.outage == "open",
             start_share=setup.start_share,
@@ -209,14 +209,6 @@ class StoreFleet(Peers):
     def _now(self) -> Running:
         assert self._running is not None
         return self._running
-
-    def _wake(self) -> None:
-        if self._running is not None:
-            self._running.wake()
-
-    def _connection_was_lost(self) -> None:
-        if self._running is not None:
-            self._running.connection_was_lost()
 
     def _refs(self, session_id: str) -> list[str]:
         """Return what the store may know a session by: under the secret that signs, then under the older ones."""

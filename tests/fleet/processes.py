@@ -41,6 +41,8 @@ class Wire:
         self.nonsense = False
         self.broken = ""
         """The name of a script that is not answered."""
+        self.unanswered = ""
+        """The name of a script whose calls hang."""
         self.cut_keys = ""
         """What keys that are cut off begin with."""
         self.error: Exception | None = None
@@ -49,7 +51,7 @@ class Wire:
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> Sequence[Value]:
         await anyio.lowlevel.checkpoint()
         self.calls[script.name] += 1
-        if self.is_silent:
+        if self.is_silent or self.unanswered == script.name:
             await anyio.sleep_forever()
         if self.is_cut or self.broken == script.name or (self.cut_keys and keys[0].startswith(self.cut_keys)):
             raise StoreUnavailable("the wire is cut")

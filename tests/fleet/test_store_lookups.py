@@ -3,8 +3,9 @@
 import anyio
 import pytest
 
-from otel_sessions import Here, Peer, PeerUnavailable
+from otel_sessions import Here, Peer, PeerUnavailable, StoreUnavailable
 from otel_sessions._core.words import LookupOutcome
+from otel_sessions.fleet.members import Members
 from tests.fleet.processes import KEYS, LEASE, SECRET, Process, create, new_process, process, until
 from tests.fleet.valkey import Server
 
@@ -103,6 +104,21 @@ async def test_while_the_store_is_away_nobody_can_say_where_a_session_is(server:
 
         assert one.wire.calls["look"] == calls == 1
         assert one.fleet.state().lookups == {LookupOutcome.REFUSED: 2}
+
+
+async def test_an_owner_that_the_table_of_members_lacks_cannot_be_named_without_it(server: Server) -> None:
+    async with process(server) as one:
+        one.wire.cut_keys = "{f}:"
+        await anyio.sleep(LEASE)
+        async with process(server) as other:
+            await other.manager.create_session("upstream-1")
+            with pytest.raises(PeerUnavailable):
+                await one.manager.locate("upstream-1")
+
+
+async def test_outside_a_run_the_members_cannot_be_read() -> None:
+    with pytest.raises(StoreUnavailable):
+        await Members(None).read()
 
 
 async def test_at_most_64_questions_are_under_way(server: Server) -> None:
@@ -214,3 +230,10 @@ async def test_on_trio_nothing_is_passed_on(server: Server) -> None:
         with pytest.raises(PeerUnavailable):
             await one.fleet.forward(peer(other), "id", {"type": "http", "headers": []}, receive, send)
         await one.fleet.wait_quiet()
+
+
+async def test_the_other_processes_are_known_by_name(server: Server) -> None:
+    async with process(server) as one, process(server) as other:
+        await anyio.sleep(LEASE)
+
+        assert set(await one.fleet.others()) == {other.fleet.name}

@@ -1,14 +1,17 @@
 """A process and a store that does not answer, forgets, or has counted the process as dead."""
 
 import anyio
+import anyio.lowlevel
 import pytest
 
-from otel_sessions import EndReason, StoreUnavailable, TooManySessions
+from otel_sessions import EndReason, ManagerClosed, Session, SessionNotFound, StoreUnavailable, TooManySessions
 from otel_sessions._core.words import Resync
+from otel_sessions.fleet.contact import Contact
 from otel_sessions.fleet.scripts import LEAVE, MEMBERS
-from tests.fleet.processes import KEYS, LEASE, balance, books, create, new_process, process, store_time
+from otel_sessions.fleet.store import Call
+from tests.fleet.processes import KEYS, LEASE, Process, Wire, balance, books, create, new_process, process, store_time
 from tests.fleet.valkey import Server
-from tests.virtual import settle
+from tests.virtual import Clock, VirtualLoop, settle
 
 pytestmark = pytest.mark.anyio
 
@@ -127,9 +130,101 @@ async def test_a_process_that_stood_still_serves_nothing_until_it_knows(server: 
         await anyio.sleep(LEASE / 3 - 1)  # its next call is still under way
         assert one.visible(session) == 0
         one.wire.is_silent = False
-        await anyio.sleep(2)
+        await anyio.sleep(LEASE)
 
         assert one.visible(session) == 1
+
+
+async def test_a_call_during_which_the_process_stood_still_says_nothing_of_the_store(server: Server) -> None:
+    wire, clock = Wire(server), Clock()
+    contact = Contact(wire, clock, 5.0, lambda *_: None)
+    wire.is_silent = True
+    call = Call(script=MEMBERS, keys=KEYS.fleet, args=())
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_expect_silence, contact, call)
+        await settle()
+        clock.skew += 30
+    assert contact.is_whole
+
+    await _expect_silence(contact, call)
+    assert contact.is_silent(KEYS.fleet[0])
+
+
+async def _expect_silence(contact: Contact, call: Call) -> None:
+    with pytest.raises(StoreUnavailable, match="no answer in 5 s"):
+        await contact.ask(call)
+
+
+async def test_a_session_that_ends_while_it_waits_for_the_store_is_gone(server: Server) -> None:
+    async with process(server) as one:
+        one.wire.is_silent = True
+        async with one.manager.reserve() as place:
+            session = place.commit(data=None)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_expect_loss, one, session)
+            await settle()
+            one.manager._store.sessions[session.id].fail("the upstream hung up")
+            await one.manager.cleanup_stale_sessions()
+        one.fleet.gone(session, EndReason.FAILED)  # once more: nothing happens
+        with pytest.raises(SessionNotFound):
+            await one.fleet.registered(session)
+
+
+async def _expect_loss(one: Process, session: Session[None]) -> None:
+    with pytest.raises(SessionNotFound):
+        await one.fleet.registered(session)
+
+
+async def test_whoever_waits_when_the_run_ends_is_told(server: Server) -> None:
+    one = new_process(server)
+    async with one.manager:
+        one.wire.is_silent = True
+        async with one.manager.reserve() as place:
+            session = place.commit(data=None)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_expect_loss, one, session)
+            await settle()
+            one.fleet.leave()
+
+
+async def test_a_process_that_leaves_asks_for_nothing_more(server: Server) -> None:
+    one = new_process(server)
+    async with one.manager:
+        await create(one, 1)
+        one.wire.unanswered = "leave"
+    beats = one.wire.calls["join"]
+
+    assert beats == 1
+
+
+async def test_an_answer_for_a_session_that_is_gone_says_nothing(server: Server) -> None:
+    async with process(server) as one:
+        async with one.manager.reserve() as place:
+            session = place.commit("upstream-1", data=None)
+        await anyio.lowlevel.checkpoint()
+        session.fail("the upstream hung up")
+        await one.manager.cleanup_stale_sessions()
+        await anyio.sleep(1)
+
+        assert balance(server)
+        assert books(server)["active"] == 0
+
+
+def test_a_loop_that_dies_leaves_its_process_to_the_others(server: Server) -> None:
+    one: list[Process] = []
+
+    async def main() -> None:
+        one.append(new_process(server))
+        await one[0].manager.__aenter__()
+        await create(one[0], 1)
+
+    loop = VirtualLoop()
+    loop.run_until_complete(main())
+    loop.close()
+    with pytest.raises(ManagerClosed):
+        one[0].manager.reserve()
+
+    assert one[0].fleet.grant == 0
 
 
 async def test_a_process_that_was_counted_as_dead_keeps_what_nobody_has_claimed(server: Server) -> None:

@@ -222,6 +222,13 @@ async def test_a_url_that_is_wrong_is_refused_when_the_fleet_is_made() -> None:
         fleet("http://store:6379")
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
+async def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "otel_sessions.fleet.valkey", None)
+    with pytest.raises(ConfigError, match="pip install"):
+        fleet("valkey://store:6379")
+
+
 async def test_a_server_that_evicts_keys_is_refused_at_the_entry(valkey: Program) -> None:
     valkey.send("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
     with pytest.raises(ConfigError, match="noeviction"):

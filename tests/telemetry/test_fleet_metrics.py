@@ -19,7 +19,7 @@ from otel_sessions._core.words import (
 )
 from otel_sessions._telemetry import fleet_signals as table
 from otel_sessions._telemetry.signals import METRICS
-from otel_sessions.fleet import scripts, state
+from otel_sessions.fleet import scripts
 from tests.broken_telemetry import GivingMeter, MeterOfBrokenHistograms
 from tests.measured_fleet import STATE, MeasuredFleet
 from tests.programs import output_of
@@ -77,9 +77,6 @@ class TestTable:
 
     def test_an_operation_is_the_name_of_a_script(self) -> None:
         assert [word.value for word in StoreOperation] == [script.name for script in scripts.ALL]
-
-    def test_the_values_have_their_names_in_the_package_of_fleets(self) -> None:
-        assert (state.FleetState, state.Totals) == (FleetState, Totals)
 
 
 class TestState:
