@@ -53,6 +53,8 @@ class Program:
     options: Sequence[str] = ()
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
+    moves: int = 5
+    """How often the first start may take another port, since other programs look for free ports, too."""
 
     @property
     def path(self) -> Path:
@@ -69,7 +71,16 @@ class Program:
             [self.program, *self._first(), *places, "--save", "", "--dir", str(self.folder), *self.options],
             stdout=subprocess.DEVNULL,
         )
-        until(self._answers, bool)
+        if until(self._is_decided, bool) and self.process.poll() is not None:  # the port was taken meanwhile
+            assert self.moves, "the server ended"
+            self.moves -= 1
+            self.port = free_port()
+            self.start()
+        self.moves = 0
+
+    def _is_decided(self) -> bool:
+        assert self.process is not None
+        return self.process.poll() is not None or self._answers()
 
     def send(self, *words: str | int) -> Any:
         connection = Connection(self.path)
