@@ -174,7 +174,7 @@ class Admission(Generic[DataT]):
         return limit is None or places.waiting < limit
 
     def _refusal(self) -> TooManySessions:
-        retry_after = self._passes.retry_after()
+        retry_after = self._places.retry_after(self._passes.retry_after())
         limit, reason = self._places.why_full()
         self._books.add_rejected(reason)
         return TooManySessions(limit, retry_after, reason)

@@ -198,6 +198,11 @@ class StoreFleet(Peers):
     def has_room(self, taken: int) -> bool:
         return self._running is not None and self._running.has_room(taken)
 
+    @property
+    def retry_after(self) -> float:
+        """A beat: what others do not use comes back with their next beat."""
+        return self._setup.lease / _BEATS_IN_A_LEASE
+
     def is_visible(self, session: Session[Any]) -> bool:
         return self._running is not None and self._running.is_visible(session)
 
