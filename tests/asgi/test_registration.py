@@ -5,7 +5,7 @@ from typing import Any
 import anyio
 import pytest
 
-from otel_sessions import EndReason, Peer, SessionConfig, SessionExists, SessionManager, StoreUnavailable
+from otel_sessions import EndReason, Peer, Session, SessionConfig, SessionExists, SessionManager, StoreUnavailable
 from otel_sessions.asgi import Message, Receive, Scope, Send, SessionLeaseMiddleware, session_of
 from otel_sessions.matchers import CookieMatcher, Match, McpMatcher, Opens, SessionMatcher
 from tests.doubles import Ends, StoreFleet
@@ -21,9 +21,17 @@ MADE = ((b"mcp-session-id", b"of-the-app"), (b"content-type", b"text/event-strea
 
 
 class ForwardingFleet(StoreFleet):
-    """A fleet that a middleware takes. No exchange ever leads elsewhere."""
+    """A fleet that a middleware takes. No exchange ever leads elsewhere. What the store does not know is hidden."""
 
     needs_hints = False
+
+    def register(self, session: Session[Any]) -> None:
+        super().register(session)
+        self.hidden.add(session)
+
+    async def registered(self, session: Session[Any]) -> None:
+        await super().registered(session)
+        self.hidden.discard(session)
 
     def is_forwarded(self, scope: Scope) -> bool:
         return False

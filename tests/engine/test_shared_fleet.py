@@ -460,6 +460,20 @@ class TestRegistration:
             assert clock() == begun + 2
         await session.registered()
 
+    async def test_who_has_made_a_session_may_hold_it_while_the_fleet_hides_it(
+        self, manager: SessionManager[None], fleet: StoreFleet
+    ) -> None:
+        async with manager.reserve() as place:
+            session = place.commit("a")
+        fleet.hidden.add(session)
+        with pytest.raises(SessionNotFound), manager.hold("a", print):
+            pass
+        with manager.hold(session, print) as held:
+            assert held is session
+        await manager.close_session("a")
+        with pytest.raises(SessionNotFound, match="closed"), manager.hold(session, print):
+            pass
+
     async def test_a_committed_session_that_cannot_be_registered_is_ended(
         self, manager: SessionManager[None], fleet: StoreFleet
     ) -> None:
