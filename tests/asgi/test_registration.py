@@ -274,9 +274,9 @@ async def test_what_opens_no_session_waits_for_no_store(clock: Clock, fleet: For
         assert not fleet.standing
 
 
-async def test_a_full_fleet_is_a_503(clock: Clock, fleet: ForwardingFleet) -> None:
+async def test_a_full_fleet_is_a_503_that_says_when_to_come_back(clock: Clock, fleet: ForwardingFleet) -> None:
     fleet.grant = 0
     async with SessionManager[Any](CONFIG, clock=clock, fleet=fleet) as manager:
         client = await initializing().go(SessionLeaseMiddleware(App(), manager, MCP))
 
-        assert client.status == 503
+        assert (client.status, client.headers(b"retry-after")) == (503, [b"5"])

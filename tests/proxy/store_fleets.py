@@ -54,8 +54,8 @@ def until_counted(store: Program, **wanted: int) -> None:
 
 
 def said(proxy: Proxy) -> str:
-    """Return the log of a proxy, which shows no secret."""
+    """Return the log of a proxy, which shows neither a secret nor credentials."""
     text = proxy.process.said()
-    if SECRET in text:
+    if SECRET in text or "Bearer" in text:
         pytest.fail("the log shows the secret")
     return text
