@@ -28,10 +28,18 @@ V = TypeVar("V", bound="LoadOptions")
 
 _NEEDS = {
     "proxy": ("httptools", "uvicorn", "websockets"),
-    "demo": ("httptools", "httpx2", "matplotlib", "psutil", "rich", "starlette", "uvicorn", "websockets"),
+    "demo": ("coredis", "httptools", "httpx2", "matplotlib", "psutil", "rich", "starlette", "uvicorn", "websockets"),
     "load": ("httpx2",),
 }
 """The modules that each command needs. The extra of the command installs them."""
+_OF_TWO_PROXIES = {
+    "twin": "--no-twin",
+    "report": "--report",
+    "port": "--port",
+    "twin_port": "--twin-port",
+    "upstream_port": "--upstream-port",
+}
+"""What `demo` takes only without `--fleet`."""
 _CLOSED_PIPE = 128 + 13
 """128 and the number of SIGPIPE."""
 _REASONS = [reason.value for reason in EndReason]
@@ -82,6 +90,7 @@ def _load(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
+    """Run the demo, of one proxy or of a fleet."""
     from ._program.exporters import CONSOLE, ENDPOINT, PROMETHEUS, asked, require_exporters
     from .demo.result.live import OutputClosed, OutputFailed
     from .demo.result.report import ReportFailed
@@ -95,6 +104,8 @@ def _demo(options: argparse.Namespace) -> int:
             raise ConfigError("the demo is three processes: OTEL_METRICS_EXPORTER takes otlp or none here")
         if options.otlp is not None:
             require_exporters({**os.environ, ENDPOINT: options.otlp})
+        if options.fleet:
+            return _demo_fleet(options)
         return run(_made(Options, options))
     except (ConfigError, OutputFailed, ReportFailed) as error:
         return _fail(error, 2)
@@ -102,6 +113,15 @@ def _demo(options: argparse.Namespace) -> int:
         return _fail(error, 1)
     except OutputClosed:
         return _CLOSED_PIPE
+
+
+def _demo_fleet(options: argparse.Namespace) -> int:
+    from .demo.fleet.run import Options, run
+
+    for name in _OF_TWO_PROXIES:
+        if str(getattr(options, name)) != str(options.helped.get_default(name)):
+            raise ConfigError(f"demo --fleet takes no {_OF_TWO_PROXIES[name]}")
+    return run(_made(Options, options))
 
 
 def _export_show(options: argparse.Namespace) -> int:
@@ -202,8 +222,13 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
         "these claims fails, or if the run was too short to tell. It is 2 if the demo could not start or the report "
         "could not be written, 130 on Ctrl-C, and 141 if the output is no longer read."
     )
-    parser.set_defaults(command=_demo, needs="demo", extra="demo")
+    parser.set_defaults(command=_demo, needs="demo", extra="demo", helped=parser)
     add = parser.add_argument
+    add(
+        "--fleet",
+        action="store_true",
+        help="instead, run three replicas that share one cap in a Valkey of this machine, and kill some (default: off)",
+    )
     add("--duration", type=positive, default=45.0, metavar="SECONDS", help=f"the length of the load {_SECONDS}")
     _add_clients(parser, 200)
     add("--no-twin", action="store_false", dest="twin", help="run only the proxy with cleanup and cap (default: both)")

@@ -82,7 +82,7 @@ def run(options: Options) -> int:
     """
     limits = demo_limits(options.clients)
     require_writable(options.report)
-    with _others_as_sigint():
+    with others_as_sigint():
         state = anyio.run(_run, options, limits)
         verdict = judge(state.ours, state.twin, options.clients)
         sum_up(state, verdict)
@@ -136,7 +136,7 @@ async def _drive(options: Options, contenders: list[Contender], children: Mappin
     """Load all proxies at once, watch them, and show what is seen."""
     await _until_started(contenders, children)
     began = anyio.current_time()
-    with showing(options.duration, twin=options.twin) as show, _ungrouped():
+    with showing(options.duration, twin=options.twin) as show, ungrouped():
         async with anyio.create_task_group() as watching:
             watching.start_soon(_watch, options, contenders, children, began, show, watching.cancel_scope)
             async with anyio.create_task_group() as loads:
@@ -232,18 +232,20 @@ def _limit(value: float | None, unit: str = "") -> str:
 
 
 @contextmanager
-def _ungrouped() -> Iterator[None]:
-    """Raise the error of a single task by itself, without the group of the task group."""
+def ungrouped() -> Iterator[None]:
+    """Raise the error of a single task by itself, without the groups of the task groups."""
     try:
         yield
     except ExceptionGroup as group:
-        if len(group.exceptions) == 1:
-            raise group.exceptions[0] from None
-        raise
+        error: Exception = group
+        while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        raise error from None
 
 
 @contextmanager
-def _others_as_sigint() -> Iterator[None]:
+def others_as_sigint() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP interrupt the block as SIGINT does."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background, where SIGTERM must end the demo
         signal.signal(signal.SIGINT, signal.default_int_handler)
     usual = {

@@ -2,15 +2,19 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.fleet.servers import Program, program, valkey_program
 
 from .pages import ROOT, SNIPPETS, Kind, Snippet, blocks_that_escape, snippets_in, texts
 from .serve import WAYS
@@ -41,9 +45,12 @@ LEFT_OUT = ("OTEL_", "COV_", "COVERAGE_", "PYTEST_")
 EXPORTS = "how-to/opentelemetry:1"
 """The program that wants a collector."""
 
+FLEET = "how-to/fleet-over-valkey:1"
+"""The program that wants a Valkey."""
+
 
 def names(kind: Kind) -> list[str]:
-    return [name for name, snippet in SNIPPETS.items() if snippet.kind is kind and name != EXPORTS]
+    return [name for name, snippet in SNIPPETS.items() if snippet.kind is kind and name not in (EXPORTS, FLEET)]
 
 
 def apps_by_process() -> dict[str, list[str]]:
@@ -123,6 +130,34 @@ def test_the_lines_that_set_opentelemetry_up_export_metrics_and_spans(tmp_path: 
         said = run(tmp_path, str(SNIPPETS[EXPORTS].write_to(tmp_path)), OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
         server.shutdown()
     assert (said, Collector.asked) == (("", ""), {"/v1/metrics", "/v1/traces"})
+
+
+@pytest.fixture
+def store() -> Iterator[Program]:
+    with program(valkey_program()) as started:
+        yield started
+
+
+def in_a_fleet(folder: Path, store: str) -> tuple[str, str]:
+    return run(folder, str(SNIPPETS[FLEET].write_to(folder)), STORE=store, FLEET_SECRET="a secret of 16 bytes")
+
+
+@pytest.mark.processes
+@pytest.mark.no_cover
+def test_the_program_of_a_fleet_prints_what_its_page_shows(tmp_path: Path, store: Program) -> None:
+    assert in_a_fleet(tmp_path, store.url) == (SNIPPETS[FLEET].output, "")
+
+
+@pytest.mark.processes
+@pytest.mark.no_cover
+def test_the_user_that_the_page_on_fleets_shows_may_do_all_that_a_fleet_does(tmp_path: Path, store: Program) -> None:
+    (user,) = re.findall(r"^user (\w+ on .+)$", texts()["how-to/fleet-over-valkey"], re.MULTILINE)
+    lua = "".join(path.read_text() for path in (ROOT / "otel_sessions/fleet/scripts").glob("*.lua"))
+    store.send("ACL", "SETUSER", *user.split())
+
+    assert {f"+{command.lower()}" for command in re.findall(r"redis\.call\('(\w+)'", lua)} <= set(user.split())
+    in_a_fleet(tmp_path, store.url.replace("//", "//gateway:PASSWORD@"))
+    assert store.send("ACL", "LOG") == []
 
 
 def test_every_way_to_serve_an_app_is_for_a_program_that_is_there() -> None:

@@ -1,8 +1,12 @@
 """The stack's files, held against each other and against what Compose makes of them; nothing is started."""
 
+import argparse
+import itertools
 import json
 import os
 import re
+import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -15,12 +19,16 @@ import pytest
 import yaml
 
 from grafana.mixin import mixin, portable
+from otel_sessions.demo.processes.mortal import read_turn, seconds_left
+from otel_sessions.proxy.settings import add_arguments, read, unread_variables
 from tests.stack.alert_cases import CASES
 from tests.stack.queries import ALERTS, DASHBOARDS
 
 pytestmark = pytest.mark.no_cover
 
 ROOT = Path(__file__).parents[2]
+ADDRESS = r"(?:http|valkey)://([a-z-]+):"
+REPLICAS = ("replica-a", "replica-b", "replica-c")
 COMPOSE_PROGRAM = Path(sys.executable).parent / "docker-compose"
 
 
@@ -143,7 +151,7 @@ def compose() -> dict[str, Any]:
 def composed(**environ: str) -> dict[str, Any]:
     """Return the services as Compose makes them, with these variables set."""
     done = subprocess.run(
-        [COMPOSE_PROGRAM, "--profile", "compare", "config", "--format", "json"],
+        [COMPOSE_PROGRAM, "--profile", "compare", "--profile", "fleet", "config", "--format", "json"],
         cwd=ROOT,
         env={**os.environ, **environ},
         capture_output=True,
@@ -160,7 +168,9 @@ class TestCompose:
     def test_the_services_are_there(self, compose: dict[str, Any]) -> None:
         ours = {"upstream", "proxy", "load", "proxy-without-cleanup", "load-without-cleanup"}
 
-        assert set(compose) == ours | {"otel-collector", "prometheus", "jaeger", "loki", "grafana"}
+        fleet = {*REPLICAS, "valkey", "balancer", "load-fleet"}
+
+        assert set(compose) == ours | fleet | {"otel-collector", "prometheus", "jaeger", "loki", "grafana"}
 
     def test_every_image_is_pinned(self, compose: dict[str, Any]) -> None:
         for service in compose.values():
@@ -180,7 +190,15 @@ class TestCompose:
         assert {port["host_ip"] for port in ports} == {"127.0.0.1"}
 
     def test_a_port_that_is_taken_is_changed_by_a_variable(self) -> None:
-        names = ["GRAFANA_PORT", "PROMETHEUS_PORT", "JAEGER_PORT", "OTLP_GRPC_PORT", "OTLP_HTTP_PORT", "PROXY_PORTS"]
+        names = [
+            "GRAFANA_PORT",
+            "PROMETHEUS_PORT",
+            "JAEGER_PORT",
+            "OTLP_GRPC_PORT",
+            "OTLP_HTTP_PORT",
+            "PROXY_PORTS",
+            "FLEET_PORT",
+        ]
         chosen = {name: str(9300 + number) for number, name in enumerate(names)}
 
         services = composed(**chosen)
@@ -254,10 +272,10 @@ class TestCompose:
     def test_the_addresses_in_the_configurations_are_services(self, compose: dict[str, Any]) -> None:
         folder = ROOT / "grafana"
         files = [folder / "otel-collector.yaml", folder / "provisioning/datasources/datasources.yaml"]
-        hosts = {host for file in files for host in re.findall(r"http://([a-z-]+):", file.read_text())}
+        hosts = {host for file in files for host in re.findall(ADDRESS, file.read_text())}
         for service in compose.values():
             settings = json.dumps([service.get("environment"), service["command"], service.get("healthcheck")])
-            hosts |= set(re.findall(r"http://([a-z-]+):", settings))
+            hosts |= set(re.findall(ADDRESS, settings))
 
         assert hosts <= set(compose)
 
@@ -266,7 +284,8 @@ class TestCompose:
             direct = set(compose[name].get("depends_on", {}))
             return direct.union(*(waited_for(other) for other in direct))
 
-        assert "otel-collector" not in waited_for("proxy") | waited_for("proxy-without-cleanup")
+        for name in ("proxy", "proxy-without-cleanup", *REPLICAS):
+            assert "otel-collector" not in waited_for(name)
 
     def test_who_is_waited_for_can_tell_its_health(self, compose: dict[str, Any]) -> None:
         for service in compose.values():
@@ -276,7 +295,7 @@ class TestCompose:
 
     def test_our_containers_are_read_only_without_privileges_and_handle_signals(self, compose: dict[str, Any]) -> None:
         ours = [service for service in compose.values() if service["image"].startswith("otel-sessions:")]
-        assert len(ours) == 5
+        assert len(ours) == 9
         for service in ours:
             assert service["read_only"]
             assert service["cap_drop"] == ["ALL"]
@@ -304,6 +323,96 @@ class TestCompose:
             assert pipeline["processors"][0] == "memory_limiter"
         limit = config["processors"]["memory_limiter"]["limit_mib"] * 1024 * 1024
         assert limit < int(compose["otel-collector"]["mem_limit"])
+
+
+class TestFleet:
+    def test_without_its_profile_there_is_no_fleet(self) -> None:
+        services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+
+        for name in (*REPLICAS, "valkey", "balancer", "load-fleet"):
+            assert services[name]["profiles"] == ["fleet"]
+
+    @pytest.mark.parametrize("name", REPLICAS)
+    def test_a_replica_has_settings_that_the_proxy_takes(self, compose: dict[str, Any], name: str) -> None:
+        parser = argparse.ArgumentParser()
+        add_arguments(parser)
+        parser.add_argument("--dies-in-turn")
+        settings = read(parser.parse_args(compose[name]["command"]), compose[name]["environment"])
+
+        assert settings.fleet is not None
+        assert settings.fleet.address == f"http://{name}:9001"
+        assert settings.fleet.farewell
+        assert unread_variables(compose[name]["environment"]) == []
+
+    def test_the_replicas_differ_in_nothing_but_their_names_and_their_turns(self, compose: dict[str, Any]) -> None:
+        turns = [compose[name]["command"][-1] for name in REPLICAS]
+        alike = {
+            json.dumps(compose[name]).replace(name, "replica").replace(turn, "turn")
+            for name, turn in zip(REPLICAS, turns, strict=True)
+        }
+
+        assert turns == ["1/3", "2/3", "3/3"]
+        assert len(alike) == 1
+
+    def test_no_service_gets_dockers_socket(self, compose: dict[str, Any]) -> None:
+        assert "docker.sock" not in json.dumps(compose)
+
+    def test_valkey_evicts_no_session_and_keeps_them_on_disk(self, compose: dict[str, Any]) -> None:
+        flags = set(compose["valkey"]["command"])
+
+        assert {"--maxmemory-policy=noeviction", "--appendonly=yes"} <= flags
+        (most,) = (int(flag.removeprefix("--maxmemory=").removesuffix("mb")) for flag in flags if "maxmemory=" in flag)
+        assert most * 1024 * 1024 < int(compose["valkey"]["mem_limit"])
+        assert {volume["target"] for volume in compose["valkey"]["volumes"]} == {"/data"}
+
+    def test_the_balancer_asks_for_the_name_that_all_replicas_share(self, compose: dict[str, Any]) -> None:
+        aliases = {alias for name in REPLICAS for alias in compose[name]["networks"]["default"]["aliases"]}
+        config = (ROOT / "docker/nginx.conf").read_text()
+
+        assert set(re.findall(r"http://(\w+):8080", config)) == aliases
+        assert "hash" not in config
+        assert "mcp-session-id" not in config
+
+    def test_nginx_takes_the_balancers_configuration(self, tmp_path: Path) -> None:
+        nginx = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+        if nginx is None:
+            pytest.skip("no nginx")
+        config = tmp_path / "nginx.conf"
+        config.write_text((ROOT / "docker/nginx.conf").read_text().replace("/tmp/", f"{tmp_path}/"))  # noqa: S108  # not here
+
+        done = subprocess.run(
+            [nginx, "-t", "-e", "stderr", "-c", str(config)], capture_output=True, text=True, check=False
+        )
+
+        assert done.returncode == 0, done.stderr
+        assert "warn" not in done.stderr
+
+    @pytest.mark.parametrize("started", [0.0, 59.9, 100.0, 170.0, 1_764_384_000.5])
+    def test_each_minute_exactly_one_replica_dies_and_none_at_once(self, started: float) -> None:
+        deaths = set()
+        for number in (1, 2, 3):
+            now = started
+            for _ in range(3):
+                left = seconds_left((number, 3), now, 60.0)
+                assert left >= 45
+                now += left
+                deaths.add(now)
+
+        moments = sorted(deaths)
+        assert len(moments) == 9
+        assert {round(later - sooner) for sooner, later in itertools.pairwise(moments)} <= {60, 120}
+
+    @pytest.mark.parametrize("said", ["", "1", "0/3", "4/3", "1/0", "-1/3", "a/b", "1/3/3"])
+    def test_a_turn_that_is_none_is_refused(self, said: str) -> None:
+        with pytest.raises(ValueError, match="a turn as 1/3"):
+            read_turn(said)
+
+    def test_a_process_whose_turn_has_come_dies_without_a_word(self) -> None:
+        code = "import time\nfrom otel_sessions.demo.processes import mortal\nmortal._LEAST_SECONDS = 0\n"
+        code += "mortal.die_in_turn((1, 1), every=0.5)\ntime.sleep(600)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+
+        assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGKILL, b"", b"")
 
 
 class Answers(BaseHTTPRequestHandler):

@@ -125,7 +125,17 @@ class TestCompose:
         assert "docker compose --profile compare up --build" in made.stdout
         assert "Grafana: http://127.0.0.1:3000" in made.stdout
 
+    def test_the_profiles_of_the_stack_can_be_joined(self, tmp_path: Path) -> None:
+        program(tmp_path, "docker", "echo docker $*")
+
+        assert "docker compose --profile fleet up" in make("up", "FLEET=1", path=str(tmp_path)).stdout
+        both = make("up", "FLEET=1", "COMPARE=1", path=str(tmp_path)).stdout
+        assert "docker compose --profile compare --profile fleet up" in both
+
     def test_another_compose_can_be_named(self, tmp_path: Path) -> None:
         program(tmp_path, "docker-compose", "echo other $*")
 
-        assert "other --profile compare down" in make("down", "COMPOSE=docker-compose", path=str(tmp_path)).stdout
+        assert (
+            "other --profile compare --profile fleet down"
+            in make("down", "COMPOSE=docker-compose", path=str(tmp_path)).stdout
+        )

@@ -12,9 +12,9 @@ import httpx2
 PATH: Final = "/mcp"
 HEADER: Final = "mcp-session-id"
 REVISION: Final = "2025-11-25"
-_KEPT_SECONDS = 30.0
+KEPT_SECONDS = 30.0
 """Shorter than a server keeps a connection (`serving`), so that no request meets a connection that is just closing."""
-_NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Replaces the default context, which loads certificates slowly. Nothing here uses TLS."""
 
 OPENING: Final[Mapping[str, object]] = {
@@ -47,7 +47,7 @@ def connections(url: str, *, timeout: float = 10.0, most: int = 32) -> httpx2.As
     return httpx2.AsyncClient(
         base_url=url,
         timeout=timeout,
-        verify=_NO_TLS,
+        verify=NO_TLS,
         trust_env=False,
-        limits=httpx2.Limits(max_connections=most, keepalive_expiry=_KEPT_SECONDS),
+        limits=httpx2.Limits(max_connections=most, keepalive_expiry=KEPT_SECONDS),
     )

@@ -17,6 +17,7 @@ from typing import IO, Final
 
 HOST: Final = "127.0.0.1"
 _STOP_SECONDS: Final = 15.0
+_OF_ONE_PROXY: Final = ("OTEL_SESSIONS_PROXY_", "OTEL_SESSIONS_ADMIN_", "OTEL_SESSIONS_FLEET_")
 _STDERR_LINES: Final = 20
 """The number of latest lines of a process's stderr that are kept."""
 
@@ -65,6 +66,10 @@ class Child:
         if not self._asked and not self.ended:
             self._asked = True
             self._process.terminate()
+
+    def kill(self) -> None:
+        """Kill the process at once. It gets no chance to put anything in order."""
+        self._process.kill()
 
     def stop(self) -> None:
         """Tell the process to stop, and wait. Kill the process if it does not stop within `_STOP_SECONDS`."""
@@ -119,7 +124,7 @@ def _inherited_environ() -> dict[str, str]:
 
     These settings are for a single proxy: two proxies cannot share an address or a file of records.
     """
-    return {name: value for name, value in os.environ.items() if not name.startswith("OTEL_SESSIONS_PROXY_")}
+    return {name: value for name, value in os.environ.items() if not name.startswith(_OF_ONE_PROXY)}
 
 
 def _lines(stream: IO[str]) -> Iterator[str]:

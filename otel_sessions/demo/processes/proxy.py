@@ -14,7 +14,8 @@ from contextlib import ExitStack
 from typing import NoReturn
 
 from otel_sessions import ConfigError
-from otel_sessions._program.arguments import positive
+from otel_sessions._core.options import text
+from otel_sessions._program.arguments import argument, positive
 from otel_sessions._program.exporters import require_exporters
 from otel_sessions._program.otlp import exporting
 from otel_sessions.proxy import Proxy, Settings
@@ -23,6 +24,7 @@ from otel_sessions.proxy.command import run_workers
 from otel_sessions.proxy.server import open_listeners
 from otel_sessions.proxy.settings import add_arguments, read, unread_variables
 
+from .mortal import die_in_turn, read_turn
 from .readings import Readings, Weights
 from .serving import add_descriptor, give_up, inherited, log
 
@@ -45,6 +47,8 @@ def main() -> None:
     quieten()
     for warning in unread_variables(os.environ) if options.descriptor is None else ():  # else the parent has said it
         _logger.warning("%s", warning)
+    if options.dies_in_turn is not None:
+        die_in_turn(options.dies_in_turn)
     weights = Weights()
     with ExitStack() as stack:
         readings = stack.enter_context(Readings(options.readings, weights)) if options.readings else None
@@ -85,6 +89,12 @@ def _parser() -> argparse.ArgumentParser:
         type=positive,
         metavar="SECONDS",
         help="the interval at which readings are written to stdout (seconds; default: off)",
+    )
+    parser.add_argument(
+        "--dies-in-turn",
+        type=argument(text("a turn as 1/3", read_turn)),
+        metavar="N/TURNS",
+        help="the turn in which the process kills itself; each minute is the turn of another one (default: never)",
     )
     return parser
 
