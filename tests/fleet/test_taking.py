@@ -233,3 +233,15 @@ def test_the_proxy_keeps_the_target_where_it_is_looked_for(anyio_backend: str) -
     from otel_sessions.proxy.rules import TARGET
 
     assert targets._AS_WRITTEN == TARGET
+
+
+@pytest.mark.parametrize("kind", [iter, tuple])
+async def test_headers_of_any_kind_are_read_as_a_list_is(anyio_backend: str, kind: Any) -> None:
+    """ASGI allows any iterable."""
+    process = Process()
+    async with process.manager:
+        session = await process.manager.create_session(data=None)
+        scope = http("GET", x_session_id=session.id)
+        scope["headers"] = kind(scope["headers"])
+        await Client(scope).go(process.app)
+    assert process.seen[0][SESSION] is session
