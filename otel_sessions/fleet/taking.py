@@ -25,7 +25,7 @@ _LEAVES: Final = frozenset({"http.disconnect", "websocket.disconnect"})
 _DENIAL: Final = "websocket.http.response"
 _SIGNED: Final = "otel_sessions.fleet.signed"
 """In a scope: what stands around the app signs its answers already."""
-_POLICY_VIOLATION: Final = 1008
+_POLICY_VIOLATION, _INTERNAL_ERROR = 1008, 1011
 """RFC 6455, section 7.4.1."""
 
 _logger = logging.getLogger("otel_sessions")
@@ -175,16 +175,28 @@ class _Signing:
                 message = {**message, "headers": self._signed(message.get("headers") or ())}
             elif kind == "websocket.close":
                 self.is_settled = True
+                # ASGI: a close before the handshake is accepted is a 403, which a server would not sign.
                 if _can_deny(self._scope):
-                    # ASGI: a close before the handshake is accepted is a 403, which a server would not sign.
                     await self._say(HTTPStatus.FORBIDDEN)
                     return
+                await self._accept_denied(HTTPStatus.FORBIDDEN)
         await self._send(message)
 
     async def fail(self) -> None:
         """Answer in place of an app that has not answered."""
-        if not self.is_settled and (self._scope["type"] == "http" or _can_deny(self._scope)):
+        if self.is_settled:
+            return
+        if self._scope["type"] == "http" or _can_deny(self._scope):
             await self._say(HTTPStatus.INTERNAL_SERVER_ERROR)
+            return
+        await self._accept_denied(HTTPStatus.INTERNAL_SERVER_ERROR)
+        await self._send({"type": "websocket.close", "code": _INTERNAL_ERROR})
+
+    async def _accept_denied(self, status: HTTPStatus) -> None:
+        """Accept a handshake that is to be closed at once: only so can this server tell the peer that it is refused."""
+        self.is_settled = True
+        said = self._proof.answer(Word.OWNER, str(int(status)))
+        await self._send({"type": "websocket.accept", "subprotocol": None, "headers": [(HEADER, said)]})
 
     async def _say(self, status: HTTPStatus) -> None:
         self.is_settled = True

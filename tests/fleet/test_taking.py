@@ -170,7 +170,7 @@ async def test_a_socket_is_refused_as_well_as_its_server_can(extensions: dict[st
 
 
 @pytest.mark.parametrize("ending", ["close", "raise"])
-async def test_a_server_that_can_only_close_a_socket_gets_what_the_app_says(ending: str) -> None:
+async def test_a_server_that_can_only_close_a_socket_tells_the_peer_in_an_accepted_one(ending: str) -> None:
     async def app(scope: Any, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             await Process()._serve(scope, receive, send)
@@ -182,11 +182,14 @@ async def test_a_server_that_can_only_close_a_socket_gets_what_the_app_says(endi
     process = Process()
     process.app = SessionLeaseMiddleware(app, process.manager, HeaderMatcher())
     async with process.manager:
-        client, _ = passed_on(await process.opened())
+        client, proof = passed_on(await process.opened())
         client.scope.update({"type": "websocket", "extensions": {}})
         with contextlib.suppress(EOFError):
             await client.go(process.app)
-        assert client.sent == ([{"type": "websocket.close", "code": 4001}] if ending == "close" else [])
+        accepted, closed = client.sent
+        status, code = ("403", 4001) if ending == "close" else ("500", 1011)
+        assert proof.said_in(accepted["headers"]) == (Word.OWNER, status)
+        assert closed == {"type": "websocket.close", "code": code}
 
 
 async def test_a_message_before_the_answer_passes_as_it_is() -> None:

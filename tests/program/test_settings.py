@@ -1,6 +1,8 @@
 """What a program is told: by flags, over variables, over a file, over defaults; all by one table of options."""
 
 import argparse
+import errno
+import os
 import re
 import subprocess
 import sys
@@ -400,9 +402,9 @@ class TestFiles:
             raise error
 
     def test_a_reason_of_the_system_is_said_without_the_address_that_python_adds(self) -> None:
-        usual = os.strerror(98)
+        usual = os.strerror(errno.EADDRINUSE)
         with pytest.raises(ConfigError, match=rf"^--listen a: {usual}$"), naming("--listen", "a"):
-            raise OSError(98, f"{usual} (while attempting to bind on address {('127.0.0.1', 80)})")
+            raise OSError(errno.EADDRINUSE, f"{usual} (while attempting to bind on address {('127.0.0.1', 80)})")
 
 
 class TestUnknownVariables:

@@ -409,7 +409,7 @@ def test_a_worker_starts_again_though_the_secret_was_deleted(origin: Origin, tmp
             until(lambda: len(workers_of(proxy)), lambda count: count == 2)
         proxy.until_whole(2)
         ids: list[str] = []
-        until(lambda: ids.append(opened(proxy)) or len(set(map(hint_of, ids))), lambda count: count == 2)  # type: ignore[func-returns-value]
+        until(lambda: ids.append(opened(proxy)), lambda _: len(set(map(hint_of, ids))) == 2)
         assert {used(proxy, session_id).status_code for session_id in ids * 4} == {200}
         assert stat.S_IMODE((folder / "secret").stat().st_mode) == 0o600
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
