@@ -324,8 +324,9 @@ def test_mcp_clients_of_both_kinds_need_no_affinity(tmp_path: Path) -> None:
         with start_workers(tmp_path, f"http://{HOST}:{port}") as proxy:
             crowd = [sys.executable, str(SDK / "crowd.py"), f"{proxy.url}/mcp", str(count), str(calls)]
             done = subprocess.run(crowd, env=clean_environ(), capture_output=True, text=True, timeout=600, check=False)
+            expected = {"clients": count, "right": count * calls, "wrong": 0, "errors": []}
             assert done.returncode == 0, done.stderr
-            assert json.loads(done.stdout) == {"clients": count, "right": count * calls, "wrong": 0, "errors": []}
+            assert json.loads(done.stdout) == expected, f"{done.stderr}\n{proxy.process.said()}"
             assert books(proxy) == (count, 0)
             assert asked("GET", f"http://{HOST}:{port}/sessions").json() == {"sessions": 0}
 

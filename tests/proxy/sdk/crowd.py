@@ -1,10 +1,11 @@
 """Many MCP clients at once, half of them the SDK's and half of them FastMCP's: `crowd.py URL CLIENTS CALLS`.
 
 Each request goes over a connection of its own. All clients are connected before the first one calls a tool. It says as
-JSON how many clients there were, which answers were right, and what went wrong.
+JSON how many clients there were, which answers were right, and what went wrong. The clients' own warnings go to stderr.
 """
 
 import json
+import logging
 import os
 import sys
 from typing import Any
@@ -17,6 +18,7 @@ import mcp
 from fastmcp.client.transports import StreamableHttpTransport
 from mcp.client.streamable_http import streamable_http_client
 
+logging.basicConfig(format="%(asctime)s %(name)s %(message)s")
 URL, CLIENTS, CALLS = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 said: dict[str, Any] = {"clients": 0, "right": 0, "wrong": 0, "errors": []}
 connected = 0
