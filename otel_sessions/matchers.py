@@ -384,9 +384,7 @@ def _with_only(headers: Headers, name: bytes, session_id: str | None) -> Headers
     others = list(headers)
     for pair in there:
         others.remove(pair)
-    if own is not None:
-        others.append((name, own))
-    return others
+    return others if own is None else [*others, (name, own)]
 
 
 def _answer(error: SessionError, body: bytes, kind: bytes) -> Answer:

@@ -1,5 +1,6 @@
 """Processes that tests start, on loopback, and that nothing leaves behind."""
 
+import atexit
 import contextlib
 import itertools
 import os
@@ -29,6 +30,12 @@ _PORTS: Final = range(10_000, 20_000)
 """Systems give no connection such a port by themselves, nor the port 10,000 higher, where a node of a cluster talks."""
 _CLAIMS: Final = deque[socket.socket]()
 _MOST_CLAIMS: Final = 400
+
+
+@atexit.register
+def _give_claims_back() -> None:
+    while _CLAIMS:
+        _CLAIMS.pop().close()
 
 
 def free_port() -> int:
