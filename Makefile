@@ -80,9 +80,10 @@ settings: $(VENV)/.dev ## Write the docs' tables of settings, signals and speed 
 bench: $(VENV)/.dev ## Compare the core with other caches; takes a quarter of an hour, or a minute with QUICK=1.
 	$(BIN)/python -m benchmarks.core $(if $(QUICK),--quick)
 
-bench-proxy: $(VENV)/.dev ## Compare the proxy with nginx and other proxies; takes ten minutes, or two with QUICK=1; needs wrk and nginx.
+bench-proxy: $(VENV)/.dev ## Compare the proxy with nginx and other proxies; takes twelve minutes, or three with QUICK=1; needs wrk and nginx.
 	$(BIN)/python -m benchmarks.proxies.peers
 	$(BIN)/python -m benchmarks.proxy $(if $(QUICK),--quick)
+	$(BIN)/python -m benchmarks.workers $(if $(QUICK),--quick)
 
 up: compose ## Start the compose stack with Grafana at http://127.0.0.1:3000; COMPARE=1 adds a proxy that leaks, FLEET=1 a fleet, WORKERS=4 starts workers.
 	$(if $(WORKERS),WORKERS=$(WORKERS)) $(COMPOSE) $(if $(COMPARE),--profile compare )$(if $(FLEET),--profile fleet )up --build --detach --wait --wait-timeout 300

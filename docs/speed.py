@@ -32,6 +32,7 @@ def page() -> str:
         "the proxies": _proxies(proxy),
         "the absent": _absent(proxy),
         "the proxy's targets": _proxy_targets(proxy),
+        "the workers": _workers(json.loads((_RESULTS / "workers.json").read_text(encoding="utf-8"))),
     }
     return replaced(PATH.read_text(encoding="utf-8"), tables)
 
@@ -91,6 +92,19 @@ def _proxy_targets(proxy: Any) -> str:
         for target in proxy["targets"]
     ]
     return table(["what", "wanted", "measured (lowest to highest)", ""], rows)
+
+
+def _workers(workers: Any) -> str:
+    """Return how many requests several workers answer in a CPU second, as a share of one worker's."""
+    by_crowd: dict[str, list[str]] = {}
+    for target in workers["targets"]:
+        _, _, crowd = target["what"].partition(", ")
+        measured = _found(target["found"])
+        cells = by_crowd.setdefault(f"{crowd} ({target['wanted'].partition(' of ')[0]})", [])
+        cells.append(f"**{measured}, missed**" if target["verdict"] == "MISSED" else measured)
+    counts = [name for name in workers["rounds"]["clients that keep their connection"] if name != "1"]
+    rows = [[crowd, *cells] for crowd, cells in by_crowd.items()]
+    return table(["of one worker's", *(f"{count} workers" for count in counts)], rows)
 
 
 def _found(spread: Any) -> str:

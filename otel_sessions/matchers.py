@@ -381,7 +381,9 @@ def _with_only(headers: Headers, name: bytes, session_id: str | None) -> Headers
     there = [pair for pair in headers if len(pair[0]) == size and spelt(pair[0]) == bare]
     if there == ([] if own is None else [(name, own)]):
         return headers
-    others = [pair for pair in headers if len(pair[0]) != size or spelt(pair[0]) != bare]
+    others = list(headers)
+    for pair in there:
+        others.remove(pair)
     return others if own is None else [*others, (name, own)]
 
 

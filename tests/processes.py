@@ -1,18 +1,23 @@
 """Processes that tests start, on loopback, and that nothing leaves behind."""
 
+import atexit
 import contextlib
+import itertools
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 import httpx2
+import psutil
 import pytest
 
 from .waiting import PATIENCE
@@ -21,19 +26,46 @@ ROOT: Final = Path(__file__).parents[1]
 HOST: Final = "127.0.0.1"
 
 
+_PORTS: Final = range(10_000, 20_000)
+"""Systems give no connection such a port by themselves, nor the port 10,000 higher, where a node of a cluster talks."""
+_CLAIMS: Final = deque[socket.socket]()
+_MOST_CLAIMS: Final = 400
+
+
+@atexit.register
+def _give_claims_back() -> None:
+    while _CLAIMS:
+        _CLAIMS.pop().close()
+
+
 def free_port() -> int:
-    with socket.create_server((HOST, 0)) as listener:
-        port: int = listener.getsockname()[1]
+    """Return a port that is free, and that no other process of any tests gets.
+
+    The claim to a port is the UDP port of the same number, which this process keeps.
+    """
+    for port in itertools.islice(itertools.cycle(_PORTS), secrets.randbelow(len(_PORTS)), None):
+        claim = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            claim.bind((HOST, port))
+            socket.create_server((HOST, port)).close()
+        except OSError:
+            claim.close()
+            continue
+        _CLAIMS.append(claim)
+        if len(_CLAIMS) > _MOST_CLAIMS:
+            _CLAIMS.popleft().close()
         return port
+    raise AssertionError("never reached")
 
 
 class Running:
-    """A process, and the file that has everything it said."""
+    """A process in a session of its own, and the file that has everything it said."""
 
     def __init__(self, command: list[str], log: Path, environ: Mapping[str, str]) -> None:
         self.log: Final = log
         self._command = command
         self._environ = {**clean_environ(), **environ}
+        self._leaders: list[int] = []
         self.process = self._start()
 
     def terminate(self) -> int:
@@ -50,8 +82,15 @@ class Running:
             pytest.fail(f"{self._command} did not stop; it said:\n{self.said()}")
 
     def kill(self) -> None:
+        """Kill the process alone. What it has started goes on for now."""
         self.process.kill()
         self.process.wait()
+
+    def kill_all(self) -> None:
+        """Kill the process and all that it has started, also what is stopped, or has a process group of its own."""
+        self.kill()
+        for leader in self._leaders:
+            kill_session(leader)
 
     def pause(self) -> None:
         """Make it accept connections and never answer."""
@@ -69,22 +108,48 @@ class Running:
 
     def _start(self) -> "subprocess.Popen[bytes]":
         with self.log.open("ab") as output:
-            return subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=self._environ, cwd=ROOT
+            process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=self._environ,
+                cwd=ROOT,
+                start_new_session=True,
             )
+        self._leaders.append(process.pid)
+        return process
+
+
+def kill_session(leader: int) -> None:
+    """Kill every process of a session until none is left: one may start another meanwhile."""
+    while members := [process for process in psutil.process_iter() if _is_in(process, leader)]:
+        for process in members:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(members, timeout=1.0)
+
+
+def _is_in(process: psutil.Process, leader: int) -> bool:
+    """Return whether a process of a session runs. Nobody may wait for a dead one where no init process does."""
+    with contextlib.suppress(psutil.Error, OSError):
+        return os.getsid(process.pid) == leader and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 @contextlib.contextmanager
 def running(
     name: str, command: list[str], folder: Path, environ: Mapping[str, str] | None = None
 ) -> Iterator[Running]:  # only read
-    """Run a program for as long as the block lasts, without the environment's own OTEL variables."""
+    """Run a program for as long as the block lasts, without the environment's own OTEL variables.
+
+    What the program has started ends with the block, too.
+    """
     process = Running(command, folder / f"{name}.log", environ or {})
     try:
         yield process
     finally:
-        process.resume()
-        process.kill()
+        process.kill_all()
 
 
 @contextlib.contextmanager

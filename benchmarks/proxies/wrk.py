@@ -6,6 +6,7 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
@@ -47,15 +48,28 @@ class Round:
     p99: float | None = None
 
 
+class Load(NamedTuple):
+    """How many threads send, over how many connections, for how many seconds. Each thread runs the script alone."""
+
+    threads: int
+    connections: int
+    seconds: int
+
+
 def load(target: Target, connections: int, seconds: int, clock: CpuClock) -> Round:
     """Put a target under load. Raises `LoadFailed` if a request fails."""
+    return load_with(script(target.request), target.url, target.process, Load(1, connections, seconds), clock)
+
+
+def load_with(lua: str, url: str, process: psutil.Process, much: Load, clock: CpuClock) -> Round:
+    """Put a URL under the load that a script of wrk describes. Raises `LoadFailed` if a request fails."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "request.lua"
-        path.write_text(script(target.request))
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", str(path), target.url]
-        before = clock.read(target.process)
-        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        took = spent(before, clock.read(target.process))
+        path.write_text(lua)
+        command = ["wrk", f"-t{much.threads}", f"-c{much.connections}", f"-d{much.seconds}s", "--latency"]
+        before = clock.read(process)
+        text = subprocess.run([*command, "-s", str(path), url], capture_output=True, text=True, check=True).stdout
+        took = spent(before, clock.read(process))
     if "Non-2xx" in text or "Socket errors" in text:
         raise LoadFailed(_what_failed(text))
     said = read(text)

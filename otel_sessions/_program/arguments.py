@@ -79,6 +79,18 @@ def _server(text: str) -> str:
 
 ADDRESS: Final = text("HOST:PORT, as in 127.0.0.1:8080 or [::1]:8080", _address)
 ADDRESS_OR_OFF: Final = text("HOST:PORT, as in 127.0.0.1:8080 or [::1]:8080", _address, may_be_off=True)
+
+
+def _plain_address(value: str) -> tuple[str, int]:
+    if value.startswith((UNIX, "http://", "https://")):
+        raise Expected(
+            "HOST:PORT, as in 127.0.0.1:8082: there is no Unix socket for it, and TLS belongs in front of it"
+        )
+    return _address(value)
+
+
+PLAIN_ADDRESS_OR_OFF: Final = text("HOST:PORT, as in 127.0.0.1:8080 or [::1]:8080", _plain_address, may_be_off=True)
+"""For a listener that has neither TLS nor a Unix socket, where people may look for both."""
 LISTENER: Final = text("HOST:PORT or unix:PATH, as in 127.0.0.1:8080, [::1]:8080 or unix:/run/proxy.sock", _listener)
 ORIGIN: Final = text("a URL with only a scheme, a host, a port and a path", _origin, secret=True)
 """A URL to which paths can be added. The error does not repeat a wrong URL, since it may contain credentials.

@@ -88,8 +88,18 @@ def naming(flag: str, value: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
-        raise ConfigError(f"{flag} {value}: {reason}") from error
+        raise ConfigError(f"{flag} {value}: {_reason(error)}") from error
+
+
+_ADDED: Final = " (while attempting to bind on address "
+"""What `socket.create_server` adds to the reason: the address stands there already."""
+
+
+def _reason(error: OSError) -> str:
+    """Return why a call failed: in the words of whoever raised it, without the address that Python adds to its own."""
+    said = (error.strerror or str(error)).partition(_ADDED)[0]
+    usual = os.strerror(error.errno) if error.errno and error.errno > 0 else said
+    return usual if said.startswith(usual) else said
 
 
 def described(option: Option[Any]) -> str:

@@ -82,12 +82,12 @@ def _stats(api: Api, options: argparse.Namespace) -> int:
     stats = api.statistics()
     if options.json:
         _say(json.dumps(stats))
-        return 0
+        return _all_reached(api)
     config = api.config()
     _say(f"{config['name']} at {api.url}")
     for line in statistics(stats, config["settings"].get("max_sessions"), (), is_plain=is_plain(sys.stdout)):
-        _say(line)
-    return 0
+        _say(line)  # among them each process that was not reached
+    return NOT_DONE if api.unreached else 0
 
 
 def _given_limits(options: argparse.Namespace) -> dict[str, float | None]:

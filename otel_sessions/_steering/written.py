@@ -84,10 +84,12 @@ def plain_title() -> str:
 
 
 def plain_row(at: str, stats: Answer) -> str:
-    """Return the books as one line under `plain_title`, for a pipe."""
+    """Return the books as one line under `plain_title`, for a pipe. It says if a process is missing in the numbers."""
+    missing = sum(not one["reached"] for one in stats.get("processes", ()))
+    lack = f"  without {_many(missing, 'process', 'processes')}" if missing else ""
     return (
         f"{at:<8} {stats['currently_active']:>9} {stats['leased']:>9} {stats['total_created']:>11} "
-        f"{stats['total_cleaned']:>11} {sum(stats['rejected'].values()):>9} {stats['cleanup_runs']:>9}"
+        f"{stats['total_cleaned']:>11} {sum(stats['rejected'].values()):>9} {stats['cleanup_runs']:>9}{lack}"
     )
 
 

@@ -19,6 +19,9 @@ _MOST_KEPT: Final = 65536
 """The largest part of a body, in bytes, that can be given again."""
 _MOST_MESSAGES: Final = 1024
 
+FORWARDED: Final = "otel_sessions.fleet.forwarded"
+"""In a scope: whether the request says that another process has passed it on, if somebody has looked already."""
+
 Serve = Callable[[str, Scope, Receive, Send], Awaitable[bool]]
 """Serves an exchange in the session of an id. Returns False, and has sent nothing, if the session is not here."""
 

@@ -6,56 +6,58 @@ and the app know the app's own id, byte for byte. Only clients see the id with i
 
 from collections.abc import Callable
 
-from otel_sessions._core.exceptions import SessionError
-from otel_sessions._core.ids import hinted, without_hint
-from otel_sessions.matchers import AdoptingMatcher, Answer, Headers, Match, Scope
+from otel_sessions._core.forks import forks
+from otel_sessions._core.ids import hinted
+from otel_sessions.matchers import AdoptingMatcher, Headers, Match, Scope
 
 
-class HintingMatcher(AdoptingMatcher):
+class HintingMatcher:
     """Wraps a matcher. `process` returns the name of this process, which is new in a forked process.
 
     An id with the hint of this process becomes the app's own id, once: a second hint stays a part of the id. An id with
     another hint, or without a hint, stays as it is.
     """
 
-    hint = True
+    hint: bool = True
 
     def __init__(self, matcher: AdoptingMatcher, process: Callable[[], str]) -> None:
         self.request_header = matcher.request_header
         self._matcher = matcher
         self._process = process
+        self.start_anew_after_fork()
+        forks.add(self)
+        # No hint changes these answers, and each request asks. A method around each would cost as much as the answer.
+        self.towards_app = matcher.towards_app
+        self.id_in_answer = matcher.id_in_answer
+        self.ends = matcher.ends
+        self.body_opens = matcher.body_opens
+        self.establishes = matcher.establishes
+        self.withhold = matcher.withhold
+        self.refusal = matcher.refusal
+
+    def start_anew_after_fork(self) -> None:
+        self._hint: str | None = None
+        """What ids of this process begin with, once it was asked for."""
 
     def match(self, scope: Scope) -> Match:
         match = self._matcher.match(scope)
-        if not match.session_ids:
+        ids = match[0]
+        if not ids:
             return match
-        own = tuple(map(self.own_id, match.session_ids))
-        return match if own == match.session_ids else Match(session_ids=own, opens=match.opens)
+        hint = self._hint or self._here()
+        if len(ids) == 1:
+            # `Match(...)` would cost as much as all of this.
+            return tuple.__new__(Match, ((ids[0].removeprefix(hint),), match[1]))
+        return match._replace(session_ids=tuple(each.removeprefix(hint) for each in ids))
 
     def own_id(self, session_id: str) -> str:
         """Return an id without the hint of this process, as the manager and the app know the id."""
-        return without_hint(self._process(), session_id)
+        return session_id.removeprefix(self._here())
 
     def announce(self, session_id: str, scope: Scope, headers: Headers) -> Headers:
-        return self._matcher.announce(hinted(self._process(), session_id), scope, headers)
+        return self._matcher.announce(self._here() + session_id, scope, headers)
 
-    def towards_app(self, headers: Headers, session_id: str | None) -> Headers:
-        return self._matcher.towards_app(headers, session_id)
-
-    def refusal(self, error: SessionError) -> Answer:
-        return self._matcher.refusal(error)
-
-    def body_opens(self, start: bytes, complete: bool) -> bool | None:
-        return self._matcher.body_opens(start, complete)
-
-    def id_in_answer(self, headers: Headers) -> str | None:
-        return self._matcher.id_in_answer(headers)
-
-    def establishes(self, status: int) -> bool:
-        return self._matcher.establishes(status)
-
-    def ends(self, scope: Scope, status: int) -> bool:
-        return self._matcher.ends(scope, status)
-
-    def withhold(self, headers: Headers) -> Headers:
-        return self._matcher.withhold(headers)
+    def _here(self) -> str:
+        if self._hint is None:
+            self._hint = hinted(self._process(), "")
+        return self._hint

@@ -42,7 +42,7 @@ from otel_sessions.matchers import (
 
 from ._adoption import Adoption
 from ._client import ClientAddress
-from ._elsewhere import Forwarding, forward, forwarding_of, hinting, tell_part, tell_whole
+from ._elsewhere import FORWARDED, Forwarding, forward, forwarding_of, hinting, tell_part, tell_whole
 from ._exchange import ASGIApp, Exchange, Looking, Receive, Send, exchange_of, look_freely
 from ._hints import HintingMatcher
 from ._leasing import Leasing, run_leased
@@ -151,7 +151,7 @@ class SessionLeaseMiddleware:
             if scope["type"] == "lifespan":
                 tell_whole(self._manager, scope.get("app", self), scope.get("state"))
             await self._app(scope, receive, send)
-        elif self._fleet is not None and self._fleet.is_forwarded(scope):
+        elif self._fleet is not None and scope.get(FORWARDED) is not False and self._fleet.is_forwarded(scope):
             await self._fleet.take(scope, receive, send, self._serve_forwarded)
         elif self._skips(scope):
             await self._pass(scope, exchange_of(scope, receive, send))

@@ -208,8 +208,7 @@ class Peers:
 
     # Taking
 
-    def is_forwarded(self, scope: Scope) -> bool:
-        return taking.is_forwarded(scope)
+    is_forwarded = staticmethod(taking.is_forwarded)
 
     async def take(self, scope: Scope, receive: Receive, send: Send, serve: Serve) -> None:
         """Serve an exchange that a peer has passed on. Refuse it with 403 if no peer has signed it.

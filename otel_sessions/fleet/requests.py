@@ -45,6 +45,11 @@ class Passing:
         said = self.proof.said_in(headers)
         return said is not None and said[0] is Word.OWNER
 
+    def refusal_in(self, headers: Headers) -> int | None:
+        """Return the status with which the owner refuses a handshake that its server could only accept, or None."""
+        said = self.proof.said_in(headers)
+        return int(said[1]) if said is not None and said[1].isdecimal() else None
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Other:

@@ -6,7 +6,7 @@ The peer's client is the `websockets` library. Each side's close is passed on wi
 import asyncio
 import ssl
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -25,11 +25,15 @@ from otel_sessions._http.handshake import (
     sendable,
 )
 from otel_sessions.asgi import Receive, Send
-from otel_sessions.matchers import pairs_of
+from otel_sessions.matchers import Headers, pairs_of
 
 from .addresses import Address
 from .requests import Other, Passing, towards_client, towards_peer
 from .signing import HEADER
+
+_DENIAL: Final = "websocket.http.response"
+"""The extension of ASGI by which a server refuses a handshake with an answer."""
+_POLICY_VIOLATION: Final = 1008
 
 
 async def pass_on(address: Address, tls: ssl.SSLContext | None, passing: Passing) -> Other | None:
@@ -49,12 +53,17 @@ async def pass_on(address: Address, tls: ssl.SSLContext | None, passing: Passing
         refusal = error.response
         if not passing.is_by_owner(head_of(refusal)):
             return _other(refusal)
-        await _deny(passing.send, refusal)
+        await _deny(passing, refusal.status_code, head_of(refusal), bytes(refusal.body or b""))
         return None
     assert behind.response is not None
     if not passing.is_by_owner(head_of(behind.response)):
         behind.transport.abort()
         return _other(behind.response)
+    status = passing.refusal_in(head_of(behind.response))
+    if status is not None:
+        behind.transport.abort()
+        await _deny(passing, status, (), b"")
+        return None
     await _Relay(behind, passing.receive, passing.send).run(behind.response)
     return None
 
@@ -125,11 +134,14 @@ class _Relay:
             await self._send(closing)
 
 
-async def _deny(send: Send, refusal: Response) -> None:
-    """Refuse a handshake with the owner's answer."""
-    headers = [pair for pair in towards_client(head_of(refusal)) if pair[0] != b"content-length"]
-    await send({"type": "websocket.http.response.start", "status": refusal.status_code, "headers": headers})
-    await send({"type": "websocket.http.response.body", "body": bytes(refusal.body or b"")})
+async def _deny(passing: Passing, status: int, headers: Headers, body: bytes) -> None:
+    """Refuse a handshake as the owner has refused it, as far as the server of this process can."""
+    if _DENIAL not in (passing.scope.get("extensions") or {}):
+        await passing.send({"type": "websocket.close", "code": _POLICY_VIOLATION})
+        return
+    kept = [pair for pair in towards_client(headers) if pair[0] != b"content-length"]
+    await passing.send({"type": f"{_DENIAL}.start", "status": status, "headers": kept})
+    await passing.send({"type": f"{_DENIAL}.body", "body": body})
 
 
 async def _connect(address: Address, tls: ssl.SSLContext | None, passing: Passing) -> ClientConnection:

@@ -13,7 +13,7 @@ from typing import Final
 
 from otel_sessions._core.events import Event
 from otel_sessions.asgi import ASGIApp, Message, Receive, Send
-from otel_sessions.asgi._elsewhere import Serve
+from otel_sessions.asgi._elsewhere import FORWARDED, Serve
 from otel_sessions.matchers import Headers, Scope, pairs_of
 
 from .questions import ITSELF
@@ -23,11 +23,9 @@ from .targets import target_of
 _STARTS: Final = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
 _LEAVES: Final = frozenset({"http.disconnect", "websocket.disconnect"})
 _DENIAL: Final = "websocket.http.response"
-_FORWARDED: Final = "otel_sessions.fleet.forwarded"
-"""In a scope: whether the request has the header, if somebody has looked already."""
 _SIGNED: Final = "otel_sessions.fleet.signed"
 """In a scope: what stands around the app signs its answers already."""
-_POLICY_VIOLATION: Final = 1008
+_POLICY_VIOLATION, _INTERNAL_ERROR = 1008, 1011
 """RFC 6455, section 7.4.1."""
 
 _logger = logging.getLogger("otel_sessions")
@@ -35,9 +33,10 @@ _logger = logging.getLogger("otel_sessions")
 
 def is_forwarded(scope: Scope) -> bool:
     """Return whether a request has the header of a forwarded request, signed or not."""
-    known: bool | None = scope.get(_FORWARDED)
+    known: bool | None = scope.get(FORWARDED)
     if known is None:
-        known = scope[_FORWARDED] = HEADER in [name for name, _ in scope["headers"]]
+        headers = scope["headers"]
+        known = scope[FORWARDED] = HEADER in dict(headers if type(headers) is list else pairs_of(scope))
     return known
 
 
@@ -45,7 +44,7 @@ def as_of_client(scope: Scope, *, has_header: bool) -> None:
     """Make a request one that comes from a client: the header is taken out, and `is_forwarded` is False."""
     if has_header:
         scope["headers"] = [pair for pair in pairs_of(scope) if pair[0] != HEADER]
-    scope[_FORWARDED] = False
+    scope[FORWARDED] = False
 
 
 def _check(secrets: Secrets, now: float, scope: Scope) -> tuple[Passage, Proof] | None:
@@ -109,7 +108,7 @@ def _as_it_came(scope: Scope, passage: Passage) -> Scope:
     """Return the scope as it was where the client's request arrived."""
     client = None if passage.client is None else list(passage.client)
     headers = [pair for pair in pairs_of(scope) if pair[0] != HEADER]
-    return {**scope, "client": client, "scheme": passage.scheme, "headers": headers, _FORWARDED: False}
+    return {**scope, "client": client, "scheme": passage.scheme, "headers": headers, FORWARDED: False}
 
 
 async def serve_whole(secrets: Secrets, now: float, scope: Scope, receive: Receive, send: Send, app: ASGIApp) -> None:
@@ -176,16 +175,28 @@ class _Signing:
                 message = {**message, "headers": self._signed(message.get("headers") or ())}
             elif kind == "websocket.close":
                 self.is_settled = True
+                # ASGI: a close before the handshake is accepted is a 403, which a server would not sign.
                 if _can_deny(self._scope):
-                    # ASGI: a close before the handshake is accepted is a 403, which a server would not sign.
                     await self._say(HTTPStatus.FORBIDDEN)
                     return
+                await self._accept_denied(HTTPStatus.FORBIDDEN)
         await self._send(message)
 
     async def fail(self) -> None:
         """Answer in place of an app that has not answered."""
-        if not self.is_settled and (self._scope["type"] == "http" or _can_deny(self._scope)):
+        if self.is_settled:
+            return
+        if self._scope["type"] == "http" or _can_deny(self._scope):
             await self._say(HTTPStatus.INTERNAL_SERVER_ERROR)
+            return
+        await self._accept_denied(HTTPStatus.INTERNAL_SERVER_ERROR)
+        await self._send({"type": "websocket.close", "code": _INTERNAL_ERROR})
+
+    async def _accept_denied(self, status: HTTPStatus) -> None:
+        """Accept a handshake that is to be closed at once: only so can this server tell the peer that it is refused."""
+        self.is_settled = True
+        said = self._proof.answer(Word.OWNER, str(int(status)))
+        await self._send({"type": "websocket.accept", "subprotocol": None, "headers": [(HEADER, said)]})
 
     async def _say(self, status: HTTPStatus) -> None:
         self.is_settled = True

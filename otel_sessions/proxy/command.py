@@ -15,10 +15,12 @@ from pathlib import Path
 from otel_sessions._core.events import Event
 from otel_sessions._core.exceptions import ConfigError
 from otel_sessions._program.exporters import listen_for_prometheus
+from otel_sessions._program.flags import naming
 from otel_sessions._program.logs import complain, log_to_stderr
 from otel_sessions._program.otlp import exporting
 from otel_sessions._program.sockets import listen_as, listen_for_each
 from otel_sessions.matchers import Headers
+from otel_sessions.sinks._journal import Journal
 
 from . import options
 from ._uvicorn import quieten
@@ -26,7 +28,7 @@ from .peer import Peer
 from .server import Proxy, open_listeners
 from .settings import Settings, unread_variables
 from .worker import WorkerProxy, WorkerSockets, serve
-from .workers import export_of, settings_of_each
+from .workers import WorkersSecret, export_of, settings_of_each
 from .workers_parent import COULD_NOT_START, Parent
 
 _logger = logging.getLogger("otel_sessions.proxy")
@@ -119,13 +121,25 @@ def run_workers(settings: Settings, session_data: Callable[[bytes, Headers], Pee
         raise ConfigError(f"{options.WORKERS.flag} needs a system that can fork")
     _loop_factory(settings.loop)
     with tempfile.TemporaryDirectory(prefix="otel-sessions-") as folder:
-        each = settings_of_each(settings, Path(folder))
+        secret = WorkersSecret(Path(folder))
+        each = settings_of_each(settings, Path(folder), secret.path)
         Proxy(each[0])  # raises for all if a file cannot be used
+        _try_exports(each)
         sockets = _open_for_each(settings)
-        works = [partial(_work, one, session_data, sockets, index) for index, one in enumerate(each)]
+        works = [partial(_work, one, session_data, sockets, secret, index) for index, one in enumerate(each)]
         with ExitStack() as opened:
             opened.callback(sockets.close)
             return Parent(works, settings.sessions.shutdown_timeout, sockets.close).run()
+
+
+def _try_exports(each: Sequence[Settings]) -> None:
+    """Raise `ConfigError` if a worker cannot open its file of records, before every worker says so."""
+    for one in each:
+        if one.export is not None:
+            with naming(options.EXPORT.flag, one.export):
+                journal = Journal(Path(one.export), max_bytes=one.export_max_bytes, keep=one.export_keep)
+                journal.open()
+                journal.close()
 
 
 def _open_for_each(settings: Settings) -> _Sockets:
@@ -149,10 +163,16 @@ def _open_for_each(settings: Settings) -> _Sockets:
 
 
 def _work(
-    settings: Settings, session_data: Callable[[bytes, Headers], Peer], sockets: _Sockets, index: int, lifeline: int
+    settings: Settings,
+    session_data: Callable[[bytes, Headers], Peer],
+    sockets: _Sockets,
+    secret: WorkersSecret,
+    index: int,
+    lifeline: int,
 ) -> int:
     """Be a worker, in its own process. Return the exit status."""
     try:
+        secret.restore()
         mine = sockets.of_worker(index)
         with (
             exporting(_SERVICE, worker=index + 1),

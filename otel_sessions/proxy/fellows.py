@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from otel_sessions.asgi import ASGIApp, Receive, Send
+from otel_sessions.asgi._elsewhere import FORWARDED
 from otel_sessions.fleet import StaticPeers
 from otel_sessions.fleet.addresses import read_peers
 from otel_sessions.fleet.peers import Peers
@@ -27,7 +28,7 @@ from .forward import answer
 from .orphans import OrphanFarewell
 from .peer import EndpointMatcher
 from .settings import Settings
-from .shape import shape_in
+from .shape import SHAPED, Shaped, shape_in
 from .upstream import trusting
 
 _UNSIGNED: Final = (HTTPStatus.FORBIDDEN, "this address takes only what a process of the fleet passes on")
@@ -82,7 +83,11 @@ class ForClients:
         self._app = app
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        as_of_client(scope, has_header=HEADER in shape_in(scope).at)
+        shaped: Shaped | None = scope.get(SHAPED)  # nobody has changed the headers yet
+        if shaped is not None and HEADER not in shaped.shape.at:
+            scope[FORWARDED] = False
+        else:
+            as_of_client(scope, has_header=HEADER in shape_in(scope).at)
         return self._app(scope, receive, send)
 
 

@@ -17,7 +17,7 @@ from otel_sessions._core.options import (
     word,
 )
 from otel_sessions._http.addresses import Network
-from otel_sessions._program.arguments import ADDRESS_OR_OFF, FILE, LISTENER, SERVER, Address
+from otel_sessions._program.arguments import ADDRESS_OR_OFF, FILE, LISTENER, PLAIN_ADDRESS_OR_OFF, SERVER, Address
 from otel_sessions._program.flags import Tables
 from otel_sessions.matchers import SessionMatcher
 
@@ -257,7 +257,7 @@ PROXY_OPTIONS: Final = (
 ADMIN: Final[Option[tuple[str, int] | None]] = Option(
     name="admin",
     table=_ADMIN,
-    kind=ADDRESS_OR_OFF,
+    kind=PLAIN_ADDRESS_OR_OFF,
     default=None,
     unit="HOST:PORT",
     help="the address of the admin API; needs a token unless it is a loopback address",

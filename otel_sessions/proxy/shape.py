@@ -64,10 +64,10 @@ class Shaped(Repeated):
     the request is not passed on; it is empty if nobody has asked. `outgoing` is what the upstream is asked.
     `like` is that of a head that differs in the values of `UNREAD` names only, and the lines
     that have changed; None if there is no such head. `rewritten` is about the headers that the middleware has made of
-    these last.
+    these last, and `rewritten_like` about those that it had made of the head in `like`.
     """
 
-    __slots__ = ("headers", "like", "outgoing", "refusal", "rewritten", "shape")
+    __slots__ = ("headers", "like", "outgoing", "refusal", "rewritten", "rewritten_like", "shape")
 
     def __init__(self, headers: Headers, shape: Shape) -> None:
         super().__init__()
@@ -77,6 +77,7 @@ class Shaped(Repeated):
         self.outgoing: object = None
         self.like: tuple[object, Changes] | None = None
         self.rewritten: Shaped | None = None
+        self.rewritten_like: tuple[Shaped, Changes] | None = None
 
     def changed(self, headers: Headers, changes: Changes) -> "Shaped":
         """Return what is known about these headers, which differ from the present headers in `UNREAD` lines."""
@@ -84,7 +85,18 @@ class Shaped(Repeated):
         other.refusal = self.refusal
         if self.outgoing is not None:
             other.like = self.outgoing, changes
+        if self.rewritten is not None:
+            other.rewritten_like = self.rewritten, changes
         return other
+
+    def rewritten_as(self, headers: Headers) -> "Shaped":
+        """Return what is known about the headers that the middleware has made of these."""
+        like, self.rewritten_like = self.rewritten_like, None
+        if like is not None:
+            before, changes = like
+            if headers == [changes.get(pair, pair) for pair in before.headers]:
+                return before.changed(headers, changes)
+        return Shaped(headers, shape_of(headers))
 
 
 def shape_of(headers: Headers) -> Shape:
@@ -117,7 +129,7 @@ def shaped_in(scope: Scope) -> Shaped | None:
         return shaped
     rewritten = shaped.rewritten
     if rewritten is None or (rewritten.headers is not headers and rewritten.headers != headers):
-        rewritten = shaped.rewritten = Shaped(headers, shape_of(headers))
+        rewritten = shaped.rewritten = shaped.rewritten_as(headers)
     return rewritten
 
 

@@ -1,28 +1,63 @@
-"""What each of several workers gets of the proxy's settings. Pure, but for the folder that the workers share.
+"""What each of several workers gets of the proxy's settings, and the secret that they share.
 
 The workers are processes of a fleet that know each other by a list. So each worker is a proxy as any other, whose peers
 are in a private folder. Shares of a number add up to the number exactly.
 """
 
 import dataclasses
+import logging
+import os
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from otel_sessions._core.events import Event
 from otel_sessions.fleet.addresses import random_name
 
 from .settings import WORKER, Settings
 
+_logger = logging.getLogger("otel_sessions.proxy")
+
 _SECRET_BYTES: Final = 32
 
 
-def settings_of_each(settings: Settings, folder: Path) -> Sequence[Settings]:
-    """Return the settings of each worker, and write their secret into `folder`, which only this user may open."""
+class WorkersSecret:
+    """The secret of the workers, in a file of a folder that only this user may open.
+
+    The file may be replaced, and the workers read it again. If it is gone when a worker starts, as some systems clean
+    up folders of temporary files, the first secret is there again: the workers that go on still have it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path: Final = folder / "secret"
+        self._first = f"{secrets.token_hex(_SECRET_BYTES)}\n"
+        self._write()
+
+    def restore(self) -> None:
+        """Write the secret again if it is gone. Several workers may do so at once."""
+        if self.path.exists():
+            return
+        _logger.warning(
+            "the secret of the workers was gone, and is written again: %s", self.path, extra=Event.FLEET_FILE_KEPT.extra
+        )
+        self.path.parent.mkdir(mode=0o700, exist_ok=True)
+        self._write()
+
+    def _write(self) -> None:
+        """Write the file, unless it is there. Nobody sees it half written."""
+        own = self.path.with_name(f"secret-{os.getpid()}")
+        own.touch(mode=0o600)
+        own.write_text(self._first, encoding="ascii")
+        with suppress(FileExistsError):
+            os.link(own, self.path)
+        own.unlink()
+
+
+def settings_of_each(settings: Settings, folder: Path, secret: Path) -> Sequence[Settings]:
+    """Return the settings of each worker. Their sockets are in `folder`, which only this user may open."""
     count = settings.workers
-    secret = folder / "secret"
-    secret.touch(mode=0o600)
-    secret.write_text(f"{secrets.token_hex(_SECRET_BYTES)}\n", encoding="ascii")
     sockets = {f"{number}-{random_name()}": folder / f"{number}.sock" for number in range(1, count + 1)}
     peers = tuple(f"{name}=unix:{path}" for name, path in sockets.items())
     sessions = shares(settings.sessions.max_sessions, count)

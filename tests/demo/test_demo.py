@@ -28,7 +28,7 @@ from otel_sessions.demo import run
 from otel_sessions.demo.result.live import OutputFailed
 from otel_sessions.demo.result.report import FILES, ReportFailed
 from otel_sessions.demo.run import DemoFailed
-from tests.processes import clean_environ
+from tests.processes import clean_environ, kill_session
 from tests.waiting import NEVER, PATIENCE
 
 pytestmark = pytest.mark.no_cover
@@ -260,6 +260,7 @@ class Demo:
             stderr=subprocess.PIPE,
             text=True,
             env=clean_environ() | environ,
+            start_new_session=True,
         )
         self.said = ""
         self.children: list[psutil.Process] = []
@@ -298,6 +299,7 @@ def demo(folder: Path, *arguments: str, **environ: str) -> Iterator[Demo]:
         yield running
     finally:
         running.process.kill()
+        kill_session(running.process.pid)
         running.process.wait()
         for pipe in (running.process.stdout, running.process.stderr):
             assert pipe is not None
@@ -591,6 +593,7 @@ def terminal(folder: Path, *arguments: str, **environ: str) -> Iterator[Terminal
         yield running
     finally:
         running.process.kill()
+        kill_session(running.process.pid)
         running.process.wait()
 
 

@@ -84,11 +84,12 @@ async def fleet_of(
     patience: float = PATIENCE,
     config: SessionConfig | None = None,
     reporting: Mapping[str, Any] | None = None,
+    around: Callable[[str, ASGIApp], ASGIApp] = lambda _, app: app,
     **settings: Any,
 ) -> AsyncIterator[Fleet]:
     """Run a process for each name. `addresses` are where the processes believe others to be, if not where they are.
 
-    `reporting` has the providers of all managers.
+    `reporting` has the providers of all managers. `around` wraps the whole app of each process.
     """
     listeners = {name: free_socket() for name in names}
     listed = {**{name: url_of(listener) for name, listener in listeners.items()}, **(addresses or {})}
@@ -98,7 +99,7 @@ async def fleet_of(
             peers = StaticPeers(listed, name=name, secret=(secrets or {}).get(name, SECRET), patience=patience)
             manager: SessionManager[Any] = SessionManager(config, name=name, fleet=peers, **(reporting or {}))
             app = SessionLeaseMiddleware(make_app(name), manager, make_matcher(), **settings)
-            url = await exits.enter_async_context(served(app, listener))
+            url = await exits.enter_async_context(served(around(name, app), listener))
             await exits.enter_async_context(manager)
             http = httpx2.AsyncClient(base_url=url, trust_env=False, timeout=PATIENCE)
             await exits.enter_async_context(http)

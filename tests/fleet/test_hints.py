@@ -141,3 +141,20 @@ def test_a_matcher_takes_the_hint_off_each_id(anyio_backend: str, own: list[str]
     scope = http("GET")
     scope["headers"] = [(ID.encode(), f"w1.{one}".encode()) for one in own]
     assert HintingMatcher(McpMatcher(), lambda: "w1").match(scope).session_ids == tuple(dict.fromkeys(own))
+
+
+async def test_a_forked_process_takes_its_own_hint_off_and_no_other(anyio_backend: str) -> None:
+    names = ["before"]
+    hinting = HintingMatcher(McpMatcher(), lambda: names[-1])
+    assert hinting.own_id("before.a") == "a"
+    names.append("after")
+    hinting.start_anew_after_fork()
+    assert [hinting.own_id(one) for one in ("before.a", "after.a")] == ["before.a", "a"]
+    assert hinting.announce("a", {}, []) == [(ID.encode(), b"after.a")]
+
+
+async def test_the_hint_is_taken_off_each_of_several_ids(anyio_backend: str) -> None:
+    scope = http("GET")
+    scope["headers"] = [(ID.encode(), one) for one in (b"w1.a", b"w2.b", b"w1.w1.c", b"d")]
+    match = HintingMatcher(McpMatcher(), lambda: "w1").match(scope)
+    assert match.session_ids == ("a", "w2.b", "w1.c", "d")

@@ -170,7 +170,7 @@ async def test_a_socket_is_refused_as_well_as_its_server_can(extensions: dict[st
 
 
 @pytest.mark.parametrize("ending", ["close", "raise"])
-async def test_a_server_that_can_only_close_a_socket_gets_what_the_app_says(ending: str) -> None:
+async def test_a_server_that_can_only_close_a_socket_tells_the_peer_in_an_accepted_one(ending: str) -> None:
     async def app(scope: Any, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             await Process()._serve(scope, receive, send)
@@ -182,11 +182,14 @@ async def test_a_server_that_can_only_close_a_socket_gets_what_the_app_says(endi
     process = Process()
     process.app = SessionLeaseMiddleware(app, process.manager, HeaderMatcher())
     async with process.manager:
-        client, _ = passed_on(await process.opened())
+        client, proof = passed_on(await process.opened())
         client.scope.update({"type": "websocket", "extensions": {}})
         with contextlib.suppress(EOFError):
             await client.go(process.app)
-        assert client.sent == ([{"type": "websocket.close", "code": 4001}] if ending == "close" else [])
+        accepted, closed = client.sent
+        status, code = ("403", 4001) if ending == "close" else ("500", 1011)
+        assert proof.said_in(accepted["headers"]) == (Word.OWNER, status)
+        assert closed == {"type": "websocket.close", "code": code}
 
 
 async def test_a_message_before_the_answer_passes_as_it_is() -> None:
@@ -233,3 +236,15 @@ def test_the_proxy_keeps_the_target_where_it_is_looked_for(anyio_backend: str) -
     from otel_sessions.proxy.rules import TARGET
 
     assert targets._AS_WRITTEN == TARGET
+
+
+@pytest.mark.parametrize("kind", [iter, tuple])
+async def test_headers_of_any_kind_are_read_as_a_list_is(anyio_backend: str, kind: Any) -> None:
+    """ASGI allows any iterable."""
+    process = Process()
+    async with process.manager:
+        session = await process.manager.create_session(data=None)
+        scope = http("GET", x_session_id=session.id)
+        scope["headers"] = kind(scope["headers"])
+        await Client(scope).go(process.app)
+    assert process.seen[0][SESSION] is session

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from otel_sessions._core.options import NotTaken
-from otel_sessions._program.arguments import LISTENER, SERVER
+from otel_sessions._program.arguments import LISTENER, PLAIN_ADDRESS_OR_OFF, SERVER
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,14 @@ def test_a_listener_is_a_host_and_a_port_or_a_path(text: str, address: object) -
 def test_what_is_no_listener_is_refused(text: str) -> None:
     with pytest.raises(NotTaken, match=r"^takes (HOST:PORT or unix:PATH|a path after unix:)"):
         LISTENER.take_text(text)
+
+
+@pytest.mark.parametrize("text", ["unix:/run/a", "unix:", "http://127.0.0.1:80", "https://h:1"])
+def test_an_address_without_tls_and_unix_sockets_says_so(text: str) -> None:
+    with pytest.raises(NotTaken, match="no Unix socket for it, and TLS belongs in front of it"):
+        PLAIN_ADDRESS_OR_OFF.take_text(text)
+    assert PLAIN_ADDRESS_OR_OFF.take_text("127.0.0.1:80") == ("127.0.0.1", 80)
+    assert PLAIN_ADDRESS_OR_OFF.take_text("off") is None
 
 
 @pytest.mark.parametrize("text", ["http://h:1/base", "https://h", "unix:/run/a"])

@@ -1,6 +1,8 @@
 """What a program is told: by flags, over variables, over a file, over defaults; all by one table of options."""
 
 import argparse
+import errno
+import os
 import re
 import subprocess
 import sys
@@ -414,10 +416,21 @@ class TestFiles:
         assert main(["proxy", "--upstream", URL, "--listen", "127.0.0.1:0", flag, "no.such.host.invalid:80"]) == 2
         assert f"otel-sessions: {flag} no.such.host.invalid:80: " in capsys.readouterr().err
 
-    @pytest.mark.parametrize("error", [OSError("why"), OSError(-2, "why"), OSError(0, "why")])
-    def test_a_reason_without_a_number_of_the_systems_is_said_as_it_is(self, error: OSError) -> None:
+    @pytest.mark.parametrize(
+        "error",
+        [
+            *(OSError("why"), OSError(-2, "why"), OSError(0, "why"), OSError(11, "why")),
+            *(OSError(-2, f"why (while attempting to bind on address {('a', 1)})"), OSError(22, "why", "path")),
+        ],
+    )
+    def test_a_reason_in_words_of_its_own_is_said_as_it_is(self, error: OSError) -> None:
         with pytest.raises(ConfigError, match=r"^--export a: why$"), naming("--export", "a"):
             raise error
+
+    def test_a_reason_of_the_system_is_said_without_the_address_that_python_adds(self) -> None:
+        usual = os.strerror(errno.EADDRINUSE)
+        with pytest.raises(ConfigError, match=rf"^--listen a: {usual}$"), naming("--listen", "a"):
+            raise OSError(errno.EADDRINUSE, f"{usual} (while attempting to bind on address {('127.0.0.1', 80)})")
 
 
 class TestUnknownVariables:

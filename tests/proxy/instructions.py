@@ -18,7 +18,7 @@ from typing import Final
 
 import pytest
 
-from tests.processes import HOST, free_port, running, until_listens
+from tests.processes import HOST, ROOT, clean_environ, free_port, killed_late, running, until_listens
 from tests.waiting import PATIENCE
 
 VALGRIND: Final = shutil.which("valgrind")
@@ -86,6 +86,42 @@ def instructions(kind: Kind, *flags: str) -> float:
     found = _COLLECTED.search(said)
     assert found is not None, said
     return int(found[1]) / _COUNTED
+
+
+def instructions_of(module: str, *arguments: str, count: int) -> float:
+    """Return how many instructions a program executes for each of `count` things that it does for a line on stdin.
+
+    It writes a line once it can begin, and once it has done them. Python's hashes are the same in each run, so the
+    number is, too.
+    """
+    assert VALGRIND is not None
+    with tempfile.TemporaryDirectory() as folder:
+        command = [VALGRIND, "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={folder}/out"]
+        pipe = subprocess.PIPE
+        with (
+            subprocess.Popen(
+                [*command, sys.executable, "-m", module, *arguments],
+                env={**clean_environ(), "PYTHONHASHSEED": "0"},
+                cwd=ROOT,
+                stdin=pipe,
+                stdout=pipe,
+                stderr=pipe,
+                text=True,
+            ) as process,
+            killed_late(process),
+        ):
+            assert process.stdout is not None
+            assert process.stdin is not None
+            process.stdout.readline()
+            _count("on", process.pid)
+            process.stdin.write("go\n")
+            process.stdin.flush()
+            process.stdout.readline()
+            _count("off", process.pid)
+            _, said = process.communicate()
+    found = _COLLECTED.search(said)
+    assert found is not None, said
+    return int(found[1]) / count
 
 
 def _count(whether: str, pid: int) -> None:

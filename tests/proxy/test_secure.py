@@ -374,6 +374,8 @@ def files(tmp_path: Path) -> Files:
         (["--listen", "unix:/"], "--listen unix:/: the path is there, and is no socket"),
         (["--listen", "h:1", "--listen", "8080"], "--listen: takes HOST:PORT or unix:PATH"),
         (["--health", "unix:/a"], "--health: takes HOST:PORT"),
+        (["--admin", "unix:/a"], "no Unix socket for it, and TLS belongs in front of it"),
+        (["--admin", "https://127.0.0.1:1"], "TLS belongs in front of it"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -7,11 +7,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from otel_sessions._http.hops import HOP_BY_HOP
-from otel_sessions.matchers import Headers, spelt
+from otel_sessions.matchers import Headers, McpMatcher, spelt
 from otel_sessions.proxy.head import Again, Malformed, read_head
 from otel_sessions.proxy.headers import Trust, end_to_end, towards_upstream
 from otel_sessions.proxy.rules import TARGET, Rules, Timeouts
-from otel_sessions.proxy.shape import SHAPED, Shaped, shape_in, shape_of
+from otel_sessions.proxy.shape import SHAPED, Shaped, shape_in, shape_of, shaped_in
 
 NAMES = [
     *(b"accept", b"connection", b"content-length", b"forwarded", b"host", b"keep-alive", b"mcp-protocol-version"),
@@ -205,3 +205,30 @@ def test_what_is_known_of_a_head_with_other_values_is_true_of_it(raws: list[byte
             assert isinstance(before, list)
             assert [changes.get(pair, pair) for pair in before] == sent
         shaped.outgoing = sent
+
+
+@given(few_lines.map(lambda names: ["Host", *names]).flatmap(differing), st.lists(st.sampled_from([None, "a", "b"])))
+@example([written("GET /", ["Host", "Cookie", "Mcp-Session-Id"], ["h", value, "w1.a"]) for value in "abb"], ["a"] * 3)
+@example([written("GET /", ["Host", "Cookie", "Mcp-Session-Id"], ["h", value, "w1.a"]) for value in "abc"], [*"aba"])
+def test_what_is_known_of_rewritten_headers_is_true_of_them(raws: list[bytes], ids: list[str | None]) -> None:
+    """As the middleware rewrites the headers of a head whose id has a hint."""
+    again, matcher = Again(), McpMatcher()
+
+    for raw, session_id in zip(raws, ids, strict=False):
+        try:
+            head, shaped = again.read(raw)
+        except Malformed:
+            continue
+        rewritten = matcher.towards_app(head.headers, session_id)
+        scope: dict[str, Any] = {"type": "http", "client": ("10.0.0.5", 1), "scheme": "http", SHAPED: shaped}
+        scope["headers"] = rewritten
+        known = shaped_in(scope)
+        assert known is not None
+        assert known.headers == rewritten
+        assert known.shape is shape_of(rewritten)
+        sent = towards_upstream(scope, Trust(), None)
+        if known.like is not None:
+            before, changes = known.like
+            assert isinstance(before, list)
+            assert [changes.get(pair, pair) for pair in before] == sent
+        known.outgoing = sent

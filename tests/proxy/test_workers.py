@@ -272,6 +272,22 @@ def test_what_workers_cannot_do_is_an_error_that_says_so(flags: list[str], compl
     assert done.returncode == 2
     assert complaint in done.stderr
     assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1 or "usage:" in done.stderr
+
+
+def test_a_file_of_one_worker_that_cannot_be_written_is_said_once(tmp_path: Path) -> None:
+    (tmp_path / "ended-3.jsonl").mkdir()
+    done = complained(["--workers", "4", "--export", str(tmp_path / "ended-{worker}.jsonl")])
+    assert done.returncode == 2
+    assert done.stderr == f"otel-sessions: --export {tmp_path}/ended-3.jsonl: Is a directory\n"
+
+
+def test_a_file_that_another_proxy_writes_is_an_error_that_is_said_once(origin: Origin, tmp_path: Path) -> None:
+    export = ("--export", str(tmp_path / "ended-{worker}.jsonl"))
+    with start_workers(tmp_path, origin.url, *export, count=2):
+        done = complained(["--workers", "3", *export])
+    assert done.returncode == 2
+    assert done.stderr == f"otel-sessions: --export {tmp_path}/ended-1.jsonl: Another sink writes to this file\n"
 
 
 def test_a_port_that_others_have_is_an_error_also_if_they_would_share_it(origin: Origin, tmp_path: Path) -> None:
@@ -376,6 +392,30 @@ def test_the_secret_of_workers_can_be_replaced_and_lost_without_a_lost_request(o
         secret.unlink()
         until(lambda: (used(proxy, ids[0]), "the last good content stays in use" in proxy.process.said())[1], bool)
         assert {used(proxy, session_id).status_code for session_id in ids} == {200}
+
+
+@pytest.mark.parametrize("gone", ["the file", "the folder"])
+def test_a_worker_starts_again_though_the_secret_was_deleted(origin: Origin, tmp_path: Path, gone: str) -> None:
+    with start_workers(tmp_path, origin.url, count=2) as proxy:
+        folder = secret_of(tmp_path).parent
+        if gone == "the file":
+            (folder / "secret").unlink()
+        else:
+            for path in folder.iterdir():
+                path.unlink()
+            folder.rmdir()
+        for victim in workers_of(proxy):
+            os.kill(victim, signal.SIGKILL)
+            until(lambda victim=victim: victim in workers_of(proxy), lambda there: not there)  # type: ignore[misc]
+            until(lambda: len(workers_of(proxy)), lambda count: count == 2)
+        proxy.until_whole(2)
+        ids: list[str] = []
+        until(lambda: ids.append(opened(proxy)), lambda _: len(set(map(hint_of, ids))) == 2)
+        assert {used(proxy, session_id).status_code for session_id in ids * 4} == {200}
+        assert stat.S_IMODE((folder / "secret").stat().st_mode) == 0o600
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert "the secret of the workers was gone" in proxy.process.said()
+    assert list((tmp_path / "t").iterdir()) == []
 
 
 @pytest.mark.parametrize("wrong", ["another secret", "an old signature", "a second hop"])

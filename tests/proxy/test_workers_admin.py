@@ -115,6 +115,7 @@ def test_a_stopped_worker_is_named_and_nobody_waits_for_it_for_ever(origin: Orig
         assert f"sessions: {len(alive)}" in table.stdout
         assert f"not reached: {silent['name']}" in table.stderr
         books = command(url, "stats")
+        assert books.returncode == 1
         assert f"not reached: {silent['name']}" in books.stdout
         ended = said(url, "/v1/sessions?client=127.0.0.1", "DELETE")
         assert (ended["status"], ended["ended"]) == (503, len(alive))

@@ -16,6 +16,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from otel_sessions import SessionConfig, SessionManager
 from otel_sessions.admin import admin_app
 from otel_sessions.cli import main
+from tests.admin.fleets import Fleet
 from tests.virtual import Clock
 from tests.waiting import until
 
@@ -32,6 +33,7 @@ class Served:
     portal: BlockingPortal
     hang_up: Callable[[], None]
     """Stop the server, as if the process was killed."""
+    fleet: Fleet | None = None
 
     def create(self, name: str, client: str | None = None) -> None:
         async def create() -> None:
@@ -45,17 +47,35 @@ class Served:
 
 @pytest.fixture
 def served() -> Iterator[Served]:
+    with serving(None) as served:
+        yield served
+
+
+@pytest.fixture
+def served_among_others() -> Iterator[Served]:
+    """The process `w2` of a fleet. The process `w1` answers, `w3` is silent."""
+    fleet = Fleet()
+    with serving(fleet) as served:
+        other = SessionManager[None](served.manager.config, name="proxy", clock=served.clock)
+        fleet.managers = {"w1": other, "w3": SessionManager[None]()}
+        fleet.silent = {"w3"}
+        with served.portal.wrap_async_context_manager(other):
+            yield served
+
+
+@contextlib.contextmanager
+def serving(fleet: Fleet | None) -> Iterator[Served]:
     clock = Clock()
     config = SessionConfig(cleanup_interval=600, max_idle_time=100, max_sessions=10)
     with start_blocking_portal("asyncio") as portal:
-        manager = SessionManager[None](config, name="proxy", clock=clock)
+        manager = SessionManager[None](config, name="proxy", clock=clock, fleet=fleet)
         with portal.wrap_async_context_manager(manager), listening(admin_app(manager, token=TOKEN), portal) as server:
             url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
 
             def hang_up() -> None:
                 server.should_exit = True
 
-            yield Served(url=url, manager=manager, clock=clock, portal=portal, hang_up=hang_up)
+            yield Served(url=url, manager=manager, clock=clock, portal=portal, hang_up=hang_up, fleet=fleet)
 
 
 @contextlib.contextmanager

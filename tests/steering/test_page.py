@@ -6,6 +6,7 @@ import re
 import shutil
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
@@ -50,7 +51,14 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser, served: Served) -> Iterator[Page]:
-    """The page, before the token is given. An error of its script, or a breach of its policy, fails the test."""
+    """The page, before the token is given."""
+    with opened(browser, served) as page:
+        yield page
+
+
+@contextmanager
+def opened(browser: Browser, served: Served) -> Iterator[Page]:
+    """Open the page. An error of its script, or a breach of its policy, fails the test."""
     expect.set_options(timeout=PATIENCE * 1000)
     wrong: list[str] = []
     with browser.new_context() as context:
@@ -175,6 +183,41 @@ class TestInABrowser:
         expect(page.locator("#state")).to_have_text("no answer")
         expect(page.get_by_role("button", name="End session")).to_be_disabled()
         expect(page.locator("#active")).to_have_text("1")
+
+    def test_a_process_that_does_not_answer_is_named_until_it_answers(
+        self, browser: Browser, served_among_others: Served
+    ) -> None:
+        served, fleet = served_among_others, served_among_others.fleet
+        assert fleet is not None
+        served.create("a", client="ada")
+        with opened(browser, served) as page:
+            enter(page)
+            expect(page.locator("#state")).to_have_text("1 of 3 processes not reached")
+            missing = "The numbers and the list lack what these processes have: w3 (it gives no sign of life)."
+            expect(page.locator("#missing")).to_have_text(missing)
+            expect(page.locator("tbody tr")).to_have_count(1)
+            page.get_by_role("button", name="End session").click()
+            page.get_by_role("button", name="End all of this client").click()
+            expect(page.locator("#said")).to_contain_text("w3")
+            expect(page.locator("tbody tr")).to_have_count(0)
+            fleet.managers["w3"] = fleet.managers["w1"]
+            fleet.silent.clear()
+            expect(page.locator("#missing")).to_be_hidden()
+            expect(page.locator("#state")).to_have_text("all is well")
+
+    def test_a_process_that_starts_to_be_silent_is_named_without_a_reload(
+        self, browser: Browser, served_among_others: Served
+    ) -> None:
+        fleet = served_among_others.fleet
+        assert fleet is not None
+        fleet.silent.clear()
+        fleet.managers.pop("w3")
+        with opened(browser, served_among_others) as page:
+            enter(page)
+            expect(page.locator("#state")).to_have_text("all is well")
+            fleet.silent.add("w1")
+            expect(page.locator("#state")).to_have_text("1 of 2 processes not reached")
+            expect(page.locator("#missing")).to_contain_text("w1 (it gives no sign of life)")
 
     @pytest.mark.parametrize("width", [360, 1400])
     def test_nothing_is_wider_than_the_window(self, width: int, page: Page, served: Served) -> None:

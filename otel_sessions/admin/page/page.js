@@ -269,7 +269,10 @@ async function end(session, line) {
   if (!chosen) return;
   await shown(async () => {
     const path = chosen === "all" ? `v1/sessions?${new URLSearchParams({ client: session.client })}` : `v1/sessions/${session.fingerprint}`;
-    const { ended } = await ask("DELETE", path);
+    const { ended } = await ask("DELETE", path).catch(async error => {
+      if (chosen === "all" && error.status === 503) await search(); // the processes that were reached have ended theirs
+      throw error;
+    });
     say(`${many(ended)} ended${chosen === "all" ? `, all${whose}` : `: ${session.fingerprint}`}.`);
     if (chosen === "all") await search();
     else line.remove();
