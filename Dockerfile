@@ -5,7 +5,7 @@ WORKDIR /src
 COPY pyproject.toml uv.lock README.md LICENSE ./
 COPY otel_sessions ./otel_sessions
 ENV UV_PROJECT_ENVIRONMENT=/opt/otel-sessions UV_PYTHON=/usr/local/bin/python3 UV_PYTHON_DOWNLOADS=never
-RUN uv sync --quiet --frozen --no-cache --no-dev --no-editable --compile-bytecode --extra demo
+RUN uv sync --quiet --frozen --no-cache --no-dev --no-editable --compile-bytecode --extra demo --extra fleet
 
 FROM python:3.13-slim-bookworm
 RUN pip uninstall --yes pip && useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin otel-sessions

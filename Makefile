@@ -84,13 +84,13 @@ bench-proxy: $(VENV)/.dev ## Compare the proxy with nginx and other proxies; tak
 	$(BIN)/python -m benchmarks.proxies.peers
 	$(BIN)/python -m benchmarks.proxy $(if $(QUICK),--quick)
 
-up: compose ## Start the compose stack with Grafana at http://127.0.0.1:3000; COMPARE=1 adds a proxy that leaks, WORKERS=4 starts workers.
-	$(if $(WORKERS),WORKERS=$(WORKERS)) $(COMPOSE) $(if $(COMPARE),--profile compare) up --build --detach --wait --wait-timeout 300
+up: compose ## Start the compose stack with Grafana at http://127.0.0.1:3000; COMPARE=1 adds a proxy that leaks, FLEET=1 three with one cap, WORKERS=4 starts workers.
+	$(if $(WORKERS),WORKERS=$(WORKERS)) $(COMPOSE) $(if $(COMPARE),--profile compare) $(if $(FLEET),--profile fleet) up --build --detach --wait --wait-timeout 300
 	@echo "Grafana: http://127.0.0.1:$(or $(GRAFANA_PORT),3000)   Prometheus: http://127.0.0.1:$(or $(PROMETHEUS_PORT),9090)   \
 	Jaeger: http://127.0.0.1:$(or $(JAEGER_PORT),16686)"
 
 down: compose ## Stop the compose stack and remove its data.
-	$(COMPOSE) --profile compare down --volumes --remove-orphans
+	$(COMPOSE) --profile compare --profile fleet down --volumes --remove-orphans
 
 compose:
 	@command -v $(firstword $(COMPOSE)) >/dev/null || { echo "$(firstword $(COMPOSE)) is not installed. \

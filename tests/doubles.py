@@ -150,6 +150,7 @@ class StoreFleet:
         """What the manager's entry raises."""
         self.peer: Peer | None = None
         """Where ids lead that are not here."""
+        self.retry_after = 5.0
         self.standing: dict[Session[Any], None] = {}
         """The sessions that were registered and are not gone."""
         self.gone_for: list[tuple[str, EndReason]] = []

@@ -142,21 +142,28 @@ class Store(Generic[DataT]):
         self.wheel.file(session, session._deadline(now, shared), now)
         return session
 
-    def use(self, session_id: str) -> Session[DataT]:
-        """Touch a session for a lease, and return it.
+    def use(self, session_id: str | Session[DataT]) -> Session[DataT]:
+        """Touch a session for a lease, and return it. Only who has made a session leases it by itself.
 
         Raises `ManagerClosed`, and `SessionNotFound` with the reason for which the session is due or was ended.
         """
         if not self.accepting:
             self.require_accepting()
-        session = self.visible.get(session_id)
+        session = self.visible.get(session_id)  # type: ignore[arg-type]  # a session is not found
         if session is None:
-            raise SessionNotFound(session_id, self.reason_of(session_id))
+            session = self._hidden(session_id)
         now = self.clock()
         if not session._usable(now):
-            raise SessionNotFound(session_id, session._due(now, session._shared))
+            raise SessionNotFound(session.id, session._due(now, session._shared))
         session._begin_lease(now)
         return session
+
+    def _hidden(self, session: str | Session[DataT]) -> Session[DataT]:
+        """Return a session itself, though a fleet may hide it still. Raises `SessionNotFound` if it is not here."""
+        session_id = session.id if isinstance(session, Session) else session
+        if session is not self.sessions.get(session_id):
+            raise SessionNotFound(session_id, self.reason_of(session_id))
+        return self.sessions[session_id]
 
     def shows(self, session: Session[DataT]) -> bool:
         """Return whether people may see a session: each session that takes a place, unless a fleet hides it."""

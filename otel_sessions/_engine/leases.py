@@ -55,7 +55,7 @@ class Leases(Generic[DataT]):
         """Learn the class of cancel scopes on the running loop: `anyio.CancelScope` looks the loop up every time."""
         self.new_scope = type(anyio.CancelScope())
 
-    def acquire(self, lease: "Pin[DataT] | Holder[DataT]", session_id: str) -> Session[DataT]:
+    def acquire(self, lease: "Pin[DataT] | Holder[DataT]", session_id: str | Session[DataT]) -> Session[DataT]:
         """Lease a session and return it. Raises `ManagerClosed` or `SessionNotFound`."""
         session = self._store.use(session_id)
         if not session._pins:
@@ -95,7 +95,7 @@ class Leases(Generic[DataT]):
         """Return when no session is leased."""
         await self._quiet.wait(lambda: not self._books.leased)
 
-    def bind(self, holder: "Holder[DataT]", session_id: str) -> Session[DataT]:
+    def bind(self, holder: "Holder[DataT]", session_id: str | Session[DataT]) -> Session[DataT]:
         """Lease a session and return it. The holder has to leave when the session is ended."""
         session = self.acquire(holder, session_id)
         holders = self._bound.get(session)
@@ -195,7 +195,7 @@ class Holder(ABC, Generic[DataT]):
 
     __slots__ = ("_leases", "_session_id", "session")
 
-    def __init__(self, leases: Leases[DataT], session_id: str) -> None:
+    def __init__(self, leases: Leases[DataT], session_id: str | Session[DataT]) -> None:
         self._leases = leases
         self._session_id = session_id
         self.session: Session[DataT] | None = None
@@ -214,7 +214,9 @@ class Hold(Holder[DataT]):
 
     __slots__ = ("_on_end",)
 
-    def __init__(self, leases: Leases[DataT], session_id: str, on_end: Callable[[EndReason], object]) -> None:
+    def __init__(
+        self, leases: Leases[DataT], session_id: str | Session[DataT], on_end: Callable[[EndReason], object]
+    ) -> None:
         self._leases = leases
         self._session_id = session_id
         self.session = None

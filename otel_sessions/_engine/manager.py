@@ -254,8 +254,10 @@ class SessionManager(Directory[DataT]):
         """
         return Pin(self._leases, session_id)
 
-    def hold(self, session_id: str, on_end: Callable[[EndReason], object]) -> Hold[DataT]:
+    def hold(self, session_id: str | Session[DataT], on_end: Callable[[EndReason], object]) -> Hold[DataT]:
         """Return a pin for one `with` block, with a callback for the end of the session. Entering is a touch.
+
+        Give a session itself to hold what you have just committed: a fleet hides its id until the store knows it.
 
         `on_end(reason)` asks the holder to leave the block soon, and may leave the block itself. It is called at most
         once, and never after the block: if `close_session`, a shutdown or the end of a drain ends the session. A drain

@@ -63,6 +63,10 @@ class Places(Generic[DataT]):
         """Return the cap that is reached, and the reason of a refusal at it."""
         return self._books.limit or 0, RejectionReason.MAX_SESSIONS
 
+    def retry_after(self, seconds: float | None) -> float | None:
+        """Return the seconds until a place may be free, where an emergency pass may free one after `seconds`."""
+        return seconds
+
     @property
     def waiting(self) -> int:
         """The number of creators that wait for the next free place."""

@@ -62,6 +62,13 @@ class SharedPlaces(Places[DataT]):
             return super().why_full()
         return self._fleet.grant, RejectionReason.FLEET
 
+    def retry_after(self, seconds: float | None) -> float | None:
+        """As without a fleet. If the fleet has refused, another process may give a place back sooner."""
+        if super().is_full:
+            return seconds
+        sooner = self._fleet.retry_after
+        return sooner if seconds is None else min(seconds, sooner)
+
     def settle(self, session: Session[DataT]) -> None:
         super().settle(session)
         self._fleet.register(session)

@@ -65,6 +65,10 @@ class SharedFleet(Fleet, Protocol):
         Asked whenever a place is about to be taken. A creator is refused or waits if the answer is False.
         """
 
+    @property
+    def retry_after(self) -> float:
+        """After how many seconds a process that was refused a place may have one that is free elsewhere."""
+
     def is_visible(self, session: Session[Any]) -> bool:
         """Return whether this process may serve a session that it has. Asked for each lookup: a few comparisons."""
 

@@ -48,7 +48,7 @@ class Adoption:
         """Make the session and hold it. If this raises `SessionError`, the app is cancelled and its answer dropped."""
         try:
             session = make()
-            hold = manager.hold(session.id, partial(self._end, session.id))
+            hold = manager.hold(session, partial(self._end, session.id))
             hold.__enter__()
         except SessionError as error:
             self._lose(error)

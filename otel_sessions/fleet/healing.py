@@ -46,6 +46,11 @@ class Healing:
         self.active = 0
         """How many sessions the shard has, of all owners, by the last audit."""
 
+    @property
+    def is_mending(self) -> bool:
+        """Whether count or digest differ, and the ids are being read."""
+        return self._cursor is not None
+
     def start(self) -> None:
         """Compare at the next opportunity, from the beginning."""
         self.is_wanted, self._cursor = True, None

@@ -12,7 +12,7 @@ from typing import Final
 
 from otel_sessions._core.words import Resync
 
-from .healing import Healing
+from .healing import Differences, Healing
 from .scripts import END, MOST, PUT, RECLAIM
 from .steps import End, Put, Reclaim, Step, Waiting
 from .store import Argument, Call, Keys, Value, numbers, text
@@ -31,10 +31,16 @@ class News(Enum):
 
 @dataclass(kw_only=True)
 class Tally:
-    """What lanes count. `late` is how often a shard called a write too late, `resyncs` what was told again."""
+    """What lanes count. `late` is how often a shard called a write too late, `resyncs` what was told again.
+
+    Of the sessions of former epochs, `kept` go on, `dropped` were claimed by others, `forgotten` are put again.
+    """
 
     resyncs: Counter[Resync] = field(default_factory=Counter)
     late: int = 0
+    kept: int = 0
+    dropped: int = 0
+    forgotten: int = 0
 
 
 class Lane:
@@ -60,6 +66,8 @@ class Lane:
         self._late: int | None = None
         """The deadline for which the store said that it has passed."""
         self._tally: Final = tally or Tally()
+        self.differences = Differences()
+        """What the last audit has shown."""
         self.fenced = False
         """True once the store refused a call: the process must join anew."""
 
@@ -87,6 +95,11 @@ class Lane:
     def active(self) -> int:
         """How many sessions this shard has, of all owners, by the last audit."""
         return self._healing.active
+
+    @property
+    def is_mending(self) -> bool:
+        """Whether an audit has shown that the shard has other records, and they are being read."""
+        return self._healing.is_mending
 
     def is_reclaiming(self) -> bool:
         """Return whether a session of a former epoch waits to be taken over."""
@@ -213,20 +226,23 @@ class Lane:
     def _reclaimed(self, step: Reclaim, result: int, fenced: bool) -> list[tuple[str, News]]:
         if result == 1:
             self._kept[step.ref] = step.put
+            self._tally.kept += 1
             return [(step.ref, News.REGISTERED)]
         if result == 0 and not fenced:  # the store forgot the session
             self._waiting.add_first(step.put)
             self._tally.resyncs[Resync.PUT] += 1
+            self._tally.forgotten += 1
             return []
         if result in step.formers:
             others = tuple(former for former in step.formers if former != result)
             self._waiting.add_first(replace(step, formers=(result, *others)))
             return []
+        self._tally.dropped += 1
         return [(step.ref, News.LOST)]
 
     def _heal(self, answer: Sequence[Value]) -> None:
         nonces = {ref: put.nonce for ref, put in self._kept.items()}
-        differences = self._healing.answer(answer, nonces)
+        self.differences = differences = self._healing.answer(answer, nonces)
         self._tally.resyncs.update({Resync.PUT: len(differences.missing), Resync.ENDED: len(differences.left_over)})
         for ref in differences.missing:
             self._waiting.add_first(self._kept.pop(ref))

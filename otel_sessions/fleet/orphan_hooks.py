@@ -5,8 +5,8 @@ its claim runs out, and another process runs the hook again.
 """
 
 import logging
-from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeAlias
@@ -46,7 +46,7 @@ OrphanHook: TypeAlias = Callable[[Orphan], Awaitable[None]]
 class OrphanHooks:
     """Runs the hooks of one run. `settle` takes an orphan whose hook has run, and returns False if it is too late.
 
-    `wake` is called when there is something to settle.
+    `note` is told what became of each orphan. `wake` is called when there is something to settle.
     """
 
     def __init__(
@@ -54,13 +54,13 @@ class OrphanHooks:
         hook: OrphanHook | None,
         run: Run,
         settle: Callable[[Claimed], bool],
-        outcomes: Counter[OrphanOutcome],
+        note: Callable[[Claimed, OrphanOutcome], None],
         wake: Callable[[], None],
     ) -> None:
         self._hook: Final = hook
         self._run: Final = run
         self._settle: Final = settle
-        self._outcomes: Final = outcomes
+        self._note: Final = note
         self._wake: Final = wake
         self._calls: Final = Tasks()
         self._running = 0
@@ -71,8 +71,8 @@ class OrphanHooks:
         """For how many more orphans a hook is free."""
         return MOST if self._hook is None else max(0, self._run.max_concurrent_closes - self._running)
 
-    def begin(self, claimed: Claimed, now: float) -> None:
-        """Run the hook of an orphan. `now` is the store's time in seconds since 1970."""
+    def begin(self, claimed: Claimed, now: float, within: AbstractContextManager[None]) -> None:
+        """Run the hook of an orphan `within` a block. `now` is the store's time in seconds since 1970."""
         if self._hook is None:
             self._end(claimed)
             return
@@ -84,22 +84,23 @@ class OrphanHooks:
             owner=claimed.owner,
         )
         self._running += 1
-        self._run.start("fleet orphans", partial(self._serve, self._hook, claimed, orphan))
+        hook = partial(_call_within, within, self._hook, orphan)
+        self._run.start("fleet orphans", partial(self._serve, hook, claimed))
 
     def settled(self, settled: Settled) -> None:
-        """Count what became of an orphan."""
+        """Note what became of an orphan."""
         failed = settled.claimed in self._failed
         self._failed.discard(settled.claimed)
         done = OrphanOutcome.FAILED if failed else OrphanOutcome.CLEANED
-        self._outcomes[done if settled.counted else OrphanOutcome.TAKEN] += 1
+        self._note(settled.claimed, done if settled.counted else OrphanOutcome.TAKEN)
 
-    async def _serve(self, hook: OrphanHook, claimed: Claimed, orphan: Orphan) -> None:
+    async def _serve(self, hook: Callable[[], Awaitable[None]], claimed: Claimed) -> None:
         over = anyio.Event()
         failures: list[Exception] = []
 
         async def call() -> None:
             try:
-                await hook(orphan)
+                await hook()
             except Exception as error:
                 failures.append(error)
 
@@ -127,5 +128,10 @@ class OrphanHooks:
     def _end(self, claimed: Claimed) -> None:
         if not self._settle(claimed):
             self._failed.discard(claimed)
-            self._outcomes[OrphanOutcome.TAKEN] += 1
+            self._note(claimed, OrphanOutcome.TAKEN)
         self._wake()
+
+
+async def _call_within(within: AbstractContextManager[None], hook: OrphanHook, orphan: Orphan) -> None:
+    with within:
+        await hook(orphan)

@@ -120,6 +120,10 @@ class Peers:
         self._name = self._given_name or random_name()
         self._links, self._is_entered = None, False
 
+    def current_secrets(self) -> Secrets:
+        """Return the secrets of the fleet. Their file is looked at once a second at most."""
+        return self._current_secrets()
+
     # The run of the manager
 
     def enter(self) -> None:

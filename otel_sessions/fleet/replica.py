@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 from .lanes import Lane, News, Tally
 from .membership import Membership, Terms
 from .orphans import Claimed, Cleaning, Settled, Suspicions
-from .scripts import AUDIT, BEAT, CLAIM, JOIN
+from .scripts import AUDIT, BEAT, CLAIM, JOIN, PAGE
 from .steps import End, Put, Step
 from .store import Call, Keys, Value
 from .totals import Shards
@@ -19,7 +19,19 @@ from .totals import Shards
 _BEATS_IN_A_LEASE: Final = 3
 _HURRIES_IN_A_LEASE: Final = 30
 """How often a process that has refused somebody may ask for a larger grant."""
-Event: TypeAlias = Claimed | Settled | tuple[str, News]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resynced:
+    """A shard that `differs` from what this process knows, or that is told again what it lost: sessions, and ends."""
+
+    shard: int
+    differs: bool
+    put: int = 0
+    ended: int = 0
+
+
+Event: TypeAlias = Claimed | Settled | Resynced | tuple[str, News]
 Party: TypeAlias = Membership | Lane | Cleaning | Suspicions
 
 
@@ -74,6 +86,14 @@ class Replica:
     def is_idle(self) -> bool:
         """Return whether the store has all that this process has to say of its sessions, and no audit is wanted."""
         return all(lane.is_idle() for lane in self._lanes)
+
+    def has_rejoined(self) -> bool:
+        """Return whether the process is a member, and knows of each session of its former epochs what became of it."""
+        return self.membership.epoch is not None and not any(lane.is_reclaiming() for lane in self._lanes)
+
+    def is_cleaning(self, epoch: int) -> bool:
+        """Return whether this process still looks for orphans of a dead epoch."""
+        return epoch in self._cleanings
 
     def is_visible(self, ref: str, now: float) -> bool:
         """Return whether a session may be served. It costs two comparisons."""
@@ -173,7 +193,7 @@ class Replica:
 
     def _may_clean(self) -> bool:
         """What this process can take over is not an orphan. So it takes over first."""
-        return self.membership.epoch is not None and not any(lane.is_reclaiming() for lane in self._lanes)
+        return self.has_rejoined()
 
     def _heard(self, call: Call, answer: Sequence[Value], now: float) -> None:
         self.membership.answer(call, answer)
@@ -218,6 +238,8 @@ class Replica:
         if call.script is AUDIT:
             self.shards.audited(lane.shard, lane.books, lane.active)
             self._suspect = self._suspicions.audited(lane.shard, lane.owners, now) or self._suspect
+        if call.script in (AUDIT, PAGE):
+            events.append(_resynced(lane))
         return events
 
     def _cleaned(self, cleaning: Cleaning, call: Call, answer: Sequence[Value]) -> list[Event]:
@@ -225,6 +247,11 @@ class Replica:
         if cleaning.is_done:
             del self._cleanings[cleaning.dead]
         return events
+
+
+def _resynced(lane: Lane) -> Resynced:
+    found = lane.differences
+    return Resynced(shard=lane.shard, differs=lane.is_mending, put=len(found.missing), ended=len(found.left_over))
 
 
 def _claims(call: Call) -> int:

@@ -28,8 +28,9 @@ from .orphan_hooks import OrphanHooks
 from .orphans import Claimed, Settled
 from .outage import Outage
 from .registry import Entry, Registry, Standing
+from .repairs import Repairs
 from .replica import Event as ReplicaEvent
-from .replica import Replica
+from .replica import Replica, Resynced
 from .scripts import BEAT, LOOK, MEMBERS
 from .store import Call, Keys, Value
 
@@ -62,6 +63,7 @@ class Parts:
     members: Members
     outage: Outage
     hooks: OrphanHooks
+    repairs: Repairs
     counts: Counts
     refusal: Callable[[], Exception | None]
     """Why the store itself cannot be used, or None."""
@@ -100,6 +102,7 @@ class Running:
     def end(self) -> None:
         """Send nothing more, and let nobody wait."""
         self._is_over = True
+        self.parts.repairs.end()
         if not self._home.is_closed():
             self._tell_all()
             self.wake()
@@ -107,6 +110,11 @@ class Running:
     def wake(self) -> None:
         """Ask the replica soon what it has to say. What is registered until then goes in one batch."""
         self._woken.set()
+
+    def orphan_over(self, claimed: Claimed, outcome: OrphanOutcome) -> None:
+        """Count what became of an orphan."""
+        self.parts.counts.orphans[outcome] += 1
+        self.parts.repairs.end_orphan(claimed.owner, outcome)
 
     def connection_was_lost(self) -> None:
         """Compare with the store, which may have lost its last writes."""
@@ -275,13 +283,17 @@ class Running:
                 ends.setdefault(due[1], []).append(due[0])
         if ends:
             self._run.end(ends)
+        self.parts.repairs.look()
 
     def _happened(self, event: ReplicaEvent, now: float) -> tuple[str, EndReason] | None:
         match event:
             case Claimed():
-                self.parts.hooks.begin(event, self._member.store_time(now))
+                within = self.parts.repairs.begin_orphan(event.owner)
+                self.parts.hooks.begin(event, self._member.store_time(now), within)
             case Settled():
                 self.parts.hooks.settled(event)
+            case Resynced():
+                self.parts.repairs.resynced(event)
             case _:
                 return self._registry.learn(*event, self._replica.join_of_lanes)
         return None
@@ -316,6 +328,7 @@ class Running:
         counts, resets = self.parts.counts, self._replica.shards.resets
         if self._member.joins > self._joins:
             counts.fenced += self._member.joins - self._joins
+            self.parts.repairs.begin_rejoin()
             _logger.warning(
                 "the fleet counted this process as dead; it joins anew, and ends the sessions that others have claimed",
                 extra=Event.FLEET_FENCED.extra,

@@ -20,7 +20,7 @@ from otel_sessions._core.fleet_state import FleetState
 from otel_sessions._core.ids import hint_in
 from otel_sessions._core.session import Session
 from otel_sessions._core.words import EndReason, LookupOutcome
-from otel_sessions._engine.owners import Called, Peer
+from otel_sessions._engine.owners import Called, Peer, Reports
 from otel_sessions._engine.sharing import Run
 
 from .addresses import check_name, random_name, read_address
@@ -31,10 +31,12 @@ from .membership import Terms
 from .orphan_hooks import OrphanHook, OrphanHooks
 from .outage import Outage, check_policy
 from .peers import Peers, Secret
+from .repairs import Repairs
 from .replica import Replica
 from .reporting import state_of
 from .running import Counts, Parts, Running
 from .store import Keys, Store, session_ref
+from .store_tracing import StoreTracing
 
 _BEATS_IN_A_LEASE: Final = 3
 _SPARE_SHARE: Final = 4
@@ -145,7 +147,9 @@ class StoreFleet(Peers):
         )
         span = run.close_timeout + _CLAIM_SECONDS
         replica = Replica(terms, self._keys, random.randbelow, span=span, tally=self._counts.tally)
-        hooks = OrphanHooks(self._on_orphan, run, replica.settle, self._counts.orphans, lambda: running.wake())
+        hooks = OrphanHooks(
+            self._on_orphan, run, replica.settle, lambda *over: running.orphan_over(*over), lambda: running.wake()
+        )
         outage = Outage(
             is_open=setup.outage == "open",
             start_share=setup.start_share,
@@ -162,6 +166,7 @@ class StoreFleet(Peers):
             members=self._members,
             outage=outage,
             hooks=hooks,
+            repairs=Repairs(self._spans, replica, self._counts.tally),
             counts=self._counts,
             refusal=lambda: store.refusal,
         )
@@ -192,6 +197,11 @@ class StoreFleet(Peers):
 
     def has_room(self, taken: int) -> bool:
         return self._running is not None and self._running.has_room(taken)
+
+    @property
+    def retry_after(self) -> float:
+        """A beat: what others do not use comes back with their next beat."""
+        return self._setup.lease / _BEATS_IN_A_LEASE
 
     def is_visible(self, session: Session[Any]) -> bool:
         return self._running is not None and self._running.is_visible(session)
@@ -265,6 +275,10 @@ class StoreFleet(Peers):
         return None
 
     # Signals
+
+    def report(self, reports: Reports) -> None:
+        super().report(reports)
+        self._tracing = self._spans = StoreTracing(reports)
 
     def measure(self, called: Called) -> None:
         """Tell `called` of each call to the store from now on."""

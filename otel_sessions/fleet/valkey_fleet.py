@@ -41,8 +41,8 @@ class ValkeyFleet(StoreFleet):
 
     `allow_peers` are networks, as `10.0.0.0/8`: requests are forwarded to addresses in them only. `patience` is in
     seconds: a peer must take a connection, or give a sign of life, within this time. `tls` is the context for the store
-    and for addresses with `https`. On trio no request is forwarded: it gets 503 where another process has its session.
-    Needs the extra `fleet`.
+    and for addresses with `https`; `peer_tls` replaces it for these addresses. On trio no request is forwarded: it gets
+    503 where another process has its session. Needs the extra `fleet`.
 
     Raises `ConfigError` if an argument is wrong.
     """
@@ -65,6 +65,7 @@ class ValkeyFleet(StoreFleet):
         sentinel: str | None = None,
         patience: float = 5.0,
         tls: ssl.SSLContext | None = None,
+        peer_tls: ssl.SSLContext | None = None,
         allow_peers: Sequence[str] | None = None,
     ) -> None:
         def new_store(on_lost: Callable[[], None], time_limit: float) -> "ValkeyStore":
@@ -91,6 +92,6 @@ class ValkeyFleet(StoreFleet):
             describe=describe,
             on_orphan=on_orphan,
             patience=patience,
-            tls=tls,
+            tls=peer_tls or tls,
         )
         new_store(lambda: None, 1.0)  # raises for a URL that is wrong

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from otel_sessions._lazy import lazily
 
+from .fleet_settings import FleetSettings
 from .headers import Trust
 from .peer import Peer
 from .rules import Rules, Timeouts
@@ -19,6 +20,6 @@ from .settings import Settings
 if TYPE_CHECKING:
     from .server import Proxy
 
-__all__ = ["Peer", "Proxy", "Rules", "Settings", "Timeouts", "Trust"]
+__all__ = ["FleetSettings", "Peer", "Proxy", "Rules", "Settings", "Timeouts", "Trust"]
 
 __getattr__ = lazily(__name__, {"Proxy": "server"})

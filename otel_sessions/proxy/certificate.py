@@ -18,7 +18,7 @@ from otel_sessions._core.events import Event
 from otel_sessions._core.exceptions import ConfigError
 from otel_sessions._program.flags import naming
 
-from . import options
+from . import fleet_options, options
 
 _LOOK_SECONDS: Final = 10.0
 _MOST_TURNS: Final = 4
@@ -40,7 +40,7 @@ class Flags:
 
 
 OF_CLIENTS: Final = Flags(cert=options.TLS_CERT.flag, key=options.TLS_KEY.flag)
-OF_PEERS: Final = Flags(cert=options.PEER_TLS_CERT.flag, key=options.PEER_TLS_KEY.flag)
+OF_PEERS: Final = Flags(cert=fleet_options.PEER_TLS_CERT.flag, key=fleet_options.PEER_TLS_KEY.flag)
 
 
 class Certificate:

@@ -14,6 +14,7 @@ from otel_sessions.matchers import Headers
 
 from .peer import MCP_ID, Peer, credentials
 from .rules import Timeouts
+from .ticket import Ticket
 from .upstream import Upstream
 
 _logger = logging.getLogger("otel_sessions.proxy")
@@ -30,12 +31,13 @@ class Farewell:
         self._close_timeout = close_timeout
         self._upstream = upstream
 
-    async def to(self, session: Session[Peer], _reason: EndReason) -> None:
+    async def to(self, session: Session[Peer], reason: EndReason) -> None:
         """End a session at the upstream, as a close hook of the manager, within `close_timeout`.
 
-        Raises `ConnectionError` if the upstream may still hold the session.
+        A session that is `fenced` belongs to another proxy of the fleet, which serves it or ends it. Raises
+        `ConnectionError` if the upstream may still hold the session.
         """
-        if session.data.told:
+        if session.data.told or reason is EndReason.FENCED:
             return
         try:
             await self._delete(session.id, session.data.target, session.data.headers)
@@ -64,6 +66,10 @@ class Farewell:
                 *(stray, problem),
                 extra=Event.UPSTREAM_KEPT_SESSION.extra,
             )
+
+    async def to_orphan(self, ticket: Ticket) -> None:
+        """End the session of a proxy that has died. Raises `ConnectionError` if the upstream may still hold it."""
+        await self._delete(ticket.session_id, ticket.target, ticket.headers)
 
     async def _delete(self, session_id: str, target: bytes, last: Headers) -> None:
         """Send the upstream a DELETE with the credentials of the client's last request."""

@@ -5,6 +5,7 @@ peers' listener takes nothing else.
 """
 
 import dataclasses
+import ssl
 from collections.abc import Awaitable
 from http import HTTPStatus
 from pathlib import Path
@@ -19,8 +20,11 @@ from otel_sessions.fleet.signing import HEADER
 from otel_sessions.fleet.taking import as_of_client, is_forwarded
 from otel_sessions.matchers import Scope
 
-from . import options, websocket
+from . import fleet_options, websocket
+from .farewell import Farewell
+from .fleet_settings import FleetSettings
 from .forward import answer
+from .orphans import OrphanFarewell
 from .peer import EndpointMatcher
 from .settings import Settings
 from .shape import shape_in
@@ -32,15 +36,29 @@ _SIGNED_TIMES: Final = 3
 _SIGNED_BYTES: Final = 2048
 
 
-def fleet_of(settings: Settings) -> StaticPeers | None:
-    """Return the fleet that the settings describe, or None. Raises `ConfigError` if its files cannot be used."""
+def fleet_of(settings: Settings, farewell: Farewell | None) -> Peers | None:
+    """Return the fleet that the settings describe, or None. Raises `ConfigError` if its files cannot be used.
+
+    `farewell` ends the sessions of dead processes at the upstream, where the settings ask for it.
+    """
+    tls = None if settings.peer_ca is None else trusting(settings.peer_ca, fleet_options.PEER_CA.flag)
+    if settings.fleet is not None:
+        return _store_fleet(settings.fleet, tls, farewell if settings.fleet.farewell else None)
     if settings.peer_secret_file is None:
         return None
     file = None if settings.peers_file is None else Path(settings.peers_file)
     listed = {name: peer.address for name, peer in read_peers(settings.peers).items()} or file
     secret = Path(settings.peer_secret_file)
-    tls = None if settings.peer_ca is None else trusting(settings.peer_ca, options.PEER_CA.flag)
     return StaticPeers(listed, dns=settings.peers_dns, name=settings.peer_name, secret=secret, tls=tls)
+
+
+def _store_fleet(settings: FleetSettings, peer_tls: ssl.SSLContext | None, farewell: Farewell | None) -> Peers:
+    store_tls = None if settings.ca is None else trusting(settings.ca, fleet_options.FLEET_CA.flag)
+    if farewell is None:
+        return settings.fleet(store_tls, peer_tls, None, None)
+    orphans = OrphanFarewell(farewell, lambda: fleet.current_secrets())
+    fleet = settings.fleet(store_tls, peer_tls, orphans.describe, orphans.end)
+    return fleet
 
 
 def with_hints(settings: Settings) -> Settings:

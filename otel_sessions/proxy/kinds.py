@@ -1,12 +1,14 @@
 """The kinds of values that only the proxy's options take: how the text of each is read."""
 
 import re
+from ipaddress import ip_network
 from typing import Final
 
 from otel_sessions._core.exceptions import ConfigError
 from otel_sessions._core.options import Expected, number, text
 from otel_sessions._http.addresses import Network, read_network
 from otel_sessions.fleet.addresses import read_address, read_peers
+from otel_sessions.fleet.store_url import parse_store_url
 from otel_sessions.matchers import CookieMatcher, HeaderMatcher, SessionMatcher
 
 from .headers import UNIX_PEER, UnixPeer
@@ -63,6 +65,25 @@ def _dns(said: str) -> str:
     return said
 
 
+def _peer_address(said: str) -> str:
+    read_address(said)
+    return said
+
+
+def _network(said: str) -> str:
+    ip_network(said)
+    return said
+
+
+def _store(said: str) -> str:
+    """Return the URL of a store. The error shows no part of the URL, which may hold a password."""
+    try:
+        parse_store_url(said)
+    except ConfigError as error:
+        raise Expected(f"the URL of a store: {error}") from None
+    return said
+
+
 PEER: Final = text("a process as w1=http://10.0.0.7:9001", _peer)
 SENDER: Final = text("an address or a network, as in 10.0.0.0/8, or unix", _sender)
 BYTES: Final = number("a whole number of bytes, or 0 for no limit", lambda value: value >= 0, int)
@@ -70,3 +91,6 @@ HEAD: Final = number(f"{_LEAST_HEAD} bytes or more", lambda value: value >= _LEA
 OWNER: Final = text(_A_PLAIN_NAME, _owner)
 MATCHER_KIND: Final = text("mcp, cookie, cookie:NAME or header:NAME", _matcher)
 DNS: Final = text("a URL as http://gateway:9001", _dns)
+PEER_ADDRESS: Final = text("an address as http://10.0.0.7:9001 or unix:PATH", _peer_address, secret=True)
+NETWORK: Final = text("a network as 10.0.0.0/8", _network)
+STORE: Final = text("the URL of a store as valkeys://store:6379", _store, secret=True)

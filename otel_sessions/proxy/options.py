@@ -19,14 +19,13 @@ from otel_sessions._core.options import (
 from otel_sessions._http.addresses import Network
 from otel_sessions._program.arguments import ADDRESS_OR_OFF, FILE, LISTENER, SERVER, Address
 from otel_sessions._program.flags import Tables
-from otel_sessions.fleet.addresses import check_name
 from otel_sessions.matchers import SessionMatcher
 
+from .fleet_options import FLEET, FLEET_OPTIONS
 from .headers import UnixPeer
-from .kinds import BYTES, DNS, HEAD, MATCHER_KIND, OWNER, PEER, SENDER
+from .kinds import BYTES, HEAD, MATCHER_KIND, OWNER, SENDER
 
 _PROXY: Final = "proxy"
-_FLEET: Final = "fleet"
 _ADMIN: Final = "admin"
 
 UPSTREAM: Final[Option[str]] = Option(
@@ -248,83 +247,6 @@ EXPORT_KEEP: Final[Option[int]] = Option(
     help="the number of rotated files that are kept",
 )
 
-PEERS: Final[Option[tuple[str, ...]]] = Option(
-    name="peers",
-    table=_FLEET,
-    kind=several(PEER),
-    default=(),
-    unit="NAME=ADDRESS",
-    help="a process of the fleet, as w1=http://10.0.0.7:9001 or w1=unix:PATH, this process included; repeatable",
-)
-PEERS_FILE: Final[Option[str | None]] = Option(
-    name="peers_file",
-    table=_FLEET,
-    kind=FILE,
-    default=None,
-    unit="FILE",
-    help="the file with a NAME=ADDRESS in each line; it is read again when it has changed",
-)
-PEERS_DNS: Final[Option[str | None]] = Option(
-    name="peers_dns",
-    table=_FLEET,
-    kind=DNS,
-    default=None,
-    unit="URL",
-    help="the URL whose host has the address of each process in the DNS",
-)
-PEER_NAME: Final[Option[str | None]] = Option(
-    name="peer_name",
-    table=_FLEET,
-    kind=text("1 to 32 letters, digits, hyphens and underscores", check_name),
-    default=None,
-    unit="NAME",
-    help="the name of this process among its peers; unset with --peers-dns: a random name",
-)
-PEER_LISTEN: Final[Option[Address | None]] = Option(
-    name="peer_listen",
-    table=_FLEET,
-    kind=LISTENER,
-    default=None,
-    unit="ADDRESS",
-    help="the private address, HOST:PORT or unix:PATH, that takes what peers pass on",
-)
-PEER_SECRET_FILE: Final[Option[str | None]] = Option(
-    name="peer_secret_file",
-    table=_FLEET,
-    kind=FILE,
-    default=None,
-    unit="FILE",
-    help="the file with the secret that all peers share, one in each line; the first one signs, all are accepted",
-)
-PEER_TLS_CERT: Final[Option[str | None]] = Option(
-    name="peer_tls_cert",
-    table=_FLEET,
-    kind=FILE,
-    default=None,
-    unit="FILE",
-    help="the certificate (PEM, with its chain) for TLS towards peers, at a HOST:PORT; needs its key",
-)
-PEER_TLS_KEY: Final[Option[str | None]] = Option(
-    name="peer_tls_key",
-    table=_FLEET,
-    kind=FILE,
-    default=None,
-    unit="FILE",
-    help="the private key (PEM, not encrypted) of the certificate for peers",
-)
-PEER_CA: Final[Option[str | None]] = Option(
-    name="peer_ca",
-    table=_FLEET,
-    kind=FILE,
-    default=None,
-    unit="FILE",
-    help="the certificates (PEM) of the authorities that https peers are checked against, instead of the system's",
-)
-
-FLEET_OPTIONS: Final = (
-    *(PEERS, PEERS_FILE, PEERS_DNS, PEER_NAME, PEER_LISTEN, PEER_SECRET_FILE),
-    *(PEER_TLS_CERT, PEER_TLS_KEY, PEER_CA),
-)
 PROXY_OPTIONS: Final = (
     *(UPSTREAM, LISTEN, TLS_CERT, TLS_KEY, UPSTREAM_CA, HEALTH, MATCHER),
     *(CONNECT_TIMEOUT, HEAD_TIMEOUT, IDLE_TIMEOUT, COMMENT_AFTER),
@@ -370,5 +292,5 @@ ADMIN_ALLOW_HOST: Final[Option[tuple[str, ...]]] = Option(
     file_key="allow_host",
 )
 ADMIN_OPTIONS: Final = (ADMIN, ADMIN_TOKEN_FILE, ADMIN_TOKEN, ADMIN_ALLOW_HOST)
-TABLES: Final[Tables] = {_PROXY: PROXY_OPTIONS, SESSION: SESSION_OPTIONS, _ADMIN: ADMIN_OPTIONS, _FLEET: FLEET_OPTIONS}
+TABLES: Final[Tables] = {_PROXY: PROXY_OPTIONS, SESSION: SESSION_OPTIONS, _ADMIN: ADMIN_OPTIONS, FLEET: FLEET_OPTIONS}
 """The options of a proxy by the tables of its file."""

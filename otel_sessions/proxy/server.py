@@ -27,7 +27,7 @@ from otel_sessions.asgi import ASGIApp, Receive, Send
 from otel_sessions.matchers import AdoptingMatcher, Headers, Scope
 from otel_sessions.sinks._jsonlines import JsonLinesSink
 
-from . import options, websocket
+from . import fleet_options, options, websocket
 from ._uvicorn import Server
 from .administration import Administration
 from .certificate import OF_CLIENTS, OF_PEERS, Certificate, Flags
@@ -96,7 +96,7 @@ class Proxy:
         self._peer_certificate = _certificate(settings.peer_tls_cert, settings.peer_tls_key, OF_PEERS)
         farewell = Farewell(self._upstream, settings.sessions.close_timeout) if settings.tells_upstream else None
         self._sink = _sink(settings)
-        self._fleet = fleet = fleet_of(settings)
+        self._fleet = fleet = fleet_of(settings, farewell)
         self.manager: Final[SessionManager[Peer]] = SessionManager(
             settings.sessions,
             name="proxy",
@@ -225,7 +225,7 @@ class Proxy:
 
     def _listen_for_peers(self) -> socket.socket | None:
         address = self.settings.peer_listen
-        return None if address is None else listen_as(options.PEER_LISTEN.flag, address)
+        return None if address is None else listen_as(fleet_options.PEER_LISTEN.flag, address)
 
     def _listen_for_admin(self) -> socket.socket | None:
         return None if self._admin is None else self._admin.listen()

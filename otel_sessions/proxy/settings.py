@@ -12,12 +12,13 @@ from otel_sessions._program.arguments import Address
 from otel_sessions._program.flags import Values, add_flags, merged, warnings_of
 from otel_sessions.matchers import SessionMatcher
 
-from . import options
+from . import fleet_options, options
+from .fleet_settings import FleetSettings, fleet_settings
 from .headers import UNIX_PEER, Trust
 from .peer import EndpointMatcher
 from .rules import Rules, Timeouts
 
-_OPTIONS: Final = (*options.PROXY_OPTIONS, *options.ADMIN_OPTIONS, *options.FLEET_OPTIONS)
+_OPTIONS: Final = (*options.PROXY_OPTIONS, *options.ADMIN_OPTIONS, *fleet_options.FLEET_OPTIONS)
 _USUAL: Final = Values({option.name: option.usual for option in _OPTIONS})
 WORKER: Final = "{worker}"
 """What stands for the number of the worker in the name of a file."""
@@ -52,15 +53,16 @@ class Settings:
     export: str | None = _USUAL[options.EXPORT]
     export_max_bytes: int = _USUAL[options.EXPORT_MAX_BYTES]
     export_keep: int = _USUAL[options.EXPORT_KEEP]
-    peers: tuple[str, ...] = _USUAL[options.PEERS]
-    peers_file: str | None = _USUAL[options.PEERS_FILE]
-    peers_dns: str | None = _USUAL[options.PEERS_DNS]
-    peer_name: str | None = _USUAL[options.PEER_NAME]
-    peer_listen: Address | None = _USUAL[options.PEER_LISTEN]
-    peer_secret_file: str | None = _USUAL[options.PEER_SECRET_FILE]
-    peer_tls_cert: str | None = _USUAL[options.PEER_TLS_CERT]
-    peer_tls_key: str | None = _USUAL[options.PEER_TLS_KEY]
-    peer_ca: str | None = _USUAL[options.PEER_CA]
+    peers: tuple[str, ...] = _USUAL[fleet_options.PEERS]
+    peers_file: str | None = _USUAL[fleet_options.PEERS_FILE]
+    peers_dns: str | None = _USUAL[fleet_options.PEERS_DNS]
+    peer_name: str | None = _USUAL[fleet_options.PEER_NAME]
+    peer_listen: Address | None = _USUAL[fleet_options.PEER_LISTEN]
+    peer_secret_file: str | None = _USUAL[fleet_options.PEER_SECRET_FILE]
+    peer_tls_cert: str | None = _USUAL[fleet_options.PEER_TLS_CERT]
+    peer_tls_key: str | None = _USUAL[fleet_options.PEER_TLS_KEY]
+    peer_ca: str | None = _USUAL[fleet_options.PEER_CA]
+    fleet: FleetSettings | None = None
     admin: tuple[str, int] | None = _USUAL[options.ADMIN]
     admin_token_file: str | None = _USUAL[options.ADMIN_TOKEN_FILE]
     admin_token: str | None = field(default=_USUAL[options.ADMIN_TOKEN], repr=False)
@@ -117,15 +119,16 @@ def read(flags: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
         export=values[options.EXPORT],
         export_max_bytes=values[options.EXPORT_MAX_BYTES],
         export_keep=values[options.EXPORT_KEEP],
-        peers=values[options.PEERS],
-        peers_file=values[options.PEERS_FILE],
-        peers_dns=values[options.PEERS_DNS],
-        peer_name=values[options.PEER_NAME],
-        peer_listen=values[options.PEER_LISTEN],
-        peer_secret_file=values[options.PEER_SECRET_FILE],
-        peer_tls_cert=values[options.PEER_TLS_CERT],
-        peer_tls_key=values[options.PEER_TLS_KEY],
-        peer_ca=values[options.PEER_CA],
+        peers=values[fleet_options.PEERS],
+        peers_file=values[fleet_options.PEERS_FILE],
+        peers_dns=values[fleet_options.PEERS_DNS],
+        peer_name=values[fleet_options.PEER_NAME],
+        peer_listen=values[fleet_options.PEER_LISTEN],
+        peer_secret_file=values[fleet_options.PEER_SECRET_FILE],
+        peer_tls_cert=values[fleet_options.PEER_TLS_CERT],
+        peer_tls_key=values[fleet_options.PEER_TLS_KEY],
+        peer_ca=values[fleet_options.PEER_CA],
+        fleet=fleet_settings(values),
         admin=values[options.ADMIN],
         admin_token_file=values[options.ADMIN_TOKEN_FILE],
         admin_token=values[options.ADMIN_TOKEN],
@@ -179,21 +182,39 @@ def _require_whole_fleet(settings: Settings) -> None:
     lists = (settings.peers, settings.peers_file, settings.peers_dns)
     rest = {"listen": settings.peer_listen, "secret-file": settings.peer_secret_file, "name": settings.peer_name}
     rest |= {"tls-cert": settings.peer_tls_cert, "tls-key": settings.peer_tls_key, "ca": settings.peer_ca}
-    given = [f"--peer-{name}" for name, value in rest.items() if value is not None]
-    if not any(lists):
-        if given:
-            raise ConfigError(f"{given[0]} needs --peers, --peers-file or --peers-dns")
-        return
-    if len(list(filter(None, lists))) > 1:
-        raise ConfigError("--peers, --peers-file and --peers-dns are three ways to say the same; give one of them")
-    for name in ("listen", "secret-file"):
-        if rest[name] is None:
-            raise ConfigError(f"a fleet needs --peer-{name}")
-    if settings.peer_name is None and settings.peers_dns is None:
-        raise ConfigError("a list of peers needs --peer-name, the name of this process in the list")
+    given = {f"--peer-{name}" for name, value in rest.items() if value is not None}
+    if settings.fleet is not None:
+        _require_store_alone(settings, any(lists), given)
+    elif any(lists):
+        _require_whole_list(settings, given)
+    elif given:
+        raise ConfigError(f"{min(given)} needs --peers, --peers-file, --peers-dns or --fleet")
     _require_both("--peer-tls", settings.peer_tls_cert, settings.peer_tls_key)
     if settings.peer_tls_cert is not None and isinstance(settings.peer_listen, Path):
         raise ConfigError("--peer-tls-cert needs a --peer-listen HOST:PORT: a Unix socket has no TLS")
+
+
+def _require_whole_list(settings: Settings, given: set[str]) -> None:
+    """Raise `ConfigError` if a fleet whose processes stand in a list is not described as a whole."""
+    if len(list(filter(None, (settings.peers, settings.peers_file, settings.peers_dns)))) > 1:
+        raise ConfigError("--peers, --peers-file and --peers-dns are three ways to say the same; give one of them")
+    for needed in ("--peer-listen", "--peer-secret-file"):
+        if needed not in given:
+            raise ConfigError(f"a fleet needs {needed}")
+    if settings.peer_name is None and settings.peers_dns is None:
+        raise ConfigError("a list of peers needs --peer-name, the name of this process in the list")
+
+
+def _require_store_alone(settings: Settings, has_list: bool, given: set[str]) -> None:
+    """Raise `ConfigError` if a fleet with a store also has a list of peers, or something is missing."""
+    if has_list:
+        raise ConfigError("--fleet and a list of peers exclude each other: the store has the list")
+    if "--peer-name" in given or "--peer-secret-file" in given:
+        raise ConfigError("--fleet has a name and a secret of its own: leave out --peer-name and --peer-secret-file")
+    if "--peer-listen" not in given:
+        raise ConfigError("--fleet needs --peer-listen, the private address that takes what other proxies pass on")
+    if settings.fleet is not None and settings.fleet.farewell and not settings.tells_upstream:
+        raise ConfigError("--fleet-farewell needs --matcher mcp: with other matchers the upstream makes no sessions")
 
 
 def _require_room_for_workers(settings: Settings) -> None:
@@ -207,6 +228,8 @@ def _require_room_for_workers(settings: Settings) -> None:
     ):
         if places is not None and places < workers:
             raise ConfigError(f"{flag} {places} is too few for --workers {workers}: each worker needs a place")
+    if settings.fleet is not None:
+        raise ConfigError("--workers and --fleet exclude each other: start several proxies, with an address each")
     if settings.has_peers:
         raise ConfigError("--workers and --peers exclude each other: a list of peers names processes, not machines")
     if settings.export is not None and WORKER not in settings.export:

@@ -91,7 +91,7 @@ def trusting(ca: str | None, flag: str) -> ssl.SSLContext:
         try:
             context.load_verify_locations(cadata=text)
         except (ssl.SSLError, ValueError):
-            raise ConfigError(f"{options.UPSTREAM_CA.flag} {ca}: the file has no certificate in PEM") from None
+            raise ConfigError(f"{flag} {ca}: the file has no certificate in PEM") from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     return context

@@ -5,7 +5,7 @@ from typing import Any
 import anyio
 import pytest
 
-from otel_sessions import EndReason, Peer, SessionConfig, SessionExists, SessionManager, StoreUnavailable
+from otel_sessions import EndReason, Peer, Session, SessionConfig, SessionExists, SessionManager, StoreUnavailable
 from otel_sessions.asgi import Message, Receive, Scope, Send, SessionLeaseMiddleware, session_of
 from otel_sessions.matchers import CookieMatcher, Match, McpMatcher, Opens, SessionMatcher
 from tests.doubles import Ends, StoreFleet
@@ -21,9 +21,17 @@ MADE = ((b"mcp-session-id", b"of-the-app"), (b"content-type", b"text/event-strea
 
 
 class ForwardingFleet(StoreFleet):
-    """A fleet that a middleware takes. No exchange ever leads elsewhere."""
+    """A fleet that a middleware takes. No exchange ever leads elsewhere. What the store does not know is hidden."""
 
     needs_hints = False
+
+    def register(self, session: Session[Any]) -> None:
+        super().register(session)
+        self.hidden.add(session)
+
+    async def registered(self, session: Session[Any]) -> None:
+        await super().registered(session)
+        self.hidden.discard(session)
 
     def is_forwarded(self, scope: Scope) -> bool:
         return False
@@ -266,9 +274,9 @@ async def test_what_opens_no_session_waits_for_no_store(clock: Clock, fleet: For
         assert not fleet.standing
 
 
-async def test_a_full_fleet_is_a_503(clock: Clock, fleet: ForwardingFleet) -> None:
+async def test_a_full_fleet_is_a_503_that_says_when_to_come_back(clock: Clock, fleet: ForwardingFleet) -> None:
     fleet.grant = 0
     async with SessionManager[Any](CONFIG, clock=clock, fleet=fleet) as manager:
         client = await initializing().go(SessionLeaseMiddleware(App(), manager, MCP))
 
-        assert client.status == 503
+        assert (client.status, client.headers(b"retry-after")) == (503, [b"5"])

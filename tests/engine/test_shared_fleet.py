@@ -81,6 +81,18 @@ class TestRoom:
         assert manager.get_metrics().rejected[RejectionReason.FLEET] == 1
         assert manager.get_metrics().rejected[RejectionReason.MAX_SESSIONS] == 0
 
+    async def test_a_refusal_says_when_another_process_may_have_given_a_place_back(
+        self, manager: SessionManager[None], fleet: StoreFleet
+    ) -> None:
+        fleet.grant = 0
+        assert (await refusal_of(manager)).retry_after == 5
+
+        fleet.grant = 1
+        await manager.create_session()
+        assert (await refusal_of(manager)).retry_after == 5
+        manager.set_max_sessions(1)
+        assert (await refusal_of(manager)).retry_after == 10  # the own cap, as without a fleet
+
     async def test_the_own_cap_is_named_if_both_caps_are_reached(
         self, manager: SessionManager[None], fleet: StoreFleet
     ) -> None:
@@ -459,6 +471,20 @@ class TestRegistration:
             await session.registered()
             assert clock() == begun + 2
         await session.registered()
+
+    async def test_who_has_made_a_session_may_hold_it_while_the_fleet_hides_it(
+        self, manager: SessionManager[None], fleet: StoreFleet
+    ) -> None:
+        async with manager.reserve() as place:
+            session = place.commit("a")
+        fleet.hidden.add(session)
+        with pytest.raises(SessionNotFound), manager.hold("a", print):
+            pass
+        with manager.hold(session, print) as held:
+            assert held is session
+        await manager.close_session("a")
+        with pytest.raises(SessionNotFound, match="closed"), manager.hold(session, print):
+            pass
 
     async def test_a_committed_session_that_cannot_be_registered_is_ended(
         self, manager: SessionManager[None], fleet: StoreFleet

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import anyio
 import anyio.lowlevel
+from opentelemetry.trace import TracerProvider
 
 from otel_sessions import ConfigError, Session, SessionConfig, SessionManager, StoreUnavailable
 from otel_sessions.fleet.orphan_hooks import Orphan
@@ -114,17 +115,21 @@ class Process:
 
 
 @asynccontextmanager
-async def process(server: Server, *, config: SessionConfig | None = None, **options: Any) -> AsyncIterator[Process]:
-    """Run a process until the end of the block. Options are those of `new_fleet`."""
-    one = new_process(server, config=config, **options)
+async def process(
+    server: Server, *, config: SessionConfig | None = None, spans: TracerProvider | None = None, **options: Any
+) -> AsyncIterator[Process]:
+    """Run a process until the end of the block. Options are those of `new_fleet`. `spans` gets its spans."""
+    one = new_process(server, config=config, spans=spans, **options)
     async with one.manager:
         yield one
 
 
-def new_process(server: Server, *, config: SessionConfig | None = None, **options: Any) -> Process:
+def new_process(
+    server: Server, *, config: SessionConfig | None = None, spans: TracerProvider | None = None, **options: Any
+) -> Process:
     wire, clock, ends = Wire(server), Clock(), Ends()
     fleet = new_fleet(wire, **options)
-    manager = SessionManager(config or CONFIG, clock=clock, fleet=fleet, on_close=ends)
+    manager = SessionManager(config or CONFIG, clock=clock, fleet=fleet, on_close=ends, tracer_provider=spans)
     return Process(wire=wire, fleet=fleet, clock=clock, ends=ends, manager=manager)
 
 

@@ -69,6 +69,8 @@ async def test_the_sessions_of_all_processes_never_pass_the_cap(server: Server) 
                 except TooManySessions as error:
                     refused += 1
                     assert error.reason is RejectionReason.FLEET
+                    assert error.retry_after is not None
+                    assert error.retry_after <= LEASE / 3
                 assert len(one.manager) + len(other.manager) <= 8
             await anyio.sleep(0.4)
 

@@ -23,6 +23,7 @@ from tests.fleet.member import fleet
 from tests.fleet.processes import books
 from tests.fleet.servers import Program, program, valkey_program
 from tests.fleet.valkey import Server
+from tests.processes import ROOT
 from tests.waiting import PATIENCE
 
 pytestmark = [
@@ -234,3 +235,25 @@ async def test_a_server_that_evicts_keys_is_refused_at_the_entry(valkey: Program
     with pytest.raises(ConfigError, match="noeviction"):
         async with SessionManager(fleet=fleet(valkey.url)):
             pass
+
+
+async def test_a_user_with_the_rights_that_the_guide_lists_can_do_all(valkey: Program) -> None:
+    page = (ROOT / "docs/how-to/fleet.md").read_text()
+    [line] = [line for line in page.splitlines() if line.startswith("user gateway ")]
+    _, *rights = line.replace("PASSWORD", "p").split()
+    assert valkey.send("ACL", "SETUSER", *rights) in (b"OK", "OK")
+    url = f"valkey://gateway:p@127.0.0.1:{valkey.port}"
+
+    async with SessionManager(fleet=fleet(url, name="gateway")) as one:
+        async with SessionManager(fleet=fleet(url, name="gateway")) as other:
+            session = await one.create_session()
+            assert await other.locate(session.id) is not None
+            await one.close_session(session.id)
+            await other.create_session()
+        await one.create_session()
+
+    with looking(valkey) as server:
+        assert server.send("ACL", "LOG") == []
+        keys = {name.decode() for name in server.send("KEYS", "*")}
+    assert keys
+    assert all(name.startswith(("{gateway}:", "{gateway.")) for name in keys)

@@ -9,7 +9,7 @@ from otel_sessions.fleet import scripts
 from otel_sessions.fleet.lanes import News
 from otel_sessions.fleet.membership import Terms
 from otel_sessions.fleet.orphans import Claimed, Settled
-from otel_sessions.fleet.replica import Replica
+from otel_sessions.fleet.replica import Replica, Resynced
 from otel_sessions.fleet.store import Call, Keys, Value
 from tests.fleet.valkey import Dump, Server
 
@@ -177,7 +177,7 @@ class World:
         for event in flight.process.replica.answer(flight.call, flight.answer, self.local(flight.process)):
             if isinstance(event, Claimed):
                 flight.process.orphans.append(event)
-            elif isinstance(event, Settled):
+            elif isinstance(event, (Settled, Resynced)):
                 pass
             elif event[1] is News.REGISTERED:
                 self._registered.add((flight.process.name, event[0]))

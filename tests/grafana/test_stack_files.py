@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from tests.stack.queries import ALERTS, DASHBOARDS
 pytestmark = pytest.mark.no_cover
 
 ROOT = Path(__file__).parents[2]
+NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 COMPOSE_PROGRAM = Path(sys.executable).parent / "docker-compose"
 
 
@@ -143,7 +145,7 @@ def compose() -> dict[str, Any]:
 def composed(**environ: str) -> dict[str, Any]:
     """Return the services as Compose makes them, with these variables set."""
     done = subprocess.run(
-        [COMPOSE_PROGRAM, "--profile", "compare", "config", "--format", "json"],
+        [COMPOSE_PROGRAM, "--profile", "compare", "--profile", "fleet", "config", "--format", "json"],
         cwd=ROOT,
         env={**os.environ, **environ},
         capture_output=True,
@@ -159,8 +161,41 @@ def composed(**environ: str) -> dict[str, Any]:
 class TestCompose:
     def test_the_services_are_there(self, compose: dict[str, Any]) -> None:
         ours = {"upstream", "proxy", "load", "proxy-without-cleanup", "load-without-cleanup"}
+        fleet = {"fleet-1", "fleet-2", "fleet-3", "fleet-front", "load-fleet", "valkey"}
 
-        assert set(compose) == ours | {"otel-collector", "prometheus", "jaeger", "loki", "grafana"}
+        assert set(compose) == ours | fleet | {"otel-collector", "prometheus", "jaeger", "loki", "grafana"}
+
+    def test_the_fleet_starts_only_if_it_is_asked_for(self) -> None:
+        services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+
+        assert {name for name, service in services.items() if service.get("profiles") == ["fleet"]} == {
+            *("fleet-1", "fleet-2", "fleet-3", "fleet-front", "load-fleet", "valkey")
+        }
+
+    def test_the_proxies_of_the_fleet_take_turns_to_be_killed_and_start_again(self, compose: dict[str, Any]) -> None:
+        replicas = [compose[f"fleet-{number}"] for number in (1, 2, 3)]
+
+        assert [service["command"][-2:] for service in replicas] == [["--killed-in", f"{n}/3"] for n in (1, 2, 3)]
+        assert {service["restart"] for service in replicas} == {"unless-stopped"}
+        addresses = {service["environment"]["OTEL_SESSIONS_FLEET_ADDRESS"] for service in replicas}
+        assert addresses == {f"http://{service['hostname']}:9001" for service in replicas}
+        shared = [dict(service["environment"], OTEL_SESSIONS_FLEET_ADDRESS="") for service in replicas]
+        assert shared[0] == shared[1] == shared[2]
+        assert all("fleet" in service["networks"]["default"]["aliases"] for service in replicas)
+
+    @pytest.mark.skipif(NGINX is None, reason="needs nginx: apt-get install nginx-light")
+    def test_nginx_takes_the_front_of_the_fleet(self) -> None:
+        done = subprocess.run(
+            [str(NGINX), "-t", "-c", ROOT / "docker/fleet-front.conf"], capture_output=True, text=True, check=False
+        )
+
+        assert done.returncode == 0, done.stderr
+
+    def test_the_store_of_the_fleet_forgets_nothing_while_it_runs(self, compose: dict[str, Any]) -> None:
+        command = compose["valkey"]["command"]
+
+        assert command[command.index("--maxmemory-policy") + 1] == "noeviction"
+        assert command[command.index("--appendonly") + 1] == "yes"
 
     def test_every_image_is_pinned(self, compose: dict[str, Any]) -> None:
         for service in compose.values():
@@ -276,7 +311,7 @@ class TestCompose:
 
     def test_our_containers_are_read_only_without_privileges_and_handle_signals(self, compose: dict[str, Any]) -> None:
         ours = [service for service in compose.values() if service["image"].startswith("otel-sessions:")]
-        assert len(ours) == 5
+        assert len(ours) == 9
         for service in ours:
             assert service["read_only"]
             assert service["cap_drop"] == ["ALL"]

@@ -17,6 +17,7 @@ from otel_sessions._program.flags import naming
 from otel_sessions._program.page import page
 from otel_sessions.cli import main
 from otel_sessions.matchers import CookieMatcher, HeaderMatcher, McpMatcher
+from otel_sessions.proxy.fleet_options import STORE_OPTIONS
 from otel_sessions.proxy.options import TABLES
 from otel_sessions.proxy.settings import Settings, add_arguments, read, unread_variables
 from tests.processes import ROOT, clean_environ
@@ -54,6 +55,17 @@ WRITTEN = {
     "peer_tls_cert": '"a"',
     "peer_tls_key": '"a"',
     "peer_ca": '"a"',
+    "fleet": '"valkey://h:1"',
+    "fleet_name": '"f"',
+    "fleet_address": '"http://h:1"',
+    "fleet_secret_file": '"a"',
+    "fleet_secret": '"a"',
+    "fleet_outage": '"closed"',
+    "fleet_cluster": "true",
+    "fleet_sentinel": '"main"',
+    "fleet_ca": '"a"',
+    "fleet_allow_peers": '["10.0.0.0/8"]',
+    "fleet_farewell": "true",
     "per_client_at_cap": '"evict_oldest"',
     "admin": '"h:3"',
     "admin_token_file": '"a"',
@@ -64,7 +76,9 @@ WRITTEN = {
 }
 """A value of each option that is not its default, as a file has it; for numbers it is 2048."""
 _REST_OF_A_FLEET = ["peer_listen", "peer_secret_file"]
+_WHOLE_FLEET = ["fleet", "fleet_name", "fleet_address", "fleet_max_sessions", "fleet_secret_file", "peer_listen"]
 TOGETHER = {
+    **{option.name: _WHOLE_FLEET for option in STORE_OPTIONS},
     "peers": [*_REST_OF_A_FLEET, "peer_name"],
     "peers_file": [*_REST_OF_A_FLEET, "peer_name"],
     "peers_dns": _REST_OF_A_FLEET,
@@ -134,12 +148,20 @@ class TestSources:
         assert comparable(by_flags) != comparable(told("--upstream", URL))
 
     def test_a_secret_comes_from_a_variable_or_a_file_and_never_from_a_flag(self, told: Tell) -> None:
-        assert [option.name for option in SECRETS] == ["admin_token"]
+        assert [option.name for option in SECRETS] == ["admin_token", "fleet_secret"]
         by_variable = told("--upstream", URL, environ={"OTEL_SESSIONS_ADMIN_TOKEN": "a"})
         by_file = told("--upstream", URL, file='[admin]\ntoken = "a"')
         assert by_variable.admin_token == by_file.admin_token == "a"
-        with pytest.raises((SystemExit, argparse.ArgumentError)):
-            told("--upstream", URL, "--admin-token", "a")
+        needed = [one for one in _WHOLE_FLEET if one != "fleet_secret_file"]
+        of_fleet = [f"{one.flag}={as_text(one.name)}" for one in OPTIONS if one.name in needed]
+        by_variable = told("--upstream", URL, *of_fleet, environ={"OTEL_SESSIONS_FLEET_SECRET": "a"})
+        by_file = told("--upstream", URL, *of_fleet, file='[fleet]\nsecret = "a"')
+        assert by_variable.fleet == by_file.fleet
+        assert by_file.fleet is not None
+        assert by_file.fleet.secret == "a"
+        for flag in ("--admin-token", "--fleet-secret"):
+            with pytest.raises((SystemExit, argparse.ArgumentError)):
+                told("--upstream", URL, flag, "a")
 
     @pytest.mark.parametrize(
         ("file", "environ", "flags", "made"),
@@ -219,9 +241,13 @@ class TestSwitches:
     def test_every_switch_takes_the_same_words(self, told: Tell, option: Option[Any], text: str) -> None:
         is_on = text.lower() in ("on", "yes", "1", "true")
         beside = ["--upstream", URL, *(["--allow-host=a"] if option.name == "rewrite_host" and is_on else [])]
+        if option in STORE_OPTIONS:
+            beside += [f"{one.flag}={as_text(one.name)}" for one in OPTIONS if one.name in _WHOLE_FLEET]
         for settings in (told(*beside, f"{option.flag}={text}"), told(*beside, environ={option.variable: text})):
             values = {"rewrite_host": settings.rules.rewrite_host}
             values["cleanup_on_shutdown"] = settings.sessions.cleanup_on_shutdown
+            if settings.fleet is not None:
+                values |= {"fleet_cluster": settings.fleet.cluster, "fleet_farewell": settings.fleet.farewell}
             assert values[option.name] is is_on
 
     @pytest.mark.parametrize("option", SWITCHES, ids=lambda option: option.name)

@@ -128,4 +128,7 @@ class TestCompose:
     def test_another_compose_can_be_named(self, tmp_path: Path) -> None:
         program(tmp_path, "docker-compose", "echo other $*")
 
-        assert "other --profile compare down" in make("down", "COMPOSE=docker-compose", path=str(tmp_path)).stdout
+        assert (
+            "other --profile compare --profile fleet down"
+            in make("down", "COMPOSE=docker-compose", path=str(tmp_path)).stdout
+        )

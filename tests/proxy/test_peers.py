@@ -199,7 +199,7 @@ def test_a_head_of_the_largest_size_passes_through_the_wrong_proxy(fleet: Fleet,
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
-        (["--peer-name", "w1"], "--peer-name needs --peers, --peers-file or --peers-dns"),
+        (["--peer-name", "w1"], "--peer-name needs --peers, --peers-file, --peers-dns or --fleet"),
         (["--peer-listen", "127.0.0.1:0"], "--peer-listen needs --peers"),
         (["--peer-ca", "x"], "--peer-ca needs --peers"),
         (

@@ -23,6 +23,7 @@ from otel_sessions.proxy.command import run_workers
 from otel_sessions.proxy.server import open_listeners
 from otel_sessions.proxy.settings import add_arguments, read, unread_variables
 
+from .mortal import die_in, turn
 from .readings import Readings, Weights
 from .serving import add_descriptor, give_up, inherited, log
 
@@ -43,6 +44,8 @@ def main() -> None:
         give_up(error)
     log(options, settings.log_format)
     quieten()
+    if options.killed_in is not None:
+        die_in(options.killed_in)
     for warning in unread_variables(os.environ) if options.descriptor is None else ():  # else the parent has said it
         _logger.warning("%s", warning)
     weights = Weights()
@@ -85,6 +88,12 @@ def _parser() -> argparse.ArgumentParser:
         type=positive,
         metavar="SECONDS",
         help="the interval at which readings are written to stdout (seconds; default: off)",
+    )
+    parser.add_argument(
+        "--killed-in",
+        type=turn,
+        metavar="TURN",
+        help="kill the proxy each time its turn comes: 1/3 is the first minute of three (default: never)",
     )
     return parser
 

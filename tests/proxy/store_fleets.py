@@ -1,0 +1,61 @@
+"""Several proxies that share one cap and one set of books in a real Valkey."""
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.fleet.processes import books
+from tests.fleet.servers import Program
+from tests.fleet.valkey import Server
+from tests.processes import HOST, free_port
+from tests.waiting import until
+
+from .conftest import Proxy, start_proxy
+
+SECRET: Final = "a secret of the whole fleet"
+LONG: Final = "60"
+"""Seconds; a lease that no test outlasts. A call to the store then has a third of it."""
+SHORT: Final = "4"
+"""Seconds; the lease where a test waits for the death of a proxy."""
+CAP: Final = 40
+
+
+@contextlib.contextmanager
+def start_member(
+    folder: Path, store: Program, upstream: str, *flags: str, secret: str = SECRET, lease: str = LONG, **environ: str
+) -> Iterator[Proxy]:
+    """Start a proxy of the fleet. `books_in` reads what the store has counted for this fleet."""
+    port = free_port()
+    fleet = {"url": store.url, "name": "f", "address": f"http://{HOST}:{port}", "secret": secret, "lease": lease}
+    fleet |= {"shards": "2", "max_sessions": str(CAP)}
+    variables = {f"OTEL_SESSIONS_FLEET_{key.upper()}": value for key, value in fleet.items()}
+    listen = ("--peer-listen", f"{HOST}:{port}")
+    with start_proxy(folder, upstream, *listen, *flags, **{**variables, **environ}) as proxy:
+        yield proxy
+
+
+def books_in(store: Program) -> Counter[str]:
+    """Return what the store has counted, with `active` for its records."""
+    server = Server(store.path)
+    try:
+        return books(server)
+    finally:
+        server.close()
+
+
+def until_counted(store: Program, **wanted: int) -> None:
+    """Wait until the store has counted so many sessions by these words, and its books balance."""
+    counted = until(lambda: books_in(store), lambda found: all(found[word] == count for word, count in wanted.items()))
+    assert counted["created"] == counted.total() - counted["created"]
+
+
+def said(proxy: Proxy) -> str:
+    """Return the log of a proxy, which shows neither a secret nor credentials."""
+    text = proxy.process.said()
+    if SECRET in text or "Bearer" in text:
+        pytest.fail("the log shows the secret")
+    return text

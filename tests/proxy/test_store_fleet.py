@@ -1,0 +1,295 @@
+"""Proxies that share one cap and one set of books in a real Valkey, each a process of its own."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from otel_sessions.cli import main
+from tests.exchanges import INITIALIZE
+from tests.fleet.servers import Program, program, valkey_program
+from tests.processes import HOST, ROOT, clean_environ, running_module
+from tests.waiting import PATIENCE, until
+
+from .conftest import Origin, Proxy, start_origin
+from .store_fleets import SHORT, said, start_member, until_counted
+
+pytestmark = pytest.mark.processes
+
+MCP = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
+FAREWELL = "--fleet-farewell"
+USE = b'{"jsonrpc":"2.0","id":1,"method":"tools/list"}'
+
+
+@pytest.fixture
+def origin(tmp_path: Path) -> Iterator[Origin]:
+    """An origin of a test's own, which counts the sessions that nobody has ended."""
+    with start_origin(tmp_path) as origin:
+        yield origin
+
+
+@pytest.fixture
+def store() -> Iterator[Program]:
+    with program(valkey_program()) as started:
+        yield started
+
+
+def opening(http: httpx2.Client, proxy: Proxy, target: str = "/mcp", **headers: str) -> httpx2.Response:
+    return http.post(f"{proxy.url}{target}", content=INITIALIZE, headers={**MCP, **headers})
+
+
+def opened(http: httpx2.Client, proxy: Proxy, **headers: str) -> str:
+    answer = opening(http, proxy, **headers)
+    assert answer.status_code == 200
+    return str(answer.headers["mcp-session-id"])
+
+
+def used(http: httpx2.Client, proxy: Proxy, session_id: str) -> int:
+    return http.post(f"{proxy.url}/mcp", content=USE, headers={**MCP, "mcp-session-id": session_id}).status_code
+
+
+def refused(answer: httpx2.Response) -> bool:
+    """Return whether an opening was refused for now, as MCP's clients understand it."""
+    return answer.status_code == 503 and int(answer.headers["retry-after"]) > 0 and "error" in answer.json()
+
+
+def test_a_session_is_served_through_the_other_proxy_and_both_leave_nothing(
+    origin: Origin, store: Program, tmp_path: Path, http: httpx2.Client
+) -> None:
+    with start_member(tmp_path, store, origin.url) as one, start_member(tmp_path, store, origin.url) as other:
+        session_id = opened(http, one)
+        assert [used(http, proxy, session_id) for proxy in (one, other)] == [200, 200]
+        assert http.delete(f"{other.url}/mcp", headers={"mcp-session-id": session_id}).status_code == 204
+        one.until_active(0)
+        opened(http, other)
+        assert origin.counts()["sessions"] == 1
+    until_counted(store, created=2, active=0)
+    assert origin.counts()["sessions"] == 0
+
+
+def test_a_survivor_ends_the_sessions_of_a_killed_proxy_at_the_upstream(
+    origin: Origin, store: Program, tmp_path: Path, http: httpx2.Client
+) -> None:
+    with (
+        start_member(tmp_path, store, origin.url, FAREWELL, lease=SHORT) as killed,
+        start_member(tmp_path, store, origin.url, FAREWELL, lease=SHORT) as survivor,
+    ):
+        opened(http, killed, authorization="Bearer of the client")
+        kept = opened(http, survivor)
+        assert b"Bearer" not in store.send("HGETALL", "{f.0}:s") + store.send("HGETALL", "{f.1}:s")
+        killed.process.kill()
+        origin.until("sessions", 1)
+        until_counted(store, orphaned=1, active=1)
+        assert used(http, survivor, kept) == 200
+        assert "Bearer" not in said(survivor)
+
+
+def test_without_farewell_orphans_are_counted_and_stay_at_the_upstream(
+    origin: Origin, store: Program, tmp_path: Path, http: httpx2.Client
+) -> None:
+    with (
+        start_member(tmp_path, store, origin.url, lease=SHORT) as killed,
+        start_member(tmp_path, store, origin.url, lease=SHORT),
+    ):
+        opened(http, killed)
+        killed.process.kill()
+        until_counted(store, orphaned=1, active=0)
+    assert (origin.counts()["sessions"], origin.counts()["farewells"]) == (1, 0)
+
+
+def test_a_proxy_that_was_counted_as_dead_says_no_second_farewell(
+    origin: Origin, store: Program, tmp_path: Path, http: httpx2.Client
+) -> None:
+    with (
+        start_member(tmp_path, store, origin.url, FAREWELL, lease=SHORT) as paused,
+        start_member(tmp_path, store, origin.url, FAREWELL, lease=SHORT) as survivor,
+    ):
+        session_id = opened(http, paused)
+        paused.process.pause()
+        until_counted(store, orphaned=1, active=0)
+        paused.process.resume()
+        paused.until_active(0)
+        assert [used(http, proxy, session_id) for proxy in (paused, survivor)] == [404, 404]
+    assert (origin.counts()["sessions"], origin.counts()["farewells"]) == (0, 1)
+
+
+def test_credentials_that_do_not_fit_cost_the_farewell_only(
+    origin: Origin, store: Program, tmp_path: Path, http: httpx2.Client
+) -> None:
+    with (
+        start_member(tmp_path, store, origin.url, FAREWELL, lease=SHORT) as killed,
+        start_member(tmp_path, store, origin.url, FAREWELL, lease=SHORT) as survivor,
+    ):
+        for _ in range(2):
+            opened(http, killed, authorization="Bearer " + "x" * 600)
+        assert said(killed).count("exceed 512 bytes") == 1
+        killed.process.kill()
+        until_counted(store, orphaned=2, active=0)
+        until(lambda: said(survivor), lambda text: "it has no ticket" in text)
+    assert (origin.counts()["sessions"], origin.counts()["farewells"]) == (2, 0)
+
+
+def test_a_proxy_with_another_secret_gets_nothing_and_ends_nothing(
+    origin: Origin, store: Program, tmp_path: Path, http: httpx2.Client
+) -> None:
+    with (
+        start_member(tmp_path, store, origin.url, FAREWELL, lease=SHORT) as one,
+        start_member(tmp_path, store, origin.url, FAREWELL, lease=SHORT, secret="quite another secret") as other,
+    ):
+        session_id = opened(http, one)
+        until(lambda: used(http, other, session_id), lambda status: status == 503)
+        one.process.kill()
+        until_counted(store, orphaned=1, active=0)
+        until(lambda: said(other), lambda text: "no secret of this proxy opens its ticket" in text)
+    assert origin.counts()["sessions"] == 1
+
+
+def test_at_the_cap_of_the_fleet_every_proxy_says_when_to_come_back(
+    origin: Origin, store: Program, tmp_path: Path, http: httpx2.Client
+) -> None:
+    with (
+        start_member(tmp_path, store, origin.url, "--fleet-max-sessions=1") as one,
+        start_member(tmp_path, store, origin.url, "--fleet-max-sessions=1") as other,
+    ):
+        opened(http, one)
+        assert [refused(opening(http, proxy)) for proxy in (one, other)] == [True, True]
+        assert origin.counts()["sessions"] == 1
+
+
+def test_a_store_that_stands_still_holds_no_request_no_health_answer_and_no_exit(
+    origin: Origin, store: Program, tmp_path: Path, http: httpx2.Client
+) -> None:
+    with start_member(tmp_path, store, origin.url, lease=SHORT) as proxy:
+        session_id = opened(http, proxy)
+        store.pause()
+        assert proxy.said_of_itself()["active"] == 1
+        assert used(http, proxy, session_id) == 200
+        opened(http, proxy)  # after a third of a lease, within the last grant
+        with start_member(tmp_path, store, origin.url, lease=SHORT) as late:
+            assert refused(opening(http, late))
+            assert late.process.terminate() == 0
+        assert proxy.process.terminate() == 0
+    assert origin.counts()["sessions"] == 0
+
+
+def test_an_opening_that_the_store_does_not_take_is_ended_at_the_upstream(
+    origin: Origin, store: Program, tmp_path: Path, http: httpx2.Client
+) -> None:
+    answers: list[httpx2.Response] = []
+    with start_member(tmp_path, store, origin.url, "--fleet-outage=closed", lease=SHORT) as proxy:
+        held = threading.Thread(target=lambda: answers.append(opening(http, proxy, "/mcp?held")))
+        held.start()
+        origin.until("held", 1)
+        store.pause()
+        origin.release()
+        held.join(PATIENCE)
+        assert [refused(answer) for answer in answers] == [True]
+        origin.until_none("sessions")
+        assert refused(opening(http, proxy))
+        store.go_on()
+
+
+def test_a_store_that_was_away_and_forgot_all_is_told_all_again(
+    origin: Origin, store: Program, tmp_path: Path, http: httpx2.Client
+) -> None:
+    with start_member(tmp_path, store, origin.url, lease=SHORT) as proxy:
+        before = opened(http, proxy)
+        store.kill()
+        during = opened(http, proxy)
+        assert [used(http, proxy, each) for each in (before, during)] == [200, 200]
+        store.start()
+        until_counted(store, active=2)
+        assert [used(http, proxy, each) for each in (before, during)] == [200, 200]
+    until_counted(store, created=2, active=0)
+    assert origin.counts()["sessions"] == 0
+
+
+FLEET = {
+    "--fleet": "valkey://127.0.0.1:1",
+    "--fleet-name": "f",
+    "--fleet-address": "http://127.0.0.1:1",
+    "--fleet-max-sessions": "5",
+    "--fleet-secret-file": "secret",
+    "--peer-listen": "127.0.0.1:0",
+}
+PASSWORD = "hunter2"
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        *(({flag: None}, f"--fleet needs {flag}") for flag in FLEET if flag != "--fleet"),
+        ({"--fleet": None, "--peer-listen": None}, "--fleet-name needs --fleet, the URL of the store"),
+        ({"--peers": "w1=http://h:1"}, "--fleet and a list of peers exclude each other"),
+        ({"--peer-name": "w1"}, "leave out --peer-name and --peer-secret-file"),
+        ({"--workers": "2"}, "--workers and --fleet exclude each other"),
+        ({"--fleet-farewell": "true", "--matcher": "cookie"}, "--fleet-farewell needs --matcher mcp"),
+        ({"--fleet-secret-file": "/nowhere/secret"}, "/nowhere/secret cannot be read"),
+        ({"--fleet-ca": "/nowhere/ca"}, "--fleet-ca /nowhere/ca"),
+        ({"--fleet-ca": __file__}, f"--fleet-ca {__file__}: the file has no certificate in PEM"),
+        ({"--peer-ca": "/nowhere/ca"}, "--peer-ca /nowhere/ca"),
+        ({"--fleet-allow-peers": "10.0.0.1/8"}, "argument --fleet-allow-peers: takes a network"),
+        ({"--fleet-name": "f}"}, "argument --fleet-name: takes 1 to 32 letters"),
+        ({"--fleet-outage": "half"}, "argument --fleet-outage: takes"),
+        ({"--fleet": f"valkey://me:{PASSWORD}@h:1/x"}, "argument --fleet: takes the URL of a store"),
+        ({"--fleet": f"http://me:{PASSWORD}@h:1"}, "its scheme is 'http'"),
+        ({"--fleet": f"me:{PASSWORD}@h:1"}, "it has no scheme"),
+        ({"--fleet": f"valkey://me:{PASSWORD}@h:1,i:1"}, "only a Cluster and Sentinels have several hosts"),
+        ({"--fleet-address": f"http://me:{PASSWORD}@h:1"}, "argument --fleet-address: takes an address"),
+    ],
+)
+def test_a_fleet_with_a_store_that_is_described_wrongly_is_an_error_that_says_so(
+    tmp_path: Path, changes: dict[str, str | None], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = fleet_flags(tmp_path, **changes)
+    try:
+        status: object = main(["proxy", "--upstream", "http://127.0.0.1:1", "--listen", f"{HOST}:0", *flags])
+    except SystemExit as refused_by_argparse:
+        status = refused_by_argparse.code
+    said_so = capsys.readouterr().err
+    assert status == 2
+    assert complaint in said_so
+    assert PASSWORD not in said_so
+
+
+@pytest.mark.parametrize("missing", ["coredis", "cryptography"])
+def test_without_the_extra_the_error_says_what_to_install(tmp_path: Path, missing: str) -> None:
+    program = f"import sys; sys.modules[{missing!r}] = None; from otel_sessions.cli import main; sys.exit(main())"
+    done = ended("--listen", f"{HOST}:0", *fleet_flags(tmp_path), FAREWELL, start=("-c", program))
+    assert done.returncode == 2
+    assert "pip install 'otel-sessions[fleet]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("user", [":wrong-one@", "me:wrong-one@", ""])
+def test_a_store_that_refuses_the_password_says_so_and_no_text_shows_it(tmp_path: Path, user: str) -> None:
+    with program(valkey_program(), "--requirepass", PASSWORD) as store:
+        flags = fleet_flags(tmp_path, **{"--fleet": store.url.replace("://", f"://{user}")})
+        given = ("proxy", "--upstream", "http://127.0.0.1:1", "--listen", f"{HOST}:0", *flags)
+        with running_module("cli", tmp_path, *given) as process:
+            until(process.said, lambda text: "the store refuses the user" in text)
+            process.process.terminate()
+            assert process.end() in (0, 2)
+            assert PASSWORD not in process.said()
+            assert "wrong-one" not in process.said()
+            assert "Traceback" not in process.said()
+
+
+def fleet_flags(folder: Path, **changes: str | None) -> list[str]:
+    """Return the flags of a fleet, with some changed or left out. Its secret is in the folder."""
+    secret = folder / "secret"
+    secret.write_text("a secret of the whole fleet")
+    flags = {**FLEET, "--fleet-secret-file": str(secret), **changes}
+    return [f"{flag}={value}" for flag, value in flags.items() if value is not None]
+
+
+def ended(*flags: str, start: tuple[str, ...] = ("-m", "otel_sessions")) -> "subprocess.CompletedProcess[str]":
+    """Run a proxy that ends by itself, and return what it said."""
+    command = [sys.executable, *start, "proxy", "--upstream", "http://127.0.0.1:1", *flags]
+    return subprocess.run(
+        command, env=clean_environ(), capture_output=True, text=True, timeout=PATIENCE, check=False, cwd=ROOT
+    )
