@@ -29,8 +29,6 @@ from .places import Places
 
 _HANDOVER: Final = 0.01
 """Seconds. A hook and a creator may run out of time at the same moment; the place is handed over within this time."""
-_NEXT_GRANT: Final = 5.0
-"""Seconds after which a fleet may have moved places here, if nothing else is known: a beat of a usual lease."""
 
 
 class Admission(Generic[DataT]):
@@ -178,8 +176,6 @@ class Admission(Generic[DataT]):
     def _refusal(self) -> TooManySessions:
         retry_after = self._places.retry_after(self._passes.retry_after())
         limit, reason = self._places.why_full()
-        if reason is RejectionReason.FLEET and retry_after is None:
-            retry_after = _NEXT_GRANT
         self._books.add_rejected(reason)
         return TooManySessions(limit, retry_after, reason)
 
