@@ -125,7 +125,11 @@ class Lane:
         return self._call
 
     def answer(self, call: Call, answer: Sequence[Value]) -> list[tuple[str, News]]:
-        """Take an answer, and return what it says of sessions. An answer to a call that was replaced says nothing."""
+        """Take an answer, and return what it says of sessions that have not ended here meanwhile.
+
+        An answer to a call that was replaced says nothing. Of an id that was used again it tells only once the store
+        was told of the later session.
+        """
         if call is not self._call or self.fenced:
             return []
         self._call = None
@@ -134,7 +138,8 @@ class Lane:
                 self._late = self._deadline
                 self._tally.late += 1
             case "OK" if self._steps:
-                return self._written(numbers(answer[1:]))
+                news = self._written(numbers(answer[1:]))
+                return [(ref, what) for ref, what in news if not self._waiting.has_end(ref)]
             case "OK":
                 self._heal(answer)
             case _:  # FENCED or OLD

@@ -227,11 +227,8 @@ class Replica:
     def _written(self, lane: Lane, call: Call, answer: Sequence[Value], now: float) -> list[Event]:
         events: list[Event] = []
         for ref, news in lane.answer(call, answer):
-            held = self._held.get(ref)
-            if held is None:
-                continue  # ended here meanwhile; its end waits in the lane
             if news is News.REGISTERED:
-                held.epoch = lane.epoch
+                self._held[ref].epoch = lane.epoch
             else:
                 del self._held[ref]
             events.append((ref, news))

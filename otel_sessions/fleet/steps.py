@@ -48,7 +48,9 @@ class Waiting:
     def __init__(self, steps: Iterable[Step]) -> None:
         self._steps: Final[OrderedDict[int, Step]] = OrderedDict()
         self._puts: Final[dict[str, int]] = {}
-        """The number under which the put of a session waits."""
+        """The number under which the last put of an id waits."""
+        self._ends: Final[dict[str, int]] = {}
+        """The number under which the last end of an id waits."""
         self._number = 0
         for step in steps:
             self.add(step)
@@ -64,13 +66,21 @@ class Waiting:
         number = self._puts.pop(step.ref, None)
         if number is not None and isinstance(step, End):
             del self._steps[number]
-        else:
-            self._insert(step)
+            return
+        self._insert(step)
+        if (numbers := self._numbers_of(step)) is not None:
+            numbers[step.ref] = self._number
 
     def add_first(self, step: Step) -> None:
-        """Add a step before all others."""
+        """Add a step before all others. What waits for a later session with the same id stays the last of its kind."""
         self._insert(step)
         self._steps.move_to_end(self._number, last=False)
+        if (numbers := self._numbers_of(step)) is not None:
+            numbers.setdefault(step.ref, self._number)
+
+    def has_end(self, ref: str) -> bool:
+        """Return whether the end of a session waits. A later session may have the same id."""
+        return ref in self._ends
 
     def first(self) -> Step:
         return next(iter(self._steps.values()))
@@ -78,12 +88,20 @@ class Waiting:
     def pop(self) -> Step:
         """Take the first step."""
         number, step = self._steps.popitem(last=False)
-        if self._puts.get(step.ref) == number:
-            del self._puts[step.ref]
+        numbers = self._numbers_of(step)
+        if numbers is not None and numbers.get(step.ref) == number:
+            del numbers[step.ref]
         return step
 
     def _insert(self, step: Step) -> None:
         self._number += 1
         self._steps[self._number] = step
-        if isinstance(step, Put):
-            self._puts[step.ref] = self._number
+
+    def _numbers_of(self, step: Step) -> dict[str, int] | None:
+        match step:
+            case Put():
+                return self._puts
+            case End():
+                return self._ends
+            case _:
+                return None

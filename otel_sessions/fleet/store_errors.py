@@ -64,3 +64,8 @@ def explain(error: BaseException) -> str:
 def is_refusal(error: BaseException) -> bool:
     """Return whether the server answered, with a refusal. So the connection is sound."""
     return isinstance(error, ResponseError) and not isinstance(error, AuthenticationError | ReadOnlyError)
+
+
+def is_wrong_setting(error: BaseException) -> bool:
+    """Return whether the server refuses this fleet's credentials, or what its user wants: waiting does not help."""
+    return isinstance(error, AuthenticationError | AuthorizationError)

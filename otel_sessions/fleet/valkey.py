@@ -25,7 +25,7 @@ from .scripts import Script
 from .store import Argument, Value
 from .store_checks import Verdict, judge, read_facts
 from .store_clients import Client, Links, Way, client_of
-from .store_errors import explain, is_refusal
+from .store_errors import explain, is_refusal, is_wrong_setting
 from .store_url import parse_store_url, require_topology
 
 _SHORTEST_PAUSE: Final = 0.05
@@ -136,6 +136,7 @@ class ValkeyStore:
                     tasks.cancel_scope.cancel()
         except Exception as error:  # whatever the client raises, the next one may do better
             self._why = explain(_first(error))
+            self._note_refusal(_first(error))
         finally:
             self._client = None
 
@@ -183,6 +184,7 @@ class ValkeyStore:
             self._failures = self._attempts = 0
         except Exception as error:  # the caller hears of it
             call.failure = _first(error)
+            self._note_refusal(call.failure)
             self._count(call.failure)
         finally:
             self._under_way -= 1
@@ -195,6 +197,10 @@ class ValkeyStore:
         if self._renew is not None and self._failures >= (_CLUSTER_FAILURES if self._way.cluster else _FAILURES):
             self._why = explain(failure)
             self._renew.set()
+
+    def _note_refusal(self, failure: Exception) -> None:
+        if is_wrong_setting(failure):
+            self.refusal = ConfigError(explain(failure))
 
     def _first_attempt(self) -> anyio.Event:
         self._tried = self._tried or anyio.Event()

@@ -44,7 +44,8 @@ class ValkeyFleet(StoreFleet):
     and for addresses with `https`; `peer_tls` replaces it for these addresses. On trio no request is forwarded: it gets
     503 where another process has its session. Needs the extra `fleet`.
 
-    Raises `ConfigError` if an argument is wrong.
+    Raises `ConfigError` if an argument is wrong. The entry of the manager raises `ConfigError` if the store refuses the
+    user name or the password, may not be used by this user, is too old, or evicts keys.
     """
 
     def __init__(

@@ -1,5 +1,7 @@
 """A process and a store that does not answer, forgets, or has counted the process as dead."""
 
+import gc
+
 import anyio
 import anyio.lowlevel
 import pytest
@@ -9,7 +11,19 @@ from otel_sessions._core.words import Resync
 from otel_sessions.fleet.contact import Contact
 from otel_sessions.fleet.scripts import LEAVE, MEMBERS
 from otel_sessions.fleet.store import Call
-from tests.fleet.processes import KEYS, LEASE, Process, Wire, balance, books, create, new_process, process, store_time
+from tests.fleet.processes import (
+    KEYS,
+    LEASE,
+    Process,
+    Wire,
+    balance,
+    books,
+    create,
+    new_process,
+    process,
+    store_time,
+    until,
+)
 from tests.fleet.valkey import Server
 from tests.virtual import Clock, VirtualLoop, settle
 
@@ -225,6 +239,39 @@ def test_a_loop_that_dies_leaves_its_process_to_the_others(server: Server) -> No
         one[0].manager.reserve()
 
     assert one[0].fleet.grant == 0
+
+
+@pytest.mark.parametrize(("script", "seconds"), [("put", 1.0), ("beat", LEASE / 3 + 0.5)])
+def test_after_a_loop_that_died_amid_a_call_the_manager_runs_again(server: Server, script: str, seconds: float) -> None:
+    """Nothing of the call is left: neither a task nor a cancel scope speaks up when it is collected."""
+    one: list[Process] = []
+
+    async def die() -> None:
+        one.append(new_process(server))
+        await one[0].manager.__aenter__()
+        await create(one[0], 1)
+        one[0].wire.unanswered = script
+        async with one[0].manager.reserve() as place:
+            place.commit("upstream-1", data=None)
+        await anyio.sleep(seconds)
+        one[0].wire.unanswered = ""
+
+    async def live() -> None:
+        one[0].clock.follow_running_loop()
+        async with one[0].manager:
+            await create(one[0], 1)
+            await until(lambda: books(server)["orphaned"] > 0 and books(server)["active"] == 1)
+
+    for story in (die, live):
+        loop = VirtualLoop()
+        loop.run_until_complete(story())
+        loop.close()
+        gc.collect()
+    one.clear()
+    gc.collect()
+
+    assert balance(server)
+    assert books(server)["active"] == 0
 
 
 async def test_a_process_that_was_counted_as_dead_keeps_what_nobody_has_claimed(server: Server) -> None:

@@ -1,0 +1,143 @@
+"""`ValkeyFleet` and a store that stops, pauses, is not there, refuses, or speaks TLS only. In real time."""
+
+import gc
+import ssl
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+import anyio
+import pytest
+import trustme
+
+from otel_sessions import ConfigError, SessionManager, TooManySessions
+from tests.fleet.member import fleet
+from tests.fleet.real import balance, books, until
+from tests.fleet.servers import Program, program, redis_program, valkey_program
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.processes,
+    pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning"),  # coredis, where it cannot connect
+    pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"]),  # real servers need real time
+]
+
+LEASE = 6.0
+"""Seconds. A third of it, the time limit of a call, is enough on a machine that is busy."""
+PASSWORD = "not-for-any-eye"
+
+
+@pytest.fixture(autouse=True)
+def garbage() -> Iterator[None]:
+    """Collect what coredis left unclosed, before another test is blamed for it."""
+    yield
+    gc.collect()
+
+
+@pytest.fixture
+def valkey() -> Iterator[Program]:
+    """A server that keeps on disk whatever it has acknowledged."""
+    with program(valkey_program(), "--appendonly", "yes", "--appendfsync", "always") as started:
+        yield started
+
+
+async def test_a_store_that_is_started_again_goes_on_with_the_same_books(valkey: Program) -> None:
+    async with SessionManager(fleet=fleet(valkey.url, lease=LEASE)) as manager:
+        before = [await manager.create_session() for _ in range(3)]
+        valkey.kill()
+        await manager.close_session(before[0].id)
+        meanwhile = await manager.create_session()
+        assert manager.get(before[1].id) is before[1]
+
+        valkey.start()
+        await until(lambda: books(valkey)["closed"] == 1 and books(valkey)["active"] == 3)
+        assert balance(valkey)
+        await until(lambda: manager.get(meanwhile.id) is meanwhile)
+    assert books(valkey) == {"created": 4, "closed": 1, "shutdown": 3, "active": 0}
+
+
+async def test_a_store_that_is_started_again_empty_is_told_of_all_sessions() -> None:
+    with program(valkey_program()) as valkey:
+        async with SessionManager(fleet=fleet(valkey.url, lease=LEASE)) as manager:
+            for _ in range(3):
+                await manager.create_session()
+            valkey.kill()
+            valkey.start()
+            await until(lambda: books(valkey)["active"] == 3)
+        assert books(valkey) == {"created": 3, "shutdown": 3, "active": 0}
+
+
+async def test_a_store_that_stood_still_goes_on_with_the_same_books(valkey: Program) -> None:
+    async with SessionManager(fleet=fleet(valkey.url)) as manager:
+        before = [await manager.create_session() for _ in range(3)]
+        valkey.pause()
+        await manager.close_session(before[0].id)
+        meanwhile = await manager.create_session()
+        await anyio.sleep(2.0)  # longer than the lease
+        assert manager.get(before[1].id) is before[1]
+
+        valkey.go_on()
+        await until(lambda: books(valkey)["closed"] == 1 and books(valkey)["active"] == 3)
+        await until(lambda: manager.get(meanwhile.id) is meanwhile)
+        assert balance(valkey)
+
+
+async def test_without_a_store_at_the_start_a_process_has_its_share_until_the_store_comes(valkey: Program) -> None:
+    valkey.kill()
+    async with SessionManager(fleet=fleet(valkey.url, start_share=2, lease=LEASE)) as manager:
+        for _ in range(2):
+            await manager.create_session()
+        with pytest.raises(TooManySessions):
+            await manager.create_session()
+
+        valkey.start()
+        await until(lambda: books(valkey)["active"] == 2)
+        await until(lambda: manager.fleet.grant > 2)  # type: ignore[union-attr]
+        await manager.create_session()
+    assert books(valkey) == {"created": 3, "shutdown": 3, "active": 0}
+
+
+@pytest.mark.parametrize("user", ["", "fleet"])
+async def test_a_wrong_password_is_refused_at_the_entry_and_shown_nowhere(
+    valkey: Program, user: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    valkey.send("ACL", "SETUSER", "default", "resetpass", ">right")
+    refused = fleet(f"valkey://{user}:{PASSWORD}@127.0.0.1:{valkey.port}")
+    with pytest.raises(ConfigError, match="check the credentials") as caught:
+        async with SessionManager(fleet=refused):
+            pass
+    assert PASSWORD not in "".join((str(caught.value), repr(caught.value.__cause__), repr(refused), caplog.text))
+
+
+async def test_a_server_that_wants_a_password_is_not_entered_without(valkey: Program) -> None:
+    valkey.send("CONFIG", "SET", "requirepass", "right")
+    with pytest.raises(ConfigError, match="check the credentials"):
+        async with SessionManager(fleet=fleet(valkey.url)):
+            pass
+
+
+async def test_a_user_who_may_not_run_scripts_is_refused_at_the_entry(valkey: Program) -> None:
+    valkey.send("ACL", "SETUSER", "fleet", "on", ">p", "~*", "+info", "+hello", "+config")
+    with pytest.raises(ConfigError, match="EVALSHA"):
+        async with SessionManager(fleet=fleet(f"valkey://fleet:p@127.0.0.1:{valkey.port}")):
+            pass
+
+
+async def test_tls_with_an_authority_of_its_own_is_spoken(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    (tmp_path / "ca-cert.pem").write_bytes(authority.cert_pem.bytes())
+    (tmp_path / "key.pem").write_bytes(certificate.private_key_pem.bytes())
+    (tmp_path / "cert.pem").write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
+    files = {f"tls-{kind}-file": str(tmp_path / f"{kind}.pem") for kind in ("ca-cert", "key", "cert")}
+    with program(redis_program()) as server:
+        settings = {**files, "tls-auth-clients": "no", "port": "0", "tls-port": str(server.port)}
+        server.send("CONFIG", "SET", *chain.from_iterable(settings.items()))
+        context = ssl.create_default_context()
+        authority.configure_trust(context)
+        async with SessionManager(
+            fleet=fleet(f"valkeys://127.0.0.1:{server.port}", tls=context, lease=LEASE)
+        ) as manager:
+            await manager.create_session()
+            assert books(server)["active"] == 1
+        assert balance(server)
