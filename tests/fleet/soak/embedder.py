@@ -91,8 +91,8 @@ class Load:
             ids = list(self.has)
             for session_id in self._dice.sample(ids, min(self.orders.serves, len(ids))):
                 self._serve(manager, session_id)
-            if ids:
-                await manager.close_session(self._dice.choice(ids))
+            if len(ids) > 1 and manager.get(ending := self._dice.choice(ids)) is not None:
+                await manager.close_session(ending)  # as a client does: only what is served can be ended
             await anyio.sleep(self.orders.tick)
 
     def _serve(self, manager: SessionManager[None], session_id: str) -> None:

@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from otel_sessions.fleet.store import Keys
@@ -16,6 +16,7 @@ from tests.fleet.valkey import StoreError
 from tests.waiting import until
 
 from .journal import Kind, Reading
+from .network import Network
 from .orders import Orders
 from .verdict import FENCED, Verdict, judge
 
@@ -28,7 +29,8 @@ class Place:
     url: str
     cluster: bool = False
     sentinel: str | None = None
-    cleanup: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    network: Network | None = None
+    """Where the first process of the fleet runs, if it has a network of its own."""
 
     def ask(self, *words: str | int) -> object:
         """Ask the server that has the key."""
@@ -90,6 +92,14 @@ class Stage:
         self.all: list[Running] = []
         self._folder = folder
         self._keys = Keys(orders.fleet, orders.shards)
+
+    def start_all(self, number: int) -> None:
+        """Start the first processes. The very first one may have a network of its own."""
+        network = self.place.network
+        if network is not None:
+            self.start(prefix=network.inside(), url=self.place.url.replace("127.0.0.1", network.here))
+        while len(self.all) < number:
+            self.start()
 
     def start(self, *, prefix: Sequence[str] = (), **changes: object) -> Running:
         """Start a process. Every second one runs on trio."""
