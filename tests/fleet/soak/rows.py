@@ -28,11 +28,19 @@ class Row:
     may_serve: bool = False
     """Whether a session may be served after a claim."""
 
-    def run(self, server: str, processes: int = 3, **orders: Any) -> Verdict:
-        """Run the row on a server's program, and return what it has shown."""
+    def holds(self, verdict: Verdict) -> bool:
+        """Return whether a verdict is as it must be."""
+        is_right = (verdict.lost, verdict.twice, verdict.wrong) == ((), (), ())
+        return is_right and (self.may_serve or verdict.late == ()) and (self.may_exceed or verdict.over == 0)
+
+    def run(self, server: str, *, processes: int = 3, before: int = 10, **orders: Any) -> Verdict:
+        """Run the row on a server's program, and return what it has shown.
+
+        Each process makes at least so many sessions `before` the fault.
+        """
         with self.store(server) as place, staged(place, Orders(url=place.url, **{**self.orders, **orders})) as stage:
             stage.start_all(processes)
-            stage.more(Kind.MADE, 10)
+            stage.more(Kind.MADE, before)
             stage.more(Kind.SERVED, 10)
             self.fault(stage)
             stage.more(Kind.MADE, 5)
