@@ -5,14 +5,17 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from statistics import quantiles
+from typing import Final
 
 import anyio
 
-from otel_sessions import SessionManager
+from otel_sessions import SessionConfig, SessionManager
 from otel_sessions.fleet import ValkeyFleet
 from tests.fleet.servers import program
 
 from .orders import SECRET
+
+_NO_CAP: Final = SessionConfig(max_sessions=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +50,9 @@ async def _times(url: str | None, creates: int) -> list[float]:
 @contextlib.asynccontextmanager
 async def _manager(url: str | None, creates: int) -> AsyncIterator[SessionManager[None]]:
     if url is None:
-        async with SessionManager() as manager:
+        async with SessionManager(_NO_CAP) as manager:
             yield manager
         return
     fleet = ValkeyFleet(url, name="soak", address="http://127.0.0.1:1", secret=SECRET, max_sessions=100 * creates)
-    async with SessionManager(fleet=fleet) as manager:
+    async with SessionManager(_NO_CAP, fleet=fleet) as manager:
         yield manager

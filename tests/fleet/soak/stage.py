@@ -33,7 +33,10 @@ class Place:
     """Where the first process of the fleet runs, if it has a network of its own."""
 
     def ask(self, *words: str | int) -> object:
-        """Ask the server that has the key."""
+        """Ask the server that has the key. Wait until there is one: after a fault, a Cluster takes a moment."""
+        return until(lambda: self._answer(*words), lambda answer: answer is not None)
+
+    def _answer(self, *words: str | int) -> object:
         for node in self.nodes:
             if node.process is not None and node.process.poll() is None:
                 with contextlib.suppress(StoreError, OSError):
