@@ -18,7 +18,7 @@ from . import ConfigError, EndReason, __version__
 from ._core.options import text
 from ._program.arguments import ORIGIN, argument, count, port, positive, whole
 from ._program.logs import complain
-from ._steering.commands import add_commands
+from ._steering.flags import add_commands
 from .proxy.settings import add_arguments
 
 if TYPE_CHECKING:

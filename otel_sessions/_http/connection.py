@@ -45,13 +45,14 @@ class Wait:
 
     async def last(self, seconds: float | None) -> None:
         """Wait for `end`, or until `late` was called after so many seconds; None for as long as it takes."""
-        self._waiter = self._loop.create_future()
+        waiter = self._waiter = self._loop.create_future()
         self.limit(seconds)
         try:
-            await self._waiter
+            await waiter
         finally:
-            self._waiter = None
-            self._deadline.set(None)
+            if self._waiter is waiter:  # else another task waits by now, because this task's call was closed meanwhile
+                self._waiter = None
+                self._deadline.set(None)
 
     def limit(self, seconds: float | None) -> None:
         """Let the present wait last so many seconds from now on."""

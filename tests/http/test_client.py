@@ -5,7 +5,8 @@ import contextlib
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,6 +29,7 @@ from otel_sessions._http.client import (
 )
 from otel_sessions._http.connection import Connection
 from tests.virtual import VirtualLoop
+from tests.waiting import PATIENCE
 
 from .upstream import Peer, Upstream
 
@@ -706,6 +708,67 @@ async def test_a_call_that_is_closed_gives_nothing_of_what_has_come(upstream: Up
         await heading
     with pytest.raises(CallClosed):
         await call.read(60)
+
+
+@pytest.mark.parametrize("has_head", [False, True])
+async def test_a_call_on_the_connection_of_a_call_closed_with_its_last_byte_gets_its_answer(
+    upstream: Upstream, has_head: bool
+) -> None:
+    """A client leaves with the last byte of its answer, before the task that has waited for this byte goes on."""
+    origin = Observing(path=upstream.origin.path, host=upstream.origin.host, port=upstream.origin.port)
+    client = Client(origin)
+    first, second = get(client), get(client)
+    waiting: asyncio.Future[Any] = asyncio.ensure_future(first.head())
+    peer = await upstream.peer()
+    await peer.heard()
+    if has_head:
+        await peer.says(OK + b"Content-Length: 2\r\n\r\n")
+        await waiting
+        waiting = asyncio.ensure_future(first.read(60))
+        await settle()
+    origin.pieces.clear()
+    await peer.says(b"ok" if has_head else FINE)
+    while not origin.pieces:  # noqa: ASYNC110  # what comes next must run in the turn after the byte has come
+        await asyncio.sleep(0)
+    first.close()
+    telling = asyncio.ensure_future(_tells_later(peer))
+    async with asyncio.timeout(PATIENCE):
+        assert (await second.head()).status == 200
+        assert await second.read(60) == b"ok"
+        await asyncio.gather(telling, waiting)
+    assert len(upstream.peers) == 1
+    client.close()
+
+
+async def _tells_later(peer: Peer) -> None:
+    await peer.heard()
+    await settle()
+    await peer.says(FINE)
+
+
+class Observed(Connection):
+    """Notes what it has read."""
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        super().__init__()
+        self._pieces = pieces
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._pieces.append(data)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Observing(Origin):
+    """An upstream whose connections note what they have read."""
+
+    pieces: list[bytes] = field(default_factory=list)
+
+    async def connect(self) -> Connection:
+        loop, make = asyncio.get_running_loop(), partial(Observed, self.pieces)
+        if self.path is not None:
+            return (await loop.create_unix_connection(make, self.path))[1]
+        return (await loop.create_connection(make, self.host, self.port))[1]
 
 
 async def test_a_call_that_is_closed_before_its_head_sends_nothing(upstream: Upstream, client: Client) -> None:
