@@ -65,11 +65,10 @@ def skewed(server: str) -> Iterator[Place]:
     """A Cluster, two of whose masters have wrong clocks."""
     if not Path(_FAKETIME).exists():
         pytest.skip("no libfaketime: install the package faketime")
+    if "jemalloc" in subprocess.run([server, "--version"], check=True, capture_output=True, text=True).stdout:
+        pytest.skip("libfaketime does not work with jemalloc, which this server uses")
     with tempfile.TemporaryDirectory(prefix="clocks") as folder:
         wrong = [_with_clock(server, Path(folder) / f"server{index}", by) for index, by in enumerate(WRONG_CLOCKS)]
-        said = subprocess.run([wrong[0], "--version"], check=False, capture_output=True, text=True)
-        if "libfaketime" in said.stderr:
-            pytest.skip("libfaketime does not work with this server: " + said.stderr.splitlines()[0])
         with cluster(server, MASTERS, 0, wrong) as nodes:
             yield Place(nodes=nodes, url=_urls(node.port for node in nodes), cluster=True)
 
