@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-pictures test test-all proxy-test check docs clean stack-tools stack-test stack-picture stack-gallery dashboards mixin settings bench \
-	bench-proxy up down compose
+	bench-proxy soak up down compose
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -84,6 +84,9 @@ bench-proxy: $(VENV)/.dev ## Compare the proxy with nginx and other proxies; tak
 	$(BIN)/python -m benchmarks.proxies.peers
 	$(BIN)/python -m benchmarks.proxy $(if $(QUICK),--quick)
 	$(BIN)/python -m benchmarks.workers $(if $(QUICK),--quick)
+
+soak: $(VENV)/.dev ## Run the fault matrix of a fleet in its long form; takes an hour, or some minutes with QUICK=1; PART=rows runs a part.
+	$(BIN)/python -m tests.fleet.soak $(if $(QUICK),--quick) $(PART)
 
 up: compose ## Start the compose stack with Grafana at http://127.0.0.1:3000; COMPARE=1 adds a proxy that leaks, FLEET=1 a fleet, WORKERS=4 starts workers.
 	$(if $(WORKERS),WORKERS=$(WORKERS)) $(COMPOSE) $(if $(COMPARE),--profile compare )$(if $(FLEET),--profile fleet )up --build --detach --wait --wait-timeout 300

@@ -126,17 +126,21 @@ def program(name: str, *options: str) -> Iterator[Program]:
 
 
 @contextlib.contextmanager
-def programs(name: str, count: int, *options: str) -> Iterator[list[Program]]:
+def programs(names: Sequence[str], *options: str) -> Iterator[list[Program]]:
     """Run several servers with the same options."""
     with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(program(name, *options)) for _ in range(count)]
+        yield [stack.enter_context(program(name, *options)) for name in names]
 
 
 @contextlib.contextmanager
-def cluster(name: str, masters: int = 3, replicas: int = 1) -> Iterator[list[Program]]:
-    """Run a Cluster. The first servers are its masters; replica i follows master i."""
+def cluster(name: str, masters: int = 3, replicas: int = 1, odd: Sequence[str] = ()) -> Iterator[list[Program]]:
+    """Run a Cluster. The first servers are its masters; replica i follows master i.
+
+    `odd` are programs for the last masters.
+    """
     options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1500", "--cluster-replica-validity-factor", "0")
-    with programs(name, masters + replicas, *options) as nodes:
+    names = [*[name] * (masters - len(odd)), *odd, *[name] * replicas]
+    with programs(names, *options) as nodes:
         for node in nodes[1:]:
             nodes[0].send("CLUSTER", "MEET", "127.0.0.1", node.port)
         for index, node in enumerate(nodes[:masters]):
@@ -179,7 +183,7 @@ class Watched:
 def sentinels(name: str) -> Iterator[Watched]:
     """Run a primary, its replica and three Sentinels."""
     with contextlib.ExitStack() as stack:
-        primary, replica = stack.enter_context(programs(name, 2))
+        primary, replica = stack.enter_context(programs([name] * 2))
         replica.send("REPLICAOF", "127.0.0.1", primary.port)
         until(lambda: replica.send("INFO", "replication"), lambda info: b"link_status:up" in info)
         watchers: list[Program] = []

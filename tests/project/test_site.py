@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from docs import settings, signals, speed
+from docs import faults, settings, signals, speed
 from otel_sessions import JsonLinesSink, SessionManager, fingerprint
 from otel_sessions._core import exceptions
 from otel_sessions._core.events import Event
@@ -28,7 +28,7 @@ MOST_WORDS = 25
 COMMANDS = [("demo",), ("load",), ("export", "show"), ("sessions",), ("close",), ("cleanup",), ("stats",)]
 
 
-@pytest.mark.parametrize("written", [settings, signals, speed], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("written", [faults, settings, signals, speed], ids=lambda module: module.__name__)
 def test_the_tables_of_a_page_say_what_there_is_so_run_make_settings(written: ModuleType) -> None:
     assert written.PATH.read_text(encoding="utf-8") == written.page()
 
