@@ -47,6 +47,7 @@ from .upstream import Upstream
 _logger = logging.getLogger("otel_sessions.proxy")
 
 SHUTTING_DOWN: Final = "shutting down"
+_STARTING: Final = "starting"
 _MOST_HEALTH: Final = 16
 """How many connections may be open where health is asked for."""
 
@@ -128,6 +129,7 @@ class Proxy:
         self._admin_address: Address | None = None
         self._addresses: tuple[Address, ...] | None = None
         self._serving: asyncio.Task[None] | None = None
+        self._checked: asyncio.Task[None] | None = None
         self._exits = AsyncExitStack()
 
     @property
@@ -167,13 +169,14 @@ class Proxy:
             if admin is not None:
                 exits.enter_context(admin)
             self._admin_address = None if admin is None else address_of(admin)
+            self._begin_health(exits, health)
             exits.enter_context(self._measured)
             await exits.enter_async_context(self._upstream)
             if self._sink is not None:
                 with naming(options.EXPORT.flag, str(self.settings.export)):
                     await exits.enter_async_context(self._sink)
             await exits.enter_async_context(self.manager)
-            self._serving = asyncio.create_task(self._run(listeners, health, peers, admin))
+            self._serving = asyncio.create_task(self._run(listeners, peers, admin))
             self._serving.add_done_callback(lambda _: self._server.ready.set())
             exits.push_async_exit(self._shut_down)
             await self._server.ready.wait()
@@ -233,15 +236,14 @@ class Proxy:
     async def _run(
         self,
         listeners: Sequence[socket.socket],
-        health: socket.socket | None,
         peers: socket.socket | None,
         admin: socket.socket | None,
     ) -> None:
         async with asyncio.TaskGroup() as tasks:
             if self._admin is not None and admin is not None:
                 tasks.create_task(self._admin.serve_on(admin))
-            if health is not None:
-                tasks.create_task(self._health.serve_on([health]))
+            if self._checked is not None:
+                tasks.create_task(_wait_for(self._checked))
             if self._peers is not None and peers is not None:
                 tasks.create_task(_serve_with(self._peers, [peers], self._peer_certificate, ()))
             await _serve_with(self._server, listeners, self._certificate, self._others)
@@ -250,6 +252,16 @@ class Proxy:
                 self._peers.stop()
             if self._admin is not None:
                 self._admin.stop()
+
+    def _begin_health(self, exits: AsyncExitStack, health: socket.socket | None) -> None:
+        """Answer health checks from before the manager's start, which may wait for the store of a fleet."""
+        if health is not None:
+            self._checked = asyncio.create_task(self._health.serve_on([health]))
+            exits.push_async_callback(self._end_health, self._checked)
+
+    async def _end_health(self, checked: asyncio.Task[None]) -> None:
+        self._health.stop()
+        await asyncio.wait([checked])
 
     async def _shut_down(self, kind: type[BaseException] | None, *_: object) -> None:
         assert self._serving is not None
@@ -278,16 +290,17 @@ class Proxy:
     def health(self) -> dict[str, str | int]:
         """Return what a health check of this process says."""
         stats = self.manager.get_metrics()
-        word = SHUTTING_DOWN if self._server.stopping else "ok"
+        word = "ok" if self._server.ready.is_set() else _STARTING
+        word = SHUTTING_DOWN if self._server.stopping else word
         return {"status": word, "active": stats.currently_active, "created": stats.total_created}
 
     async def _health_of_all(self) -> dict[str, str | int]:
         return self.health()
 
     async def _say_health(self, scope: Scope, _receive: Receive, send: Send) -> None:
-        """Answer a health check: 200, or 503 when the proxy shuts down. Other paths than /healthz get 404."""
+        """Answer a health check: 200, or 503 when the proxy starts or shuts down. Only /healthz is not 404."""
         said = await self._health_of_all()
-        status = 503 if said["status"] == SHUTTING_DOWN else 200
+        status = 503 if said["status"] in (SHUTTING_DOWN, _STARTING) else 200
         if scope["path"] != "/healthz":
             status, said = 404, {**said, "status": "not found"}
         await say(send, status, said)
@@ -303,6 +316,10 @@ async def say(send: Send, status: int, said: Mapping[str, str | int]) -> None:
 
 async def _drain_nothing() -> None:
     pass
+
+
+async def _wait_for(task: asyncio.Task[None]) -> None:
+    await task
 
 
 def open_listeners(

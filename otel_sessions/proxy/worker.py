@@ -97,17 +97,16 @@ class WorkerProxy(Proxy):
     async def _run(
         self,
         listeners: Sequence[socket.socket],
-        health: socket.socket | None,
         peers: socket.socket | None,
         admin: socket.socket | None,
     ) -> None:
         if self._sockets.scraped is None:
-            await super()._run(listeners, health, peers, admin)
+            await super()._run(listeners, peers, admin)
             return
         with self._sockets.scraped as scraped:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._scraped.serve_on([scraped]))
-                await super()._run(listeners, health, peers, admin)
+                await super()._run(listeners, peers, admin)
                 self._scraped.stop()
 
     async def _say_metrics(self, _scope: Scope, _receive: Receive, send: Send) -> None:

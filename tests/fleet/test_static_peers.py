@@ -234,3 +234,14 @@ async def test_a_fleet_without_signals_runs_with_its_manager() -> None:
     async with SessionManager(fleet=Looking()) as manager:
         session = await manager.create_session()
         assert session.id in manager
+
+
+def test_the_secrets_of_a_fleet_are_those_that_its_file_has_now(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text("the secret of last year\n")
+    fleet = StaticPeers({"w1": "http://h:1"}, name="w1", secret=file)
+    assert len(fleet.current_secrets().keys) == 1
+    assert (
+        fleet.current_secrets().keys
+        == StaticPeers({"w1": "http://h:1"}, name="w1", secret="the secret of last year").current_secrets().keys
+    )

@@ -12,8 +12,8 @@ import pytest
 from otel_sessions.cli import main
 from tests.exchanges import INITIALIZE
 from tests.fleet.servers import Program, program, valkey_program
-from tests.processes import HOST, ROOT, clean_environ, running_module
-from tests.waiting import PATIENCE, until
+from tests.processes import HOST, ROOT, clean_environ, free_port, running_module, until_answers
+from tests.waiting import NEVER, PATIENCE, until
 
 from .conftest import Origin, Proxy, start_origin
 from .store_fleets import SHORT, said, start_member, until_counted
@@ -174,6 +174,21 @@ def test_a_store_that_stands_still_holds_no_request_no_health_answer_and_no_exit
             assert late.process.terminate() == 0
         assert proxy.process.terminate() == 0
     assert origin.counts()["sessions"] == 0
+
+
+def test_health_is_answered_while_a_proxy_waits_for_its_store(
+    store: Program, tmp_path: Path, http: httpx2.Client
+) -> None:
+    store.pause()
+    health = f"{HOST}:{free_port()}"
+    flags = fleet_flags(tmp_path, **{"--fleet": store.url, "--fleet-lease": NEVER, "--health": health})
+    given = ("proxy", "--upstream", "http://127.0.0.1:1", "--listen", f"{HOST}:0", *flags)
+    with running_module("cli", tmp_path, *given) as process:
+        until_answers(f"http://{health}/healthz", process, status=503)
+        assert http.get(f"http://{health}/healthz").json()["status"] == "starting"
+        store.go_on()
+        until_answers(f"http://{health}/healthz", process)
+        assert process.terminate() == 0
 
 
 def test_an_opening_that_the_store_does_not_take_is_ended_at_the_upstream(
