@@ -19,7 +19,7 @@ from .conftest import Proxy, start_proxy
 SECRET: Final = "a secret of the whole fleet"
 LONG: Final = "60"
 """Seconds; a lease that no test outlasts. A call to the store then has a third of it."""
-SHORT: Final = "4"
+SHORT: Final = "8"
 """Seconds; the lease where a test waits for the death of a proxy."""
 CAP: Final = 40
 
