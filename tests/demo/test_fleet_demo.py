@@ -143,8 +143,9 @@ class Demo:
     def wait_for(self, words: str) -> None:
         """Return at the first line with these words."""
         assert self.process.stdout is not None
+        assert self.process.stderr is not None
         while words not in (line := self.process.stdout.readline()):
-            assert line, "the demo ended"
+            assert line, f"the demo ended:\n{self.said}{self.process.stderr.read()}"
             self.said += line
         self.said += line
         self.note_children()
