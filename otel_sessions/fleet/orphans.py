@@ -132,12 +132,13 @@ class Cleaning:
 class Suspicions:
     """Owners that audits show. An owner that stays for two leases is named to the store, which knows its members.
 
-    A store that lost members would else keep their sessions for ever. One lease is not enough: an owner that is just
-    coming back joins first, and takes its sessions over later.
+    A store that lost members would else keep their sessions for ever. The store waits one lease more, since it may have
+    lost the member only now: an owner that is just coming back joins first, and takes its sessions over later.
     """
 
     def __init__(self, keys: Keys, lease: float) -> None:
         self._keys: Final = keys
+        self._lease: Final = int(lease * 1000)
         self._patience: Final = 2 * lease
         self._seen: dict[tuple[int, int], float] = {}
         """When each owner was first seen, by shard and epoch."""
@@ -150,4 +151,4 @@ class Suspicions:
         for key in staying:
             self._seen[key] = now
         epochs = tuple(epoch for _, epoch in staying)
-        return Call(script=SUSPECT, keys=self._keys.fleet, args=epochs) if epochs else None
+        return Call(script=SUSPECT, keys=self._keys.fleet, args=(self._lease, *epochs)) if epochs else None

@@ -205,11 +205,20 @@ def test_a_grant_stays_as_it_is_while_a_former_epoch_is_not_buried(calls: Calls)
 
 def test_only_an_owner_that_the_fleet_does_not_know_is_suspected(calls: Calls) -> None:
     living = calls.join("a")
-    calls.fleet(scripts.SUSPECT, living, 77, 77)
+    calls.fleet(scripts.SUSPECT, LEASE, living, 77, 77, after=-LEASE)
 
     assert calls.beat(living, 1)[9:] == [b"77"]
     calls.fleet(scripts.BURY, 77)
     assert calls.beat(living, 2)[9:] == []
+
+
+def test_a_suspected_owner_is_dead_a_lease_later_since_it_may_serve_till_then(calls: Calls) -> None:
+    living = calls.join("a")
+    calls.fleet(scripts.SUSPECT, LEASE, 77)
+    calls.fleet(scripts.SUSPECT, LEASE, 77, after=LEASE - 1)
+    dead = [calls.beat(living, number, after=number * 4999)[9:] for number in range(1, 5)]
+
+    assert dead == [[], [], [], [b"77"]]
 
 
 def test_members_are_the_living_with_their_addresses(calls: Calls) -> None:
