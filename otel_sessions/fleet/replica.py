@@ -54,6 +54,8 @@ class Replica:
         self.shards: Final = Shards(keys.shards)
         self._lanes: list[Lane] = [self._new_lane(shard, 0) for shard in range(keys.shards)]  # no epoch: they wait
         self._cleanings: dict[int, Cleaning] = {}
+        self._doubts_deaths = False
+        """The store may have forgotten who is dead. Until the next beat is answered, this process cleans nothing."""
         self._suspicions: Final = Suspicions(keys, terms.lease)
         self._suspect: Call | None = None
         self._under_way: dict[Call, Party] = {}
@@ -107,6 +109,7 @@ class Replica:
 
     def check_all(self) -> None:
         """The connection was lost: the store may have lost its last writes. Compare with every shard."""
+        self._doubts_deaths = True
         for lane in self._lanes:
             lane.check()
 
@@ -173,7 +176,8 @@ class Replica:
 
     def _may_clean(self) -> bool:
         """What this process can take over is not an orphan. So it takes over first."""
-        return self.membership.epoch is not None and not any(lane.is_reclaiming() for lane in self._lanes)
+        is_sure = self.membership.epoch is not None and not self._doubts_deaths
+        return is_sure and not any(lane.is_reclaiming() for lane in self._lanes)
 
     def _heard(self, call: Call, answer: Sequence[Value], now: float) -> None:
         self.membership.answer(call, answer)
@@ -197,12 +201,20 @@ class Replica:
     def _beaten(self) -> None:
         self._lanes[self._audits % self._keys.shards].check()
         self._audits += 1
+        self._doubts_deaths = False
+        self._drop_cleanings()
         for cleaning in self._cleanings.values():
             cleaning.wake()
         for dead in self.membership.dead:
             if dead not in self._cleanings:
                 start = self._draw(self._keys.shards)
                 self._cleanings[dead] = Cleaning(self._keys, dead, start=start, span=self._span)
+
+    def _drop_cleanings(self) -> None:
+        """Who is not dead any more is buried, or lives again in a store that went back: then it may serve."""
+        named = self.membership.dead
+        if self.membership.all_dead <= len(named):  # else there are more than a beat names
+            self._cleanings = {dead: cleaning for dead, cleaning in self._cleanings.items() if dead in named}
 
     def _written(self, lane: Lane, call: Call, answer: Sequence[Value], now: float) -> list[Event]:
         events: list[Event] = []
@@ -226,7 +238,7 @@ class Replica:
     def _cleaned(self, cleaning: Cleaning, call: Call, answer: Sequence[Value]) -> list[Event]:
         events: list[Event] = list(cleaning.answer(call, answer))
         if cleaning.is_done:
-            del self._cleanings[cleaning.dead]
+            self._cleanings.pop(cleaning.dead, None)
         return events
 
 
