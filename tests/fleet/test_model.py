@@ -8,13 +8,14 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.fleet.machine import Machine
-from tests.fleet.mutants import MUTANTS, QUICKLY_CAUGHT_BY_THE_MODEL, Mutant
+from tests.fleet.mutants import METHODS, MUTANTS, Method, Mutant
 from tests.fleet.valkey import Server, StoreError
 
-EXAMPLES: Final = int(os.environ.get("FLEET_EXAMPLES", "60"))
+EXAMPLES: Final = int(os.environ.get("FLEET_EXAMPLES", "40"))
 """A soak runs more."""
 BOUND: Final = 300
-QUICK: Final = [mutant for mutant in MUTANTS if mutant.name in QUICKLY_CAUGHT_BY_THE_MODEL]
+STEPS: Final = 12
+"""A story is one step."""
 
 
 def run(server: Server, chosen: settings) -> None:
@@ -25,18 +26,10 @@ def run(server: Server, chosen: settings) -> None:
     run_state_machine_as_test(Fleet, settings=chosen)
 
 
-@pytest.mark.no_cover
-def test_the_fleet_keeps_its_books_and_its_cap_whatever_happens(server: Server) -> None:
-    run(server, settings(max_examples=EXAMPLES, stateful_step_count=40, deadline=None))
-
-
-@pytest.mark.no_cover
-@pytest.mark.parametrize("mutant", QUICK, ids=lambda mutant: mutant.name)
-def test_the_model_catches_a_script_that_lacks_a_guard(server: Server, mutant: Mutant) -> None:
-    server.mutants = mutant.scripts()
+def run_until_caught(server: Server) -> None:
     chosen = settings(
         max_examples=BOUND,
-        stateful_step_count=40,
+        stateful_step_count=STEPS,
         deadline=None,
         derandomize=True,
         database=None,
@@ -47,3 +40,24 @@ def test_the_model_catches_a_script_that_lacks_a_guard(server: Server, mutant: M
     )
     with pytest.raises((AssertionError, StoreError)):
         run(server, chosen)
+
+
+@pytest.mark.no_cover
+def test_the_fleet_keeps_its_books_and_its_cap_whatever_happens(server: Server) -> None:
+    run(server, settings(max_examples=EXAMPLES, stateful_step_count=STEPS, deadline=None))
+
+
+@pytest.mark.no_cover
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_the_model_catches_a_script_that_lacks_a_guard(server: Server, mutant: Mutant) -> None:
+    server.mutants = mutant.scripts()
+    run_until_caught(server)
+
+
+@pytest.mark.no_cover
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_the_model_catches_a_process_that_lacks_a_guard(
+    server: Server, method: Method, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(method.owner, method.method, method.changed())
+    run_until_caught(server)

@@ -256,6 +256,13 @@ def test_an_end_counts_once_and_the_owner_s_only(calls: Calls) -> None:
     assert calls.end(1, 2, "aa", "closed", "zz", "closed") == [b"OK", 0]
 
 
+def test_an_end_that_comes_after_the_fence_is_gone_brings_no_owner_back(calls: Calls) -> None:
+    calls.put(1, 1, "aa", 5, "")
+
+    assert calls.end(7, 2, "bb", "closed") == [b"OK", 0]
+    assert calls.shard(scripts.AUDIT, 1)[4:6] == [1, b"1"]
+
+
 def test_a_look_tells_the_owner_and_the_turn(calls: Calls) -> None:
     calls.put(1, 1, "aa", 5, "")
 
