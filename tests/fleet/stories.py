@@ -291,12 +291,16 @@ class Stories(RuleBasedStateMachine):
 
     @rule(beats=st.integers(min_value=5, max_value=8))
     def the_store_is_emptied_while_all_live(self, beats: int) -> None:
-        one, _ = self.ready(2)
+        """One puts its sessions again before it knows that the store forgot its epoch. The other sees them."""
+        one, other = self.ready(2)
         self.fill(one, 2)
         self.live(beats)
         self.world.empty()
-        for _ in range(2):
-            self.live(1)
+        self.world.act(one)
+        for _ in range(4):
+            self.world.now += BEAT // 2
+            other.is_refused = True
+            self.world.act(other)
             self.world.check()
 
     @rule(sessions=st.integers(min_value=1, max_value=3))
