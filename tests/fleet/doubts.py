@@ -220,8 +220,8 @@ class Doubts(RuleBasedStateMachine):
         self.world.open(one, shared if again and shared not in one.replica.refs() else None)
         waits = self.say(one)
         self.world.roll_back()
-        self.pass_on(self.pass_on(waits))
         kept = before & set(one.replica.refs())
+        self.pass_on(self.pass_on(waits))
         self.beat(one, other, beats=3)
         assert kept <= set(one.replica.refs()), "the store forgot what is lost"
 

@@ -2,7 +2,6 @@
 
 from typing import Final
 
-from otel_sessions.fleet.healing import Healing
 from otel_sessions.fleet.lanes import Lane
 from otel_sessions.fleet.membership import Membership
 from otel_sessions.fleet.orphans import Cleaning, Suspicions
@@ -36,7 +35,6 @@ PROCESS_MUTANTS: Final = [
         Replica,
     ),
     method("there is room beyond the grant", Replica.has_room, "len(self._held) <", "len(self._held) <=", Replica),
-    method("a beat forgets what is in use", Replica._call_of, "max(taken, len(self._held))", "taken", Replica),
     method(
         "a process cleans before it takes over",
         Replica._may_clean,
@@ -80,20 +78,8 @@ PROCESS_MUTANTS: Final = [
     method("what the store forgot is lost", Lane._reclaimed, "if result == 0 and not fenced:", "if False:", Lane),
     method("what an earlier epoch has is lost", Lane._reclaimed, "if result in step.formers:", "if False:", Lane),
     method("an id that came back is taken", Lane._put, "if owner == self.epoch:", "if False:", Lane),
-    method("a refusal is an answer", Lane.answer, "self.fenced = True", "self._steps = []", Lane),
     # Healing
     method("what came back stays", Lane._heal, "in differences.left_over", "in ()", Lane),
-    method("what is missing stays away", Lane._heal, "in differences.missing", "in ()", Lane),
-    method(
-        "an audit counts only",
-        Healing._audited,
-        "(count, stored) == (len(nonces), digest(nonces))",
-        "count == len(nonces)",
-        Healing,
-    ),
-    method(
-        "an audit compares ids only", Healing._compare, "if nonces.get(ref) != nonce]", "if ref not in nonces]", Healing
-    ),
     # Orphans
     method(
         "a shard is empty while claims run",
