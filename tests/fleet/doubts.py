@@ -207,8 +207,10 @@ class Doubts(RuleBasedStateMachine):
         self.pass_on(copies)
         self.open_some(other, sessions)
 
-    @rule(shared=st.sampled_from(SHARED), sessions=FEW, again=st.booleans())
-    def the_store_goes_back_while_a_write_is_on_its_way(self, shared: str, sessions: int, again: bool) -> None:
+    @rule(shared=st.sampled_from(SHARED), sessions=FEW, again=st.booleans(), known=st.booleans())
+    def the_store_goes_back_while_a_write_is_on_its_way(
+        self, shared: str, sessions: int, again: bool, known: bool
+    ) -> None:
         """The count may be the same then, and even the ids."""
         one, other = self.calm()
         self.world.open(one, shared)
@@ -219,6 +221,9 @@ class Doubts(RuleBasedStateMachine):
         self.world.act(one)
         self.world.open(one, shared if again and shared not in one.replica.refs() else None)
         waits = self.say(one)
+        if known:
+            self.pass_on(self.pass_on(waits))
+            waits = []
         self.world.roll_back()
         kept = before & set(one.replica.refs())
         self.pass_on(self.pass_on(waits))

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from otel_sessions.fleet.healing import Healing
 from otel_sessions.fleet.lanes import Lane
 from otel_sessions.fleet.membership import Membership
 from otel_sessions.fleet.orphans import Cleaning, Suspicions
@@ -80,6 +81,14 @@ PROCESS_MUTANTS: Final = [
     method("an id that came back is taken", Lane._put, "if owner == self.epoch:", "if False:", Lane),
     # Healing
     method("what came back stays", Lane._heal, "in differences.left_over", "in ()", Lane),
+    method("what is missing stays away", Lane._heal, "in differences.missing", "in ()", Lane),
+    method(
+        "an audit counts only",
+        Healing._audited,
+        "(count, stored) == (len(nonces), digest(nonces))",
+        "count == len(nonces)",
+        Healing,
+    ),
     # Orphans
     method(
         "a shard is empty while claims run",
