@@ -62,12 +62,22 @@ class Cleaning:
         """The session's hook has run."""
         self._settled.append(claimed)
 
+    @property
+    def is_settling(self) -> bool:
+        """Whether the store has not yet heard of all hooks that have run."""
+        return bool(self._settling or self._settled)
+
+    def settlement(self) -> Call | None:
+        """Return the next call that only settles, or None. It replaces a call that was not answered."""
+        self._call = self._settle() if self.is_settling else None
+        return self._call
+
     def call(self, room: int) -> Call | None:
         """Return the next call, for at most `room` more sessions. It replaces a call that was not answered.
 
         It is None while all that is left is claimed by other survivors, until `wake`; and without room for a session.
         """
-        if self._settling or self._settled:
+        if self.is_settling:
             self._call = self._settle()
         elif self._shards and (room < 1 or self._fruitless >= len(self._shards)):
             self._call = None

@@ -162,7 +162,7 @@ class Replica:
             case Lane():
                 return party.call(self.membership.deadline) if self.membership.is_living(now) else None
             case Cleaning():
-                return party.call(room) if self._may_clean() else None
+                return self._clean(party, room) if self._may_clean() else None
             case _:
                 call, self._suspect = self._suspect, None
                 return call
@@ -210,11 +210,18 @@ class Replica:
                 start = self._draw(self._keys.shards)
                 self._cleanings[dead] = Cleaning(self._keys, dead, start=start, span=self._span)
 
-    def _drop_cleanings(self) -> None:
-        """Who is not dead any more is buried, or lives again in a store that went back: then it may serve."""
+    def _is_named(self, dead: int) -> bool:
+        """Who is not named as dead any more is buried, or lives again in a store that went back: then it may serve."""
         named = self.membership.dead
-        if self.membership.all_dead <= len(named):  # else there are more than a beat names
-            self._cleanings = {dead: cleaning for dead, cleaning in self._cleanings.items() if dead in named}
+        return dead in named or self.membership.all_dead > len(named)  # a beat does not name all of many
+
+    def _clean(self, cleaning: Cleaning, room: int) -> Call | None:
+        return cleaning.call(room) if self._is_named(cleaning.dead) else cleaning.settlement()
+
+    def _drop_cleanings(self) -> None:
+        """Keep those of whom a beat has named, and those that have hooks to tell of."""
+        kept = {dead: one for dead, one in self._cleanings.items() if self._is_named(dead) or one.is_settling}
+        self._cleanings = kept
 
     def _written(self, lane: Lane, call: Call, answer: Sequence[Value], now: float) -> list[Event]:
         events: list[Event] = []

@@ -106,13 +106,7 @@ PROCESS_MUTANTS: Final = [
         Cleaning,
     ),
     method("nobody is suspected", Suspicions.audited, "if now - first >= self._patience", "if False", Suspicions),
-    method(
-        "a death that was forgotten is cleaned",
-        Replica._drop_cleanings,
-        "if self.membership.all_dead <= len(named):",
-        "if False:",
-        Replica,
-    ),
+    method("a death that was forgotten is cleaned", Replica._is_named, "dead in named or ", "True or ", Replica),
     method(
         "a lost connection leaves no doubt of deaths", Replica.check_all, "self._doubts_deaths = True", "pass", Replica
     ),
