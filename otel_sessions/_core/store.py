@@ -160,10 +160,11 @@ class Store(Generic[DataT]):
 
     def _hidden(self, session: str | Session[DataT]) -> Session[DataT]:
         """Return a session itself, though a fleet may hide it still. Raises `SessionNotFound` if it is not here."""
-        session_id = session.id if isinstance(session, Session) else session
-        if session is not self.sessions.get(session_id):
-            raise SessionNotFound(session_id, self.reason_of(session_id))
-        return self.sessions[session_id]
+        if not isinstance(session, Session):
+            raise SessionNotFound(session, self.reason_of(session))
+        if session is not self.sessions.get(session.id):
+            raise SessionNotFound(session.id, self.reason_of(session.id))
+        return session
 
     def shows(self, session: Session[DataT]) -> bool:
         """Return whether people may see a session: each session that takes a place, unless a fleet hides it."""

@@ -114,7 +114,7 @@ class Membership:
 
     def give_up(self) -> None:
         """The store refuses this epoch: serve nothing, and join anew."""
-        self.epoch, self._ends, self.joins = None, _NEVER, self.joins + 1
+        self.epoch, self._ends, self.joins, self._call = None, _NEVER, self.joins + 1, None
 
     def leave(self) -> Call | None:
         """End the lease and return the call that says so, or None if the process has not joined."""

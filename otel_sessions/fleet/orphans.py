@@ -62,12 +62,22 @@ class Cleaning:
         """The session's hook has run."""
         self._settled.append(claimed)
 
+    @property
+    def is_settling(self) -> bool:
+        """Whether the store has not yet heard of all hooks that have run."""
+        return bool(self._settling or self._settled)
+
+    def settlement(self) -> Call | None:
+        """Return the next call that only settles, or None. It replaces a call that was not answered."""
+        self._call = self._settle() if self.is_settling else None
+        return self._call
+
     def call(self, room: int) -> Call | None:
         """Return the next call, for at most `room` more sessions. It replaces a call that was not answered.
 
         It is None while all that is left is claimed by other survivors, until `wake`; and without room for a session.
         """
-        if self._settling or self._settled:
+        if self.is_settling:
             self._call = self._settle()
         elif self._shards and (room < 1 or self._fruitless >= len(self._shards)):
             self._call = None
@@ -132,12 +142,13 @@ class Cleaning:
 class Suspicions:
     """Owners that audits show. An owner that stays for two leases is named to the store, which knows its members.
 
-    A store that lost members would else keep their sessions for ever. One lease is not enough: an owner that is just
-    coming back joins first, and takes its sessions over later.
+    A store that lost members would else keep their sessions for ever. The store waits one lease more, since it may have
+    lost the member only now: an owner that is just coming back joins first, and takes its sessions over later.
     """
 
     def __init__(self, keys: Keys, lease: float) -> None:
         self._keys: Final = keys
+        self._lease: Final = int(lease * 1000)
         self._patience: Final = 2 * lease
         self._seen: dict[tuple[int, int], float] = {}
         """When each owner was first seen, by shard and epoch."""
@@ -150,4 +161,4 @@ class Suspicions:
         for key in staying:
             self._seen[key] = now
         epochs = tuple(epoch for _, epoch in staying)
-        return Call(script=SUSPECT, keys=self._keys.fleet, args=epochs) if epochs else None
+        return Call(script=SUSPECT, keys=self._keys.fleet, args=(self._lease, *epochs)) if epochs else None

@@ -66,6 +66,8 @@ class Replica:
         self.shards: Final = Shards(keys.shards)
         self._lanes: list[Lane] = [self._new_lane(shard, 0) for shard in range(keys.shards)]  # no epoch: they wait
         self._cleanings: dict[int, Cleaning] = {}
+        self._doubts_deaths = False
+        """The store may have forgotten who is dead. Until the next beat is answered, this process cleans nothing."""
         self._suspicions: Final = Suspicions(keys, terms.lease)
         self._suspect: Call | None = None
         self._under_way: dict[Call, Party] = {}
@@ -127,6 +129,7 @@ class Replica:
 
     def check_all(self) -> None:
         """The connection was lost: the store may have lost its last writes. Compare with every shard."""
+        self._doubts_deaths = True
         for lane in self._lanes:
             lane.check()
 
@@ -179,7 +182,7 @@ class Replica:
             case Lane():
                 return party.call(self.membership.deadline) if self.membership.is_living(now) else None
             case Cleaning():
-                return party.call(room) if self._may_clean() else None
+                return self._clean(party, room) if self._may_clean() else None
             case _:
                 call, self._suspect = self._suspect, None
                 return call
@@ -193,7 +196,7 @@ class Replica:
 
     def _may_clean(self) -> bool:
         """What this process can take over is not an orphan. So it takes over first."""
-        return self.has_rejoined()
+        return self.has_rejoined() and not self._doubts_deaths
 
     def _heard(self, call: Call, answer: Sequence[Value], now: float) -> None:
         self.membership.answer(call, answer)
@@ -217,12 +220,27 @@ class Replica:
     def _beaten(self) -> None:
         self._lanes[self._audits % self._keys.shards].check()
         self._audits += 1
+        self._doubts_deaths = False
+        self._drop_cleanings()
         for cleaning in self._cleanings.values():
             cleaning.wake()
         for dead in self.membership.dead:
             if dead not in self._cleanings:
                 start = self._draw(self._keys.shards)
                 self._cleanings[dead] = Cleaning(self._keys, dead, start=start, span=self._span)
+
+    def _is_named(self, dead: int) -> bool:
+        """Who is not named as dead any more is buried, or lives again in a store that went back: then it may serve."""
+        named = self.membership.dead
+        return dead in named or self.membership.all_dead > len(named)  # a beat does not name all of many
+
+    def _clean(self, cleaning: Cleaning, room: int) -> Call | None:
+        return cleaning.call(room) if self._is_named(cleaning.dead) else cleaning.settlement()
+
+    def _drop_cleanings(self) -> None:
+        """Keep those of whom a beat has named, and those that have hooks to tell of."""
+        kept = {dead: one for dead, one in self._cleanings.items() if self._is_named(dead) or one.is_settling}
+        self._cleanings = kept
 
     def _written(self, lane: Lane, call: Call, answer: Sequence[Value], now: float) -> list[Event]:
         events: list[Event] = []
@@ -245,7 +263,7 @@ class Replica:
     def _cleaned(self, cleaning: Cleaning, call: Call, answer: Sequence[Value]) -> list[Event]:
         events: list[Event] = list(cleaning.answer(call, answer))
         if cleaning.is_done:
-            del self._cleanings[cleaning.dead]
+            self._cleanings.pop(cleaning.dead, None)
         return events
 
 

@@ -1,25 +1,18 @@
 """Random schedules over the small fleet, as a Hypothesis state machine: a failure shrinks to the steps that matter."""
 
-from typing import ClassVar
-
 import hypothesis.strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import initialize, invariant, precondition, rule
 
-from tests.fleet.valkey import Server
-from tests.fleet.world import SHARED, Process, World
+from otel_sessions.fleet.scripts import Script
+from tests.fleet.stories import Stories
+from tests.fleet.world import SHARED, WRITES, Process
 
 NUMBERS = st.integers(min_value=0, max_value=11)
 PROCESSES = 3
 
 
-class Machine(RuleBasedStateMachine):
-    """What may happen. Hypothesis chooses the order; the test sets `server`."""
-
-    server: ClassVar[Server]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.world = World(self.server)
+class Machine(Stories):
+    """What may happen. Hypothesis chooses the order."""
 
     def process(self, number: int) -> Process:
         return self.world.processes[number % len(self.world.processes)]
@@ -37,12 +30,8 @@ class Machine(RuleBasedStateMachine):
             self.world.act(process)
 
     @rule(beats=st.integers(min_value=1, max_value=5))
-    def live(self, beats: int) -> None:
-        """Time passes, and whoever can does what is to be done."""
-        for _ in range(beats):
-            self.world.now += 5250
-            for process in self.world.processes:
-                self.world.act(process)
+    def time_passes(self, beats: int) -> None:
+        self.live(beats)
 
     @precondition(lambda self: self.world.processes)
     @rule(number=NUMBERS)
@@ -90,13 +79,9 @@ class Machine(RuleBasedStateMachine):
     def deliver(self, which: int) -> None:
         self.world.deliver(self.world.flights[which % len(self.world.flights)])
 
-    @rule(which=st.integers(min_value=0, max_value=23))
-    def deliver_again(self, which: int) -> None:
-        self.world.deliver_again(which)
-
-    @rule(which=st.integers(min_value=0, max_value=23))
-    def deliver_once_more(self, which: int) -> None:
-        self.world.deliver_again(which)
+    @rule(script=st.sampled_from(WRITES), which=st.integers(min_value=0, max_value=7))
+    def deliver_again(self, script: Script, which: int) -> None:
+        self.world.deliver_again(script, which)
 
     @precondition(lambda self: self.world.flights)
     @rule(which=NUMBERS)

@@ -7,36 +7,29 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from tests.fleet.doubts import Doubts
 from tests.fleet.machine import Machine
-from tests.fleet.mutants import MUTANTS, QUICKLY_CAUGHT_BY_THE_MODEL, Mutant
+from tests.fleet.mutants import FOR_SCRIPT_TESTS, METHODS, MUTANTS, Method, Mutant
+from tests.fleet.python_mutants import PROCESS_MUTANTS
 from tests.fleet.valkey import Server, StoreError
 
-EXAMPLES: Final = int(os.environ.get("FLEET_EXAMPLES", "60"))
+EXAMPLES: Final = int(os.environ.get("FLEET_EXAMPLES", "40"))
 """A soak runs more."""
 BOUND: Final = 300
-QUICK: Final = [mutant for mutant in MUTANTS if mutant.name in QUICKLY_CAUGHT_BY_THE_MODEL]
+STEPS: Final = 12
+"""A story is one step."""
+GUARDS: Final = [mutant for mutant in MUTANTS if mutant.name not in FOR_SCRIPT_TESTS]
 
 
-def run(server: Server, chosen: settings) -> None:
-    class Fleet(Machine):
-        pass
-
-    Fleet.server = server
-    run_state_machine_as_test(Fleet, settings=chosen)
+def run(server: Server, chosen: settings, machine: type[Machine | Doubts] = Machine) -> None:
+    machine.server = server
+    run_state_machine_as_test(type("Fleet", (machine,), {}), settings=chosen)
 
 
-@pytest.mark.no_cover
-def test_the_fleet_keeps_its_books_and_its_cap_whatever_happens(server: Server) -> None:
-    run(server, settings(max_examples=EXAMPLES, stateful_step_count=40, deadline=None))
-
-
-@pytest.mark.no_cover
-@pytest.mark.parametrize("mutant", QUICK, ids=lambda mutant: mutant.name)
-def test_the_model_catches_a_script_that_lacks_a_guard(server: Server, mutant: Mutant) -> None:
-    server.mutants = mutant.scripts()
+def run_until_caught(server: Server, machine: type[Machine | Doubts] = Machine) -> None:
     chosen = settings(
         max_examples=BOUND,
-        stateful_step_count=40,
+        stateful_step_count=STEPS,
         deadline=None,
         derandomize=True,
         database=None,
@@ -46,4 +39,39 @@ def test_the_model_catches_a_script_that_lacks_a_guard(server: Server, mutant: M
         suppress_health_check=list(HealthCheck),
     )
     with pytest.raises((AssertionError, StoreError)):
-        run(server, chosen)
+        run(server, chosen, machine)
+
+
+@pytest.mark.no_cover
+def test_the_fleet_keeps_its_books_and_its_cap_whatever_happens(server: Server) -> None:
+    run(server, settings(max_examples=EXAMPLES, stateful_step_count=STEPS, deadline=None))
+
+
+@pytest.mark.no_cover
+@pytest.mark.parametrize("mutant", GUARDS, ids=lambda mutant: mutant.name)
+def test_the_model_catches_a_script_that_lacks_a_guard(server: Server, mutant: Mutant) -> None:
+    server.mutants = mutant.scripts()
+    run_until_caught(server)
+
+
+@pytest.mark.no_cover
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_the_model_catches_a_process_that_lacks_a_guard(
+    server: Server, method: Method, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(method.owner, method.method, method.changed())
+    run_until_caught(server)
+
+
+@pytest.mark.no_cover
+def test_processes_in_doubt_serve_nothing_twice_and_lose_nothing(server: Server) -> None:
+    run(server, settings(max_examples=EXAMPLES, stateful_step_count=STEPS, deadline=None), Doubts)
+
+
+@pytest.mark.no_cover
+@pytest.mark.parametrize("method", PROCESS_MUTANTS, ids=lambda method: method.name)
+def test_stories_of_processes_in_doubt_catch_a_process_that_lacks_a_guard(
+    server: Server, method: Method, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(method.owner, method.method, method.changed())
+    run_until_caught(server, Doubts)

@@ -381,3 +381,39 @@ def test_a_survivor_waits_for_what_others_have_claimed() -> None:
 
 def test_terms_can_be_changed_for_another_process() -> None:
     assert replace(TERMS, process="b").lease == 15.0
+
+
+def test_a_death_that_the_store_forgot_is_cleaned_only_once_it_is_named_again(world: World) -> None:
+    late, survivor = begin(world, 2, 0)
+    world.save()
+    late.is_paused = True
+    while str(late.replica.membership.epoch) not in world._table(KEYS.fleet[2]):
+        world.now += 6000
+        world.send(survivor)
+        for flight in list(world.flights):
+            if flight.call.keys == KEYS.fleet:
+                world.deliver(flight)
+        answer_of_fleet_slot(world)  # no claim arrives
+    world.roll_back()
+    late.is_paused = False
+    world.act(survivor)
+    world.act(late)
+
+    world.check()
+    assert survivor.orphans == []
+    world.calm_down()
+
+
+def test_an_answer_to_a_beat_says_nothing_once_a_lane_was_refused(world: World) -> None:
+    (process,) = begin(world, 0)
+    member = process.replica.membership
+    epoch = member.epoch or 0
+    beat = member.call(0, refused=False, now=world.local(process))
+    answer = world.server.run(beat.script, beat.keys, beat.args, world.now)
+    member.give_up()
+    member.answer(beat, answer)
+
+    assert epoch
+    assert not member.is_living(world.local(process))
+    world.open(process, None)
+    assert visible(world, process) == 0

@@ -205,11 +205,20 @@ def test_a_grant_stays_as_it_is_while_a_former_epoch_is_not_buried(calls: Calls)
 
 def test_only_an_owner_that_the_fleet_does_not_know_is_suspected(calls: Calls) -> None:
     living = calls.join("a")
-    calls.fleet(scripts.SUSPECT, living, 77, 77)
+    calls.fleet(scripts.SUSPECT, LEASE, living, 77, 77, after=-LEASE)
 
     assert calls.beat(living, 1)[9:] == [b"77"]
     calls.fleet(scripts.BURY, 77)
     assert calls.beat(living, 2)[9:] == []
+
+
+def test_a_suspected_owner_is_dead_a_lease_later_since_it_may_serve_till_then(calls: Calls) -> None:
+    living = calls.join("a")
+    calls.fleet(scripts.SUSPECT, LEASE, 77)
+    calls.fleet(scripts.SUSPECT, LEASE, 77, after=LEASE - 1)
+    dead = [calls.beat(living, number, after=number * 4999)[9:] for number in range(1, 5)]
+
+    assert dead == [[], [], [], [b"77"]]
 
 
 def test_members_are_the_living_with_their_addresses(calls: Calls) -> None:
@@ -245,6 +254,13 @@ def test_an_end_counts_once_and_the_owner_s_only(calls: Calls) -> None:
     assert calls.end(2, 1, "aa", "closed") == [b"OK", 0]
     assert calls.end(1, 2, "aa", "closed", "zz", "closed") == [b"OK", 1]
     assert calls.end(1, 2, "aa", "closed", "zz", "closed") == [b"OK", 0]
+
+
+def test_an_end_that_comes_after_the_fence_is_gone_brings_no_owner_back(calls: Calls) -> None:
+    calls.put(1, 1, "aa", 5, "")
+
+    assert calls.end(7, 2, "bb", "closed") == [b"OK", 0]
+    assert calls.shard(scripts.AUDIT, 1)[4:6] == [1, b"1"]
 
 
 def test_a_look_tells_the_owner_and_the_turn(calls: Calls) -> None:

@@ -4,9 +4,16 @@ import anyio
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 
+from otel_sessions._core.books import Books
+from otel_sessions._core.words import OrphanOutcome
+from otel_sessions._engine.owners import Reports
 from otel_sessions._telemetry import fleet_signals as table
 from otel_sessions.fleet import Orphan
+from otel_sessions.fleet.lanes import Tally
+from otel_sessions.fleet.repairs import Repairs
+from otel_sessions.fleet.replica import Resynced
 from otel_sessions.fleet.scripts import LEAVE, MEMBERS
+from otel_sessions.fleet.store_tracing import StoreTracing
 from tests.fleet.processes import KEYS, LEASE, Orphans, create, process, store_time
 from tests.fleet.valkey import Server
 from tests.signals import Signals, context_of
@@ -118,3 +125,87 @@ async def test_a_process_that_has_nothing_to_put_right_makes_no_span(server: Ser
 
     named = (table.REJOIN_SPAN, table.ORPHANS_SPAN, table.RESYNC_SPAN)
     assert not [span for name in named for span in signals.spans_named(name)]
+
+
+class Process:
+    """What a process knows of itself, as a test says it."""
+
+    def __init__(self) -> None:
+        self.is_back = False
+        self.cleans = True
+
+    def has_rejoined(self) -> bool:
+        return self.is_back
+
+    def is_cleaning(self, _epoch: int) -> bool:
+        return self.cleans
+
+
+@pytest.fixture
+def known() -> Process:
+    return Process()
+
+
+@pytest.fixture
+def repairs(signals: Signals, known: Process) -> Repairs:
+    reports = Reports(manager="m", books=Books(None), tracer_provider=signals.tracer_provider)
+    return Repairs(StoreTracing(reports), known, Tally())  # type: ignore[arg-type]
+
+
+def test_a_membership_that_is_lost_again_before_all_is_known_is_the_same_rejoin(
+    signals: Signals, known: Process, repairs: Repairs
+) -> None:
+    repairs.begin_rejoin()
+    repairs.begin_rejoin()
+    repairs.look()
+    known.is_back = True
+    repairs.look()
+    repairs.look()
+
+    assert len(signals.spans_named(table.REJOIN_SPAN)) == 1
+
+
+def test_a_rejoin_that_is_not_over_ends_with_the_run(signals: Signals, repairs: Repairs) -> None:
+    repairs.begin_rejoin()
+    repairs.end()
+    repairs.end()
+
+    assert len(signals.spans_named(table.REJOIN_SPAN)) == 1
+
+
+def test_an_outcome_that_comes_after_the_run_is_in_no_span(signals: Signals, repairs: Repairs) -> None:
+    repairs.begin_orphan(7)
+    repairs.end()
+    repairs.end_orphan(7, OrphanOutcome.CLEANED)
+
+    (span,) = signals.spans_named(table.ORPHANS_SPAN)
+    assert counts(span) == {"cleaned": 0, "failed": 0, "taken": 0}
+
+
+def test_the_span_of_a_dead_process_waits_for_all_of_its_orphans(
+    signals: Signals, known: Process, repairs: Repairs
+) -> None:
+    known.cleans = False
+    repairs.begin_orphan(7)
+    repairs.begin_orphan(7)
+    repairs.end_orphan(7, OrphanOutcome.CLEANED)
+    repairs.look()
+    assert not signals.spans_named(table.ORPHANS_SPAN)
+    repairs.end_orphan(7, OrphanOutcome.TAKEN)
+    repairs.look()
+
+    (span,) = signals.spans_named(table.ORPHANS_SPAN)
+    assert counts(span) == {"cleaned": 1, "failed": 0, "taken": 1}
+
+
+def test_a_shard_that_is_read_in_pages_is_one_span(signals: Signals, repairs: Repairs) -> None:
+    repairs.resynced(Resynced(shard=1, differs=True))
+    repairs.resynced(Resynced(shard=1, differs=True))
+    repairs.resynced(Resynced(shard=1, differs=False, put=3, ended=1))
+    repairs.resynced(Resynced(shard=1, differs=False))
+    repairs.resynced(Resynced(shard=2, differs=True))
+    repairs.end()
+
+    first, second = signals.spans_named(table.RESYNC_SPAN)
+    assert counts(first) == {"put": 3, "ended": 1}
+    assert counts(second) == {"put": 0, "ended": 0}

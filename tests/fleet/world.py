@@ -10,7 +10,8 @@ from otel_sessions.fleet.lanes import News
 from otel_sessions.fleet.membership import Terms
 from otel_sessions.fleet.orphans import Claimed, Settled
 from otel_sessions.fleet.replica import Replica, Resynced
-from otel_sessions.fleet.store import Call, Keys, Value
+from otel_sessions.fleet.scripts import Script
+from otel_sessions.fleet.store import Call, Keys, Value, text
 from tests.fleet.valkey import Dump, Server
 
 CAP: Final = 6
@@ -18,6 +19,7 @@ LEASE: Final = 15.0
 SPAN: Final = 10.0
 SHARDS: Final = 2
 READS: Final = (scripts.AUDIT, scripts.PAGE, scripts.MEMBERS, scripts.LOOK)
+WRITES: Final = tuple(script for script in scripts.ALL if script not in READS)
 SHARED: Final = ["0000ffff", "0001ffff"]
 """Ids that several processes use, as ids of an upstream may be."""
 
@@ -54,19 +56,20 @@ class World:
         self.now = 1_700_000_000_000
         self.processes: list[Process] = []
         self.flights: list[Flight] = []
-        self.sent: deque[Flight] = deque(maxlen=24)
-        """The last writes that were delivered: late copies of them may arrive."""
+        self.sent: dict[str, deque[Flight]] = {script.name: deque(maxlen=8) for script in WRITES}
+        """The last writes by script that were delivered: late copies of them may arrive."""
         self.is_down = False
         self._dice = random.Random(1)  # noqa: S311 - nonces and epochs' digits, not the schedule
         self._saved: Dump | None = None
         self._made = 0
         self._started = 0
-        self._forgot = False
+        self.forgot = False
         self._state: dict[str, Any] = {}
         self._epochs: dict[bytes, tuple[object, ...]] = {}
         self._present: set[tuple[str, str]] = set()
         self._gone: set[tuple[str, str]] = set()
-        self._claimed: set[tuple[str, str]] = set()
+        self._claimed: dict[tuple[str, str], tuple[int, int]] = {}
+        """The last token of each session that was claimed, and when the claim runs out."""
         self._hooked: set[str] = set()
         self._lost: set[str] = set()
         self._registered: set[tuple[str, str]] = set()
@@ -145,32 +148,62 @@ class World:
         if flight.answer is None and not self.is_down:
             self.flights.remove(flight)
             if flight.call.script not in READS:
-                self.sent.append(flight)
+                self.sent[flight.call.script.name].append(flight)
             self.flights.append(Flight(flight.process, flight.call, self._run(flight)))
         elif flight.answer is not None and not flight.process.is_paused:
             self.flights.remove(flight)
             if flight.process in self.processes:
                 self._hear(flight)
 
-    def deliver_again(self, number: int) -> None:
-        """A late copy of a message arrives. The answer does not."""
-        if self.sent and not self.is_down:
-            self._run(self.sent[-1 - number % len(self.sent)])
+    def deliver_again(self, script: Script, number: int, of: Process | None = None) -> None:
+        """A late copy of a message arrives. The answer does not. Number 0 is the last one of this script."""
+        sent = [flight for flight in self.sent[script.name] if of in (None, flight.process)]
+        if sent and not self.is_down:
+            self._run(sent[-1 - number % len(sent)])
 
     def _run(self, flight: Flight) -> list[Value]:
         call = flight.call
         answer = self.server.run(call.script, call.keys, call.args, self.now)
         before, self._state = self._state, self.server.all()
+        if not self.forgot:
+            self._check_lives()
         if call.script is scripts.JOIN and answer[0] == b"OK":
             join = call.args[:2]
             assert self._epochs.setdefault(bytes(answer[1]), join) == join, "an epoch is used twice"
-        if call.script is scripts.CLAIM:
-            for at in range(2, len(answer), 5):
-                self._claimed.add((answer[at].decode(), answer[at + 3].decode()))  # type: ignore[union-attr]
         if call.script in (scripts.PUT, scripts.END, scripts.RECLAIM):
             fenced = before.get(call.keys[2], [])[::2]
             assert str(call.args[0]) not in fenced or before == self._state, "a fenced epoch changes something"
+        check = {scripts.CLAIM: self._check_claim, scripts.SETTLE: self._check_settled, scripts.PUT: self._check_put}
+        if call.script in check and answer[0] == b"OK":
+            check[call.script](call, answer, self._records(before, call))
         return answer
+
+    @staticmethod
+    def _records(state: dict[str, Any], call: Call) -> dict[str, list[str]]:
+        flat = state.get(call.keys[0], [])
+        return {ref: text.split(" ", 4) for ref, text in zip(flat[::2], flat[1::2], strict=True)}
+
+    def _check_claim(self, call: Call, answer: list[Value], before: dict[str, list[str]]) -> None:
+        """Nobody claims what another survivor has claimed, until that claim runs out. The token grows."""
+        for at in range(2, len(answer), 5):
+            session = text(answer[at]), text(answer[at + 3])
+            turn, ends = self._claimed.get(session, (1, 0))
+            assert int(answer[at + 1]) > turn, "two claims have the same token"
+            assert ends < self.now, "a session is claimed while another's claim runs"
+            self._claimed[session] = int(answer[at + 1]), self.now + int(call.args[2])
+
+    def _check_settled(self, call: Call, answer: list[Value], before: dict[str, list[str]]) -> None:
+        """Only the last claimer of a dead owner's session ends it."""
+        for ref, turn, counted in zip(call.args[1::2], call.args[2::2], answer[1:], strict=True):
+            expected = [str(call.args[0]), str(turn)]
+            assert not int(counted) or before[str(ref)][:2] == expected, "settled by another than its last claimer"
+
+    def _check_put(self, call: Call, answer: list[Value], before: dict[str, list[str]]) -> None:
+        """Whoever hears that a session is registered has it in the store."""
+        after = self._records(self._state, call)
+        for ref, nonce, owner in zip(call.args[3::3], call.args[4::3], answer[1:], strict=True):
+            record = after[str(ref)]
+            assert int(owner) or [record[0], record[3]] == [str(call.args[0]), str(nonce)], "registered, but not there"
 
     def _hear(self, flight: Flight) -> None:
         assert flight.answer is not None
@@ -191,8 +224,8 @@ class World:
         self.now += 1
         self.server.restore(self._saved or {})
         self._state = self.server.all()
-        self._forgot = True
-        self._gone, self._claimed = set(), set()
+        self.forgot = True
+        self._gone, self._claimed = set(), {}
         self._present = set()
         for process in self.processes:
             process.replica.check_all()
@@ -201,15 +234,24 @@ class World:
         self._saved = None
         self.roll_back()
 
+    def recover(self) -> None:
+        """If all is mended that a store forgot, everything must be true again from here on."""
+        for flight in list(self.flights):
+            self.lose(flight)
+        self.sent = {name: deque(maxlen=8) for name in self.sent}
+        within = all(len(process.replica) <= process.replica.membership.grant for process in self.processes)
+        self.forgot = not (within and self._is_calm())
+        self._lost = set()
+
     # What must be true
 
     def check(self) -> None:
         records = self._check_shards()
         self._check_grants()
         self._check_sight(records)
-        if not self._forgot:
+        if not self.forgot:
             self._check_cap(records)
-            self._check_lives(records)
+            self._check_owners(records)
 
     def _table(self, key: str) -> dict[str, str]:
         flat = self._state.get(key, [])
@@ -246,6 +288,8 @@ class World:
         granted = int(fleet.get("granted", 0))
         assert granted == sum(int(row[4]) for row in self._rows().values()), "granted is not the sum of the grants"
         assert 0 <= granted <= CAP, "more is granted than there is"
+        rows = {row[1] for row in self._rows().values()}
+        assert set(self._table(self.keys.fleet[1])) <= rows, "a living epoch has no process"
 
     def _check_sight(self, records: dict[str, list[str]]) -> None:
         """Invariant 3: no session is visible twice, nor after a claim."""
@@ -255,7 +299,7 @@ class World:
                 if process.replica.is_visible(ref, self.local(process)):
                     nonce = str(process.replica._held[ref].put.nonce)
                     assert (ref, nonce) not in self._claimed, "served after a claim"
-                    assert self._forgot or ref not in seen, "served by two"
+                    assert self.forgot or ref not in seen, "served by two"
                     seen.add(ref)
 
     def _check_cap(self, records: dict[str, list[str]]) -> None:
@@ -273,14 +317,22 @@ class World:
         mine = {ref for process in living for ref in process.replica.refs()}
         assert len(mine) + len(set(orphans) - mine) <= CAP, "more sessions than the cap"
 
-    def _check_lives(self, records: dict[str, list[str]]) -> None:
-        """Invariants 4 and 6: what ended stays ended, and every record has an owner that the fleet knows."""
-        present = {(ref, record[3]) for ref, record in records.items()}
+    def _check_lives(self) -> None:
+        """Invariant 4: what ended stays ended."""
+        tables = [self._table(self.keys.shard(shard)[0]) for shard in range(SHARDS)]
+        present = {(ref, record.split(" ", 4)[3]) for table in tables for ref, record in table.items()}
         self._gone |= self._present - present
         assert not present & self._gone, "an ended session came back"
         self._present = present
+
+    def _check_owners(self, records: dict[str, list[str]]) -> None:
+        """Invariant 6: every record has an owner that the fleet knows."""
         known = set(self._table(self.keys.fleet[1])) | set(self._table(self.keys.fleet[2]))
-        assert {record[0] for record in records.values()} <= known, "an owner that nobody will clean up after"
+        owners = {record[0] for record in records.values()} | self._owners()
+        assert owners <= known, "an owner that nobody will clean up after"
+
+    def _owners(self) -> set[str]:
+        return {owner for shard in range(SHARDS) for owner in self._table(self.keys.shard(shard)[1])}
 
     def calm_down(self) -> None:
         """Everything works from now on. In the end the store has exactly the sessions of the processes."""
@@ -320,4 +372,4 @@ class World:
         assert self._table(self.keys.fleet[2]) == {}, "a dead epoch is not buried"
         assert set(self._rows()) == {process.name for process in self.processes}, "a row is left"
         lost = self._lost - self._hooked
-        assert self._forgot or not lost, f"lost without a hook: {lost}"
+        assert self.forgot or not lost, f"lost without a hook: {lost}"

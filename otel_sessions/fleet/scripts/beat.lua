@@ -56,7 +56,8 @@ local answer = {'OK', row.grant, now + lease, number('version'), pressure, comma
 for _, count in ipairs({number('granted'), redis.call('ZCARD', l), redis.call('ZCARD', d)}) do
   answer[#answer + 1] = count
 end
-for _, dead in ipairs(redis.call('ZRANGE', d, 0, 7)) do
+-- A suspected epoch is dead a lease later.
+for _, dead in ipairs(redis.call('ZRANGEBYSCORE', d, '-inf', int(now), 'LIMIT', 0, 8)) do
   answer[#answer + 1] = dead
 end
 return answer
