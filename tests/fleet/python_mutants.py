@@ -39,8 +39,8 @@ PROCESS_MUTANTS: Final = [
     method(
         "a process cleans before it takes over",
         Replica._may_clean,
-        " and not any(lane.is_reclaiming() for lane in self._lanes)",
-        "",
+        "self.has_rejoined()",
+        "self.membership.epoch is not None",
         Replica,
     ),
     method(
@@ -53,8 +53,8 @@ PROCESS_MUTANTS: Final = [
     method(
         "an answer to a former lane counts",
         Replica._written,
-        "held.epoch = lane.epoch",
-        "held.epoch = self.membership.epoch",
+        "self._held[ref].epoch = lane.epoch",
+        "self._held[ref].epoch = self.membership.epoch",
         Replica,
     ),
     # Lanes
