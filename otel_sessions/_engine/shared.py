@@ -96,7 +96,7 @@ class Registration(Generic[DataT]):
         except SessionExists:
             self._end(session, EndReason.FENCED)
             raise
-        except StoreUnavailable as error:
+        except (StoreUnavailable, SessionNotFound) as error:  # not found: others have claimed what they knew of it
             session.fail(error)
             self._end(session, EndReason.FAILED)
             raise

@@ -399,6 +399,20 @@ class TestRegistration:
         assert ends.seen == fleet.gone_for == [("a", EndReason.FAILED)]
         assert balanced(manager)
 
+    async def test_a_session_that_others_claim_before_it_is_registered_ends_as_failed(
+        self, manager: SessionManager[None], fleet: StoreFleet, ends: Ends
+    ) -> None:
+        async with manager.reserve() as place:
+            session = place.commit("a")
+        fleet.refusal = SessionNotFound("a")
+        with pytest.raises(SessionNotFound):
+            await session.registered()
+        await settle()
+
+        assert ends.seen == fleet.gone_for == [("a", EndReason.FAILED)]
+        assert len(manager) == 0
+        assert balanced(manager)
+
     async def test_an_error_of_the_fleet_ends_the_session_that_nobody_was_told_of(
         self, manager: SessionManager[None], fleet: StoreFleet
     ) -> None:
