@@ -1,8 +1,9 @@
 """`ValkeyFleet` and a store that stops, pauses, is not there, refuses, or speaks TLS only. In real time."""
 
 import gc
+import logging
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 
@@ -41,7 +42,16 @@ def valkey() -> Iterator[Program]:
         yield started
 
 
-async def test_a_store_that_is_started_again_goes_on_with_the_same_books(valkey: Program) -> None:
+@pytest.fixture
+def is_heard(caplog: pytest.LogCaptureFixture) -> Callable[[], bool]:
+    """Whether no part of the store is silent by its last call. Who leaves before, tells the store nothing more."""
+    caplog.set_level(logging.INFO, "otel_sessions")
+    return lambda: caplog.text.count("does not answer:") == caplog.text.count("answers again")
+
+
+async def test_a_store_that_is_started_again_goes_on_with_the_same_books(
+    valkey: Program, is_heard: Callable[[], bool]
+) -> None:
     async with SessionManager(fleet=fleet(valkey.url, lease=LEASE)) as manager:
         before = [await manager.create_session() for _ in range(3)]
         valkey.kill()
@@ -52,18 +62,18 @@ async def test_a_store_that_is_started_again_goes_on_with_the_same_books(valkey:
         valkey.start()
         await until(lambda: books(valkey)["closed"] == 1 and books(valkey)["active"] == 3)
         assert balance(valkey)
-        await until(lambda: manager.get(meanwhile.id) is meanwhile)
+        await until(lambda: manager.get(meanwhile.id) is meanwhile and is_heard())
     assert books(valkey) == {"created": 4, "closed": 1, "shutdown": 3, "active": 0}
 
 
-async def test_a_store_that_is_started_again_empty_is_told_of_all_sessions() -> None:
+async def test_a_store_that_is_started_again_empty_is_told_of_all_sessions(is_heard: Callable[[], bool]) -> None:
     with program(valkey_program()) as valkey:
         async with SessionManager(fleet=fleet(valkey.url, lease=LEASE)) as manager:
             for _ in range(3):
                 await manager.create_session()
             valkey.kill()
             valkey.start()
-            await until(lambda: books(valkey)["active"] == 3)
+            await until(lambda: books(valkey)["active"] == 3 and is_heard())
         assert books(valkey) == {"created": 3, "shutdown": 3, "active": 0}
 
 
@@ -82,7 +92,9 @@ async def test_a_store_that_stood_still_goes_on_with_the_same_books(valkey: Prog
         assert balance(valkey)
 
 
-async def test_without_a_store_at_the_start_a_process_has_its_share_until_the_store_comes(valkey: Program) -> None:
+async def test_without_a_store_at_the_start_a_process_has_its_share_until_the_store_comes(
+    valkey: Program, is_heard: Callable[[], bool]
+) -> None:
     valkey.kill()
     async with SessionManager(fleet=fleet(valkey.url, start_share=2, lease=LEASE)) as manager:
         for _ in range(2):
@@ -94,6 +106,7 @@ async def test_without_a_store_at_the_start_a_process_has_its_share_until_the_st
         await until(lambda: books(valkey)["active"] == 2)
         await until(lambda: manager.fleet.grant > 2)  # type: ignore[union-attr]
         await manager.create_session()
+        await until(is_heard)
     assert books(valkey) == {"created": 3, "shutdown": 3, "active": 0}
 
 
