@@ -1,9 +1,11 @@
+import gc
 import os
 from collections.abc import Iterator
 
 import pytest
 
 from tests.fleet.mutants import MUTANTS as ALL
+from tests.fleet.servers import Program, program, valkey_program
 from tests.fleet.valkey import Server, serving
 
 MUTANTS = {mutant.name: mutant for mutant in ALL if os.environ.get("FLEET_MUTANTS")}
@@ -22,3 +24,17 @@ def server(request: pytest.FixtureRequest, running_server: Server) -> Iterator[S
     running_server.mutants = MUTANTS[request.param].scripts() if request.param in MUTANTS else {}
     yield running_server
     running_server.mutants = {}
+
+
+@pytest.fixture
+def valkey() -> Iterator[Program]:
+    """A real server of a test's own."""
+    with program(valkey_program()) as started:
+        yield started
+
+
+@pytest.fixture
+def garbage() -> Iterator[None]:
+    """Collect what coredis left unclosed, before another test is blamed for it."""
+    yield
+    gc.collect()

@@ -1,7 +1,6 @@
 """The admin API over `ValkeyFleet`: any process answers for all, over real sockets and a real store."""
 
-import gc
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -16,12 +15,13 @@ from otel_sessions.matchers import HeaderMatcher
 from tests.fleet.apps import free_socket, served, url_of
 from tests.fleet.member import fleet
 from tests.fleet.real import balance, books, until
-from tests.fleet.servers import Program, program, valkey_program
+from tests.fleet.servers import Program
 from tests.waiting import PATIENCE
 
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.processes,
+    pytest.mark.usefixtures("garbage"),
     pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning"),  # coredis, where it cannot connect
     pytest.mark.parametrize("anyio_backend", ["asyncio"]),  # on trio no process asks another
 ]
@@ -34,19 +34,6 @@ CONFIG = SessionConfig(max_idle_time=600, max_sessions=50)
 async def say_nothing(_scope: Scope, _receive: Receive, send: Send) -> None:
     await send({"type": "http.response.start", "status": 204, "headers": []})
     await send({"type": "http.response.body", "body": b""})
-
-
-@pytest.fixture(autouse=True)
-def garbage() -> Iterator[None]:
-    """Collect what coredis left unclosed, before another test is blamed for it."""
-    yield
-    gc.collect()
-
-
-@pytest.fixture
-def valkey() -> Iterator[Program]:
-    with program(valkey_program()) as started:
-        yield started
 
 
 @pytest.fixture

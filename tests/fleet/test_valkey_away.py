@@ -1,6 +1,5 @@
 """`ValkeyFleet` and a store that stops, pauses, is not there, refuses, or speaks TLS only. In real time."""
 
-import gc
 import logging
 import ssl
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from tests.fleet.servers import Program, program, redis_program, valkey_program
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.processes,
+    pytest.mark.usefixtures("garbage"),
     pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning"),  # coredis, where it cannot connect
     pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"]),  # real servers need real time
 ]
@@ -26,13 +26,6 @@ pytestmark = [
 LEASE = 6.0
 """Seconds. A third of it, the time limit of a call, is enough on a machine that is busy."""
 PASSWORD = "not-for-any-eye"
-
-
-@pytest.fixture(autouse=True)
-def garbage() -> Iterator[None]:
-    """Collect what coredis left unclosed, before another test is blamed for it."""
-    yield
-    gc.collect()
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """`ValkeyFleet` on a real Valkey, in real time: in this process, and in processes that are killed and paused."""
 
-import gc
 import signal
 import subprocess
 import sys
@@ -21,13 +20,14 @@ from otel_sessions.matchers import CookieMatcher
 from tests.fleet.apps import free_socket, served, url_of
 from tests.fleet.member import fleet
 from tests.fleet.processes import books
-from tests.fleet.servers import Program, program, valkey_program
+from tests.fleet.real import until
+from tests.fleet.servers import Program
 from tests.fleet.valkey import Server
-from tests.waiting import PATIENCE
 
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.processes,
+    pytest.mark.usefixtures("garbage"),
     pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning"),  # coredis, where it cannot connect
 ]
 
@@ -39,19 +39,6 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
     return backend
 
 
-@pytest.fixture(autouse=True)
-def garbage() -> Iterator[None]:
-    """Collect what coredis left unclosed, before another test is blamed for it."""
-    yield
-    gc.collect()
-
-
-@pytest.fixture
-def valkey() -> Iterator[Program]:
-    with program(valkey_program()) as started:
-        yield started
-
-
 @contextmanager
 def looking(valkey: Program) -> Iterator[Server]:
     server = Server(valkey.path)
@@ -59,14 +46,6 @@ def looking(valkey: Program) -> Iterator[Server]:
         yield server
     finally:
         server.close()
-
-
-async def until(happened: Callable[[], bool]) -> None:
-    with anyio.fail_after(PATIENCE):
-        while True:
-            if happened():
-                return
-            await anyio.sleep(0.02)
 
 
 class Member:

@@ -1,7 +1,6 @@
 """`ValkeyFleet` over Sentinels and a Cluster, in real time: the books balance after a failover and a moved slot."""
 
-import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 
@@ -14,18 +13,12 @@ from tests.fleet.servers import Program, cluster, sentinels, valkey_program
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.processes,
+    pytest.mark.usefixtures("garbage"),
     pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning"),  # coredis, where it cannot connect
 ]
 
 LEASE = 4.0
 """Seconds. A third of it, the time limit of a call, is enough on a machine that is busy."""
-
-
-@pytest.fixture(autouse=True)
-def garbage() -> Iterator[None]:
-    """Collect what coredis left unclosed, before another test is blamed for it."""
-    yield
-    gc.collect()
 
 
 async def begin(one: SessionManager[None], other: SessionManager[None]) -> None:

@@ -1,4 +1,3 @@
-import gc
 import itertools
 import logging
 import ssl
@@ -20,6 +19,7 @@ from tests.waiting import PATIENCE
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.processes,
+    pytest.mark.usefixtures("garbage"),
     pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning"),  # coredis, where it cannot connect
     pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"]),  # real servers need real time
 ]
@@ -68,13 +68,6 @@ async def why_refused(store: ValkeyStore) -> str:
 def server(request: pytest.FixtureRequest) -> Iterator[Program]:
     with program(valkey_program() if request.param == "valkey" else redis_program()) as running:
         yield running
-
-
-@pytest.fixture(autouse=True)
-def garbage() -> Iterator[None]:
-    """Collect what coredis left unclosed, before another test is blamed for it."""
-    yield
-    gc.collect()
 
 
 @pytest.fixture
