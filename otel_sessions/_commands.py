@@ -118,9 +118,10 @@ def _demo(options: argparse.Namespace) -> int:
 def _demo_fleet(options: argparse.Namespace) -> int:
     from .demo.fleet.run import Options, run
 
-    for name in _OF_TWO_PROXIES:
+    for name, flag in _OF_TWO_PROXIES.items():
+        # As texts: a default is what a person would write, a value is what was read from it.
         if str(getattr(options, name)) != str(options.helped.get_default(name)):
-            raise ConfigError(f"demo --fleet takes no {_OF_TWO_PROXIES[name]}")
+            raise ConfigError(f"demo --fleet takes no {flag}")
     return run(_made(Options, options))
 
 

@@ -61,11 +61,13 @@ class FleetSettings:
         """Return the fleet. Raises `ConfigError` if a value is wrong, or if a package or the secret is missing."""
         from otel_sessions.fleet import ValkeyFleet
 
+        secret = self.secret if self.secret_file is None else Path(self.secret_file)
+        assert secret is not None  # one of the two is given
         return ValkeyFleet(
             self.url,
             name=self.name,
             address=self.address,
-            secret=self.secret if self.secret_file is None else Path(self.secret_file),  # type: ignore[arg-type]
+            secret=secret,
             max_sessions=self.max_sessions,
             lease=self.lease,
             outage=self.outage,

@@ -63,7 +63,7 @@ def unseal(sealed: bytes, keys: Sequence[bytes]) -> Ticket | None:
 def require_cipher() -> None:
     """Raise `ConfigError`, which names the extra, if the package that encrypts is missing."""
     try:
-        import cryptography.hazmat.primitives.ciphers.aead  # noqa: F401
+        import cryptography.hazmat.primitives.ciphers.aead  # noqa: F401  # a package that is broken is missing, too
     except ModuleNotFoundError as error:
         raise ConfigError(_NEEDS_EXTRA.format(error)) from error
 
