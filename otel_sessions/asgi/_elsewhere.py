@@ -46,7 +46,7 @@ class Forwarding(Fleet, Protocol):
     def is_forwarded(self, scope: Scope) -> bool:
         """Return whether an exchange says that another process has passed it on."""
 
-    async def take(self, scope: Scope, receive: Receive, send: Send, serve: Serve) -> None:
+    def take(self, scope: Scope, receive: Receive, send: Send, serve: Serve) -> Awaitable[None]:
         """Serve an exchange that another process has passed on, by `serve`. Refuse it if no peer has signed it."""
 
 
@@ -108,30 +108,29 @@ def hinting(matcher: AdoptingMatcher, fleet: Forwarding) -> AdoptingMatcher:
     return matcher
 
 
-async def forward(fleet: Forwarding, session_ids: tuple[str, ...], scope: Scope, exchange: Exchange) -> bool:
+async def forward(
+    fleet: Forwarding,
+    session_ids: tuple[str, ...],
+    exchange: Exchange,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+) -> bool:
     """Pass an exchange on by the first of its ids that leads to its session. Return False if no id does.
 
     Raises `PeerUnavailable`, and `SessionNotFound` if more of the body was read than can be given again.
     """
     for session_id in session_ids:
-        peer = await fleet.locate(session_id)
-        if peer is None:
-            continue
-        if await _try(fleet, peer, session_id, scope, exchange):
-            return True
-        another = await fleet.locate_again(session_id, peer)
-        if another is not None and await _try(fleet, another, session_id, scope, exchange):
-            return True
-    return False
-
-
-async def _try(fleet: Forwarding, peer: Peer, session_id: str, scope: Scope, exchange: Exchange) -> bool:
-    kept = _Kept(exchange.receive)
-    if await fleet.forward(peer, session_id, scope, kept, exchange.send):
-        return True
-    if not kept.is_whole:
-        raise SessionNotFound(session_id)
-    exchange.put_back(kept.messages)
+        peer, is_first = await fleet.locate(session_id), True
+        while peer is not None:
+            kept = _Kept(receive)
+            if await fleet.forward(peer, session_id, scope, kept, send):
+                return True
+            if not kept.is_whole:
+                raise SessionNotFound(session_id)
+            exchange.put_back(kept.messages)
+            peer = await fleet.locate_again(session_id, peer) if is_first else None
+            is_first = False
     return False
 
 

@@ -188,18 +188,12 @@ class SessionLeaseMiddleware:
 
     async def _forward(self, fleet: Forwarding, match: Match, scope: Scope, exchange: Exchange) -> bool:
         """Pass an exchange on to the process that has its session. Return whether the exchange is answered."""
-
-        answered = True
-
-        async def pass_on(*_: object) -> None:
-            nonlocal answered
-            answered = await forward(fleet, match.session_ids, scope, exchange)
-
         try:
-            await exchange.run(pass_on, scope)
+            answered = await exchange.run(partial(forward, fleet, match.session_ids, exchange), scope)
         except (PeerUnavailable, SessionNotFound) as error:
             await self._refuse(exchange, error)
-        return answered
+            return True
+        return answered is not False  # None for a silence that was too long
 
     # Deciding
 

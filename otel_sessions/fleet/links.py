@@ -9,6 +9,7 @@ import logging
 import re
 import ssl
 import time
+from collections.abc import Awaitable
 from typing import Final
 
 from websockets.exceptions import WebSocketException
@@ -35,7 +36,6 @@ from .addresses import Address, read_address
 from .crossings import Crossing, Crossings, Why
 from .questions import ITSELF, METHOD
 from .signing import ANYONE, HEADER, REFUSED, Passage, Proof, Secrets, Word, expiry
-from .targets import target_of
 
 _MOST_LINKS: Final = 1024
 _ABSENT: Final = frozenset({errno.ECONNREFUSED, errno.ENOENT})
@@ -130,13 +130,15 @@ class Links:
         self._patience = patience
         self._tls = tls
         self._links: dict[str, _Link] = {}
-        self._quiet: asyncio.Event = asyncio.Event()
-        self._quiet.set()
+        self._quiet: asyncio.Event | None = None
+        """Set when no exchange is on its way. There is no event if nobody waits."""
         self._under_way = 0
         self._warned: dict[str, float] = {}
 
     async def wait_quiet(self) -> None:
-        await self._quiet.wait()
+        while self._under_way:
+            self._quiet = asyncio.Event()
+            await self._quiet.wait()
 
     def close(self) -> None:
         links, self._links = self._links, {}
@@ -166,46 +168,34 @@ class Links:
         self, peer: Peer, session_id: str, secrets: Secrets, scope: Scope, receive: Receive, send: Send
     ) -> Forwarded:
         """Pass an exchange on, and return what became of it. Only `answered` says that the client has the answer."""
-        link = self._link(peer.address)
-        target = target_of(scope)
-        signed, proof = secrets.sign(_passage_of(peer, session_id, scope), str(scope.get("method", "GET")), target)
+        link, about = self._link(peer.address), _passage_of(peer, session_id, scope)
         self._under_way += 1
-        self._quiet.clear()
         try:
             with link.crossings.begin() as crossing:
-                passing = requests.Passing(
-                    scope=scope,
-                    target=target,
-                    signed=signed,
-                    proof=proof,
-                    crossing=crossing,
-                    receive=receive,
-                    send=send,
-                )
-                return await self._cross(link, peer, passing)
-        finally:
-            self._under_way -= 1
-            if not self._under_way:
-                self._quiet.set()
-
-    async def _cross(self, link: _Link, peer: Peer, passing: requests.Passing) -> Forwarded:
-        crossing = passing.crossing
-        try:
-            answer = await _pass_on(link, passing)
+                passing = requests.Passing(about, secrets, scope, crossing, receive, send)
+                answer = await _pass_on(link, passing)
         except requests.Gone:
             return Forwarded.LEFT
         except (UpstreamError, OSError, WebSocketException) as error:
-            if crossing.why is Why.LEFT:
-                return Forwarded.LEFT
-            if crossing.why is None and _is_absent(error):
-                return Forwarded.GONE
-            self._warn(peer, f"did not answer: {type(error).__name__}")
-            return Forwarded.UNAVAILABLE
-        return Forwarded.ANSWERED if answer is None else self._judge(peer, answer, passing.proof)
+            return self._failed(peer, crossing, error)
+        finally:
+            self._under_way -= 1
+            if self._quiet is not None and not self._under_way:
+                self._quiet.set()
+        return Forwarded.ANSWERED if answer is None else self._judge(peer, answer)
 
-    def _judge(self, peer: Peer, answer: requests.Other, proof: Proof) -> Forwarded:
+    def _failed(self, peer: Peer, crossing: Crossing, error: Exception) -> Forwarded:
+        """Return what became of an exchange that was not answered."""
+        if crossing.why is Why.LEFT:
+            return Forwarded.LEFT
+        if crossing.why is None and _is_absent(error):
+            return Forwarded.GONE
+        self._warn(peer, f"did not answer: {type(error).__name__}")
+        return Forwarded.UNAVAILABLE
+
+    def _judge(self, peer: Peer, answer: requests.Other) -> Forwarded:
         """Return what an answer says that is not the owner's answer."""
-        if proof.said_in(answer.headers) is not None:
+        if answer.proof.said_in(answer.headers) is not None:
             return Forwarded.NOT_OWNER
         if (HEADER, REFUSED) in [(name.lower(), value) for name, value in answer.headers]:
             self._warn(peer, "refuses the signature: its secret or its clock differs")
@@ -244,10 +234,10 @@ class Links:
                     del self._links[address]
 
 
-async def _pass_on(link: _Link, passing: requests.Passing) -> requests.Other | None:
+def _pass_on(link: _Link, passing: requests.Passing) -> Awaitable[requests.Other | None]:
     if passing.scope["type"] == "websocket":
-        return await sockets.pass_on(link.address, link.tls, passing)
-    return await requests.pass_on(link.client, link.limits, passing)
+        return sockets.pass_on(link.address, link.tls, passing)
+    return requests.pass_on(link.client, link.limits, passing)
 
 
 def _passage_of(peer: Peer, session_id: str, scope: Scope) -> Passage:
@@ -257,8 +247,7 @@ def _passage_of(peer: Peer, session_id: str, scope: Scope) -> Passage:
 
 
 def _passage(owner: str, session_id: str, scheme: str, client: tuple[str, int] | None) -> Passage:
-    expires = expiry(time.time())
-    return Passage(owner=owner, session_id=session_id, scheme=scheme, client=client, expires=expires)
+    return Passage(owner, session_id, scheme, client, expiry(time.time()))
 
 
 def _why(error: UpstreamError, crossing: Crossing) -> str:

@@ -50,6 +50,10 @@ Secret = str | bytes | os.PathLike[str] | Sequence[str | bytes]
 NEEDS_EXTRA: Final = "peers need the extra `fleet`: pip install 'otel-sessions[fleet]' ({})"
 
 
+_UNANSWERED: Final = frozenset({Forwarded.UNAVAILABLE, Forwarded.REFUSED})
+_OVER: Final = frozenset({Forwarded.ANSWERED, Forwarded.LEFT})
+
+
 class Ask(Protocol):
     """Asks who takes requests at an address. Returns the name of a process of the fleet, or None."""
 
@@ -184,39 +188,35 @@ class Peers:
         Return False, and send nothing, if the session is not there. Raises `PeerUnavailable` if the peer does not
         answer, and always on trio. Nothing was sent then, or the answer stays incomplete.
         """
-        if self._links is None:
+        links, tracing = self._links, self._tracing
+        if links is None:
             raise PeerUnavailable(peer.name, self._patience)
-        outcome = await self._pass_on(peer, session_id, scope, receive, send)
-        if outcome in (Forwarded.UNAVAILABLE, Forwarded.REFUSED):
-            raise PeerUnavailable(peer.name, self._patience)
-        return outcome in (Forwarded.ANSWERED, Forwarded.LEFT)
-
-    async def _pass_on(self, peer: Peer, session_id: str, scope: Scope, receive: Receive, send: Send) -> Forwarded:
-        """Pass an exchange on, and count what becomes of it."""
-        assert self._links is not None
-        links, secrets = self._links, self._current_secrets()
-        if self._tracing.is_on:
-            with self._tracing.forward(scope, send) as answering:
-                answering.outcome = await links.pass_on(peer, session_id, secrets, scope, receive, answering)
-            return answering.outcome
+        secrets = self._current_secrets()
         outcome = Forwarded.LEFT  # of a request that is broken off
-        try:
-            outcome = await links.pass_on(peer, session_id, secrets, scope, receive, send)
-        finally:
-            self._tracing.count(outcome)
-        return outcome
+        if tracing.is_on:
+            with tracing.forward(scope, send) as answering:
+                answering.outcome = await links.pass_on(peer, session_id, secrets, scope, receive, answering)
+            outcome = answering.outcome
+        else:
+            try:
+                outcome = await links.pass_on(peer, session_id, secrets, scope, receive, send)
+            finally:
+                tracing.count(outcome)
+        if outcome in _UNANSWERED:
+            raise PeerUnavailable(peer.name, self._patience)
+        return outcome in _OVER
 
     # Taking
 
     is_forwarded = staticmethod(taking.is_forwarded)
 
-    async def take(self, scope: Scope, receive: Receive, send: Send, serve: Serve) -> None:
+    def take(self, scope: Scope, receive: Receive, send: Send, serve: Serve) -> Awaitable[None]:
         """Serve an exchange that a peer has passed on. Refuse it with 403 if no peer has signed it.
 
         If the session is not here, the answer is 421, and the peer looks elsewhere.
         """
         serving = partial(self._serve_traced, serve) if self._tracing.is_on else serve
-        await self._take_by(scope, receive, send, serving)
+        return self._take_by(scope, receive, send, serving)
 
     async def _serve_traced(self, serve: Serve, session_id: str, scope: Scope, receive: Receive, send: Send) -> bool:
         with self._tracing.take(scope, send) as (traced, answering):
@@ -226,10 +226,10 @@ class Peers:
         """Serve an exchange that a peer has passed on by a whole app, whose middleware calls `take`."""
         await taking.serve_whole(self._current_secrets(), time.time(), scope, receive, send, app)
 
-    async def _take_by(self, scope: Scope, receive: Receive, send: Send, serve: Serve) -> None:
+    def _take_by(self, scope: Scope, receive: Receive, send: Send, serve: Serve) -> Awaitable[None]:
         answer_to = None if self._manager is None else partial(questions.answer_to, manager=self._manager)
         secrets, now = self._current_secrets(), time.time()
-        await taking.take(self._name, secrets, now, scope, receive, send, serve, answer_to)
+        return taking.take(self._name, secrets, now, scope, receive, send, serve, answer_to)
 
     # Asking, and being asked, for admin tools
 

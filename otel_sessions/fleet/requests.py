@@ -7,16 +7,19 @@ whether it is the owner. What anybody else says is not passed back.
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
-from otel_sessions._http.client import Call, CallLimits, Client, Outline
+from otel_sessions._http.client import CallLimits, Client, Outline
 from otel_sessions._http.hops import end_to_end
 from otel_sessions.asgi import Message, Receive, Send
-from otel_sessions.asgi._repeated import REPEATED
+from otel_sessions.asgi._leaving import LEAVING, Leaving
+from otel_sessions.asgi._repeated import REPEATED, Repeated
 from otel_sessions.matchers import Headers, Scope, header, pairs_of
 
 from .crossings import Crossing, Why
-from .signing import HEADER, Proof, Word
+from .signing import HEADER, Passage, Proof, Secrets, Word
+from .targets import target_of
 from .tracing import is_traced_now, with_trace
 
 _HTTP_1: Final = "1"
@@ -29,34 +32,51 @@ class Gone(Exception):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Passing:
-    """One exchange that is passed on. `signed` is the header for the peer, `proof` what its answer must have."""
+class Signed:
+    """What is signed for one exchange. `value` is the header for the peer, `proof` what its answer must have."""
 
-    scope: Scope
     target: bytes
-    signed: bytes
+    value: bytes
     proof: Proof
+
+
+@dataclass(slots=True)  # one that is frozen, or takes keywords only, takes three times as long to make
+class Passing:
+    """One exchange that is passed on. `about` is what is signed of it, with the secrets of the fleet."""
+
+    about: Passage
+    secrets: Secrets
+    scope: Scope
     crossing: Crossing
     receive: Receive
     send: Send
 
-    def is_by_owner(self, headers: Headers) -> bool:
-        """Return whether an answer is the answer of the owner."""
-        said = self.proof.said_in(headers)
-        return said is not None and said[0] is Word.OWNER
+    def signed(self) -> Signed:
+        """Return what is signed for the exchange."""
+        target = target_of(self.scope)
+        value, proof = self.secrets.sign(self.about, str(self.scope.get("method", "GET")), target)
+        return Signed(target=target, value=value, proof=proof)
 
-    def refusal_in(self, headers: Headers) -> int | None:
-        """Return the status with which the owner refuses a handshake that its server could only accept, or None."""
-        said = self.proof.said_in(headers)
-        return int(said[1]) if said is not None and said[1].isdecimal() else None
+
+def is_by_owner(proof: Proof, headers: Headers) -> bool:
+    """Return whether an answer is the answer of the owner."""
+    said = proof.said_in(headers)
+    return said is not None and said[0] is Word.OWNER
+
+
+def refusal_in(proof: Proof, headers: Headers) -> int | None:
+    """Return the status with which the owner refuses a handshake that its server could only accept, or None."""
+    said = proof.said_in(headers)
+    return int(said[1]) if said is not None and said[1].isdecimal() else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Other:
-    """An answer that is not the owner's."""
+    """An answer that is not the owner's. `proof` is what the owner's answer must have."""
 
     status: int
     headers: Headers
+    proof: Proof
 
 
 async def pass_on(client: Client, limits: CallLimits, passing: Passing) -> Other | None:
@@ -69,48 +89,71 @@ async def pass_on(client: Client, limits: CallLimits, passing: Passing) -> Other
     body = _Body(passing.receive)
     asked = _asked(passing)
     first = await body.first() if asked.has_body else None
-    whole = first if body.is_read else body.parts()
-    with client.repeat(asked.outline, whole, limits=limits) as call:
-        crossing.when_ended(call.close)
-        watching = asyncio.get_running_loop().call_later(_WATCH_AFTER, body.begin_to_watch, crossing)
-        try:
-            head = await call.head()
-            if not passing.is_by_owner(head.headers):
-                return Other(status=head.status, headers=head.headers)
-            await send({"type": "http.response.start", "status": head.status, "headers": towards_client(head.headers)})
-            await _pass_back(call, send)
-            return None
-        finally:
-            call.close()
+    call = client.repeat(asked.outline, first if body.is_read else body.parts(), limits=limits)
+    crossing.when_ended(call.close)
+    watching = _watched(passing, body)
+    try:
+        head = await call.head()
+        proof = asked.signed.proof
+        if not is_by_owner(proof, head.headers):
+            return Other(status=head.status, headers=head.headers, proof=proof)
+        await send({"type": "http.response.start", "status": head.status, "headers": towards_client(head.headers)})
+        more = True
+        while more:
+            part = await call.read(None)  # the watch over the peer ends a call that stands still
+            more = not call.is_over
+            await send({"type": "http.response.body", "body": part, "more_body": more})
+        return None
+    finally:
+        call.close()
+        if watching is not None:
             watching.cancel()
+        if not body.rests:
             await body.rest()
+
+
+def _watched(passing: Passing, body: "_Body") -> asyncio.TimerHandle | None:
+    """End the exchange when the client has left. Return the timer where only a task can see to that, else None.
+
+    Most answers are there before anybody has to watch.
+    """
+    crossing = passing.crossing
+    leaving: Leaving | None = passing.scope.get(LEAVING)
+    if leaving is None:
+        return asyncio.get_running_loop().call_later(_WATCH_AFTER, body.begin_to_watch, crossing)
+    leaving.when_gone(partial(crossing.end, Why.LEFT))
+    return None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Asked:
-    """What a peer is asked, but for the body. `signed` is the header that is in its outline."""
+    """What a peer is asked, but for the body: `outline`, which has in it what is `signed` of `about`, by `secrets`."""
 
-    signed: bytes
+    about: Passage
+    secrets: Secrets
+    signed: Signed
     outline: Outline
     has_body: bool
 
 
 def _asked(passing: Passing) -> _Asked:
     """Return what the peer is asked. It is made once for a head that is repeated, but for a trace."""
-    repeated = passing.scope.get(REPEATED)
+    repeated: Repeated | None = passing.scope.get(REPEATED)
     if repeated is None or is_traced_now():
         return _made(passing)
     asked = repeated.towards_peer
-    if not isinstance(asked, _Asked) or asked.signed != passing.signed:
+    if not isinstance(asked, _Asked) or asked.about != passing.about or asked.secrets is not passing.secrets:
         asked = repeated.towards_peer = _made(passing)
     return asked
 
 
 def _made(passing: Passing) -> _Asked:
-    scope = passing.scope
-    headers = [*towards_peer(pairs_of(scope)), (HEADER, passing.signed)]
-    outline = Outline(str(scope["method"]).encode("latin-1"), passing.target, headers)
-    return _Asked(signed=passing.signed, outline=outline, has_body=_has_body(scope))
+    scope, signed = passing.scope, passing.signed()
+    headers = [*towards_peer(pairs_of(scope)), (HEADER, signed.value)]
+    outline = Outline(str(scope["method"]).encode("latin-1"), signed.target, headers)
+    return _Asked(
+        about=passing.about, secrets=passing.secrets, signed=signed, outline=outline, has_body=_has_body(scope)
+    )
 
 
 def towards_peer(headers: Headers) -> Headers:
@@ -120,14 +163,6 @@ def towards_peer(headers: Headers) -> Headers:
 
 def towards_client(headers: Headers) -> list[tuple[bytes, bytes]]:
     return [pair for pair in end_to_end([(name.lower(), value) for name, value in headers]) if pair[0] != HEADER]
-
-
-async def _pass_back(call: Call, send: Send) -> None:
-    more = True
-    while more:
-        part = await call.read(None)  # the watch over the peer ends a call that stands still
-        more = not call.is_over
-        await send({"type": "http.response.body", "body": part, "more_body": more})
 
 
 def _has_body(scope: Scope) -> bool:
@@ -174,7 +209,7 @@ class _Body:
         self._whole.set()
 
     def begin_to_watch(self, crossing: Crossing) -> None:
-        """End the exchange when the client has left. Most answers are there before anybody has to watch."""
+        """End the exchange when the client has left."""
         self._watching = asyncio.create_task(self._watch(crossing))
 
     async def _watch(self, crossing: Crossing) -> None:
@@ -183,6 +218,11 @@ class _Body:
         while (await self._message())["type"] == "http.request":
             pass
         crossing.end(Why.LEFT)
+
+    @property
+    def rests(self) -> bool:
+        """Whether no task watches or reads."""
+        return self._watching is None and not self.is_reading
 
     async def rest(self) -> None:
         """Stop to watch, and wait until a task that was cancelled does not read any more."""
