@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from otel_sessions._http.client import CallLimits, Client, Outline
+from otel_sessions._http.client import CallLimits, Client, Head, Outline
 from otel_sessions._http.hops import end_to_end
 from otel_sessions.asgi import Message, Receive, Send
 from otel_sessions.asgi._leaving import LEAVING, Leaving
@@ -89,15 +89,16 @@ async def pass_on(client: Client, limits: CallLimits, passing: Passing) -> Other
     body = _Body(passing.receive)
     asked = _asked(passing)
     first = await body.first() if asked.has_body else None
-    call = client.repeat(asked.outline, first if body.is_read else body.parts(), limits=limits)
+    call = client.repeat(asked.outline, first if body.is_read else body.parts(), limits=limits, seal=asked.seal)
     crossing.when_ended(call.close)
     watching = _watched(passing, body)
     try:
         head = await call.head()
         proof = asked.signed.proof
-        if not is_by_owner(proof, head.headers):
+        if not (call.is_sealed or is_by_owner(proof, head.headers)):
             return Other(status=head.status, headers=head.headers, proof=proof)
-        await send({"type": "http.response.start", "status": head.status, "headers": towards_client(head.headers)})
+        passed = head.found if isinstance(head.found, list) else _passed(head)
+        await send({"type": "http.response.start", "status": head.status, "headers": passed})
         more = True
         while more:
             part = await call.read(None)  # the watch over the peer ends a call that stands still
@@ -127,11 +128,15 @@ def _watched(passing: Passing, body: "_Body") -> asyncio.TimerHandle | None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Asked:
-    """What a peer is asked, but for the body: `outline`, which has in it what is `signed` of `about`, by `secrets`."""
+    """What a peer is asked, but for the body: `outline`, which has in it what is `signed` of `about`, by `secrets`.
+
+    `seal` is the end of the head of the owner's answer.
+    """
 
     about: Passage
     secrets: Secrets
     signed: Signed
+    seal: bytes
     outline: Outline
     has_body: bool
 
@@ -152,13 +157,24 @@ def _made(passing: Passing) -> _Asked:
     headers = [*towards_peer(pairs_of(scope)), (HEADER, signed.value)]
     outline = Outline(str(scope["method"]).encode("latin-1"), signed.target, headers)
     return _Asked(
-        about=passing.about, secrets=passing.secrets, signed=signed, outline=outline, has_body=_has_body(scope)
+        about=passing.about,
+        secrets=passing.secrets,
+        signed=signed,
+        seal=b"%b: %b\r\n\r\n" % (HEADER, signed.proof.by_owner),
+        outline=outline,
+        has_body=_has_body(scope),
     )
 
 
 def towards_peer(headers: Headers) -> Headers:
     """Return a request's headers as a peer gets them. The trace goes on from the current span, if there is one."""
     return with_trace([pair for pair in end_to_end(headers) if pair[0] != HEADER])
+
+
+def _passed(head: Head) -> Headers:
+    """Return the headers of an answer as the client gets them. They are found once for a head that is repeated."""
+    head.found = passed = towards_client(head.headers)
+    return passed
 
 
 def towards_client(headers: Headers) -> list[tuple[bytes, bytes]]:
