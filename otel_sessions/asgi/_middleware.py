@@ -158,7 +158,7 @@ class SessionLeaseMiddleware:
         else:
             exchange = exchange_of(scope, receive, send, self._stream_idle_timeout)
             match = match_in(scope, self._matcher)
-            session = self._live(match, scope) if match.session_ids else None
+            session = self._live(match.session_ids, scope) if match.session_ids else None
             if session is None:
                 await self._serve_outside(match, scope, exchange)
             else:
@@ -179,7 +179,7 @@ class SessionLeaseMiddleware:
     async def _serve_forwarded(self, session_id: str, scope: Scope, receive: Receive, send: Send) -> bool:
         """Serve an exchange that another process has passed on, in the session of an id. Return False without it."""
         own = self._adopting.own_id(session_id) if isinstance(self._adopting, HintingMatcher) else session_id
-        session = self._live(Match(session_ids=(own,)), scope)
+        session = self._live((own,), scope)
         if session is not None:
             inner = self._inner(scope, session)
             exchange = exchange_of(scope, receive, send, self._stream_idle_timeout)
@@ -197,10 +197,10 @@ class SessionLeaseMiddleware:
 
     # Deciding
 
-    def _live(self, match: Match, scope: Scope) -> Session[Any] | None:
-        """Return the first session that a request names and that is live and belongs to this client, or None."""
+    def _live(self, session_ids: tuple[str, ...], scope: Scope) -> Session[Any] | None:
+        """Return the first session of these ids that is live and belongs to the client of a request, or None."""
         client = self._owner(scope) if self._private else None
-        for session_id in match.session_ids:
+        for session_id in session_ids:
             session = self._manager.get(session_id)
             if session is not None and not (self._private and session.client != client):
                 return session

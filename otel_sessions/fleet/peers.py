@@ -14,7 +14,7 @@ import asyncio
 import os
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
@@ -110,7 +110,7 @@ class Peers:
         self._links: Links | None = None
         """The ways to the peers in a run on asyncio. On trio there are none, and nothing is passed on."""
         self._is_entered = False
-        self._manager: SessionManager[object] | None = None
+        self._answer_to: taking.AnswerTo | None = None
         self.report(Reports(manager="", books=Books(None), tracer_provider=NoOpTracerProvider()))
         forks.add(self)
 
@@ -171,16 +171,19 @@ class Peers:
 
     async def locate(self, session_id: str) -> Peer | None:
         """Return the other process that the hint of an id names, or None if it names no process of the fleet."""
-        return await self._find(session_id, self._directory.find)
+        name = self._hinted(session_id)
+        return None if name is None else await self._directory.find(name)
 
     async def locate_again(self, session_id: str, wrong: Peer) -> Peer | None:
         """Return another process than `wrong`, from a fresh look, or None."""
-        found = await self._find(session_id, self._directory.find_again)
+        name = self._hinted(session_id)
+        found = None if name is None else await self._directory.find_again(name)
         return None if found == wrong else found
 
-    async def _find(self, session_id: str, find: Callable[[str], Awaitable[Peer | None]]) -> Peer | None:
+    def _hinted(self, session_id: str) -> str | None:
+        """Return the name of the other process in the hint of an id, or None."""
         name = hint_in(session_id)
-        return await find(name) if name is not None and name != self._name and is_name(name) else None
+        return name if name is not None and name != self._name and is_name(name) else None
 
     async def forward(self, peer: Peer, session_id: str, scope: Scope, receive: Receive, send: Send) -> bool:
         """Pass an exchange on to `peer`, and its answer back.
@@ -216,7 +219,8 @@ class Peers:
         If the session is not here, the answer is 421, and the peer looks elsewhere.
         """
         serving = partial(self._serve_traced, serve) if self._tracing.is_on else serve
-        return self._take_by(scope, receive, send, serving)
+        secrets, now = self._current_secrets(), time.time()
+        return taking.take(self._name, secrets, now, scope, receive, send, serving, self._answer_to)
 
     async def _serve_traced(self, serve: Serve, session_id: str, scope: Scope, receive: Receive, send: Send) -> bool:
         with self._tracing.take(scope, send) as (traced, answering):
@@ -226,16 +230,11 @@ class Peers:
         """Serve an exchange that a peer has passed on by a whole app, whose middleware calls `take`."""
         await taking.serve_whole(self._current_secrets(), time.time(), scope, receive, send, app)
 
-    def _take_by(self, scope: Scope, receive: Receive, send: Send, serve: Serve) -> Awaitable[None]:
-        answer_to = None if self._manager is None else partial(questions.answer_to, manager=self._manager)
-        secrets, now = self._current_secrets(), time.time()
-        return taking.take(self._name, secrets, now, scope, receive, send, serve, answer_to)
-
     # Asking, and being asked, for admin tools
 
     def answer_for(self, manager: SessionManager[object]) -> None:
         """Answer the questions of peers for this manager from now on."""
-        self._manager = manager
+        self._answer_to = partial(questions.answer_to, manager=manager)
 
     async def others(self) -> Mapping[str, Peer | None]:
         """Return the other processes by name. None stands for a process that does not say its name now."""
@@ -255,7 +254,8 @@ class Peers:
 
     async def take_question(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Take what has the form of a question, and serve nothing else."""
-        await self._take_by(scope, receive, send, _serve_nothing)
+        secrets, now = self._current_secrets(), time.time()
+        await taking.take(self._name, secrets, now, scope, receive, send, _serve_nothing, self._answer_to)
 
     async def _ask(self, address: str) -> str | None:
         return None if self._links is None else await self._links.ask(address, self._current_secrets())

@@ -13,6 +13,7 @@ from typing import Final
 from otel_sessions._core.events import Event
 from otel_sessions.asgi import ASGIApp, Message, Receive, Send
 from otel_sessions.asgi._elsewhere import FORWARDED, Serve
+from otel_sessions.asgi._leaving import LEAVING, Leaving
 from otel_sessions.asgi._repeated import REPEATED, Repeated
 from otel_sessions.matchers import Headers, Scope, pairs_of
 
@@ -140,12 +141,14 @@ async def _serve_here(taken: _Taken, scope: Scope, receive: Receive, send: Send,
         served = await serve(passage.session_id, came, receive, send)
     else:
         signing = _Signing(taken, scope, receive, send)
+        leaving: Leaving | None = scope.get(LEAVING)
+        heard = signing.receive if leaving is None else receive
         try:
-            served = await serve(passage.session_id, came, signing.receive, signing.send)
+            served = await serve(passage.session_id, came, heard, signing.send)
         except Exception:
             await signing.fail()
             raise
-        if served and not signing.is_settled:
+        if served and not (signing.is_settled or (leaving is not None and leaving.is_gone)):
             await signing.miss()
     if not served:
         await _disown(taken, scope, send)

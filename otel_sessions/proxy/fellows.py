@@ -104,7 +104,9 @@ class ForPeers:
         self._own = own
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if is_forwarded(scope):
+        shaped: Shaped | None = scope.get(SHAPED)  # nobody has changed the headers yet
+        if HEADER in shaped.shape.at if shaped is not None else is_forwarded(scope):
+            scope[FORWARDED] = True
             is_for_fleet = is_question(scope)
             return (self._fleet.take_question if is_for_fleet else self._app)(scope, receive, send)
         if scope["type"] == "websocket":
