@@ -23,7 +23,10 @@ FORWARDED: Final = "otel_sessions.fleet.forwarded"
 """In a scope: whether the request says that another process has passed it on, if somebody has looked already."""
 
 Serve = Callable[[str, Scope, Receive, Send], Awaitable[bool]]
-"""Serves an exchange in the session of an id. Returns False, and has sent nothing, if the session is not here."""
+"""Serves an exchange in the session of an id. Returns False, and has sent nothing, if the session is not here.
+
+The scope is a copy for this exchange alone, and is changed.
+"""
 
 
 @runtime_checkable
@@ -36,7 +39,7 @@ class Forwarding(Fleet, Protocol):
     async def locate_again(self, session_id: str, wrong: Peer) -> Peer | None:
         """Return the process that an id leads to, after a fresh look. Return None if it is still the wrong one."""
 
-    async def forward(self, peer: Peer, session_id: str, scope: Scope, receive: Receive, send: Send) -> bool:
+    def forward(self, peer: Peer, session_id: str, scope: Scope, receive: Receive, send: Send) -> Awaitable[bool]:
         """Pass an exchange on to the peer that an id leads to, and its answer back.
 
         Return False, and send nothing, if the session is not there. Raises `PeerUnavailable` if the peer does not

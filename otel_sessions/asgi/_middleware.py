@@ -42,7 +42,7 @@ from otel_sessions.matchers import (
 
 from ._adoption import Adoption
 from ._client import ClientAddress
-from ._elsewhere import FORWARDED, Forwarding, forward, forwarding_of, hinting, tell_part, tell_whole
+from ._elsewhere import FORWARDED, forward, forwarding_of, hinting, tell_part, tell_whole
 from ._exchange import ASGIApp, Exchange, Looking, Receive, Send, exchange_of, look_freely
 from ._hints import HintingMatcher
 from ._leasing import Leasing, run_leased
@@ -167,8 +167,14 @@ class SessionLeaseMiddleware:
 
     async def _serve_outside(self, match: Match, scope: Scope, exchange: Exchange) -> None:
         """Serve a request that is not in a live session."""
-        if self._fleet is not None and match.session_ids and await self._forward(self._fleet, match, scope, exchange):
-            return
+        if self._fleet is not None and match.session_ids:
+            try:
+                answered = await exchange.run(partial(forward, self._fleet, match.session_ids, exchange), scope)
+            except (PeerUnavailable, SessionNotFound) as error:
+                await self._refuse(exchange, error)
+                return
+            if answered is not False:  # None for a silence that was too long
+                return
         if await self._may_open(match, scope, exchange):
             await self._open(match, scope, exchange)
         elif match.session_ids and scope.get("method") != "OPTIONS":
@@ -177,23 +183,17 @@ class SessionLeaseMiddleware:
             await self._pass(scope, exchange)
 
     async def _serve_forwarded(self, session_id: str, scope: Scope, receive: Receive, send: Send) -> bool:
-        """Serve an exchange that another process has passed on, in the session of an id. Return False without it."""
+        """Serve an exchange that another process has passed on, in the session of an id. Return False without it.
+
+        The scope belongs to this exchange alone.
+        """
         own = self._adopting.own_id(session_id) if isinstance(self._adopting, HintingMatcher) else session_id
         session = self._live((own,), scope)
         if session is not None:
-            inner = self._inner(scope, session)
             exchange = exchange_of(scope, receive, send, self._stream_idle_timeout)
-            await self._lease(session, self._role_in(session, inner), inner, exchange)
+            scope[SESSION], scope["headers"] = session, headers_in(scope, self._matcher, session.id)
+            await self._lease(session, self._role_in(session, scope), scope, exchange)
         return session is not None
-
-    async def _forward(self, fleet: Forwarding, match: Match, scope: Scope, exchange: Exchange) -> bool:
-        """Pass an exchange on to the process that has its session. Return whether the exchange is answered."""
-        try:
-            answered = await exchange.run(partial(forward, fleet, match.session_ids, exchange), scope)
-        except (PeerUnavailable, SessionNotFound) as error:
-            await self._refuse(exchange, error)
-            return True
-        return answered is not False  # None for a silence that was too long
 
     # Deciding
 

@@ -9,12 +9,13 @@ import logging
 import re
 import ssl
 import time
-from collections.abc import Awaitable
+from collections.abc import Callable
 from typing import Final
 
 from websockets.exceptions import WebSocketException
 
 from otel_sessions._core.events import Event
+from otel_sessions._core.exceptions import PeerUnavailable
 from otel_sessions._core.words import Forwarded
 from otel_sessions._engine.owners import NotAnswered, Peer
 from otel_sessions._http.client import (
@@ -33,6 +34,7 @@ from otel_sessions.matchers import Scope
 
 from . import requests, sockets
 from .addresses import Address, read_address
+from .bodies import Gone
 from .crossings import Crossing, Crossings, Why
 from .questions import ITSELF, METHOD
 from .signing import ANYONE, HEADER, REFUSED, Passage, Proof, Secrets, Word, expiry
@@ -53,14 +55,18 @@ _MOST_ANSWER: Final = 16_777_216
 _logger = logging.getLogger("otel_sessions")
 
 
+_UNANSWERED: Final = frozenset({Forwarded.UNAVAILABLE, Forwarded.REFUSED})
+_OVER: Final = frozenset({Forwarded.ANSWERED, Forwarded.LEFT})
+
+
 class _Link:
     """The way to one address."""
 
     def __init__(self, address: Address, tls: ssl.SSLContext | None, patience: float) -> None:
         self.address = address
-        self.tls = tls
         self.client = Client(Origin(host=address.host, port=address.port, path=address.socket, tls=tls))
-        self.limits = CallLimits(connect_timeout=patience, head_timeout=None, write_timeout=None)
+        limits = CallLimits(connect_timeout=patience, head_timeout=None, write_timeout=None)
+        self.way = requests.Way(address=address, tls=tls, client=self.client, limits=limits)
         self.crossings = Crossings(patience, self._is_alive)
         self._asking = CallLimits(connect_timeout=patience, head_timeout=patience, write_timeout=patience)
         soon = min(patience, _QUESTION_SECONDS)
@@ -165,24 +171,40 @@ class Links:
         raise NotAnswered("another service is there")
 
     async def pass_on(
-        self, peer: Peer, session_id: str, secrets: Secrets, scope: Scope, receive: Receive, send: Send
-    ) -> Forwarded:
-        """Pass an exchange on, and return what became of it. Only `answered` says that the client has the answer."""
-        link, about = self._link(peer.address), _passage_of(peer, session_id, scope)
+        self,
+        peer: Peer,
+        session_id: str,
+        secrets: Secrets,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        note: Callable[[Forwarded], None],
+    ) -> bool:
+        """Pass an exchange on, and tell `note` what became of it: once, and in any case.
+
+        Return False, and send nothing, if the session is not there. Raises `PeerUnavailable` if the peer does not
+        answer. Nothing was sent then, or the answer stays incomplete.
+        """
+        outcome = Forwarded.LEFT  # of an exchange that is broken off
+        link = self._link(peer.address)
         self._under_way += 1
         try:
             with link.crossings.begin() as crossing:
-                passing = requests.Passing(about, secrets, scope, crossing, receive, send)
-                answer = await _pass_on(link, passing)
-        except requests.Gone:
-            return Forwarded.LEFT
+                passing = requests.Passing(peer.name, session_id, secrets, time.time(), scope, crossing, receive, send)
+                answer = await (requests if scope["type"] == "http" else sockets).pass_on(link.way, passing)
+                outcome = Forwarded.ANSWERED if answer is None else self._judge(peer, answer)
+        except Gone:
+            outcome = Forwarded.LEFT
         except (UpstreamError, OSError, WebSocketException) as error:
-            return self._failed(peer, crossing, error)
+            outcome = self._failed(peer, crossing, error)
         finally:
+            note(outcome)
             self._under_way -= 1
             if self._quiet is not None and not self._under_way:
                 self._quiet.set()
-        return Forwarded.ANSWERED if answer is None else self._judge(peer, answer)
+        if outcome in _UNANSWERED:
+            raise PeerUnavailable(peer.name, self._patience)
+        return outcome in _OVER
 
     def _failed(self, peer: Peer, crossing: Crossing, error: Exception) -> Forwarded:
         """Return what became of an exchange that was not answered."""
@@ -232,18 +254,6 @@ class Links:
                 if not len(link.crossings):
                     link.close()
                     del self._links[address]
-
-
-def _pass_on(link: _Link, passing: requests.Passing) -> Awaitable[requests.Other | None]:
-    if passing.scope["type"] == "websocket":
-        return sockets.pass_on(link.address, link.tls, passing)
-    return requests.pass_on(link.client, link.limits, passing)
-
-
-def _passage_of(peer: Peer, session_id: str, scope: Scope) -> Passage:
-    client = scope.get("client")
-    where = (str(client[0]), int(client[1] or 0)) if client else None
-    return _passage(peer.name, session_id, str(scope.get("scheme", "http")), where)
 
 
 def _passage(owner: str, session_id: str, scheme: str, client: tuple[str, int] | None) -> Passage:

@@ -27,7 +27,6 @@ from otel_sessions._core.config import check_seconds
 from otel_sessions._core.exceptions import ConfigError, PeerUnavailable
 from otel_sessions._core.forks import forks
 from otel_sessions._core.ids import hint_in
-from otel_sessions._core.words import Forwarded
 from otel_sessions._engine.inquiries import Ask as Question
 from otel_sessions._engine.manager import SessionManager
 from otel_sessions._engine.owners import NotAnswered, Peer, Reports
@@ -48,10 +47,6 @@ Secret = str | bytes | os.PathLike[str] | Sequence[str | bytes]
 """One secret, several secrets, or the path of a file with one secret a line. The first secret signs."""
 
 NEEDS_EXTRA: Final = "peers need the extra `fleet`: pip install 'otel-sessions[fleet]' ({})"
-
-
-_UNANSWERED: Final = frozenset({Forwarded.UNAVAILABLE, Forwarded.REFUSED})
-_OVER: Final = frozenset({Forwarded.ANSWERED, Forwarded.LEFT})
 
 
 class Ask(Protocol):
@@ -185,7 +180,7 @@ class Peers:
         name = hint_in(session_id)
         return name if name is not None and name != self._name and is_name(name) else None
 
-    async def forward(self, peer: Peer, session_id: str, scope: Scope, receive: Receive, send: Send) -> bool:
+    def forward(self, peer: Peer, session_id: str, scope: Scope, receive: Receive, send: Send) -> Awaitable[bool]:
         """Pass an exchange on to `peer`, and its answer back.
 
         Return False, and send nothing, if the session is not there. Raises `PeerUnavailable` if the peer does not
@@ -194,20 +189,16 @@ class Peers:
         links, tracing = self._links, self._tracing
         if links is None:
             raise PeerUnavailable(peer.name, self._patience)
-        secrets = self._current_secrets()
-        outcome = Forwarded.LEFT  # of a request that is broken off
         if tracing.is_on:
-            with tracing.forward(scope, send) as answering:
-                answering.outcome = await links.pass_on(peer, session_id, secrets, scope, receive, answering)
-            outcome = answering.outcome
-        else:
-            try:
-                outcome = await links.pass_on(peer, session_id, secrets, scope, receive, send)
-            finally:
-                tracing.count(outcome)
-        if outcome in _UNANSWERED:
-            raise PeerUnavailable(peer.name, self._patience)
-        return outcome in _OVER
+            return self._forward_traced(links, peer, session_id, scope, receive, send)
+        return links.pass_on(peer, session_id, self._current_secrets(), scope, receive, send, tracing.count)
+
+    async def _forward_traced(
+        self, links: "Links", peer: Peer, session_id: str, scope: Scope, receive: Receive, send: Send
+    ) -> bool:
+        secrets = self._current_secrets()
+        with self._tracing.forward(scope, send) as answering:
+            return await links.pass_on(peer, session_id, secrets, scope, receive, answering, answering.note)
 
     # Taking
 

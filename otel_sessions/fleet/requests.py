@@ -4,31 +4,36 @@ The request keeps its target and its headers, but for the headers about one conn
 whether it is the owner. What anybody else says is not passed back.
 """
 
-import asyncio
-from collections.abc import AsyncIterator
+import ssl
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 from otel_sessions._http.client import CallLimits, Client, Head, Outline
 from otel_sessions._http.hops import end_to_end
-from otel_sessions.asgi import Message, Receive, Send
+from otel_sessions.asgi import Receive, Send
 from otel_sessions.asgi._leaving import LEAVING, Leaving
 from otel_sessions.asgi._repeated import REPEATED, Repeated
 from otel_sessions.matchers import Headers, Scope, header, pairs_of
 
+from .addresses import Address
+from .bodies import Body, first_part
 from .crossings import Crossing, Why
-from .signing import HEADER, Passage, Proof, Secrets, Word
+from .signing import HEADER, Passage, Proof, Secrets, Word, expiry
 from .targets import target_of
 from .tracing import is_traced_now, with_trace
 
 _HTTP_1: Final = "1"
-_WATCH_AFTER: Final = 0.1
-"""Seconds without an answer after which a task waits for the client to leave."""
 
 
-class Gone(Exception):
-    """The client has left."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Way:
+    """The way to one peer: its address, and what calls it. `limits` are for requests that are passed on."""
+
+    address: Address
+    tls: ssl.SSLContext | None
+    client: Client
+    limits: CallLimits
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,10 +47,15 @@ class Signed:
 
 @dataclass(slots=True)  # one that is frozen, or takes keywords only, takes three times as long to make
 class Passing:
-    """One exchange that is passed on. `about` is what is signed of it, with the secrets of the fleet."""
+    """One exchange that is passed on to the process `owner`, which has the session. `secrets` are those of the fleet.
 
-    about: Passage
+    `now` is in seconds since 1970.
+    """
+
+    owner: str
+    session_id: str
     secrets: Secrets
+    now: float
     scope: Scope
     crossing: Crossing
     receive: Receive
@@ -53,8 +63,11 @@ class Passing:
 
     def signed(self) -> Signed:
         """Return what is signed for the exchange."""
-        target = target_of(self.scope)
-        value, proof = self.secrets.sign(self.about, str(self.scope.get("method", "GET")), target)
+        scope, target = self.scope, target_of(self.scope)
+        client = scope.get("client")
+        where = (str(client[0]), int(client[1] or 0)) if client else None
+        about = Passage(self.owner, self.session_id, str(scope.get("scheme", "http")), where, expiry(self.now))
+        value, proof = self.secrets.sign(about, str(scope.get("method", "GET")), target)
         return Signed(target=target, value=value, proof=proof)
 
 
@@ -79,19 +92,24 @@ class Other:
     proof: Proof
 
 
-async def pass_on(client: Client, limits: CallLimits, passing: Passing) -> Other | None:
+async def pass_on(way: Way, passing: Passing) -> Other | None:
     """Pass a request on. Return None when the owner's answer was passed back, else the other answer.
 
     Raises `UpstreamError`, also if the answer stays incomplete, `Gone` if the client has left, and what the `receive`
     and the `send` of the exchange raise.
     """
-    crossing, send = passing.crossing, passing.send
-    body = _Body(passing.receive)
+    crossing, scope, send = passing.crossing, passing.scope, passing.send
     asked = _asked(passing)
-    first = await body.first() if asked.has_body else None
-    call = client.repeat(asked.outline, first if body.is_read else body.parts(), limits=limits, seal=asked.seal)
+    first, is_whole = (await first_part(passing.receive)) if asked.has_body else (None, True)
+    leaving: Leaving | None = scope.get(LEAVING)
+    body = None if is_whole and leaving is not None else Body(passing.receive, first or b"", is_whole=is_whole)
+    sent = first if body is None or is_whole else body.parts()
+    call = way.client.repeat(asked.outline, sent, limits=way.limits, seal=asked.seal)
     crossing.when_ended(call.close)
-    watching = _watched(passing, body)
+    if leaving is not None:
+        leaving.when_gone(partial(crossing.end, Why.LEFT))
+    elif body is not None:
+        body.watch_later(partial(crossing.end, Why.LEFT))
     try:
         head = await call.head()
         proof = asked.signed.proof
@@ -107,38 +125,39 @@ async def pass_on(client: Client, limits: CallLimits, passing: Passing) -> Other
         return None
     finally:
         call.close()
-        if watching is not None:
-            watching.cancel()
-        if not body.rests:
+        if body is not None:
             await body.rest()
-
-
-def _watched(passing: Passing, body: "_Body") -> asyncio.TimerHandle | None:
-    """End the exchange when the client has left. Return the timer where only a task can see to that, else None.
-
-    Most answers are there before anybody has to watch.
-    """
-    crossing = passing.crossing
-    leaving: Leaving | None = passing.scope.get(LEAVING)
-    if leaving is None:
-        return asyncio.get_running_loop().call_later(_WATCH_AFTER, body.begin_to_watch, crossing)
-    leaving.when_gone(partial(crossing.end, Why.LEFT))
-    return None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Asked:
-    """What a peer is asked, but for the body: `outline`, which has in it what is `signed` of `about`, by `secrets`.
+    """What a peer is asked, but for the body: `outline`, which has in it what is `signed`.
 
-    `seal` is the end of the head of the owner's answer.
+    `seal` is the end of the head of the owner's answer. The rest is what was signed, by which secrets, and when.
     """
 
-    about: Passage
-    secrets: Secrets
     signed: Signed
     seal: bytes
     outline: Outline
     has_body: bool
+    owner: str
+    session_id: str
+    scheme: object
+    client: object
+    secrets: Secrets
+    expires: int
+
+    def is_for(self, passing: Passing) -> bool:
+        """Return whether the same would be signed for another exchange with the same head."""
+        scope = passing.scope
+        return (
+            self.session_id == passing.session_id
+            and self.owner == passing.owner
+            and self.secrets is passing.secrets
+            and self.expires == expiry(passing.now)
+            and self.client == scope.get("client")
+            and self.scheme == scope.get("scheme")
+        )
 
 
 def _asked(passing: Passing) -> _Asked:
@@ -147,7 +166,7 @@ def _asked(passing: Passing) -> _Asked:
     if repeated is None or is_traced_now():
         return _made(passing)
     asked = repeated.towards_peer
-    if not isinstance(asked, _Asked) or asked.about != passing.about or asked.secrets is not passing.secrets:
+    if not isinstance(asked, _Asked) or not asked.is_for(passing):
         asked = repeated.towards_peer = _made(passing)
     return asked
 
@@ -155,14 +174,17 @@ def _asked(passing: Passing) -> _Asked:
 def _made(passing: Passing) -> _Asked:
     scope, signed = passing.scope, passing.signed()
     headers = [*towards_peer(pairs_of(scope)), (HEADER, signed.value)]
-    outline = Outline(str(scope["method"]).encode("latin-1"), signed.target, headers)
     return _Asked(
-        about=passing.about,
-        secrets=passing.secrets,
         signed=signed,
         seal=b"%b: %b\r\n\r\n" % (HEADER, signed.proof.by_owner),
-        outline=outline,
+        outline=Outline(str(scope["method"]).encode("latin-1"), signed.target, headers),
         has_body=_has_body(scope),
+        owner=passing.owner,
+        session_id=passing.session_id,
+        scheme=scope.get("scheme"),
+        client=scope.get("client"),
+        secrets=passing.secrets,
+        expires=expiry(passing.now),
     )
 
 
@@ -186,81 +208,3 @@ def _has_body(scope: Scope) -> bool:
     if not str(scope.get("http_version", _HTTP_1)).startswith(_HTTP_1):
         return True
     return header(scope, b"transfer-encoding") is not None or (header(scope, b"content-length") or "0") != "0"
-
-
-class _Body:
-    """The body of a request. One task reads at a time, and `rest` waits until no task reads any more."""
-
-    __slots__ = ("_first", "_receive", "_rested", "_watching", "_whole", "is_read", "is_reading")
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._first = b""
-        self.is_read = True
-        """Whether nothing of the body is left to be read."""
-        self.is_reading = False
-        self._rested: asyncio.Event | None = None
-        self._whole: asyncio.Event | None = None
-        """Set when the body is read, where it comes in parts."""
-        self._watching: asyncio.Task[None] | None = None
-
-    async def first(self) -> bytes:
-        """Read the first part of the body, and return it. Raises `Gone`."""
-        self.is_read = False
-        self._first = await self._next()
-        if not self.is_read:
-            self._whole = asyncio.Event()
-        return self._first
-
-    async def parts(self) -> AsyncIterator[bytes]:
-        """Yield the body, the first part again. Raises `Gone`."""
-        part = self._first
-        while True:
-            if part:
-                yield part
-            if self.is_read:
-                break
-            part = await self._next()
-        assert self._whole is not None
-        self._whole.set()
-
-    def begin_to_watch(self, crossing: Crossing) -> None:
-        """End the exchange when the client has left."""
-        self._watching = asyncio.create_task(self._watch(crossing))
-
-    async def _watch(self, crossing: Crossing) -> None:
-        if self._whole is not None:
-            await self._whole.wait()
-        while (await self._message())["type"] == "http.request":
-            pass
-        crossing.end(Why.LEFT)
-
-    @property
-    def rests(self) -> bool:
-        """Whether no task watches or reads."""
-        return self._watching is None and not self.is_reading
-
-    async def rest(self) -> None:
-        """Stop to watch, and wait until a task that was cancelled does not read any more."""
-        if self._watching is not None:
-            self._watching.cancel()
-        if self.is_reading:
-            self._rested = asyncio.Event()
-            await self._rested.wait()
-
-    async def _next(self) -> bytes:
-        message = await self._message()
-        if message["type"] == "http.disconnect":
-            raise Gone
-        self.is_read = not message.get("more_body", False)
-        return bytes(message.get("body") or b"")
-
-    async def _message(self) -> Message:
-        self.is_reading = True
-        try:
-            message: Message = await self._receive()
-        finally:
-            self.is_reading = False
-            if self._rested is not None:
-                self._rested.set()
-        return message

@@ -28,7 +28,7 @@ from otel_sessions.asgi import Receive, Send
 from otel_sessions.matchers import Headers, Scope, pairs_of
 
 from .addresses import Address
-from .requests import Other, Passing, Signed, is_by_owner, refusal_in, towards_client, towards_peer
+from .requests import Other, Passing, Signed, Way, is_by_owner, refusal_in, towards_client, towards_peer
 from .signing import HEADER, Proof
 
 _DENIAL: Final = "websocket.http.response"
@@ -36,7 +36,7 @@ _DENIAL: Final = "websocket.http.response"
 _POLICY_VIOLATION: Final = 1008
 
 
-async def pass_on(address: Address, tls: ssl.SSLContext | None, passing: Passing) -> Other | None:
+async def pass_on(way: Way, passing: Passing) -> Other | None:
     """Pass a WebSocket on. Return None when the owner has served it, else the other answer.
 
     Raises `OSError` and `WebSocketException` if the handshake fails otherwise, or if this side ends the exchange
@@ -47,7 +47,7 @@ async def pass_on(address: Address, tls: ssl.SSLContext | None, passing: Passing
     try:
         async with asyncio.timeout(None) as waiting:
             crossing.when_ended(lambda: waiting.reschedule(0.0))
-            behind = await _connect(address, tls, passing.scope, signed)
+            behind = await _connect(way.address, way.tls, passing.scope, signed)
         crossing.when_ended(behind.transport.abort)
     except InvalidStatus as error:
         crossing.when_ended(_nothing)

@@ -77,6 +77,10 @@ class Answering:
         self.status = 0
         """The status code of the answer, or 0 before the answer."""
 
+    def note(self, outcome: Forwarded) -> None:
+        """Note what became of the request."""
+        self.outcome = outcome
+
     async def __call__(self, message: Message) -> None:
         kind = message["type"]
         if kind in ("http.response.start", "websocket.http.response.start"):
@@ -113,7 +117,7 @@ class Tracing:
 
     @contextmanager
     def forward(self, scope: Scope, send: Send) -> Iterator[Answering]:
-        """Count a request that is passed on inside the block, under a client span. Whoever passes it on sets `outcome`.
+        """Count a request that is passed on inside the block, under a client span. Its outcome is noted there.
 
         A request that is broken off before its outcome counts as `left`.
         """
