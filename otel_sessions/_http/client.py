@@ -146,10 +146,19 @@ class Client:
         return self.repeat(Outline(method, target, headers), body, limits=limits)
 
     def repeat(
-        self, outline: Outline, body: bytes | AsyncIterable[bytes] | None = None, *, limits: CallLimits
+        self,
+        outline: Outline,
+        body: bytes | AsyncIterable[bytes] | None = None,
+        *,
+        limits: CallLimits,
+        seal: bytes = b"",
     ) -> "Call":
-        """Return a call of a request whose outline is checked already, as `call` does."""
-        return Call(self._origin, self._kept, Request(outline, body), limits)
+        """Return a call of a request whose outline is checked already, as `call` does.
+
+        `seal` is how the head of the answer should end: with this line, and the empty line. A head that is known but
+        for this line is not read again, and then does not have the line.
+        """
+        return Call(self._origin, self._kept, Request(outline, body), limits, seal)
 
     def close(self) -> None:
         """Close the connections that are kept, and keep no more. Calls go on until each is closed."""
@@ -162,12 +171,12 @@ class Call:
     Leaving its `with` block closes it. `close` may come at any time, also while a task waits in `head` or `read`.
     """
 
-    def __init__(self, origin: Origin, kept: "_Kept", request: Request, limits: CallLimits) -> None:
+    def __init__(self, origin: Origin, kept: "_Kept", request: Request, limits: CallLimits, seal: bytes = b"") -> None:
         self._origin = origin
         self._kept = kept
         self._request = request
         self._limits = limits
-        self._answer = Answer(to_head=request.is_head, max_head=limits.max_head)
+        self._answer = Answer(to_head=request.is_head, max_head=limits.max_head, seal=seal)
         self._connection: Connection | None = None
         self._connecting: asyncio.Timeout | None = None
         self._sender: asyncio.Task[None] | None = None
@@ -209,6 +218,11 @@ class Call:
         if connection is not None:
             self._go_on(connection)
         return body
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether the answer has the seal of `Client.repeat`, which is not among the headers then."""
+        return self._answer.is_sealed
 
     @property
     def is_over(self) -> bool:

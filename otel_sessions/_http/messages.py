@@ -7,6 +7,7 @@ read and dropped.
 
 import re
 from dataclasses import dataclass, field
+from hmac import compare_digest
 from typing import Final, NamedTuple
 
 import httptools
@@ -51,12 +52,16 @@ class Head:
 
 
 class Known(NamedTuple):
-    """A head that the parser has read as `raw`: of a whole answer with `length` bytes of a body, which said so."""
+    """A head that the parser has read as `raw`: of a whole answer with `length` bytes of a body, which said so.
+
+    If the head `is_sealed`, the seal is neither in `raw` nor in `head`.
+    """
 
     raw: bytes
     head: Head
     length: int
     kept_seconds: float
+    is_sealed: bool
 
 
 class _Framing:
@@ -101,7 +106,8 @@ class Answer:
     """Takes bytes by `feed`, gives the body by `take`.
 
     At most `max_head` bytes in 500 header lines may come before the body, heads with status 1xx among them. As many
-    bytes may come between two parts of the body. `to_head` says that the request was a HEAD.
+    bytes may come between two parts of the body. `to_head` says that the request was a HEAD. `seal` is the last line of
+    a head that is known but for this line, which each answer has anew; nothing if there is no such line.
     """
 
     __slots__ = (
@@ -112,16 +118,18 @@ class Answer:
         "_max_head",
         "_parser",
         "_parts",
+        "_seal",
         "_to_head",
         "_until_close",
         "begun",
         "buffered",
         "head",
+        "is_sealed",
         "kept_seconds",
         "whole",
     )
 
-    def __init__(self, *, to_head: bool, max_head: int) -> None:
+    def __init__(self, *, to_head: bool, max_head: int, seal: bytes = b"") -> None:
         self.begun = False
         """Whether a byte of the answer has come."""
         self.head: Head | None = None
@@ -131,6 +139,9 @@ class Answer:
         """How long the connection may be kept once the answer is whole; 0 if it may not be kept."""
         self.buffered = 0
         """How many bytes of the body wait to be taken."""
+        self.is_sealed = False
+        """Whether the answer has the seal, and a head that is known without it."""
+        self._seal = seal
         self._to_head = to_head
         self._max_head = max_head
         self._bare = 0  # bytes since the start, the head, or the last byte of the body
@@ -166,12 +177,16 @@ class Answer:
 
         The parser need not read the answer: the head is the same bytes, and the body is as long as the head says.
         """
-        raw, head, length, kept_seconds = known
-        size = len(raw)
+        raw, head, length, kept_seconds, is_sealed = known
+        seal = self._seal
+        size = len(raw) + len(seal)
         if len(data) != size + length or self.begun or not data.startswith(raw):
             return False
-        if self._to_head or size > self._max_head:
+        if self._to_head or size > self._max_head or is_sealed is not bool(seal):
             return False
+        if is_sealed and not compare_digest(data[len(raw) : size], seal):
+            return False
+        self.is_sealed = is_sealed
         self.begun = self.whole = True
         self.head = head
         self.kept_seconds = kept_seconds
@@ -193,7 +208,13 @@ class Answer:
         is_one_head = raw.count(_END) == 1 and raw.endswith(_END)  # and so none with status 1xx
         if not is_one_head or self._length != b"%d" % length:
             return None
-        return Known(raw, head, length, self.kept_seconds)
+        if not self._seal:
+            return Known(raw, head, length, self.kept_seconds, False)
+        others, name = head.headers[:-1], self._seal.partition(b":")[0].lower()
+        if not raw.endswith(b"\r\n" + self._seal) or any(other.lower() == name for other, _ in others):
+            return None
+        unsealed = Head(status=head.status, headers=others)
+        return Known(raw.removesuffix(self._seal), unsealed, length, self.kept_seconds, True)
 
     def end(self) -> None:
         """Take note that the upstream has closed in order: some bodies end so (RFC 9112, section 6.3, rule 8)."""

@@ -23,7 +23,10 @@ FORWARDED: Final = "otel_sessions.fleet.forwarded"
 """In a scope: whether the request says that another process has passed it on, if somebody has looked already."""
 
 Serve = Callable[[str, Scope, Receive, Send], Awaitable[bool]]
-"""Serves an exchange in the session of an id. Returns False, and has sent nothing, if the session is not here."""
+"""Serves an exchange in the session of an id. Returns False, and has sent nothing, if the session is not here.
+
+The scope is a copy for this exchange alone, and is changed.
+"""
 
 
 @runtime_checkable
@@ -36,7 +39,7 @@ class Forwarding(Fleet, Protocol):
     async def locate_again(self, session_id: str, wrong: Peer) -> Peer | None:
         """Return the process that an id leads to, after a fresh look. Return None if it is still the wrong one."""
 
-    async def forward(self, peer: Peer, session_id: str, scope: Scope, receive: Receive, send: Send) -> bool:
+    def forward(self, peer: Peer, session_id: str, scope: Scope, receive: Receive, send: Send) -> Awaitable[bool]:
         """Pass an exchange on to the peer that an id leads to, and its answer back.
 
         Return False, and send nothing, if the session is not there. Raises `PeerUnavailable` if the peer does not
@@ -46,7 +49,7 @@ class Forwarding(Fleet, Protocol):
     def is_forwarded(self, scope: Scope) -> bool:
         """Return whether an exchange says that another process has passed it on."""
 
-    async def take(self, scope: Scope, receive: Receive, send: Send, serve: Serve) -> None:
+    def take(self, scope: Scope, receive: Receive, send: Send, serve: Serve) -> Awaitable[None]:
         """Serve an exchange that another process has passed on, by `serve`. Refuse it if no peer has signed it."""
 
 
@@ -108,30 +111,29 @@ def hinting(matcher: AdoptingMatcher, fleet: Forwarding) -> AdoptingMatcher:
     return matcher
 
 
-async def forward(fleet: Forwarding, session_ids: tuple[str, ...], scope: Scope, exchange: Exchange) -> bool:
+async def forward(
+    fleet: Forwarding,
+    session_ids: tuple[str, ...],
+    exchange: Exchange,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+) -> bool:
     """Pass an exchange on by the first of its ids that leads to its session. Return False if no id does.
 
     Raises `PeerUnavailable`, and `SessionNotFound` if more of the body was read than can be given again.
     """
     for session_id in session_ids:
-        peer = await fleet.locate(session_id)
-        if peer is None:
-            continue
-        if await _try(fleet, peer, session_id, scope, exchange):
-            return True
-        another = await fleet.locate_again(session_id, peer)
-        if another is not None and await _try(fleet, another, session_id, scope, exchange):
-            return True
-    return False
-
-
-async def _try(fleet: Forwarding, peer: Peer, session_id: str, scope: Scope, exchange: Exchange) -> bool:
-    kept = _Kept(exchange.receive)
-    if await fleet.forward(peer, session_id, scope, kept, exchange.send):
-        return True
-    if not kept.is_whole:
-        raise SessionNotFound(session_id)
-    exchange.put_back(kept.messages)
+        peer, is_first = await fleet.locate(session_id), True
+        while peer is not None:
+            kept = _Kept(receive)
+            if await fleet.forward(peer, session_id, scope, kept, send):
+                return True
+            if not kept.is_whole:
+                raise SessionNotFound(session_id)
+            exchange.put_back(kept.messages)
+            peer = await fleet.locate_again(session_id, peer) if is_first else None
+            is_first = False
     return False
 
 

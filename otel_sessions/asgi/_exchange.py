@@ -7,7 +7,7 @@ has been sent.
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from math import inf
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import anyio
 
@@ -22,6 +22,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 ASGIApp = Callable[[Any, Receive, Send], Awaitable[None]]
+_T = TypeVar("_T")
 
 _LAST_WORD_SECONDS: Final = 1.0
 _MOST_PARTS: Final = 1024
@@ -71,18 +72,20 @@ class Exchange:
         """Whether an answer without a Content-Length has started."""
         self._events: Events | None = None
 
-    def run(self, app: ASGIApp, scope: Scope) -> Awaitable[None]:
-        """Run the app to its end, or until the exchange has been silent for too long."""
+    def run(self, app: Callable[[Scope, Receive, Send], Awaitable[_T]], scope: Scope) -> Awaitable[_T | None]:
+        """Run the app to its end, or until the exchange has been silent for too long. Return what the app returns."""
         if self._idle_timeout is None:
             return app(scope, self.receive, self.send)
         return self._run_watched(app, scope)
 
-    async def _run_watched(self, app: ASGIApp, scope: Scope) -> None:
+    async def _run_watched(self, app: Callable[[Scope, Receive, Send], Awaitable[_T]], scope: Scope) -> _T | None:
+        returned: _T | None = None
         with anyio.CancelScope() as self._silence:
-            await app(scope, self.receive, self.send)
+            returned = await app(scope, self.receive, self.send)
         if self._silence.cancelled_caught:
             with anyio.move_on_after(_LAST_WORD_SECONDS):  # the client may have stopped reading
                 await self._hang_up()
+        return returned
 
     async def body_opens(self, opens: BodyOpens, looking: Looking) -> bool | None:
         """Return whether the request may open a session by its body, or None if the first 8 KiB do not tell.

@@ -42,7 +42,7 @@ from otel_sessions.matchers import (
 
 from ._adoption import Adoption
 from ._client import ClientAddress
-from ._elsewhere import FORWARDED, Forwarding, forward, forwarding_of, hinting, tell_part, tell_whole
+from ._elsewhere import FORWARDED, forward, forwarding_of, hinting, tell_part, tell_whole
 from ._exchange import ASGIApp, Exchange, Looking, Receive, Send, exchange_of, look_freely
 from ._hints import HintingMatcher
 from ._leasing import Leasing, run_leased
@@ -158,7 +158,7 @@ class SessionLeaseMiddleware:
         else:
             exchange = exchange_of(scope, receive, send, self._stream_idle_timeout)
             match = match_in(scope, self._matcher)
-            session = self._live(match, scope) if match.session_ids else None
+            session = self._live(match.session_ids, scope) if match.session_ids else None
             if session is None:
                 await self._serve_outside(match, scope, exchange)
             else:
@@ -167,8 +167,14 @@ class SessionLeaseMiddleware:
 
     async def _serve_outside(self, match: Match, scope: Scope, exchange: Exchange) -> None:
         """Serve a request that is not in a live session."""
-        if self._fleet is not None and match.session_ids and await self._forward(self._fleet, match, scope, exchange):
-            return
+        if self._fleet is not None and match.session_ids:
+            try:
+                answered = await exchange.run(partial(forward, self._fleet, match.session_ids, exchange), scope)
+            except (PeerUnavailable, SessionNotFound) as error:
+                await self._refuse(exchange, error)
+                return
+            if answered is not False:  # None for a silence that was too long
+                return
         if await self._may_open(match, scope, exchange):
             await self._open(match, scope, exchange)
         elif match.session_ids and scope.get("method") != "OPTIONS":
@@ -177,36 +183,24 @@ class SessionLeaseMiddleware:
             await self._pass(scope, exchange)
 
     async def _serve_forwarded(self, session_id: str, scope: Scope, receive: Receive, send: Send) -> bool:
-        """Serve an exchange that another process has passed on, in the session of an id. Return False without it."""
+        """Serve an exchange that another process has passed on, in the session of an id. Return False without it.
+
+        The scope belongs to this exchange alone.
+        """
         own = self._adopting.own_id(session_id) if isinstance(self._adopting, HintingMatcher) else session_id
-        session = self._live(Match(session_ids=(own,)), scope)
+        session = self._live((own,), scope)
         if session is not None:
-            inner = self._inner(scope, session)
             exchange = exchange_of(scope, receive, send, self._stream_idle_timeout)
-            await self._lease(session, self._role_in(session, inner), inner, exchange)
+            scope[SESSION], scope["headers"] = session, headers_in(scope, self._matcher, session.id)
+            await self._lease(session, self._role_in(session, scope), scope, exchange)
         return session is not None
-
-    async def _forward(self, fleet: Forwarding, match: Match, scope: Scope, exchange: Exchange) -> bool:
-        """Pass an exchange on to the process that has its session. Return whether the exchange is answered."""
-
-        answered = True
-
-        async def pass_on(*_: object) -> None:
-            nonlocal answered
-            answered = await forward(fleet, match.session_ids, scope, exchange)
-
-        try:
-            await exchange.run(pass_on, scope)
-        except (PeerUnavailable, SessionNotFound) as error:
-            await self._refuse(exchange, error)
-        return answered
 
     # Deciding
 
-    def _live(self, match: Match, scope: Scope) -> Session[Any] | None:
-        """Return the first session that a request names and that is live and belongs to this client, or None."""
+    def _live(self, session_ids: tuple[str, ...], scope: Scope) -> Session[Any] | None:
+        """Return the first session of these ids that is live and belongs to the client of a request, or None."""
         client = self._owner(scope) if self._private else None
-        for session_id in match.session_ids:
+        for session_id in session_ids:
             session = self._manager.get(session_id)
             if session is not None and not (self._private and session.client != client):
                 return session

@@ -13,9 +13,12 @@ REPEATED: Final = "otel_sessions.repeated"
 
 
 class Repeated:
-    """What is remembered of a head: what it matches, the headers that the app got last, and what a peer got last."""
+    """What is remembered of a head: what it matches, the headers that the app got last, and what a peer got last.
 
-    __slots__ = ("match", "session_id", "towards_app", "towards_peer")
+    `taken` is what was found in a head that a peer has passed on.
+    """
+
+    __slots__ = ("match", "session_id", "taken", "towards_app", "towards_peer")
 
     def __init__(self) -> None:
         self.match: Match | None = None
@@ -23,6 +26,7 @@ class Repeated:
         self.session_id: str | None = None
         """The id for which `towards_app` was made."""
         self.towards_peer: object = None
+        self.taken: object = None
 
 
 def match_in(scope: Scope, matcher: SessionMatcher) -> Match:

@@ -9,11 +9,13 @@ import logging
 import re
 import ssl
 import time
+from collections.abc import Callable
 from typing import Final
 
 from websockets.exceptions import WebSocketException
 
 from otel_sessions._core.events import Event
+from otel_sessions._core.exceptions import PeerUnavailable
 from otel_sessions._core.words import Forwarded
 from otel_sessions._engine.owners import NotAnswered, Peer
 from otel_sessions._http.client import (
@@ -32,10 +34,10 @@ from otel_sessions.matchers import Scope
 
 from . import requests, sockets
 from .addresses import Address, read_address
+from .bodies import Gone
 from .crossings import Crossing, Crossings, Why
 from .questions import ITSELF, METHOD
 from .signing import ANYONE, HEADER, REFUSED, Passage, Proof, Secrets, Word, expiry
-from .targets import target_of
 
 _MOST_LINKS: Final = 1024
 _ABSENT: Final = frozenset({errno.ECONNREFUSED, errno.ENOENT})
@@ -53,14 +55,18 @@ _MOST_ANSWER: Final = 16_777_216
 _logger = logging.getLogger("otel_sessions")
 
 
+_UNANSWERED: Final = frozenset({Forwarded.UNAVAILABLE, Forwarded.REFUSED})
+_OVER: Final = frozenset({Forwarded.ANSWERED, Forwarded.LEFT})
+
+
 class _Link:
     """The way to one address."""
 
     def __init__(self, address: Address, tls: ssl.SSLContext | None, patience: float) -> None:
         self.address = address
-        self.tls = tls
         self.client = Client(Origin(host=address.host, port=address.port, path=address.socket, tls=tls))
-        self.limits = CallLimits(connect_timeout=patience, head_timeout=None, write_timeout=None)
+        limits = CallLimits(connect_timeout=patience, head_timeout=None, write_timeout=None)
+        self.way = requests.Way(address=address, tls=tls, client=self.client, limits=limits)
         self.crossings = Crossings(patience, self._is_alive)
         self._asking = CallLimits(connect_timeout=patience, head_timeout=patience, write_timeout=patience)
         soon = min(patience, _QUESTION_SECONDS)
@@ -130,13 +136,15 @@ class Links:
         self._patience = patience
         self._tls = tls
         self._links: dict[str, _Link] = {}
-        self._quiet: asyncio.Event = asyncio.Event()
-        self._quiet.set()
+        self._quiet: asyncio.Event | None = None
+        """Set when no exchange is on its way. There is no event if nobody waits."""
         self._under_way = 0
         self._warned: dict[str, float] = {}
 
     async def wait_quiet(self) -> None:
-        await self._quiet.wait()
+        while self._under_way:
+            self._quiet = asyncio.Event()
+            await self._quiet.wait()
 
     def close(self) -> None:
         links, self._links = self._links, {}
@@ -163,49 +171,53 @@ class Links:
         raise NotAnswered("another service is there")
 
     async def pass_on(
-        self, peer: Peer, session_id: str, secrets: Secrets, scope: Scope, receive: Receive, send: Send
-    ) -> Forwarded:
-        """Pass an exchange on, and return what became of it. Only `answered` says that the client has the answer."""
+        self,
+        peer: Peer,
+        session_id: str,
+        secrets: Secrets,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        note: Callable[[Forwarded], None],
+    ) -> bool:
+        """Pass an exchange on, and tell `note` what became of it: once, and in any case.
+
+        Return False, and send nothing, if the session is not there. Raises `PeerUnavailable` if the peer does not
+        answer. Nothing was sent then, or the answer stays incomplete.
+        """
+        outcome = Forwarded.LEFT  # of an exchange that is broken off
         link = self._link(peer.address)
-        target = target_of(scope)
-        signed, proof = secrets.sign(_passage_of(peer, session_id, scope), str(scope.get("method", "GET")), target)
         self._under_way += 1
-        self._quiet.clear()
         try:
             with link.crossings.begin() as crossing:
-                passing = requests.Passing(
-                    scope=scope,
-                    target=target,
-                    signed=signed,
-                    proof=proof,
-                    crossing=crossing,
-                    receive=receive,
-                    send=send,
-                )
-                return await self._cross(link, peer, passing)
-        finally:
-            self._under_way -= 1
-            if not self._under_way:
-                self._quiet.set()
-
-    async def _cross(self, link: _Link, peer: Peer, passing: requests.Passing) -> Forwarded:
-        crossing = passing.crossing
-        try:
-            answer = await _pass_on(link, passing)
-        except requests.Gone:
-            return Forwarded.LEFT
+                passing = requests.Passing(peer.name, session_id, secrets, time.time(), scope, crossing, receive, send)
+                answer = await (requests if scope["type"] == "http" else sockets).pass_on(link.way, passing)
+                outcome = Forwarded.ANSWERED if answer is None else self._judge(peer, answer)
+        except Gone:
+            outcome = Forwarded.LEFT
         except (UpstreamError, OSError, WebSocketException) as error:
-            if crossing.why is Why.LEFT:
-                return Forwarded.LEFT
-            if crossing.why is None and _is_absent(error):
-                return Forwarded.GONE
-            self._warn(peer, f"did not answer: {type(error).__name__}")
-            return Forwarded.UNAVAILABLE
-        return Forwarded.ANSWERED if answer is None else self._judge(peer, answer, passing.proof)
+            outcome = self._failed(peer, crossing, error)
+        finally:
+            note(outcome)
+            self._under_way -= 1
+            if self._quiet is not None and not self._under_way:
+                self._quiet.set()
+        if outcome in _UNANSWERED:
+            raise PeerUnavailable(peer.name, self._patience)
+        return outcome in _OVER
 
-    def _judge(self, peer: Peer, answer: requests.Other, proof: Proof) -> Forwarded:
+    def _failed(self, peer: Peer, crossing: Crossing, error: Exception) -> Forwarded:
+        """Return what became of an exchange that was not answered."""
+        if crossing.why is Why.LEFT:
+            return Forwarded.LEFT
+        if crossing.why is None and _is_absent(error):
+            return Forwarded.GONE
+        self._warn(peer, f"did not answer: {type(error).__name__}")
+        return Forwarded.UNAVAILABLE
+
+    def _judge(self, peer: Peer, answer: requests.Other) -> Forwarded:
         """Return what an answer says that is not the owner's answer."""
-        if proof.said_in(answer.headers) is not None:
+        if answer.proof.said_in(answer.headers) is not None:
             return Forwarded.NOT_OWNER
         if (HEADER, REFUSED) in [(name.lower(), value) for name, value in answer.headers]:
             self._warn(peer, "refuses the signature: its secret or its clock differs")
@@ -244,21 +256,8 @@ class Links:
                     del self._links[address]
 
 
-async def _pass_on(link: _Link, passing: requests.Passing) -> requests.Other | None:
-    if passing.scope["type"] == "websocket":
-        return await sockets.pass_on(link.address, link.tls, passing)
-    return await requests.pass_on(link.client, link.limits, passing)
-
-
-def _passage_of(peer: Peer, session_id: str, scope: Scope) -> Passage:
-    client = scope.get("client")
-    where = (str(client[0]), int(client[1] or 0)) if client else None
-    return _passage(peer.name, session_id, str(scope.get("scheme", "http")), where)
-
-
 def _passage(owner: str, session_id: str, scheme: str, client: tuple[str, int] | None) -> Passage:
-    expires = expiry(time.time())
-    return Passage(owner=owner, session_id=session_id, scheme=scheme, client=client, expires=expires)
+    return Passage(owner, session_id, scheme, client, expiry(time.time()))
 
 
 def _why(error: UpstreamError, crossing: Crossing) -> str:

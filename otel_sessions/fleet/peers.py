@@ -14,7 +14,7 @@ import asyncio
 import os
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
@@ -27,7 +27,6 @@ from otel_sessions._core.config import check_seconds
 from otel_sessions._core.exceptions import ConfigError, PeerUnavailable
 from otel_sessions._core.forks import forks
 from otel_sessions._core.ids import hint_in
-from otel_sessions._core.words import Forwarded
 from otel_sessions._engine.inquiries import Ask as Question
 from otel_sessions._engine.manager import SessionManager
 from otel_sessions._engine.owners import NotAnswered, Peer, Reports
@@ -106,7 +105,7 @@ class Peers:
         self._links: Links | None = None
         """The ways to the peers in a run on asyncio. On trio there are none, and nothing is passed on."""
         self._is_entered = False
-        self._manager: SessionManager[object] | None = None
+        self._answer_to: taking.AnswerTo | None = None
         self.report(Reports(manager="", books=Books(None), tracer_provider=NoOpTracerProvider()))
         forks.add(self)
 
@@ -167,56 +166,52 @@ class Peers:
 
     async def locate(self, session_id: str) -> Peer | None:
         """Return the other process that the hint of an id names, or None if it names no process of the fleet."""
-        return await self._find(session_id, self._directory.find)
+        name = self._hinted(session_id)
+        return None if name is None else await self._directory.find(name)
 
     async def locate_again(self, session_id: str, wrong: Peer) -> Peer | None:
         """Return another process than `wrong`, from a fresh look, or None."""
-        found = await self._find(session_id, self._directory.find_again)
+        name = self._hinted(session_id)
+        found = None if name is None else await self._directory.find_again(name)
         return None if found == wrong else found
 
-    async def _find(self, session_id: str, find: Callable[[str], Awaitable[Peer | None]]) -> Peer | None:
+    def _hinted(self, session_id: str) -> str | None:
+        """Return the name of the other process in the hint of an id, or None."""
         name = hint_in(session_id)
-        return await find(name) if name is not None and name != self._name and is_name(name) else None
+        return name if name is not None and name != self._name and is_name(name) else None
 
-    async def forward(self, peer: Peer, session_id: str, scope: Scope, receive: Receive, send: Send) -> bool:
+    def forward(self, peer: Peer, session_id: str, scope: Scope, receive: Receive, send: Send) -> Awaitable[bool]:
         """Pass an exchange on to `peer`, and its answer back.
 
         Return False, and send nothing, if the session is not there. Raises `PeerUnavailable` if the peer does not
         answer, and always on trio. Nothing was sent then, or the answer stays incomplete.
         """
-        if self._links is None:
+        links, tracing = self._links, self._tracing
+        if links is None:
             raise PeerUnavailable(peer.name, self._patience)
-        outcome = await self._pass_on(peer, session_id, scope, receive, send)
-        if outcome in (Forwarded.UNAVAILABLE, Forwarded.REFUSED):
-            raise PeerUnavailable(peer.name, self._patience)
-        return outcome in (Forwarded.ANSWERED, Forwarded.LEFT)
+        if tracing.is_on:
+            return self._forward_traced(links, peer, session_id, scope, receive, send)
+        return links.pass_on(peer, session_id, self._current_secrets(), scope, receive, send, tracing.count)
 
-    async def _pass_on(self, peer: Peer, session_id: str, scope: Scope, receive: Receive, send: Send) -> Forwarded:
-        """Pass an exchange on, and count what becomes of it."""
-        assert self._links is not None
-        links, secrets = self._links, self._current_secrets()
-        if self._tracing.is_on:
-            with self._tracing.forward(scope, send) as answering:
-                answering.outcome = await links.pass_on(peer, session_id, secrets, scope, receive, answering)
-            return answering.outcome
-        outcome = Forwarded.LEFT  # of a request that is broken off
-        try:
-            outcome = await links.pass_on(peer, session_id, secrets, scope, receive, send)
-        finally:
-            self._tracing.count(outcome)
-        return outcome
+    async def _forward_traced(
+        self, links: "Links", peer: Peer, session_id: str, scope: Scope, receive: Receive, send: Send
+    ) -> bool:
+        secrets = self._current_secrets()
+        with self._tracing.forward(scope, send) as answering:
+            return await links.pass_on(peer, session_id, secrets, scope, receive, answering, answering.note)
 
     # Taking
 
     is_forwarded = staticmethod(taking.is_forwarded)
 
-    async def take(self, scope: Scope, receive: Receive, send: Send, serve: Serve) -> None:
+    def take(self, scope: Scope, receive: Receive, send: Send, serve: Serve) -> Awaitable[None]:
         """Serve an exchange that a peer has passed on. Refuse it with 403 if no peer has signed it.
 
         If the session is not here, the answer is 421, and the peer looks elsewhere.
         """
         serving = partial(self._serve_traced, serve) if self._tracing.is_on else serve
-        await self._take_by(scope, receive, send, serving)
+        secrets, now = self._current_secrets(), time.time()
+        return taking.take(self._name, secrets, now, scope, receive, send, serving, self._answer_to)
 
     async def _serve_traced(self, serve: Serve, session_id: str, scope: Scope, receive: Receive, send: Send) -> bool:
         with self._tracing.take(scope, send) as (traced, answering):
@@ -226,16 +221,11 @@ class Peers:
         """Serve an exchange that a peer has passed on by a whole app, whose middleware calls `take`."""
         await taking.serve_whole(self._current_secrets(), time.time(), scope, receive, send, app)
 
-    async def _take_by(self, scope: Scope, receive: Receive, send: Send, serve: Serve) -> None:
-        answer_to = None if self._manager is None else partial(questions.answer_to, manager=self._manager)
-        secrets, now = self._current_secrets(), time.time()
-        await taking.take(self._name, secrets, now, scope, receive, send, serve, answer_to)
-
     # Asking, and being asked, for admin tools
 
     def answer_for(self, manager: SessionManager[object]) -> None:
         """Answer the questions of peers for this manager from now on."""
-        self._manager = manager
+        self._answer_to = partial(questions.answer_to, manager=manager)
 
     async def others(self) -> Mapping[str, Peer | None]:
         """Return the other processes by name. None stands for a process that does not say its name now."""
@@ -255,7 +245,8 @@ class Peers:
 
     async def take_question(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Take what has the form of a question, and serve nothing else."""
-        await self._take_by(scope, receive, send, _serve_nothing)
+        secrets, now = self._current_secrets(), time.time()
+        await taking.take(self._name, secrets, now, scope, receive, send, _serve_nothing, self._answer_to)
 
     async def _ask(self, address: str) -> str | None:
         return None if self._links is None else await self._links.ask(address, self._current_secrets())

@@ -4,113 +4,188 @@ The request keeps its target and its headers, but for the headers about one conn
 whether it is the owner. What anybody else says is not passed back.
 """
 
-import asyncio
-from collections.abc import AsyncIterator
+import ssl
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
-from otel_sessions._http.client import Call, CallLimits, Client, Outline
+from otel_sessions._http.client import CallLimits, Client, Head, Outline
 from otel_sessions._http.hops import end_to_end
-from otel_sessions.asgi import Message, Receive, Send
-from otel_sessions.asgi._repeated import REPEATED
+from otel_sessions.asgi import Receive, Send
+from otel_sessions.asgi._leaving import LEAVING, Leaving
+from otel_sessions.asgi._repeated import REPEATED, Repeated
 from otel_sessions.matchers import Headers, Scope, header, pairs_of
 
+from .addresses import Address
+from .bodies import Body, first_part
 from .crossings import Crossing, Why
-from .signing import HEADER, Proof, Word
+from .signing import HEADER, Passage, Proof, Secrets, Word, expiry
+from .targets import target_of
 from .tracing import is_traced_now, with_trace
 
 _HTTP_1: Final = "1"
-_WATCH_AFTER: Final = 0.1
-"""Seconds without an answer after which a task waits for the client to leave."""
-
-
-class Gone(Exception):
-    """The client has left."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Passing:
-    """One exchange that is passed on. `signed` is the header for the peer, `proof` what its answer must have."""
+class Way:
+    """The way to one peer: its address, and what calls it. `limits` are for requests that are passed on."""
 
-    scope: Scope
+    address: Address
+    tls: ssl.SSLContext | None
+    client: Client
+    limits: CallLimits
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Signed:
+    """What is signed for one exchange. `value` is the header for the peer, `proof` what its answer must have."""
+
     target: bytes
-    signed: bytes
+    value: bytes
     proof: Proof
+
+
+@dataclass(slots=True)  # one that is frozen, or takes keywords only, takes three times as long to make
+class Passing:
+    """One exchange that is passed on to the process `owner`, which has the session. `secrets` are those of the fleet.
+
+    `now` is in seconds since 1970.
+    """
+
+    owner: str
+    session_id: str
+    secrets: Secrets
+    now: float
+    scope: Scope
     crossing: Crossing
     receive: Receive
     send: Send
 
-    def is_by_owner(self, headers: Headers) -> bool:
-        """Return whether an answer is the answer of the owner."""
-        said = self.proof.said_in(headers)
-        return said is not None and said[0] is Word.OWNER
+    def signed(self) -> Signed:
+        """Return what is signed for the exchange."""
+        scope, target = self.scope, target_of(self.scope)
+        client = scope.get("client")
+        where = (str(client[0]), int(client[1] or 0)) if client else None
+        about = Passage(self.owner, self.session_id, str(scope.get("scheme", "http")), where, expiry(self.now))
+        value, proof = self.secrets.sign(about, str(scope.get("method", "GET")), target)
+        return Signed(target=target, value=value, proof=proof)
 
-    def refusal_in(self, headers: Headers) -> int | None:
-        """Return the status with which the owner refuses a handshake that its server could only accept, or None."""
-        said = self.proof.said_in(headers)
-        return int(said[1]) if said is not None and said[1].isdecimal() else None
+
+def is_by_owner(proof: Proof, headers: Headers) -> bool:
+    """Return whether an answer is the answer of the owner."""
+    said = proof.said_in(headers)
+    return said is not None and said[0] is Word.OWNER
+
+
+def refusal_in(proof: Proof, headers: Headers) -> int | None:
+    """Return the status with which the owner refuses a handshake that its server could only accept, or None."""
+    said = proof.said_in(headers)
+    return int(said[1]) if said is not None and said[1].isdecimal() else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Other:
-    """An answer that is not the owner's."""
+    """An answer that is not the owner's. `proof` is what the owner's answer must have."""
 
     status: int
     headers: Headers
+    proof: Proof
 
 
-async def pass_on(client: Client, limits: CallLimits, passing: Passing) -> Other | None:
+async def pass_on(way: Way, passing: Passing) -> Other | None:
     """Pass a request on. Return None when the owner's answer was passed back, else the other answer.
 
     Raises `UpstreamError`, also if the answer stays incomplete, `Gone` if the client has left, and what the `receive`
     and the `send` of the exchange raise.
     """
-    crossing, send = passing.crossing, passing.send
-    body = _Body(passing.receive)
+    crossing, scope, send = passing.crossing, passing.scope, passing.send
     asked = _asked(passing)
-    first = await body.first() if asked.has_body else None
-    whole = first if body.is_read else body.parts()
-    with client.repeat(asked.outline, whole, limits=limits) as call:
-        crossing.when_ended(call.close)
-        watching = asyncio.get_running_loop().call_later(_WATCH_AFTER, body.begin_to_watch, crossing)
-        try:
-            head = await call.head()
-            if not passing.is_by_owner(head.headers):
-                return Other(status=head.status, headers=head.headers)
-            await send({"type": "http.response.start", "status": head.status, "headers": towards_client(head.headers)})
-            await _pass_back(call, send)
-            return None
-        finally:
-            call.close()
-            watching.cancel()
+    first, is_whole = (await first_part(passing.receive)) if asked.has_body else (None, True)
+    leaving: Leaving | None = scope.get(LEAVING)
+    body = None if is_whole and leaving is not None else Body(passing.receive, first or b"", is_whole=is_whole)
+    sent = first if body is None or is_whole else body.parts()
+    call = way.client.repeat(asked.outline, sent, limits=way.limits, seal=asked.seal)
+    crossing.when_ended(call.close)
+    if leaving is not None:
+        leaving.when_gone(partial(crossing.end, Why.LEFT))
+    elif body is not None:
+        body.watch_later(partial(crossing.end, Why.LEFT))
+    try:
+        head = await call.head()
+        proof = asked.signed.proof
+        if not (call.is_sealed or is_by_owner(proof, head.headers)):
+            return Other(status=head.status, headers=head.headers, proof=proof)
+        passed = head.found if isinstance(head.found, list) else _passed(head)
+        await send({"type": "http.response.start", "status": head.status, "headers": passed})
+        more = True
+        while more:
+            part = await call.read(None)  # the watch over the peer ends a call that stands still
+            more = not call.is_over
+            await send({"type": "http.response.body", "body": part, "more_body": more})
+        return None
+    finally:
+        call.close()
+        if body is not None:
             await body.rest()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Asked:
-    """What a peer is asked, but for the body. `signed` is the header that is in its outline."""
+    """What a peer is asked, but for the body: `outline`, which has in it what is `signed`.
 
-    signed: bytes
+    `seal` is the end of the head of the owner's answer. The rest is what was signed, by which secrets, and when.
+    """
+
+    signed: Signed
+    seal: bytes
     outline: Outline
     has_body: bool
+    owner: str
+    session_id: str
+    scheme: object
+    client: object
+    secrets: Secrets
+    expires: int
+
+    def is_for(self, passing: Passing) -> bool:
+        """Return whether the same would be signed for another exchange with the same head."""
+        scope = passing.scope
+        return (
+            self.session_id == passing.session_id
+            and self.owner == passing.owner
+            and self.secrets is passing.secrets
+            and self.expires == expiry(passing.now)
+            and self.client == scope.get("client")
+            and self.scheme == scope.get("scheme")
+        )
 
 
 def _asked(passing: Passing) -> _Asked:
     """Return what the peer is asked. It is made once for a head that is repeated, but for a trace."""
-    repeated = passing.scope.get(REPEATED)
+    repeated: Repeated | None = passing.scope.get(REPEATED)
     if repeated is None or is_traced_now():
         return _made(passing)
     asked = repeated.towards_peer
-    if not isinstance(asked, _Asked) or asked.signed != passing.signed:
+    if not isinstance(asked, _Asked) or not asked.is_for(passing):
         asked = repeated.towards_peer = _made(passing)
     return asked
 
 
 def _made(passing: Passing) -> _Asked:
-    scope = passing.scope
-    headers = [*towards_peer(pairs_of(scope)), (HEADER, passing.signed)]
-    outline = Outline(str(scope["method"]).encode("latin-1"), passing.target, headers)
-    return _Asked(signed=passing.signed, outline=outline, has_body=_has_body(scope))
+    scope, signed = passing.scope, passing.signed()
+    headers = [*towards_peer(pairs_of(scope)), (HEADER, signed.value)]
+    return _Asked(
+        signed=signed,
+        seal=b"%b: %b\r\n\r\n" % (HEADER, signed.proof.by_owner),
+        outline=Outline(str(scope["method"]).encode("latin-1"), signed.target, headers),
+        has_body=_has_body(scope),
+        owner=passing.owner,
+        session_id=passing.session_id,
+        scheme=scope.get("scheme"),
+        client=scope.get("client"),
+        secrets=passing.secrets,
+        expires=expiry(passing.now),
+    )
 
 
 def towards_peer(headers: Headers) -> Headers:
@@ -118,16 +193,14 @@ def towards_peer(headers: Headers) -> Headers:
     return with_trace([pair for pair in end_to_end(headers) if pair[0] != HEADER])
 
 
+def _passed(head: Head) -> Headers:
+    """Return the headers of an answer as the client gets them. They are found once for a head that is repeated."""
+    head.found = passed = towards_client(head.headers)
+    return passed
+
+
 def towards_client(headers: Headers) -> list[tuple[bytes, bytes]]:
     return [pair for pair in end_to_end([(name.lower(), value) for name, value in headers]) if pair[0] != HEADER]
-
-
-async def _pass_back(call: Call, send: Send) -> None:
-    more = True
-    while more:
-        part = await call.read(None)  # the watch over the peer ends a call that stands still
-        more = not call.is_over
-        await send({"type": "http.response.body", "body": part, "more_body": more})
 
 
 def _has_body(scope: Scope) -> bool:
@@ -135,76 +208,3 @@ def _has_body(scope: Scope) -> bool:
     if not str(scope.get("http_version", _HTTP_1)).startswith(_HTTP_1):
         return True
     return header(scope, b"transfer-encoding") is not None or (header(scope, b"content-length") or "0") != "0"
-
-
-class _Body:
-    """The body of a request. One task reads at a time, and `rest` waits until no task reads any more."""
-
-    __slots__ = ("_first", "_receive", "_rested", "_watching", "_whole", "is_read", "is_reading")
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._first = b""
-        self.is_read = True
-        """Whether nothing of the body is left to be read."""
-        self.is_reading = False
-        self._rested: asyncio.Event | None = None
-        self._whole: asyncio.Event | None = None
-        """Set when the body is read, where it comes in parts."""
-        self._watching: asyncio.Task[None] | None = None
-
-    async def first(self) -> bytes:
-        """Read the first part of the body, and return it. Raises `Gone`."""
-        self.is_read = False
-        self._first = await self._next()
-        if not self.is_read:
-            self._whole = asyncio.Event()
-        return self._first
-
-    async def parts(self) -> AsyncIterator[bytes]:
-        """Yield the body, the first part again. Raises `Gone`."""
-        part = self._first
-        while True:
-            if part:
-                yield part
-            if self.is_read:
-                break
-            part = await self._next()
-        assert self._whole is not None
-        self._whole.set()
-
-    def begin_to_watch(self, crossing: Crossing) -> None:
-        """End the exchange when the client has left. Most answers are there before anybody has to watch."""
-        self._watching = asyncio.create_task(self._watch(crossing))
-
-    async def _watch(self, crossing: Crossing) -> None:
-        if self._whole is not None:
-            await self._whole.wait()
-        while (await self._message())["type"] == "http.request":
-            pass
-        crossing.end(Why.LEFT)
-
-    async def rest(self) -> None:
-        """Stop to watch, and wait until a task that was cancelled does not read any more."""
-        if self._watching is not None:
-            self._watching.cancel()
-        if self.is_reading:
-            self._rested = asyncio.Event()
-            await self._rested.wait()
-
-    async def _next(self) -> bytes:
-        message = await self._message()
-        if message["type"] == "http.disconnect":
-            raise Gone
-        self.is_read = not message.get("more_body", False)
-        return bytes(message.get("body") or b"")
-
-    async def _message(self) -> Message:
-        self.is_reading = True
-        try:
-            message: Message = await self._receive()
-        finally:
-            self.is_reading = False
-            if self._rested is not None:
-                self._rested.set()
-        return message

@@ -6,15 +6,12 @@ the processes where others can read or change what they send. The answer is sign
 other service at a peer's address is taken for a peer.
 """
 
-import json
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
 from hashlib import blake2b
 from hmac import compare_digest
-from typing import Final, TypeVar
+from typing import Final, NamedTuple
+from urllib.parse import quote, unquote
 
 from otel_sessions._core.exceptions import ConfigError
 from otel_sessions.matchers import Headers
@@ -28,12 +25,10 @@ VALID_SECONDS: Final = 60
 """How long a signature is valid at most. The clocks of two processes may differ by 50 seconds."""
 _STEP_SECONDS: Final = 10
 """The times at which signatures expire. So the same request of a client has the same signature for a while."""
-_MOST_KEPT: Final = 512
-_LONGEST_KEPT: Final = 2048
-_LONGEST_WORD: Final = 64
-"""How many signatures are remembered, and how many bytes they, and the words of answers, may have."""
 _LEAST_BYTES: Final = 16
 _SIGNATURE_BYTES: Final = 32
+_NO_CLIENT: Final = "-"
+"""In place of the port of a client without an address."""
 
 
 class Word(StrEnum):
@@ -51,12 +46,12 @@ REFUSED: Final = b"refused"
 """What a process says that does not accept a signature. It is not signed: the two processes share no secret."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Passage:
+class Passage(NamedTuple):
     """One exchange on its way from one process to another.
 
     `owner` is the process that it is meant for. `epoch` is the number of the owner's membership, 0 where there is no
-    such number. `hop` counts the times that the exchange was passed on. `expires` is in seconds since 1970.
+    such number. `hop` counts the times that the exchange was passed on. `expires` is in seconds since 1970. A named
+    tuple, because a frozen dataclass takes six times as long to make.
     """
 
     owner: str
@@ -68,16 +63,35 @@ class Passage:
     hop: int = 1
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Proof:
-    """The signature of one request. It signs the answer to this request, and knows the signed answer."""
+    """The signature of one request. It signs the answer to this request, and knows the signed answer.
 
-    key: bytes
-    mac: bytes
+    Two proofs are equal if they are of the same request, signed with the same secret.
+    """
+
+    __slots__ = ("_keyed", "_mac", "_owned")
+
+    def __init__(self, keyed: blake2b, mac: bytes) -> None:
+        self._keyed = keyed
+        self._mac = mac
+        self._owned: bytes | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Proof) and self._mac == other._mac
+
+    def __hash__(self) -> int:
+        return hash(self._mac)
+
+    @property
+    def by_owner(self) -> bytes:
+        """The header of an answer of the owner, without more to say. It is found once."""
+        if self._owned is None:
+            self._owned = self.answer(Word.OWNER)
+        return self._owned
 
     def answer(self, word: Word, name: str = "") -> bytes:
         """Return the header of an answer."""
-        return _answer(self.key, self.mac, f"{word} {name}".encode())
+        return self._signed(f"{word} {name}".encode())
 
     def said_in(self, headers: Headers) -> tuple[Word, str] | None:
         """Return what the header of an answer says, or None if no process of the fleet has signed the answer."""
@@ -86,11 +100,13 @@ class Proof:
             return None
         value = found[0][1]
         said = value.rpartition(b" ")[0]
-        answer = _answer if len(said) <= _LONGEST_WORD else _answer_anew
-        if not compare_digest(value, answer(self.key, self.mac, said)):
+        if not compare_digest(value, self._signed(said)):
             return None
         word, _, name = said.decode().partition(" ")
         return Word(word), name
+
+    def _signed(self, said: bytes) -> bytes:
+        return b"%b %b" % (said, _mac(self._keyed, b"answer %b %b" % (self._mac, said)))
 
 
 def named(headers: Headers) -> Headers:
@@ -101,13 +117,6 @@ def named(headers: Headers) -> Headers:
 def expiry(now: float) -> int:
     """Return when a signature that is made now expires, in seconds since 1970."""
     return (int(now) + VALID_SECONDS) // _STEP_SECONDS * _STEP_SECONDS
-
-
-def _answer_anew(key: bytes, mac: bytes, said: bytes) -> bytes:
-    return said + b" " + _mac(key, b"answer", said, mac)
-
-
-_answer: Final = lru_cache(_MOST_KEPT)(_answer_anew)
 
 
 class Secrets:
@@ -121,90 +130,71 @@ class Secrets:
         self.keys: Final[Sequence[bytes]] = tuple(blake2b(secret).digest() for secret in given)
         if not given or min(map(len, given)) < _LEAST_BYTES:
             raise ConfigError(f"secret takes one or more secrets of at least {_LEAST_BYTES} bytes each")
-        self._signed: Final[dict[_Signed, tuple[bytes, Proof]]] = {}
-        self._checked: Final[dict[_Checked, tuple[Passage, Proof]]] = {}
+        self._keyed: Final = tuple(blake2b(key=key, digest_size=_SIGNATURE_BYTES) for key in self.keys)
 
     def sign(self, passage: Passage, method: str, target: bytes) -> tuple[bytes, Proof]:
         """Return the header of a forwarded request, and the proof that its answer must have."""
-        asked = (passage, method, target)
-        signed = self._signed.get(asked)
-        if signed is None:
-            payload = urlsafe_b64encode(_encode(_said(passage)).encode())
-            proof = _proof(self.keys[0], payload, method, target)
-            signed = payload + b"." + proof.mac, proof
-            if len(payload) + len(target) <= _LONGEST_KEPT:
-                _keep(self._signed, asked, signed)
-        return signed
+        said = _said(passage)
+        keyed = self._keyed[0]
+        mac = _mac(keyed, _framed(said, method, target))
+        return b"%b,%b" % (said, mac), Proof(keyed, mac)
 
     def check(self, value: bytes, method: str, target: bytes, now: float) -> tuple[Passage, Proof] | None:
         """Return what a header says, or None if it is not signed or not valid any more. `now` is in seconds since 1970.
 
         Only exchanges that were passed on once are accepted, so no exchange goes round.
         """
-        asked = (value, method, target)
-        checked = self._checked.get(asked)
-        if checked is None:
-            checked = self._check_anew(value, method, target)
-            if checked is None:
-                return None
-            if len(value) + len(target) <= _LONGEST_KEPT:
-                _keep(self._checked, asked, checked)
-        passage = checked[0]
-        return checked if passage.hop == 1 and now <= passage.expires else None
-
-    def _check_anew(self, value: bytes, method: str, target: bytes) -> tuple[Passage, Proof] | None:
-        payload, _, mac = value.partition(b".")
-        for key in self.keys:
-            proof = _proof(key, payload, method, target)
-            if compare_digest(proof.mac, mac):
-                return _passage(payload), proof
+        said, _, signed = value.rpartition(b",")
+        framed = _framed(said, method, target)
+        for keyed in self._keyed:
+            mac = _mac(keyed, framed)
+            if compare_digest(mac, signed):
+                passage = _passage(said)
+                return (passage, Proof(keyed, mac)) if is_valid(passage, now) else None
         return None
 
 
-_Signed = tuple[Passage, str, bytes]
-_Checked = tuple[bytes, str, bytes]
-_K = TypeVar("_K")
-_V = TypeVar("_V")
+def is_valid(passage: Passage, now: float) -> bool:
+    """Return whether a process takes an exchange that is signed so. `now` is in seconds since 1970."""
+    return passage.hop == 1 and now <= passage.expires
 
 
-def _keep(kept: dict[_K, _V], key: _K, value: _V) -> None:
-    if len(kept) >= _MOST_KEPT:
-        kept.clear()
-    kept[key] = value
+def _said(passage: Passage) -> bytes:
+    """Return a passage as visible ASCII, with a comma between two fields."""
+    owner, session_id, scheme, client, expires, epoch, hop = passage
+    host, port = ("", _NO_CLIENT) if client is None else (_written(client[0]), client[1])
+    what = f"{_written(owner)},{_written(session_id)},{_written(scheme)}"
+    return f"{what},{host},{port},{expires},{epoch},{hop}".encode("ascii")
 
 
-_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
+def _passage(said: bytes) -> Passage:
+    owner, session_id, scheme, host, port, expires, epoch, hop = said.decode("ascii").split(",")
+    client = None if port == _NO_CLIENT else (_read(host), int(port))
+    return Passage(_read(owner), _read(session_id), _read(scheme), client, int(expires), int(epoch), int(hop))
 
 
-def _said(passage: Passage) -> tuple[object, ...]:
-    client = passage.client
-    return (
-        *(passage.owner, passage.session_id, passage.scheme, client, passage.expires),
-        *(passage.epoch, passage.hop),
-    )
+def _written(text: str) -> str:
+    """Return a text in visible ASCII without a comma. Most texts are so already."""
+    if text.isascii() and text.isprintable() and not (" " in text or "," in text or "%" in text):
+        return text
+    return quote(text, safe="", errors="surrogatepass")
 
 
-def _passage(payload: bytes) -> Passage:
-    owner, session_id, scheme, client, expires, epoch, hop = json.loads(urlsafe_b64decode(payload))
-    return Passage(
-        owner=owner,
-        session_id=session_id,
-        scheme=scheme,
-        client=None if client is None else (client[0], client[1]),
-        expires=expires,
-        epoch=epoch,
-        hop=hop,
-    )
+def _read(text: str) -> str:
+    return unquote(text, errors="surrogatepass") if "%" in text else text
 
 
-def _proof(key: bytes, payload: bytes, method: str, target: bytes) -> Proof:
-    return Proof(key=key, mac=_mac(key, b"request", method.encode("utf-8", "surrogateescape"), target, payload))
+def _framed(said: bytes, method: str, target: bytes) -> bytes:
+    """Return what the signature of a request covers. The lengths in front say where each part ends."""
+    verb = method.encode("utf-8", "surrogateescape")
+    return b"request %d %d %b%b%b" % (len(verb), len(target), verb, target, said)
 
 
-def _mac(key: bytes, *parts: bytes) -> bytes:
-    """Return the signature of several parts: keyed BLAKE2b (RFC 7693), which costs a tenth of an HMAC here.
+def _mac(keyed: blake2b, said: bytes) -> bytes:
+    """Return a signature: keyed BLAKE2b (RFC 7693), which costs a tenth of an HMAC here.
 
-    No two lists of parts have the same bytes, since each part begins with its length.
+    `keyed` has read the key already, and is copied for each signature.
     """
-    framed = b"".join([b"%d:%b" % (len(part), part) for part in parts])
-    return blake2b(framed, key=key, digest_size=_SIGNATURE_BYTES).hexdigest().encode()
+    signing = keyed.copy()
+    signing.update(said)
+    return signing.hexdigest().encode("ascii")

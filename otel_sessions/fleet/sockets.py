@@ -25,41 +25,42 @@ from otel_sessions._http.handshake import (
     sendable,
 )
 from otel_sessions.asgi import Receive, Send
-from otel_sessions.matchers import Headers, pairs_of
+from otel_sessions.matchers import Headers, Scope, pairs_of
 
 from .addresses import Address
-from .requests import Other, Passing, towards_client, towards_peer
-from .signing import HEADER
+from .requests import Other, Passing, Signed, Way, is_by_owner, refusal_in, towards_client, towards_peer
+from .signing import HEADER, Proof
 
 _DENIAL: Final = "websocket.http.response"
 """The extension of ASGI by which a server refuses a handshake with an answer."""
 _POLICY_VIOLATION: Final = 1008
 
 
-async def pass_on(address: Address, tls: ssl.SSLContext | None, passing: Passing) -> Other | None:
+async def pass_on(way: Way, passing: Passing) -> Other | None:
     """Pass a WebSocket on. Return None when the owner has served it, else the other answer.
 
     Raises `OSError` and `WebSocketException` if the handshake fails otherwise, or if this side ends the exchange
     before the handshake is answered.
     """
-    crossing = passing.crossing
+    crossing, signed = passing.crossing, passing.signed()
+    proof = signed.proof
     try:
         async with asyncio.timeout(None) as waiting:
             crossing.when_ended(lambda: waiting.reschedule(0.0))
-            behind = await _connect(address, tls, passing)
+            behind = await _connect(way.address, way.tls, passing.scope, signed)
         crossing.when_ended(behind.transport.abort)
     except InvalidStatus as error:
         crossing.when_ended(_nothing)
         refusal = error.response
-        if not passing.is_by_owner(head_of(refusal)):
-            return _other(refusal)
+        if not is_by_owner(proof, head_of(refusal)):
+            return _other(refusal, proof)
         await _deny(passing, refusal.status_code, head_of(refusal), bytes(refusal.body or b""))
         return None
     assert behind.response is not None
-    if not passing.is_by_owner(head_of(behind.response)):
+    if not is_by_owner(proof, head_of(behind.response)):
         behind.transport.abort()
-        return _other(behind.response)
-    status = passing.refusal_in(head_of(behind.response))
+        return _other(behind.response, proof)
+    status = refusal_in(proof, head_of(behind.response))
     if status is not None:
         behind.transport.abort()
         await _deny(passing, status, (), b"")
@@ -68,8 +69,8 @@ async def pass_on(address: Address, tls: ssl.SSLContext | None, passing: Passing
     return None
 
 
-def _other(answer: Response) -> Other:
-    return Other(status=answer.status_code, headers=head_of(answer))
+def _other(answer: Response, proof: Proof) -> Other:
+    return Other(status=answer.status_code, headers=head_of(answer), proof=proof)
 
 
 def _nothing() -> None:
@@ -144,8 +145,8 @@ async def _deny(passing: Passing, status: int, headers: Headers, body: bytes) ->
     await passing.send({"type": f"{_DENIAL}.body", "body": body})
 
 
-async def _connect(address: Address, tls: ssl.SSLContext | None, passing: Passing) -> ClientConnection:
-    pairs = pairs_of(passing.scope)
+async def _connect(address: Address, tls: ssl.SSLContext | None, scope: Scope, signed: Signed) -> ClientConnection:
+    pairs = pairs_of(scope)
     host = next((value for name, value in pairs if name == b"host"), b"localhost").decode("latin-1")
     kept = [
         (name.decode("latin-1"), value.decode("latin-1")) for name, value in towards_peer(pairs) if not is_own(name)
@@ -157,9 +158,9 @@ async def _connect(address: Address, tls: ssl.SSLContext | None, passing: Passin
         where |= {"ssl": tls, "server_hostname": address.host}
     return await Connect(
         f"{'wss' if address.is_tls else 'ws'}://{host}",
-        passing.target.decode("latin-1"),
-        additional_headers=[*kept, (HEADER.decode("ascii"), passing.signed.decode("ascii"))],
-        subprotocols=[Subprotocol(name) for name in passing.scope.get("subprotocols") or []] or None,
+        signed.target.decode("latin-1"),
+        additional_headers=[*kept, (HEADER.decode("ascii"), signed.value.decode("ascii"))],
+        subprotocols=[Subprotocol(name) for name in scope.get("subprotocols") or []] or None,
         open_timeout=None,  # the watch over the peer ends a handshake that stands still
         close_timeout=FAREWELL_SECONDS,
         **SETTINGS,

@@ -7,17 +7,18 @@ does the answer for an app that fails: the answer of a server is not signed, and
 
 import logging
 from collections.abc import Awaitable, Callable
-from functools import partial
 from http import HTTPStatus
 from typing import Final
 
 from otel_sessions._core.events import Event
 from otel_sessions.asgi import ASGIApp, Message, Receive, Send
 from otel_sessions.asgi._elsewhere import FORWARDED, Serve
+from otel_sessions.asgi._leaving import LEAVING, Leaving
+from otel_sessions.asgi._repeated import REPEATED, Repeated
 from otel_sessions.matchers import Headers, Scope, pairs_of
 
 from .questions import ITSELF
-from .signing import ANYONE, HEADER, REFUSED, Passage, Proof, Secrets, Word, named
+from .signing import ANYONE, HEADER, REFUSED, Passage, Proof, Secrets, Word, is_valid, named
 from .targets import target_of
 
 _STARTS: Final = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
@@ -47,17 +48,60 @@ def as_of_client(scope: Scope, *, has_header: bool) -> None:
     scope[FORWARDED] = False
 
 
-def _check(secrets: Secrets, now: float, scope: Scope) -> tuple[Passage, Proof] | None:
-    """Return what the header of an exchange says, or None if no process of the fleet has signed it."""
-    values = [value for key, value in pairs_of(scope) if key == HEADER]
-    return secrets.check(values[0], _method(scope), target_of(scope), now) if len(values) == 1 else None
+class _Taken:
+    """What was found in a head that a peer has passed on: what is signed, and the headers as the client sent them."""
+
+    __slots__ = ("_answered", "_unsigned", "headers", "passage", "proof", "secrets")
+
+    def __init__(self, secrets: Secrets, passage: Passage, proof: Proof, headers: Headers) -> None:
+        self.secrets: Final = secrets
+        self.passage: Final = passage
+        self.proof: Final = proof
+        self.headers: Final = headers
+        self._unsigned: list[tuple[bytes, ...]] = []
+        self._answered: Headers = []
+
+    def answered(self, headers: Headers) -> Headers:
+        """Return the headers of an answer, signed. An app mostly answers as it did before."""
+        if headers != self._unsigned or not self._answered:
+            said = list(headers)
+            self._unsigned, self._answered = [tuple(pair) for pair in said], self._signed(said)
+        return self._answered
+
+    def _signed(self, headers: Headers) -> Headers:
+        """Return the headers with a signed word: another answer of this process, or the word of the owner."""
+        said = named(headers)
+        if said and self.proof.said_in(said) is not None:
+            return headers
+        others = [pair for pair in headers if pair not in said] if said else headers
+        return [*others, (HEADER, self.proof.by_owner)]
+
+
+def _check(secrets: Secrets, now: float, scope: Scope) -> _Taken | None:
+    """Return what is found in the head of an exchange, or None if no process of the fleet has signed it.
+
+    The head is read once if it is repeated.
+    """
+    repeated: Repeated | None = scope.get(REPEATED)
+    known = None if repeated is None else repeated.taken
+    if isinstance(known, _Taken) and known.secrets is secrets:
+        return known if is_valid(known.passage, now) else None
+    headers = pairs_of(scope)
+    values = [value for key, value in headers if key == HEADER]
+    checked = secrets.check(values[0], _method(scope), target_of(scope), now) if len(values) == 1 else None
+    if checked is None:
+        return None
+    taken = _Taken(secrets, *checked, [pair for pair in headers if pair[0] != HEADER])
+    if repeated is not None:
+        repeated.taken = taken
+    return taken
 
 
 AnswerTo = Callable[[bytes], Awaitable[bytes]]
 """Answers the question in a query. Raises `ValueError` for a question that it does not understand."""
 
 
-async def take(
+def take(
     name: str,
     secrets: Secrets,
     now: float,
@@ -66,49 +110,63 @@ async def take(
     send: Send,
     serve: Serve,
     answer_to: AnswerTo | None = None,
-) -> None:
+) -> Awaitable[None]:
     """Serve, answer or refuse an exchange that has the header. `name` is the name of this process.
 
-    Raises what `serve` raises, after an answer, and `RuntimeError` if the app gives no answer.
+    What it returns raises what `serve` raises, after an answer, and `RuntimeError` if the app gives no answer.
     """
-    checked = _check(secrets, now, scope)
-    if checked is None:
+    taken = _check(secrets, now, scope)
+    if taken is None:
         _logger.debug(
             "a request with the header of forwarded requests was refused: no peer has signed it",
             extra=Event.PEER_UNSIGNED.extra,
         )
-        await _answer(scope, send, HTTPStatus.FORBIDDEN, REFUSED, b"no process of the fleet has signed this request\n")
-        return
-    passage, proof = checked
-    if passage.owner == ANYONE:
-        await _answer(scope, send, HTTPStatus.OK, proof.answer(Word.PEER, name), b"")
-        return
-    if passage.owner == name and passage.session_id == ITSELF and answer_to is not None:
-        if await _answer_question(scope, send, proof, answer_to):
-            return
-    elif passage.owner == name:
-        served = partial(serve, passage.session_id, _as_it_came(scope, passage))
-        if await (served(receive, send) if _SIGNED in scope else _answer_signed(proof, scope, receive, send, served)):
-            return
-    said = proof.answer(Word.NOT_OWNER)
-    await _answer(scope, send, HTTPStatus.MISDIRECTED_REQUEST, said, b"this process does not have the session\n")
+        return _answer(scope, send, HTTPStatus.FORBIDDEN, REFUSED, b"no process of the fleet has signed this request\n")
+    owner, session_id = taken.passage.owner, taken.passage.session_id
+    if owner == ANYONE:
+        return _answer(scope, send, HTTPStatus.OK, taken.proof.answer(Word.PEER, name), b"")
+    if owner != name:
+        return _disown(taken, scope, send)
+    if session_id == ITSELF and answer_to is not None:
+        return _answer_question(taken, scope, send, answer_to)
+    return _serve_here(taken, scope, receive, send, serve)
 
 
-async def _answer_question(scope: Scope, send: Send, proof: Proof, answer_to: AnswerTo) -> bool:
-    """Answer a question about this process. Return False if it is not understood: the asker may be newer."""
+async def _serve_here(taken: _Taken, scope: Scope, receive: Receive, send: Send, serve: Serve) -> None:
+    """Serve an exchange as it was where the client's request arrived, if its session is here."""
+    passage = taken.passage
+    client = None if passage.client is None else list(passage.client)
+    came: Scope = {**scope, "client": client, "scheme": passage.scheme, "headers": taken.headers, FORWARDED: False}
+    if _SIGNED in scope:
+        served = await serve(passage.session_id, came, receive, send)
+    else:
+        signing = _Signing(taken, scope, receive, send)
+        leaving: Leaving | None = scope.get(LEAVING)
+        heard = signing.receive if leaving is None else receive
+        try:
+            served = await serve(passage.session_id, came, heard, signing.send)
+        except Exception:
+            await signing.fail()
+            raise
+        if served and not (signing.is_settled or (leaving is not None and leaving.is_gone)):
+            await signing.miss()
+    if not served:
+        await _disown(taken, scope, send)
+
+
+def _disown(taken: _Taken, scope: Scope, send: Send) -> Awaitable[None]:
+    said = taken.proof.answer(Word.NOT_OWNER)
+    return _answer(scope, send, HTTPStatus.MISDIRECTED_REQUEST, said, b"this process does not have the session\n")
+
+
+async def _answer_question(taken: _Taken, scope: Scope, send: Send, answer_to: AnswerTo) -> None:
+    """Answer a question about this process. Disown it if it is not understood: the asker may be newer."""
     try:
         said = await answer_to(bytes(scope["query_string"]))
     except (ValueError, TypeError):
-        return False
-    await _answer(scope, send, HTTPStatus.OK, proof.answer(Word.OWNER), said)
-    return True
-
-
-def _as_it_came(scope: Scope, passage: Passage) -> Scope:
-    """Return the scope as it was where the client's request arrived."""
-    client = None if passage.client is None else list(passage.client)
-    headers = [pair for pair in pairs_of(scope) if pair[0] != HEADER]
-    return {**scope, "client": client, "scheme": passage.scheme, "headers": headers, FORWARDED: False}
+        await _disown(taken, scope, send)
+    else:
+        await _answer(scope, send, HTTPStatus.OK, taken.proof.by_owner, said)
 
 
 async def serve_whole(secrets: Secrets, now: float, scope: Scope, receive: Receive, send: Send, app: ASGIApp) -> None:
@@ -116,45 +174,31 @@ async def serve_whole(secrets: Secrets, now: float, scope: Scope, receive: Recei
 
     Raises what the app raises, and `RuntimeError` if it gives no answer.
     """
-    checked = _check(secrets, now, scope)
-    if checked is None:
+    taken = _check(secrets, now, scope)
+    if taken is None:
         await app(scope, receive, send)  # the middleware refuses it
         return
-
-    async def serve(receive: Receive, send: Send) -> bool:
-        await app({**scope, _SIGNED: True}, receive, send)
-        return True
-
-    await _answer_signed(checked[1], scope, receive, send, serve)
-
-
-async def _answer_signed(
-    proof: Proof, scope: Scope, receive: Receive, send: Send, serve: Callable[[Receive, Send], Awaitable[bool]]
-) -> bool:
-    """Let `serve` answer, and say in the answer that this process owns the session. Return what `serve` returns.
-
-    If `serve` raises before it has answered, the answer is 500, and the error is raised for the log of the server.
-    Raises `RuntimeError` if `serve` returns True without an answer. A task that is cancelled sends nothing more.
-    """
-    signing = _Signing(proof, scope, receive, send)
+    signing = _Signing(taken, scope, receive, send)
     try:
-        served = await serve(signing.receive, signing.send)
+        await app({**scope, _SIGNED: True}, signing.receive, signing.send)
     except Exception:
         await signing.fail()
         raise
-    if served and not signing.is_settled:
-        await signing.fail()
-        raise RuntimeError("the app has returned without an answer to a request that a peer has passed on")
-    return served
+    if not signing.is_settled:
+        await signing.miss()
 
 
 class _Signing:
-    """Both ways of an exchange. Its answer says that this process owns the session: the app cannot say so itself."""
+    """Both ways of an exchange. Its answer says that this process owns the session: the app cannot say so itself.
 
-    __slots__ = ("_proof", "_receive", "_scope", "_send", "is_settled")
+    An app that fails before it has answered gets an answer, too. A task that is cancelled sends nothing more.
+    """
 
-    def __init__(self, proof: Proof, scope: Scope, receive: Receive, send: Send) -> None:
-        self._proof = proof
+    __slots__ = ("_proof", "_receive", "_scope", "_send", "_taken", "is_settled")
+
+    def __init__(self, taken: _Taken, scope: Scope, receive: Receive, send: Send) -> None:
+        self._taken = taken
+        self._proof = taken.proof
         self._scope = scope
         self._receive = receive
         self._send = send
@@ -167,20 +211,29 @@ class _Signing:
             self.is_settled = True
         return message
 
-    async def send(self, message: Message) -> None:
+    def send(self, message: Message) -> Awaitable[None]:
         if not self.is_settled:
             kind = message["type"]
             if kind in _STARTS:
                 self.is_settled = True
-                message = {**message, "headers": self._signed(message.get("headers") or ())}
+                message = {**message, "headers": self._taken.answered(message.get("headers") or [])}
             elif kind == "websocket.close":
-                self.is_settled = True
-                # ASGI: a close before the handshake is accepted is a 403, which a server would not sign.
-                if _can_deny(self._scope):
-                    await self._say(HTTPStatus.FORBIDDEN)
-                    return
-                await self._accept_denied(HTTPStatus.FORBIDDEN)
+                return self._close(message)
+        return self._send(message)
+
+    async def _close(self, message: Message) -> None:
+        """Refuse a handshake. ASGI: a close before it is accepted is a 403, which a server would not sign."""
+        self.is_settled = True
+        if _can_deny(self._scope):
+            await self._say(HTTPStatus.FORBIDDEN)
+            return
+        await self._accept_denied(HTTPStatus.FORBIDDEN)
         await self._send(message)
+
+    async def miss(self) -> None:
+        """Answer in place of an app that has returned without an answer. Raises `RuntimeError`, for the log."""
+        await self.fail()
+        raise RuntimeError("the app has returned without an answer to a request that a peer has passed on")
 
     async def fail(self) -> None:
         """Answer in place of an app that has not answered."""
@@ -201,14 +254,6 @@ class _Signing:
     async def _say(self, status: HTTPStatus) -> None:
         self.is_settled = True
         await _answer(self._scope, self._send, status, self._proof.answer(Word.OWNER), f"{status.phrase}\n".encode())
-
-    def _signed(self, headers: Headers) -> Headers:
-        """Return the headers with a signed word: another answer of this process, or the word of the owner."""
-        said = named(headers)
-        if said and self._proof.said_in(said) is not None:
-            return headers
-        others = [pair for pair in headers if pair not in said] if said else headers
-        return [*others, (HEADER, self._proof.answer(Word.OWNER))]
 
 
 async def _answer(scope: Scope, send: Send, status: HTTPStatus, said: bytes, body: bytes) -> None:

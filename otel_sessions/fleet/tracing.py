@@ -5,11 +5,12 @@ span, and the headers pass as they are. An error of a provider is logged and cou
 """
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Final, cast
 
-from opentelemetry import propagate, trace
+from opentelemetry import context, propagate, trace
 from opentelemetry.trace import (
     NoOpTracer,
     NoOpTracerProvider,
@@ -41,11 +42,16 @@ from otel_sessions._version import __version__
 from otel_sessions.asgi import Message, Send
 from otel_sessions.matchers import Headers, Scope, pairs_of
 
+_LOOK_SECONDS: Final = 1.0
+"""How often the global provider is asked for, where a manager has no provider of its own: each question costs time."""
+
 _logger = logging.getLogger("otel_sessions")
 
 
 def is_traced_now() -> bool:
     """Return whether there is a current span."""
+    if not context.get_current():  # mostly nothing has a context, and this says so at a part of the cost
+        return False
     return trace.get_current_span().get_span_context().is_valid
 
 
@@ -71,6 +77,10 @@ class Answering:
         self.status = 0
         """The status code of the answer, or 0 before the answer."""
 
+    def note(self, outcome: Forwarded) -> None:
+        """Note what became of the request."""
+        self.outcome = outcome
+
     async def __call__(self, message: Message) -> None:
         kind = message["type"]
         if kind in ("http.response.start", "websocket.http.response.start"):
@@ -87,14 +97,19 @@ class Tracing:
 
     def __init__(self, reports: Reports) -> None:
         self._reports: Final = reports
+        self._is_on = False
+        self._looked = -_LOOK_SECONDS
         self._tracer: Tracer = NoOpTracer()
         with self._guarded():
             self._tracer = trace.get_tracer(SCOPE, __version__, reports.tracer_provider, SCHEMA_URL)
 
     @property
     def is_on(self) -> bool:
-        """Whether there is a provider that makes spans."""
-        return _is_traced(self._reports)
+        """Whether there is a provider that makes spans. A new global provider is found within a second."""
+        now = time.monotonic()
+        if now - self._looked >= _LOOK_SECONDS:
+            self._looked, self._is_on = now, _is_traced(self._reports)
+        return self._is_on
 
     def count(self, outcome: Forwarded) -> None:
         """Count a request that was passed on without a span."""
@@ -102,7 +117,7 @@ class Tracing:
 
     @contextmanager
     def forward(self, scope: Scope, send: Send) -> Iterator[Answering]:
-        """Count a request that is passed on inside the block, under a client span. Whoever passes it on sets `outcome`.
+        """Count a request that is passed on inside the block, under a client span. Its outcome is noted there.
 
         A request that is broken off before its outcome counts as `left`.
         """
@@ -151,12 +166,12 @@ class Tracing:
 
     def _start(self, name: str, kind: SpanKind, scope: Scope) -> Span:
         method = str(scope.get("method", "GET"))  # a WebSocket begins as a GET (RFC 6455, section 4.1)
-        context = None
+        parent = None
         if not is_traced_now():
             sent = {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs_of(scope)}
-            context = propagate.extract(sent)
+            parent = propagate.extract(sent)
         about = {MANAGER_NAME: self._reports.manager, METHOD: method if method in METHODS else OTHER}
-        return self._tracer.start_span(name, context=context, kind=kind, attributes=about)
+        return self._tracer.start_span(name, context=parent, kind=kind, attributes=about)
 
     def _end(self, span: Span | None, answering: Answering, error: str) -> None:
         if span is None:

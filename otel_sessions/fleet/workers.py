@@ -5,7 +5,7 @@ the whole app for what peers pass on: what stands around the sessions, as authen
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
@@ -93,12 +93,12 @@ class WorkerPeers(Peers):
         if self._whole is None:
             self._whole, self._state = app, state
 
-    async def forward(self, peer: Peer, session_id: str, scope: Scope, receive: Receive, send: Send) -> bool:
+    def forward(self, peer: Peer, session_id: str, scope: Scope, receive: Receive, send: Send) -> Awaitable[bool]:
         """Pass an exchange on, as every fleet, with the prefix that the server has added to its path."""
         headers = [pair for pair in pairs_of(scope) if pair[0] != _PREFIX]
         if prefix := prefix_of(scope):
             headers.append((_PREFIX, prefix))
-        return await super().forward(peer, session_id, {**scope, "headers": headers}, receive, send)
+        return super().forward(peer, session_id, {**scope, "headers": headers}, receive, send)
 
     async def _take(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The app of the worker's own listener."""

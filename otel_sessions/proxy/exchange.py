@@ -10,12 +10,12 @@ from typing import Final, NamedTuple, Protocol, cast
 
 from otel_sessions._core.events import Event
 from otel_sessions.asgi import ASGIApp, Message
+from otel_sessions.asgi._leaving import LEAVING, Leaving
 from otel_sessions.matchers import Headers, Scope
 
 from .head import Head
 from .shape import KEPT
 
-_EXCHANGE: Final = "otel_sessions.proxy.exchange"
 _MOST_HELD: Final = 65536
 """Bytes of a body that wait for the app; it is read on once the app has taken them."""
 _BODILESS: Final = frozenset({204, 304})
@@ -88,15 +88,15 @@ def _written(headers: Headers, lines: tuple[int, ...], rest: bytes) -> bytes:
 
 def watch(scope: Scope, on_gone: Callable[[], None]) -> None:
     """Call `on_gone` once the client of a request has left, at once if that has happened."""
-    exchange = cast("Exchange | None", scope.get(_EXCHANGE))
-    if exchange is not None:
-        exchange.when_gone(on_gone)
+    leaving = cast("Leaving | None", scope.get(LEAVING))
+    if leaving is not None:
+        leaving.when_gone(on_gone)
 
 
 def is_left(scope: Scope) -> bool:
     """Return whether the client of a request has left."""
-    exchange = cast("Exchange | None", scope.get(_EXCHANGE))
-    return exchange is not None and exchange.is_gone
+    leaving = cast("Leaving | None", scope.get(LEAVING))
+    return leaving is not None and leaving.is_gone
 
 
 class Carrier(Protocol):
@@ -206,7 +206,7 @@ class Exchange:
         An app ends a session after its answer, and the client's next request must find the session ended. What the app
         raises is logged; the client gets a 500, or sees that the answer is cut.
         """
-        scope[_EXCHANGE] = self
+        scope[LEAVING] = self
         try:
             try:
                 await app(scope, self.receive, self.send)

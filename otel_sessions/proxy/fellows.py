@@ -103,14 +103,12 @@ class ForPeers:
         self._fleet = fleet
         self._own = own
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if is_forwarded(scope) and is_question(scope):
-            await self._fleet.take_question(scope, receive, send)
-        elif is_forwarded(scope):
-            await self._app(scope, receive, send)
-        elif scope["type"] == "http" and self._own is not None:
-            await self._own(scope, receive, send)
-        elif scope["type"] == "http":
-            await answer(send, *_UNSIGNED)
-        else:
-            await websocket.refuse(receive, send, *_UNSIGNED)
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        shaped: Shaped | None = scope.get(SHAPED)  # nobody has changed the headers yet
+        if HEADER in shaped.shape.at if shaped is not None else is_forwarded(scope):
+            scope[FORWARDED] = True
+            is_for_fleet = is_question(scope)
+            return (self._fleet.take_question if is_for_fleet else self._app)(scope, receive, send)
+        if scope["type"] == "websocket":
+            return websocket.refuse(receive, send, *_UNSIGNED)
+        return answer(send, *_UNSIGNED) if self._own is None else self._own(scope, receive, send)

@@ -28,12 +28,14 @@ answers = st.builds(
 )
 
 
-def an_answer(*, to_head: bool = False, max_head: int = 400) -> Answer:
-    return Answer(to_head=to_head, max_head=max_head)
+def an_answer(*, to_head: bool = False, max_head: int = 400, seal: bytes = b"") -> Answer:
+    return Answer(to_head=to_head, max_head=max_head, seal=seal)
 
 
-def parsed(data: bytes, *, to_head: bool = False, max_head: int = 400) -> tuple[Outcome, Known | None]:
-    answer = an_answer(to_head=to_head, max_head=max_head)
+def parsed(
+    data: bytes, *, to_head: bool = False, max_head: int = 400, seal: bytes = b""
+) -> tuple[Outcome, Known | None]:
+    answer = an_answer(to_head=to_head, max_head=max_head, seal=seal)
     try:
         answer.feed(data)
     except BadAnswer as error:
@@ -42,8 +44,8 @@ def parsed(data: bytes, *, to_head: bool = False, max_head: int = 400) -> tuple[
     return (answer.head, answer.take(), answer.whole, answer.kept_seconds), known
 
 
-def known_from(data: bytes) -> Known:
-    known = parsed(data)[1]
+def known_from(data: bytes, seal: bytes = b"") -> Known:
+    known = parsed(data, seal=seal)[1]
     assert known is not None
     return known
 
@@ -108,3 +110,78 @@ def test_an_answer_to_head_or_with_a_head_too_large_is_left_to_the_parser(to_hea
 )
 def test_nothing_is_remembered_of_an_answer_that_may_be_read_otherwise(data: bytes) -> None:
     assert parsed(data, max_head=4000)[1] is None
+
+
+def seal(word: bytes) -> bytes:
+    return b"Seal: %b\r\n\r\n" % word
+
+
+def sealed(word: bytes, answer: bytes = GOOD) -> bytes:
+    """Return an answer whose head ends with a line of its own."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return head + b"\r\n" + seal(word) + body
+
+
+@given(answers, answers, st.sampled_from([b"one", b"two"]), st.booleans(), st.sampled_from([60, 400]))
+@example(GOOD, GOOD, b"two", False, 400)
+@example(GOOD, GOOD, b"two", True, 400)
+@example(GOOD, GOOD, b"two", False, 60)
+def test_a_sealed_answer_is_what_the_parser_makes_of_it_but_for_its_seal(
+    first: bytes, then: bytes, word: bytes, to_head: bool, room: int
+) -> None:
+    known = parsed(sealed(b"one", first), seal=seal(b"one"))[1]
+    for data in (sealed(word, then), then, sealed(b"three", then)):
+        answer = an_answer(to_head=to_head, max_head=room, seal=seal(word))
+        if known is not None and answer.repeats(data, known):
+            assert answer.is_sealed
+            outcome = parsed(data, to_head=to_head, max_head=room)[0]
+            assert isinstance(outcome, tuple)
+            assert outcome[1:] == (answer.take(), answer.whole, answer.kept_seconds)
+            assert answer.head is not None
+            assert outcome[0] == Head(status=answer.head.status, headers=[*answer.head.headers, (b"Seal", word)])
+
+
+def test_answers_with_the_same_head_but_for_their_seals_have_one_head() -> None:
+    known, answer = known_from(sealed(b"one"), seal(b"one")), an_answer(seal=seal(b"two"))
+
+    assert answer.repeats(sealed(b"two"), known)
+
+    assert answer.is_sealed
+    assert answer.head is known.head
+    assert answer.head.headers == [(b"Server", b"test"), (b"Content-Length", b"3")]
+
+
+@pytest.mark.parametrize(
+    ("data", "wanted"),
+    [
+        pytest.param(sealed(b"two"), b"one", id="it has another seal"),
+        pytest.param(sealed(b"one"), b"", id="no seal is expected"),
+        pytest.param(GOOD, b"one", id="it has no seal"),
+        pytest.param(sealed(b"one").replace(b"Server: test", b"Server: else"), b"one", id="its head differs"),
+    ],
+)
+def test_an_answer_without_the_seal_that_is_expected_is_left_to_the_parser(data: bytes, wanted: bytes) -> None:
+    answer = an_answer(seal=seal(wanted) if wanted else b"")
+
+    assert not answer.repeats(data, known_from(sealed(b"one"), seal(b"one")))
+
+    assert not answer.is_sealed
+
+
+def test_a_sealed_answer_does_not_repeat_a_head_that_is_known_as_a_whole() -> None:
+    assert not an_answer(seal=seal(b"one")).repeats(sealed(b"one"), known_from(GOOD))
+    assert not an_answer(seal=seal(b"one")).repeats(sealed(b"one"), known_from(sealed(b"one")))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(GOOD, id="no seal"),
+        pytest.param(sealed(b"two"), id="another seal"),
+        pytest.param(sealed(b"one", sealed(b"two")), id="two seals"),
+        pytest.param(sealed(b"one").replace(b"Server: test", b"seal: x"), id="a seal under another spelling"),
+        pytest.param(sealed(b"one").replace(b"\r\nSeal", b"\r\nX-Seal"), id="a line that ends like the seal"),
+    ],
+)
+def test_nothing_is_remembered_of_an_answer_without_exactly_its_seal(data: bytes) -> None:
+    assert parsed(data, seal=seal(b"one"))[1] is None
