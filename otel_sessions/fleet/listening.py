@@ -34,6 +34,9 @@ class Place(Protocol):
     def listen(self, name: str) -> socket.socket:
         """Return the listening socket of the process of this name. Raises `ConfigError`."""
 
+    def address_of(self, name: str) -> str:
+        """Return the address of the process of this name, which listens here."""
+
     def remove(self, name: str) -> None:
         """Remove what is left of a listener that is about to close."""
 
@@ -53,6 +56,8 @@ class ListeningPeers(Peers):
     ) -> None:
         super().__init__(directory, name=name, secret=secret, patience=patience, tls=tls)
         self._place = place
+        if place is not None:
+            self.runs_on_asyncio_only = True
         self._listener: Listener | None = None
         self._part: ASGIApp | None = None
         self._whole: ASGIApp | None = None
@@ -67,12 +72,17 @@ class ListeningPeers(Peers):
     def enter(self) -> None:
         """Begin with a run of the manager. Raises as the `enter` of every fleet, and if the process cannot listen."""
         super().enter()
+        self._name = self._name_of_run()
         if self._place is not None:
             try:
                 self._listener = self._listen(self._place)
             except ConfigError:
                 self.leave()
                 raise
+
+    def _name_of_run(self) -> str:
+        """Return the name of this process in the run that begins."""
+        return self._name
 
     def _listen(self, place: Place) -> "Listener":
         try:
@@ -100,14 +110,16 @@ class ListeningPeers(Peers):
             self._whole, self._state = app, state
 
     async def forward(self, peer: Peer, session_id: str, scope: Scope, receive: Receive, send: Send) -> bool:
-        """Pass an exchange on, as every fleet, with the prefix that the server has added to its path."""
+        """Pass an exchange on, as every fleet. To another listener of its own it takes the server's prefix along."""
+        if self._place is None:
+            return await super().forward(peer, session_id, scope, receive, send)
         headers = [pair for pair in pairs_of(scope) if pair[0] != _PREFIX]
         if prefix := prefix_of(scope):
             headers.append((_PREFIX, prefix))
         return await super().forward(peer, session_id, {**scope, "headers": headers}, receive, send)
 
     async def _take(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The app of the worker's own listener."""
+        """The app of the process's own listener."""
         app = self._whole or self._part
         if app is None or is_question(scope) or not self.is_forwarded(scope):
             await self.take_question(scope, receive, send)

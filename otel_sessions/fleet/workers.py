@@ -10,7 +10,7 @@ from pathlib import Path
 
 from otel_sessions._engine.owners import Peer
 
-from .addresses import read_address
+from .addresses import random_name, read_address
 from .folder import Folder
 from .listening import ListeningPeers
 from .peers import Ask
@@ -36,11 +36,9 @@ class WorkerPeers(ListeningPeers):
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, patience: float = 5.0) -> None:
-        self._folder = Folder(Path(folder))
-        read_address(f"unix:{self._folder.secret}")  # raises for a path that no address can have
-        super().__init__(
-            _InFolder(self._folder), self._folder, name=None, secret=self._folder.secret, patience=patience
-        )
+        place = Folder(Path(folder))
+        read_address(place.address_of(random_name()))  # raises for a path that no address can have
+        super().__init__(_InFolder(place), place, name=None, secret=place.secret(), patience=patience)
 
 
 class _InFolder:
@@ -56,8 +54,7 @@ class _InFolder:
         pass
 
     async def find(self, name: str) -> Peer | None:
-        address = self._folder.address_of(name)
-        return None if address is None else Peer(name=name, address=address)
+        return Peer(name=name, address=self._folder.address_of(name)) if self._folder.has(name) else None
 
     async def find_again(self, name: str) -> Peer | None:
         return await self.find(name)
