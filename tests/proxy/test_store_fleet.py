@@ -1,5 +1,6 @@
 """Proxies that share one cap and one set of books in a real Valkey, each a process of its own."""
 
+import signal
 import subprocess
 import sys
 import threading
@@ -189,6 +190,22 @@ def test_health_is_answered_while_a_proxy_waits_for_its_store(
         store.go_on()
         until_answers(f"http://{health}/healthz", process)
         assert process.terminate() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_signal_ends_a_proxy_at_once_that_waits_for_its_store(
+    store: Program, tmp_path: Path, loop: str, number: signal.Signals
+) -> None:
+    store.pause()
+    health = f"{HOST}:{free_port()}"
+    flags = fleet_flags(tmp_path, **{"--fleet": store.url, "--fleet-lease": NEVER, "--health": health, "--loop": loop})
+    given = ("proxy", "--upstream", "http://127.0.0.1:1", "--listen", f"{HOST}:0", *flags)
+    with running_module("cli", tmp_path, *given) as process:
+        until_answers(f"http://{health}/healthz", process, status=503)
+        process.process.send_signal(number)
+        assert process.end() == 0
+        assert "listening on" not in process.said()
 
 
 def test_an_opening_that_the_store_does_not_take_is_ended_at_the_upstream(
