@@ -264,7 +264,10 @@ class StoreFleet(ListeningPeers):
         if (peer := await super().locate(session_id)) is not None:
             self._counts.lookups[LookupOutcome.HINT] += 1
             return peer
-        return await self._look(session_id, self._lookups.find)
+        if (peer := await self._look(session_id, self._lookups.find)) is not None:
+            return peer
+        # If the app makes ids, the store knows the session by an id without the hint.
+        return await self._find(session_id, self._lookups.find_by_name)
 
     async def locate_again(self, session_id: str, wrong: Peer) -> Peer | None:
         """Return another process than `wrong`, from a fresh look, or None."""
