@@ -45,11 +45,11 @@ class Folder:
 
     def address_of(self, name: str) -> str:
         """Return the address of the worker of this name, whether it has a socket or not."""
-        return f"unix:{self._socket_of(name)}"
+        return f"unix:{self.path_of(name)}"
 
     def has(self, name: str) -> bool:
         """Return whether the worker of this name has a socket."""
-        return self._socket_of(name).is_socket()
+        return self.path_of(name).is_socket()
 
     def names(self) -> list[str]:
         """Return the names of the workers that have a socket."""
@@ -57,7 +57,7 @@ class Folder:
 
     def listen(self, name: str) -> socket.socket:
         """Return the listening socket of a worker, and remove the sockets of dead workers. Raises `ConfigError`."""
-        path = self._socket_of(name)
+        path = self.path_of(name)
         unfinished = path.with_suffix(_UNFINISHED)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -75,9 +75,10 @@ class Folder:
     def remove(self, name: str) -> None:
         """Remove the socket of a worker that takes no more."""
         with suppress(OSError):
-            self._socket_of(name).unlink()
+            self.path_of(name).unlink()
 
-    def _socket_of(self, name: str) -> Path:
+    def path_of(self, name: str) -> Path:
+        """Return the path of the socket of the worker of this name."""
         return self._path / f"{name}{_SOCKET}"
 
     def _make_secret(self) -> None:

@@ -27,7 +27,7 @@ from otel_sessions.asgi import ASGIApp, Receive, Send
 from otel_sessions.matchers import AdoptingMatcher, Headers, Scope
 from otel_sessions.sinks._jsonlines import JsonLinesSink
 
-from . import fleet_options, options, websocket
+from . import fleet_options, options, own_sockets, websocket
 from ._uvicorn import Server
 from .administration import Administration
 from .certificate import OF_CLIENTS, OF_PEERS, Certificate, Flags
@@ -47,7 +47,7 @@ from .upstream import Upstream
 _logger = logging.getLogger("otel_sessions.proxy")
 
 SHUTTING_DOWN: Final = "shutting down"
-_STARTING: Final = "starting"
+STARTING: Final = "starting"
 _MOST_HEALTH: Final = 16
 """How many connections may be open where health is asked for."""
 
@@ -87,7 +87,7 @@ class Proxy:
     ) -> None:
         if settings.workers > 1:
             raise ConfigError("a Proxy is one process; the command `otel-sessions proxy --workers` starts several")
-        settings = with_hints(settings)
+        settings, self._own_socket = own_sockets.with_own_socket(with_hints(settings))
         self.settings: Final = settings
         self._listeners = (listener,) if isinstance(listener, socket.socket) else tuple(listener or ())
         self._health_listener = health
@@ -163,9 +163,7 @@ class Proxy:
             if not beginning.cancelled_caught:
                 self._exits = exits.pop_all()
                 shown = " and ".join(map(self._written, self.addresses))
-                _logger.info(
-                    "listening on %s, for %s", shown, self.settings.upstream, extra=Event.PROXY_LISTENS.extra
-                )
+                _logger.info("listening on %s, for %s", shown, self.settings.upstream, extra=Event.PROXY_LISTENS.extra)
         return self
 
     async def _begin(self, exits: AsyncExitStack) -> None:
@@ -178,6 +176,8 @@ class Proxy:
         peers = self._listen_for_peers()
         if peers is not None:
             exits.enter_context(peers)
+        if self._own_socket is not None:
+            exits.callback(own_sockets.remove, self._own_socket)
         admin = self._listen_for_admin()
         if admin is not None:
             exits.enter_context(admin)
@@ -238,6 +238,8 @@ class Proxy:
         return ForPeers(app, self._fleet)
 
     def _listen_for_peers(self) -> socket.socket | None:
+        if self._own_socket is not None:
+            return own_sockets.listen_at(self._own_socket)
         address = self.settings.peer_listen
         return None if address is None else listen_as(fleet_options.PEER_LISTEN.flag, address)
 
@@ -301,7 +303,7 @@ class Proxy:
     def health(self) -> dict[str, str | int]:
         """Return what a health check of this process says."""
         stats = self.manager.get_metrics()
-        word = "ok" if self._server.ready.is_set() else _STARTING
+        word = "ok" if self._server.ready.is_set() else STARTING
         word = SHUTTING_DOWN if self._server.stopping else word
         return {"status": word, "active": stats.currently_active, "created": stats.total_created}
 
@@ -311,7 +313,7 @@ class Proxy:
     async def _say_health(self, scope: Scope, _receive: Receive, send: Send) -> None:
         """Answer a health check: 200, or 503 when the proxy starts or shuts down. Only /healthz is not 404."""
         said = await self._health_of_all()
-        status = 503 if said["status"] in (SHUTTING_DOWN, _STARTING) else 200
+        status = 503 if said["status"] in (SHUTTING_DOWN, STARTING) else 200
         if scope["path"] != "/healthz":
             status, said = 404, {**said, "status": "not found"}
         await say(send, status, said)

@@ -248,6 +248,7 @@ FLEET = {
     "--fleet-secret-file": "secret",
     "--peer-listen": "127.0.0.1:0",
 }
+AUTO = {"--fleet-address": "auto", "--peer-listen": None}
 PASSWORD = "hunter2"
 
 
@@ -259,6 +260,15 @@ PASSWORD = "hunter2"
         ({"--peers": "w1=http://h:1"}, "--fleet and a list of peers exclude each other"),
         ({"--peer-name": "w1"}, "leave out --peer-name and --peer-secret-file"),
         ({"--workers": "2"}, "--workers and --fleet exclude each other"),
+        ({"--fleet-address": "auto"}, "--peer-listen and --fleet-address auto exclude each other"),
+        ({"--fleet-address": "auto:"}, "argument --fleet-address: takes an address"),
+        ({"--fleet-address": f"auto:/{'x' * 120}"}, "argument --fleet-address: takes an address"),
+        ({"--fleet-address": "http://127.0.0.1:0"}, "argument --fleet-address: takes an address"),
+        ({**AUTO, "--fleet-address": f"auto:{__file__}"}, "the folder of the workers cannot be used"),
+        ({**AUTO, "--fleet-address": f"auto:{__file__}", "--workers": "2"}, "the folder of the workers cannot be used"),
+        ({**AUTO, "--fleet-allow-peers": "10.0.0.0/8"}, "--fleet-allow-peers and --fleet-address auto exclude"),
+        ({**AUTO, "--peer-tls-cert": "a", "--peer-tls-key": "b"}, "--peer-tls-cert needs a --peer-listen HOST:PORT"),
+        ({**AUTO, "--workers": "2", "--max-connections": "1"}, "--max-connections 1 is too few for --workers 2"),
         ({"--fleet-farewell": "true", "--matcher": "cookie"}, "--fleet-farewell needs --matcher mcp"),
         ({"--fleet-secret-file": "/nowhere/secret"}, "/nowhere/secret cannot be read"),
         ({"--fleet-ca": "/nowhere/ca"}, "--fleet-ca /nowhere/ca"),
