@@ -1,4 +1,4 @@
-"""The folder of the workers of one machine: the secret that they share, and one Unix socket for each worker.
+"""The folder of the workers of one machine: one Unix socket for each worker, and a secret if they share one.
 
 Only the user of the workers may open the folder. A socket that stands under its final name listens as long as its
 worker lives: it is bound and listens under another name first. So a socket that refuses connections has no worker.
@@ -9,8 +9,8 @@ import secrets
 import socket
 import stat
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -29,21 +29,27 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         if not hasattr(socket, "AF_UNIX"):  # pragma: no cover
-            raise ConfigError("WorkerPeers needs Unix sockets, which this system does not have")
+            raise ConfigError("the workers need Unix sockets, which this system does not have")
         self._path = path.absolute()
-        self.secret: Final = self._path / "secret"
-        try:
+        self._secret = self._path / "secret"
+        with _usable():
             self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
             _require_private(self._path, stat.S_ISDIR)
-            self._make_secret()
-            _require_private(self.secret, stat.S_ISREG)
-        except OSError as error:
-            raise ConfigError(f"the folder of the workers cannot be used: {error}") from error
 
-    def address_of(self, name: str) -> str | None:
-        """Return the address of the worker of this name, or None without its socket."""
-        path = self._socket_of(name)
-        return f"unix:{path}" if path.is_socket() else None
+    def secret(self) -> Path:
+        """Return the file of the secret that the workers share. It is made if it is missing. Raises `ConfigError`."""
+        with _usable():
+            self._make_secret()
+            _require_private(self._secret, stat.S_ISREG)
+        return self._secret
+
+    def address_of(self, name: str) -> str:
+        """Return the address of the worker of this name, whether it has a socket or not."""
+        return f"unix:{self.path_of(name)}"
+
+    def has(self, name: str) -> bool:
+        """Return whether the worker of this name has a socket."""
+        return self.path_of(name).is_socket()
 
     def names(self) -> list[str]:
         """Return the names of the workers that have a socket."""
@@ -51,7 +57,7 @@ class Folder:
 
     def listen(self, name: str) -> socket.socket:
         """Return the listening socket of a worker, and remove the sockets of dead workers. Raises `ConfigError`."""
-        path = self._socket_of(name)
+        path = self.path_of(name)
         unfinished = path.with_suffix(_UNFINISHED)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -69,14 +75,15 @@ class Folder:
     def remove(self, name: str) -> None:
         """Remove the socket of a worker that takes no more."""
         with suppress(OSError):
-            self._socket_of(name).unlink()
+            self.path_of(name).unlink()
 
-    def _socket_of(self, name: str) -> Path:
+    def path_of(self, name: str) -> Path:
+        """Return the path of the socket of the worker of this name."""
         return self._path / f"{name}{_SOCKET}"
 
     def _make_secret(self) -> None:
         """Write a secret unless there is one. Of several workers that start at once, one wins."""
-        if self.secret.exists():
+        if self._secret.exists():
             return
         mine = self._path / f"secret-{secrets.token_hex(8)}{_UNFINISHED}"
         descriptor = os.open(mine, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -84,7 +91,7 @@ class Folder:
             file.write(f"{secrets.token_hex(_SECRET_BYTES)}\n")
         try:
             with suppress(FileExistsError):
-                self.secret.hardlink_to(mine)
+                self._secret.hardlink_to(mine)
         finally:
             mine.unlink()
 
@@ -93,6 +100,14 @@ class Folder:
             with suppress(FileNotFoundError):  # another worker has removed it
                 if (path.suffix == _SOCKET and _is_dead(path)) or (path.suffix == _UNFINISHED and _is_old(path)):
                     path.unlink()
+
+
+@contextmanager
+def _usable() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"the folder of the workers cannot be used: {error}") from error
 
 
 def _is_dead(path: Path) -> bool:

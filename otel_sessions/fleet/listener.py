@@ -55,7 +55,9 @@ class Listener:
 
     async def _open(self) -> None:
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(self._protocol, sock=self._listening)
+        is_tcp = self._listening.family in (socket.AF_INET, socket.AF_INET6)
+        serve = loop.create_server if is_tcp else loop.create_unix_server
+        self._server = await serve(self._protocol, sock=self._listening)
 
     def _protocol(self) -> asyncio.Protocol:
         protocol: asyncio.Protocol = self._config.http_protocol_class(  # type: ignore[call-arg]

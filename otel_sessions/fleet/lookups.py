@@ -71,6 +71,16 @@ class Lookups:
             self._remember(ref, peer)
         return peer
 
+    async def find_by_name(self, name: str) -> Peer | None:
+        """Return the process of a name, which may have joined after the last beat. Raises as `find`."""
+        try:
+            peer = await self._members.find_again(name)
+        except StoreUnavailable as error:
+            raise PeerUnavailable(_STORE, _AGAIN_SECONDS) from error
+        if peer is not None:
+            self._outcomes[LookupOutcome.HINT] += 1
+        return peer
+
     async def _ask(self, ref: str) -> Peer | None:
         try:
             epoch = await self._look(ref)

@@ -1,13 +1,15 @@
 """Which processes are members of the fleet, and where, from the store's table of members.
 
 What always holds: the table here is one answer of the store. It is read again when a beat names another version, and
-when a session has an owner that is not in it.
+when a hint or a session names a process that is not in it: the process may have joined after the last beat.
 """
 
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Final, TypeAlias
+
+import anyio
 
 from otel_sessions._core.events import Event
 from otel_sessions._core.exceptions import ConfigError, StoreUnavailable
@@ -35,6 +37,8 @@ class Members:
     def begin(self, read: Read) -> None:
         """Begin with a run of the manager."""
         self._read = read
+        self._reading = anyio.Lock()
+        self._reads = 0
         self._version = -1
         self._by_name: dict[str, Peer] = {}
         self._by_epoch: dict[int, Peer] = {}
@@ -61,7 +65,17 @@ class Members:
         """Return the process of this name, or None. The store is not asked."""
         return self._by_name.get(name)
 
-    find_again = find
+    async def find_again(self, name: str) -> Peer | None:
+        """Return the process of this name, or None. The store is asked if it is not known. Raises `StoreUnavailable`.
+
+        All who wait for an answer share the next question.
+        """
+        known = self._reads
+        async with self._reading:
+            if name not in self._by_name and self._reads == known:
+                self._reads += 1
+                await self.read()
+        return self._by_name.get(name)
 
     async def everyone(self) -> Mapping[str, Peer | None]:
         """Return all processes, as the last answer of the store has them. The store is not asked."""

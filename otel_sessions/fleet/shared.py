@@ -23,14 +23,16 @@ from otel_sessions._core.words import EndReason, LookupOutcome
 from otel_sessions._engine.owners import Called, Peer, Reports
 from otel_sessions._engine.sharing import Run
 
-from .addresses import check_name, random_name, read_address
+from .addresses import check_name, random_name
 from .contact import Contact
+from .listening import ListeningPeers, Place
 from .lookups import Lookups
 from .members import Members, Networks
 from .membership import Terms
 from .orphan_hooks import OrphanHook, OrphanHooks
 from .outage import Outage, check_policy
-from .peers import Peers, Secret
+from .own_address import is_auto, own_place
+from .peers import Secret
 from .repairs import Repairs
 from .replica import Replica
 from .reporting import state_of
@@ -75,12 +77,21 @@ class Setup:
     def check(self) -> None:
         """Raise `ConfigError` if a value is wrong."""
         check_name(self.name)
-        read_address(self.address)
         check_seconds("lease", self.lease)
         check_policy(self.outage)
         _check_count("max_sessions", self.max_sessions, 1)
         _check_count("start_share", self.start_share, 0)
         _check_count("shards", self.shards, 1)
+
+    def place(self) -> Place | None:
+        """Return where the process listens by itself, or None if its address leads to a listener of the app's own.
+
+        Raises `ConfigError` if the address is wrong, or if no process that has the same networks would use it.
+        """
+        is_unix = is_auto(self.address) or self.address.startswith("unix:")
+        if is_unix and self.allow_peers is not None:
+            raise ConfigError(f"allow_peers are networks, and {self.address!r} is in none: leave one of the two out")
+        return own_place(self.address)
 
     def networks(self) -> Networks | None:
         """Return `allow_peers` as networks. Raises `ConfigError` if a text is no network."""
@@ -90,7 +101,7 @@ class Setup:
             raise ConfigError(f"allow_peers takes networks as 10.0.0.0/8: {error}") from error
 
 
-class StoreFleet(Peers):
+class StoreFleet(ListeningPeers):
     """A process of a fleet with a store. `new_store` makes the store of a run: it is given what is to be called after a
     connection was lost, and the time limit of a call in seconds."""
 
@@ -110,7 +121,7 @@ class StoreFleet(Peers):
     ) -> None:
         setup.check()
         self._members = Members(setup.networks())
-        super().__init__(self._members, name=None, secret=secret, patience=patience, tls=tls)
+        super().__init__(self._members, setup.place(), name=None, secret=secret, patience=patience, tls=tls)
         self._new_store = new_store
         self._setup = setup
         self._keys = Keys(setup.name, setup.shards)
@@ -129,10 +140,8 @@ class StoreFleet(Peers):
 
     # The run of the manager
 
-    def enter(self) -> None:
-        """Begin with a run of the manager, under a new name. Raises as the `enter` of every fleet."""
-        super().enter()
-        self._name = random_name()
+    def _name_of_run(self) -> str:
+        return random_name()  # the store may still know the last one
 
     def begin(self, run: Run) -> None:
         setup, limit = self._setup, self._setup.lease / _BEATS_IN_A_LEASE
@@ -140,7 +149,7 @@ class StoreFleet(Peers):
         contact = Contact(store, run.clock, limit, lambda *about: self._called(*about))
         terms = Terms(
             process=self._name,
-            address=setup.address,
+            address=setup.address if self._place is None else self._place.address_of(self._name),
             cap=setup.max_sessions,
             lease=setup.lease,
             spare=max(1, setup.max_sessions // _SPARE_SHARE),
@@ -255,7 +264,10 @@ class StoreFleet(Peers):
         if (peer := await super().locate(session_id)) is not None:
             self._counts.lookups[LookupOutcome.HINT] += 1
             return peer
-        return await self._look(session_id, self._lookups.find)
+        if (peer := await self._look(session_id, self._lookups.find)) is not None:
+            return peer
+        # If the app makes ids, the store knows the session by an id without the hint.
+        return await self._find(session_id, self._lookups.find_by_name)
 
     async def locate_again(self, session_id: str, wrong: Peer) -> Peer | None:
         """Return another process than `wrong`, from a fresh look, or None."""

@@ -27,8 +27,14 @@ class ValkeyFleet(StoreFleet):
     `url` names the store: `valkey://`, `valkeys://`, `redis://`, `rediss://` or `unix://`; with `cluster` several hosts
     of a Cluster, with `sentinel` the hosts of Sentinels that know the primary by this name. `name` is the name of the
     fleet, the same for all processes, as are `secret`, `max_sessions` (the cap of the whole fleet), `lease` and
-    `shards`. The name of this process is random, and new in each run. `address` is where this process takes forwarded
-    requests, as `https://10.0.0.7:9001` or `unix:/run/gateway.sock`.
+    `shards`. The name of this process is random, and new in each run.
+
+    `address` is where this process takes forwarded requests, as `https://10.0.0.7:9001` or `unix:/run/gateway.sock`. It
+    leads to this process only. Where a server starts several workers on one port, each worker can listen by itself:
+    with `"auto"` at a Unix socket, which processes of this machine reach; with port 0, as in `http://10.0.0.7:0`, at a
+    free port. The whole app runs there, as with `WorkerPeers`, on asyncio only, and without TLS. The sockets are in
+    `/run/otel-sessions`, or in the folder `otel-sessions` of `$XDG_RUNTIME_DIR`; `"auto:/run/my-app"` names another
+    folder. The folder is open to this user only. A process that starts removes the sockets of dead processes.
 
     A process that gives no sign of life for `lease` seconds is dead: another process ends its sessions. For each
     session, it awaits `on_orphan(orphan)`, for at most the manager's `close_timeout`. The hook may run again for a
@@ -44,8 +50,9 @@ class ValkeyFleet(StoreFleet):
     and for addresses with `https`; `peer_tls` replaces it for these addresses. On trio no request is forwarded: it gets
     503 where another process has its session. Needs the extra `fleet`.
 
-    Raises `ConfigError` if an argument is wrong. The entry of the manager raises `ConfigError` if the store refuses the
-    user name or the password, may not be used by this user, is too old, or evicts keys.
+    Raises `ConfigError` if an argument is wrong, or if the folder of `auto` cannot be used. The entry of the manager
+    raises `ConfigError` if the store refuses the user name or the password, may not be used by this user, is too old,
+    or evicts keys. So it does if this process is to listen, and cannot.
     """
 
     def __init__(

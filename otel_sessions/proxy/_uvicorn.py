@@ -12,6 +12,7 @@ import ssl
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import Final, Literal, cast
 
@@ -242,6 +243,7 @@ class Server(uvicorn.Server):
         self._tls: Tls | None = None
         self._others: Sequence[socket.socket] = ()
         self._told_to_end = False
+        self._when_told: Callable[[], object] | None = None
         self._serving = Serving(
             app=app,
             limits=limits,
@@ -285,6 +287,17 @@ class Server(uvicorn.Server):
                     signal.signal(hangup, self._handle_hangup)
             yield
 
+    @contextmanager
+    def telling(self, of_the_end: Callable[[], None]) -> Iterator[None]:
+        """Call `of_the_end` on this loop if a signal stops the server in the block, or has stopped it before."""
+        self._when_told = partial(asyncio.get_running_loop().call_soon_threadsafe, of_the_end)
+        if self.should_exit:
+            of_the_end()
+        try:
+            yield
+        finally:
+            self._when_told = None
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup([])
         connections = self._serving.connections
@@ -326,6 +339,8 @@ class Server(uvicorn.Server):
     def _end_in_order(self, sig: int, frame: FrameType | None) -> None:
         if not self.should_exit:
             super().handle_exit(sig, frame)
+            if self._when_told is not None:
+                self._when_told()
             self._captured_signals.clear()  # it has done what it is for; the process ends with status 0
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import cast
 
 from otel_sessions._core.events import Event
 from otel_sessions._core.exceptions import ConfigError
@@ -90,6 +91,7 @@ class _Sockets:
     health: socket.socket | None
     admin: socket.socket | None
     scraped: socket.socket | None
+    peers: Sequence[Path]
 
     def close(self) -> None:
         shared = [one for one in (self.health, self.admin, self.scraped) if one is not None]
@@ -109,6 +111,7 @@ class _Sockets:
             health=_taken_if_any(self.health),
             admin=_taken_if_any(self.admin),
             scraped=_taken_if_any(self.scraped),
+            peers=self.peers,
         )
 
 
@@ -125,7 +128,7 @@ def run_workers(settings: Settings, session_data: Callable[[bytes, Headers], Pee
         each = settings_of_each(settings, Path(folder), secret.path)
         Proxy(each[0])  # raises for all if a file cannot be used
         _try_exports(each)
-        sockets = _open_for_each(settings)
+        sockets = _open_for_each(settings, [cast("Path", one.peer_listen) for one in each])
         works = [partial(_work, one, session_data, sockets, secret, index) for index, one in enumerate(each)]
         with ExitStack() as opened:
             opened.callback(sockets.close)
@@ -142,8 +145,8 @@ def _try_exports(each: Sequence[Settings]) -> None:
                 journal.close()
 
 
-def _open_for_each(settings: Settings) -> _Sockets:
-    """Open the listeners of all workers. Raises `ConfigError`."""
+def _open_for_each(settings: Settings, peers: Sequence[Path]) -> _Sockets:
+    """Open the listeners of all workers. At `peers` they listen themselves. Raises `ConfigError`."""
     with ExitStack() as opened:
         by_address = []
         for address in settings.addresses:
@@ -159,7 +162,7 @@ def _open_for_each(settings: Settings) -> _Sockets:
         scraped = listen_for_prometheus(os.environ)
         opened.pop_all()
     listeners = list(zip(*by_address, strict=True))
-    return _Sockets(listeners=listeners, health=health, admin=admin, scraped=scraped)
+    return _Sockets(listeners=listeners, health=health, admin=admin, scraped=scraped, peers=peers)
 
 
 def _work(

@@ -113,7 +113,7 @@ FLEET_ADDRESS: Final[Option[str | None]] = Option(
     kind=PEER_ADDRESS,
     default=None,
     unit="URL",
-    help="the address at which others reach this proxy, as http://10.0.0.7:9001 or unix:PATH",
+    help="where others reach this proxy: http://10.0.0.7:9001, unix:PATH, or auto, which is a Unix socket of its own",
     file_key="address",
 )
 FLEET_SECRET_FILE: Final[Option[str | None]] = Option(

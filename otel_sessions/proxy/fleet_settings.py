@@ -9,8 +9,10 @@ from otel_sessions._core.exceptions import ConfigError
 from otel_sessions._core.options import Option
 from otel_sessions._core.session import Session
 from otel_sessions._program.flags import Values
+from otel_sessions.fleet.own_address import is_auto
 
 from . import fleet_options as options
+from .kinds import check_address
 
 if TYPE_CHECKING:
     import ssl
@@ -27,7 +29,7 @@ class FleetSettings:
 
     Each field means what its flag means, which the settings page of the documentation describes: `url` is `--fleet`,
     `name` is `--fleet-name`, and so on. `lease` is in seconds. Of a `secret_file` and a `secret`, the file counts.
-    Raises `ConfigError` without both.
+    Raises `ConfigError` without both, and if the address is wrong.
     """
 
     url: str = field(repr=False)
@@ -50,6 +52,16 @@ class FleetSettings:
         if self.secret_file is None and self.secret is None:
             secret = options.FLEET_SECRET
             raise ConfigError(f"--fleet needs {options.FLEET_SECRET_FILE.flag}, or the variable {secret.variable}")
+        check_address(self.address)
+        if self.is_auto and self.allow_peers:
+            raise ConfigError(
+                "--fleet-allow-peers and --fleet-address auto exclude each other: networks have no sockets"
+            )
+
+    @property
+    def is_auto(self) -> bool:
+        """Whether each process chooses where its peers reach it."""
+        return is_auto(self.address)
 
     def fleet(
         self,

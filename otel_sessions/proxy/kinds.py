@@ -8,6 +8,7 @@ from otel_sessions._core.exceptions import ConfigError
 from otel_sessions._core.options import Expected, number, text
 from otel_sessions._http.addresses import Network, read_network
 from otel_sessions.fleet.addresses import read_address, read_peers
+from otel_sessions.fleet.own_address import folder_of, is_auto
 from otel_sessions.fleet.store_url import parse_store_url
 from otel_sessions.matchers import CookieMatcher, HeaderMatcher, SessionMatcher
 
@@ -65,8 +66,12 @@ def _dns(said: str) -> str:
     return said
 
 
-def _peer_address(said: str) -> str:
-    read_address(said)
+def check_address(said: str) -> str:
+    """Return where peers reach a process: an address, or `auto`. Raises `ConfigError` if it is neither."""
+    if is_auto(said):
+        folder_of(said)
+    else:
+        read_address(said)
     return said
 
 
@@ -91,6 +96,6 @@ HEAD: Final = number(f"{_LEAST_HEAD} bytes or more", lambda value: value >= _LEA
 OWNER: Final = text(_A_PLAIN_NAME, _owner)
 MATCHER_KIND: Final = text("mcp, cookie, cookie:NAME or header:NAME", _matcher)
 DNS: Final = text("a URL as http://gateway:9001", _dns)
-PEER_ADDRESS: Final = text("an address as http://10.0.0.7:9001 or unix:PATH", _peer_address, secret=True)
+PEER_ADDRESS: Final = text("an address as http://10.0.0.7:9001 or unix:PATH, or auto", check_address, secret=True)
 NETWORK: Final = text("a network as 10.0.0.0/8", _network)
 STORE: Final = text("the URL of a store as valkeys://store:6379", _store, secret=True)

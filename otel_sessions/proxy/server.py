@@ -27,7 +27,7 @@ from otel_sessions.asgi import ASGIApp, Receive, Send
 from otel_sessions.matchers import AdoptingMatcher, Headers, Scope
 from otel_sessions.sinks._jsonlines import JsonLinesSink
 
-from . import fleet_options, options, websocket
+from . import fleet_options, options, own_sockets, websocket
 from ._uvicorn import Server
 from .administration import Administration
 from .certificate import OF_CLIENTS, OF_PEERS, Certificate, Flags
@@ -47,7 +47,7 @@ from .upstream import Upstream
 _logger = logging.getLogger("otel_sessions.proxy")
 
 SHUTTING_DOWN: Final = "shutting down"
-_STARTING: Final = "starting"
+STARTING: Final = "starting"
 _MOST_HEALTH: Final = 16
 """How many connections may be open where health is asked for."""
 
@@ -87,7 +87,7 @@ class Proxy:
     ) -> None:
         if settings.workers > 1:
             raise ConfigError("a Proxy is one process; the command `otel-sessions proxy --workers` starts several")
-        settings = with_hints(settings)
+        settings, self._own_socket = own_sockets.with_own_socket(with_hints(settings))
         self.settings: Final = settings
         self._listeners = (listener,) if isinstance(listener, socket.socket) else tuple(listener or ())
         self._health_listener = health
@@ -128,6 +128,7 @@ class Proxy:
         self._admin = Administration(settings, self.manager, self._is_stopping) if settings.admin else None
         self._admin_address: Address | None = None
         self._addresses: tuple[Address, ...] | None = None
+        self._has_run = False
         self._serving: asyncio.Task[None] | None = None
         self._checked: asyncio.Task[None] | None = None
         self._exits = AsyncExitStack()
@@ -153,39 +154,47 @@ class Proxy:
         return self._admin_address
 
     async def __aenter__(self) -> Self:
-        if self._serving is not None:
+        if self._has_run:
             raise RuntimeError("the proxy has run already; make another Proxy")
         async with AsyncExitStack() as exits:
-            for given in filter(None, (*self._listeners, self._health_listener)):
-                exits.enter_context(given)
-            listeners, health = open_listeners(self.settings, self._listeners, self._health_listener)
-            self._addresses = tuple(map(address_of, listeners))
-            for opened in filter(None, (*listeners, health)):
-                exits.enter_context(opened)
-            peers = self._listen_for_peers()
-            if peers is not None:
-                exits.enter_context(peers)
-            admin = self._listen_for_admin()
-            if admin is not None:
-                exits.enter_context(admin)
-            self._admin_address = None if admin is None else address_of(admin)
-            self._begin_health(exits, health)
-            exits.enter_context(self._measured)
-            await exits.enter_async_context(self._upstream)
-            if self._sink is not None:
-                with naming(options.EXPORT.flag, str(self.settings.export)):
-                    await exits.enter_async_context(self._sink)
-            await exits.enter_async_context(self.manager)
-            self._serving = asyncio.create_task(self._run(listeners, peers, admin))
-            self._serving.add_done_callback(lambda _: self._server.ready.set())
-            exits.push_async_exit(self._shut_down)
-            await self._server.ready.wait()
-            if self._serving.done():
-                await self._serving
-            self._exits = exits.pop_all()
-        shown = " and ".join(map(self._written, self.addresses))
-        _logger.info("listening on %s, for %s", shown, self.settings.upstream, extra=Event.PROXY_LISTENS.extra)
+            with anyio.CancelScope() as beginning, self._server.telling(beginning.cancel):
+                await self._begin(exits)
+            self._has_run = True
+            if not beginning.cancelled_caught:
+                self._exits = exits.pop_all()
+                shown = " and ".join(map(self._written, self.addresses))
+                _logger.info("listening on %s, for %s", shown, self.settings.upstream, extra=Event.PROXY_LISTENS.extra)
         return self
+
+    async def _begin(self, exits: AsyncExitStack) -> None:
+        for given in filter(None, (*self._listeners, self._health_listener)):
+            exits.enter_context(given)
+        listeners, health = open_listeners(self.settings, self._listeners, self._health_listener)
+        self._addresses = tuple(map(address_of, listeners))
+        for opened in filter(None, (*listeners, health)):
+            exits.enter_context(opened)
+        peers = self._listen_for_peers()
+        if peers is not None:
+            exits.enter_context(peers)
+        if self._own_socket is not None:
+            exits.callback(own_sockets.remove, self._own_socket)
+        admin = self._listen_for_admin()
+        if admin is not None:
+            exits.enter_context(admin)
+        self._admin_address = None if admin is None else address_of(admin)
+        self._begin_health(exits, health)
+        exits.enter_context(self._measured)
+        await exits.enter_async_context(self._upstream)
+        if self._sink is not None:
+            with naming(options.EXPORT.flag, str(self.settings.export)):
+                await exits.enter_async_context(self._sink)
+        await exits.enter_async_context(self.manager)
+        self._serving = asyncio.create_task(self._run(listeners, peers, admin))
+        self._serving.add_done_callback(lambda _: self._server.ready.set())
+        exits.push_async_exit(self._shut_down)
+        await self._server.ready.wait()
+        if self._serving.done():
+            await self._serving
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -206,8 +215,10 @@ class Proxy:
         """Shut down in order on the first SIGINT, SIGTERM or SIGHUP during this block.
 
         Enter this block before the proxy's own block, so that the signals are handled before the first request. A
-        second SIGINT or SIGTERM ends the process at once. SIGHUP is not counted: the first SIGINT or SIGTERM after
-        SIGHUP, or a second SIGHUP, changes nothing.
+        signal that comes while the proxy starts, as while it waits for the store of a fleet, ends the start: the
+        proxy's own block then begins with a proxy that has shut down already. A second SIGINT or SIGTERM ends the
+        process at once. SIGHUP is not counted: the first SIGINT or SIGTERM after SIGHUP, or a second SIGHUP, changes
+        nothing.
         """
         with self._server.ended_by_signals():
             yield
@@ -227,6 +238,8 @@ class Proxy:
         return ForPeers(app, self._fleet)
 
     def _listen_for_peers(self) -> socket.socket | None:
+        if self._own_socket is not None:
+            return own_sockets.listen_at(self._own_socket)
         address = self.settings.peer_listen
         return None if address is None else listen_as(fleet_options.PEER_LISTEN.flag, address)
 
@@ -290,7 +303,7 @@ class Proxy:
     def health(self) -> dict[str, str | int]:
         """Return what a health check of this process says."""
         stats = self.manager.get_metrics()
-        word = "ok" if self._server.ready.is_set() else _STARTING
+        word = "ok" if self._server.ready.is_set() else STARTING
         word = SHUTTING_DOWN if self._server.stopping else word
         return {"status": word, "active": stats.currently_active, "created": stats.total_created}
 
@@ -300,7 +313,7 @@ class Proxy:
     async def _say_health(self, scope: Scope, _receive: Receive, send: Send) -> None:
         """Answer a health check: 200, or 503 when the proxy starts or shuts down. Only /healthz is not 404."""
         said = await self._health_of_all()
-        status = 503 if said["status"] in (SHUTTING_DOWN, _STARTING) else 200
+        status = 503 if said["status"] in (SHUTTING_DOWN, STARTING) else 200
         if scope["path"] != "/healthz":
             status, said = 404, {**said, "status": "not found"}
         await say(send, status, said)

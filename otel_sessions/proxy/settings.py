@@ -82,7 +82,7 @@ class Settings:
     @property
     def has_peers(self) -> bool:
         """Whether the proxy belongs to a fleet."""
-        return self.peer_listen is not None
+        return self.peer_listen is not None or self.fleet is not None
 
     @property
     def tells_upstream(self) -> bool:
@@ -190,7 +190,7 @@ def _require_whole_fleet(settings: Settings) -> None:
     elif given:
         raise ConfigError(f"{min(given)} needs --peers, --peers-file, --peers-dns or --fleet")
     _require_both("--peer-tls", settings.peer_tls_cert, settings.peer_tls_key)
-    if settings.peer_tls_cert is not None and isinstance(settings.peer_listen, Path):
+    if settings.peer_tls_cert is not None and not isinstance(settings.peer_listen, tuple):
         raise ConfigError("--peer-tls-cert needs a --peer-listen HOST:PORT: a Unix socket has no TLS")
 
 
@@ -211,7 +211,10 @@ def _require_store_alone(settings: Settings, has_list: bool, given: set[str]) ->
         raise ConfigError("--fleet and a list of peers exclude each other: the store has the list")
     if "--peer-name" in given or "--peer-secret-file" in given:
         raise ConfigError("--fleet has a name and a secret of its own: leave out --peer-name and --peer-secret-file")
-    if "--peer-listen" not in given:
+    is_auto = settings.fleet is not None and settings.fleet.is_auto
+    if "--peer-listen" in given and is_auto:
+        raise ConfigError("--peer-listen and --fleet-address auto exclude each other: auto is a socket of its own")
+    if "--peer-listen" not in given and not is_auto:
         raise ConfigError("--fleet needs --peer-listen, the private address that takes what other proxies pass on")
     if settings.fleet is not None and settings.fleet.farewell and not settings.tells_upstream:
         raise ConfigError("--fleet-farewell needs --matcher mcp: with other matchers the upstream makes no sessions")
@@ -219,18 +222,19 @@ def _require_store_alone(settings: Settings, has_list: bool, given: set[str]) ->
 
 def _require_room_for_workers(settings: Settings) -> None:
     """Raise `ConfigError` if the settings cannot be divided among the workers."""
-    workers = settings.workers
+    workers, fleet = settings.workers, settings.fleet
     if workers == 1:
         return
-    for flag, places in (
-        ("--max-sessions", settings.sessions.max_sessions),
-        ("--max-connections", settings.max_connections),
-    ):
+    divided = {"--max-sessions": settings.sessions.max_sessions} if fleet is None else {}
+    divided["--max-connections"] = settings.max_connections
+    for flag, places in divided.items():
         if places is not None and places < workers:
             raise ConfigError(f"{flag} {places} is too few for --workers {workers}: each worker needs a place")
-    if settings.fleet is not None:
-        raise ConfigError("--workers and --fleet exclude each other: start several proxies, with an address each")
-    if settings.has_peers:
+    if fleet is not None and not fleet.is_auto:
+        raise ConfigError(
+            "--workers and --fleet exclude each other, but with --fleet-address auto: one address is one process"
+        )
+    if fleet is None and settings.has_peers:
         raise ConfigError("--workers and --peers exclude each other: a list of peers names processes, not machines")
     if settings.export is not None and WORKER not in settings.export:
         raise ConfigError(f"--export needs {WORKER} in its name with --workers: each worker writes a file of its own")

@@ -10,19 +10,19 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 from otel_sessions._http.client import CallLimits, Client, Origin, UpstreamError
 from otel_sessions.asgi import ASGIApp, Receive, Send
-from otel_sessions.fleet.addresses import read_peers
 from otel_sessions.matchers import Headers, Scope
 
 from ._uvicorn import Server
 from .fellows import ForPeers
 from .peer import Peer
-from .server import SHUTTING_DOWN, Proxy, say
+from .server import SHUTTING_DOWN, STARTING, Proxy, say
 from .serving import Limits
 from .settings import Settings
 
@@ -43,7 +43,8 @@ class WorkerSockets:
     """The listening sockets that a worker has from its parent.
 
     `own` takes the worker's clients. `others` has the listeners of the other workers' clients. All workers share the
-    sockets for health checks, for the admin API, and for Prometheus.
+    sockets for health checks, for the admin API, and for Prometheus. `peers` are the paths at which the workers listen
+    for each other, in the order of their numbers, which begin with 1.
     """
 
     own: Sequence[socket.socket]
@@ -51,6 +52,7 @@ class WorkerSockets:
     health: socket.socket | None
     admin: socket.socket | None
     scraped: socket.socket | None
+    peers: Sequence[Path]
 
 
 class WorkerProxy(Proxy):
@@ -65,9 +67,10 @@ class WorkerProxy(Proxy):
         super().__init__(settings, listener=sockets.own, health=sockets.health, session_data=session_data)
         self._others = sockets.others
         self._sockets = sockets
-        peers = read_peers(settings.peers)
-        self._siblings = [peer.address for name, peer in peers.items() if name != settings.peer_name]
-        self._addresses_of = {name.partition("-")[0]: peer.address for name, peer in peers.items()}
+        self._addresses_of = {str(number): f"unix:{path}" for number, path in enumerate(sockets.peers, 1)}
+        self._siblings = [f"unix:{path}" for path in sockets.peers if path != settings.peer_listen]
+        if settings.fleet is not None:
+            self._own_socket = cast("Path", settings.peer_listen)
         self._scraped = Server(self._say_metrics, _SCRAPES, _MOST_SCRAPES, _drain_nothing)
 
     def _for_peers(self, app: ASGIApp) -> ASGIApp:
@@ -79,7 +82,7 @@ class WorkerProxy(Proxy):
 
     def _listen_for_peers(self) -> socket.socket | None:
         listener = super()._listen_for_peers()
-        if isinstance(self.settings.peer_listen, Path):
+        if self._own_socket is None and isinstance(self.settings.peer_listen, Path):
             self.settings.peer_listen.chmod(0o600)
         return listener
 
@@ -125,16 +128,23 @@ class WorkerProxy(Proxy):
 def sum_of(answers: Sequence[Said], workers: int) -> Said:
     """Return what a health check says, from the answers of some of the workers.
 
-    It is degraded if a worker does not answer. Then the numbers lack the sessions of this worker.
+    It is degraded if a worker does not answer, or still starts. Without an answer of a worker, the numbers lack its
+    sessions.
     """
-    words = {str(said["status"]) for said in answers}
-    whole = "ok" if len(answers) == workers else "degraded"
     return {
-        "status": SHUTTING_DOWN if SHUTTING_DOWN in words else whole,
+        "status": _word_of({str(said["status"]) for said in answers}, is_whole=len(answers) == workers),
         "active": sum(int(said["active"]) for said in answers),
         "created": sum(int(said["created"]) for said in answers),
         "workers": len(answers),
     }
+
+
+def _word_of(words: AbstractSet[str], *, is_whole: bool) -> str:
+    if SHUTTING_DOWN in words:
+        return SHUTTING_DOWN
+    if words == {STARTING}:
+        return STARTING
+    return "ok" if is_whole and words == {"ok"} else "degraded"
 
 
 async def _own_metrics() -> bytes:

@@ -1,7 +1,8 @@
 """What each of several workers gets of the proxy's settings, and the secret that they share.
 
-The workers are processes of a fleet that know each other by a list. So each worker is a proxy as any other, whose peers
-are in a private folder. Shares of a number add up to the number exactly.
+Each worker is a proxy as any other, and a process of a fleet: of the fleet with a store if the settings have one, else
+of a fleet of the workers alone, who know each other by a list. Their sockets are in a private folder. Shares of a
+number add up to the number exactly.
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ from typing import Final
 from otel_sessions._core.events import Event
 from otel_sessions.fleet.addresses import random_name
 
+from .own_sockets import sockets_of_workers, with_socket
 from .settings import WORKER, Settings
 
 _logger = logging.getLogger("otel_sessions.proxy")
@@ -56,19 +58,35 @@ class WorkersSecret:
 
 
 def settings_of_each(settings: Settings, folder: Path, secret: Path) -> Sequence[Settings]:
-    """Return the settings of each worker. Their sockets are in `folder`, which only this user may open."""
+    """Return the settings of each worker. Their sockets are in `folder`, which only this user may open.
+
+    With a store, `--fleet-address` may name another folder. Raises `ConfigError` if that folder cannot be used.
+    """
     count = settings.workers
+    connections = shares(settings.max_connections, count)
+    one = dataclasses.replace(settings, workers=1)
+    each = _listed(one, count, folder, secret) if settings.fleet is None else _members(one, count, folder)
+    return [
+        dataclasses.replace(worker, max_connections=connections[index], export=export_of(settings.export, index + 1))
+        for index, worker in enumerate(each)
+    ]
+
+
+def _members(settings: Settings, count: int, folder: Path) -> Sequence[Settings]:
+    """Return the settings of workers in a fleet with a store. The places are the fleet's, and are not divided."""
+    assert settings.fleet is not None
+    return [with_socket(settings, path) for path in sockets_of_workers(settings.fleet.address, count, folder)]
+
+
+def _listed(settings: Settings, count: int, folder: Path, secret: Path) -> Sequence[Settings]:
+    """Return the settings of workers who are a fleet by themselves, with the places divided among them."""
     sockets = {f"{number}-{random_name()}": folder / f"{number}.sock" for number in range(1, count + 1)}
     peers = tuple(f"{name}=unix:{path}" for name, path in sockets.items())
-    sessions = shares(settings.sessions.max_sessions, count)
-    connections = shares(settings.max_connections, count)
+    places = shares(settings.sessions.max_sessions, count)
     return [
         dataclasses.replace(
             settings,
-            workers=1,
-            sessions=dataclasses.replace(settings.sessions, max_sessions=sessions[index]),
-            max_connections=connections[index],
-            export=export_of(settings.export, index + 1),
+            sessions=dataclasses.replace(settings.sessions, max_sessions=places[index]),
             peers=peers,
             peer_name=name,
             peer_listen=path,

@@ -4,6 +4,7 @@ import anyio
 import pytest
 
 from otel_sessions import Here, Peer, PeerUnavailable, StoreUnavailable
+from otel_sessions._core.ids import hinted
 from otel_sessions._core.words import LookupOutcome
 from otel_sessions.fleet.members import Members
 from tests.fleet.processes import KEYS, LEASE, SECRET, Process, create, new_process, process, until
@@ -29,6 +30,43 @@ async def test_an_id_that_was_made_by_a_peer_leads_to_it_without_a_trip(server: 
         assert await one.manager.locate(session.id) == Here()
         assert other.wire.calls["look"] == 0
         assert other.fleet.state().lookups == {LookupOutcome.HINT: 1}
+
+
+async def test_a_hint_that_names_a_process_which_has_just_joined_leads_to_it(server: Server) -> None:
+    async with process(server) as one:
+        await anyio.sleep(LEASE)
+        async with process(server) as other:
+            await other.manager.create_session("upstream-1")
+            seen_by_client = hinted(other.fleet.name, "upstream-1")
+
+            assert await one.manager.locate(seen_by_client) == peer(other)
+            assert one.fleet.state().lookups == {LookupOutcome.NONE: 1, LookupOutcome.HINT: 1}
+            assert await one.manager.locate(seen_by_client) == peer(other)
+            assert one.wire.calls["look"] == 1
+
+
+async def test_many_unknown_hints_at_once_ask_for_the_members_once_or_twice(server: Server) -> None:
+    async with process(server) as one:
+        await anyio.sleep(LEASE)
+        before = one.wire.calls["members"]
+        found: list[object] = []
+
+        async def locate(number: int) -> None:
+            found.append(await one.manager.locate(f"w{number}.gone"))
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(50):
+                tasks.start_soon(locate, number)
+
+        assert found == [None] * 50
+        assert 1 <= one.wire.calls["members"] - before <= 2
+
+
+async def test_an_unknown_hint_leads_nowhere_for_sure_only_while_the_store_answers(server: Server) -> None:
+    async with process(server) as one:
+        one.wire.broken = "members"
+        with pytest.raises(PeerUnavailable):
+            await one.manager.locate("unknown.id")
 
 
 async def test_an_id_without_a_hint_is_looked_for_and_the_answer_remembered_for_a_beat(server: Server) -> None:

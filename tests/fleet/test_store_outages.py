@@ -375,6 +375,22 @@ async def test_an_exit_at_once_leaves_a_store_that_never_answered(server: Server
     assert one.wire.calls["leave"] == 0
 
 
+@pytest.mark.parametrize("start_share", [0, 5])
+async def test_who_gives_up_the_wait_for_the_first_answer_of_the_store_leaves_at_once(
+    server: Server, start_share: int
+) -> None:
+    one = new_process(server, start_share=start_share)
+    one.wire.is_silent = True
+    begun = anyio.current_time()
+    with anyio.move_on_after(1) as patience:
+        await one.manager.__aenter__()
+    assert patience.cancelled_caught
+    assert anyio.current_time() - begun == 1
+    one.wire.is_silent = False
+    async with one.manager:
+        await create(one, 1)
+
+
 async def test_an_answer_that_makes_no_sense_is_logged_and_asked_again(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,80 +1,17 @@
 """Workers that share a port: each of them finds every session, under the servers that start workers."""
 
-import contextlib
 import os
 import signal
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import httpx2
 import pytest
 from websockets.sync.client import connect
 
-from tests.processes import HOST, Running, free_port, running, until_listens
-from tests.waiting import PATIENCE, until
+from tests.waiting import until
+
+from .several import SERVERS, WORKERS, asked, books, opened, sockets_in, workers_under
 
 pytestmark = pytest.mark.processes
-
-SERVERS = {
-    "uvicorn": ["uvicorn", "--workers", "3", "--host", HOST, "--port", "{port}", "{app}"],
-    "uvicorn with a prefix": [
-        *("uvicorn", "--workers", "3", "--root-path", "/a b", "--host", HOST, "--port", "{port}", "{app}")
-    ],
-    "gunicorn": ["gunicorn", "-w", "3", "-k", "uvicorn_worker.UvicornWorker", "-b", f"{HOST}:{{port}}", "{app}"],
-    "gunicorn, forked late": [
-        *("gunicorn", "--preload", "-w", "3", "-k", "uvicorn_worker.UvicornWorker", "-b", f"{HOST}:{{port}}", "{app}")
-    ],
-    "hypercorn": ["hypercorn", "--workers", "3", "--bind", f"{HOST}:{{port}}", "{app}"],
-}
-WORKERS = 3
-
-
-@contextlib.contextmanager
-def workers_under(server: str, folder: Path, app: str = "fastapi") -> Iterator[tuple[str, Running]]:
-    """Run three workers under a server, and return their URL once all of them have started."""
-    port = free_port()
-    command = [part.format(port=port, app=f"tests.fleet.worker:{app}") for part in SERVERS[server]]
-    command = [sys.executable, "-m", *command]
-    with running("server", command, folder, {"FOLDER": str(folder / "workers")}) as process:
-        until_listens(port, process)
-        until(lambda: sockets_in(folder / "workers"), lambda found: len(found) == WORKERS)
-        try:
-            yield f"http://{HOST}:{port}", process
-        finally:
-            process.process.terminate()
-            with contextlib.suppress(Exception):
-                process.process.wait(PATIENCE)
-
-
-def sockets_in(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.sock"))
-
-
-def asked(url: str, method: str = "GET", **settings: Any) -> httpx2.Response:
-    """Ask over a connection of its own, which any worker may take."""
-    with httpx2.Client(trust_env=False, timeout=PATIENCE) as http:
-        return http.request(method, url, **settings)
-
-
-def opened(url: str) -> tuple[dict[str, str], dict[str, Any]]:
-    answer = asked(f"{url}/items/a")
-    assert answer.status_code == 200, answer.text
-    return {"cookie": answer.headers["set-cookie"].partition(";")[0]}, answer.json()
-
-
-def books(url: str) -> dict[int, dict[str, int]]:
-    """Return the books of every worker, by its process."""
-    found: dict[int, dict[str, int]] = {}
-
-    def look() -> int:
-        said = asked(f"{url}/books").json()
-        found[said["process"]] = said
-        return len(found)
-
-    until(look, lambda count: count == WORKERS)
-    return found
 
 
 @pytest.mark.parametrize("server", list(SERVERS))

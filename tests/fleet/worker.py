@@ -3,17 +3,43 @@
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from fastapi import FastAPI, Request, WebSocket
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from otel_sessions import SessionManager
+from otel_sessions import Session, SessionManager
 from otel_sessions.asgi import SessionLeaseMiddleware, lifespan
-from otel_sessions.fleet import WorkerPeers
+from otel_sessions.fleet import Orphan, ValkeyFleet, WorkerPeers
 from otel_sessions.matchers import CookieMatcher
+from tests.fleet.member import fleet
 
-manager = SessionManager(fleet=WorkerPeers(os.environ["FOLDER"]))
+
+def fleet_of_worker() -> WorkerPeers | ValkeyFleet:
+    """Return the fleet of a worker: with a store where the environment names one."""
+    folder, store = Path(os.environ["FOLDER"]), os.environ.get("STORE")
+    if store is None:
+        return WorkerPeers(folder)
+    address = os.environ["ADDRESS"].format(folder=folder)
+    return fleet(store, address=address, lease=float(os.environ["LEASE"]), describe=ticket, on_orphan=note)
+
+
+def ticket(session: Session[None]) -> bytes:
+    return session.id.encode()
+
+
+async def note(orphan: Orphan) -> None:
+    """Note which process has ended which session of a dead one."""
+    append(Path(os.environ["ORPHANS"]), f"{os.getpid()} {orphan.blob.decode()}\n")
+
+
+def append(path: Path, line: str) -> None:
+    with path.open("a") as file:
+        file.write(line)
+
+
+manager = SessionManager(fleet=fleet_of_worker())
 
 
 @asynccontextmanager

@@ -30,12 +30,17 @@ def start_member(
 ) -> Iterator[Proxy]:
     """Start a proxy of the fleet. `books_in` reads what the store has counted for this fleet."""
     port = free_port()
-    fleet = {"url": store.url, "name": "f", "address": f"http://{HOST}:{port}", "secret": secret, "lease": lease}
-    fleet |= {"shards": "2", "max_sessions": str(CAP)}
-    variables = {f"OTEL_SESSIONS_FLEET_{key.upper()}": value for key, value in fleet.items()}
+    variables = variables_of(store, f"http://{HOST}:{port}", secret=secret, lease=lease)
     listen = ("--peer-listen", f"{HOST}:{port}")
     with start_proxy(folder, upstream, *listen, *flags, **{**variables, **environ}) as proxy:
         yield proxy
+
+
+def variables_of(store: Program, address: str, *, secret: str = SECRET, lease: str = LONG) -> dict[str, str]:
+    """Return the variables of a proxy of the fleet that peers reach at an address."""
+    fleet = {"url": store.url, "name": "f", "address": address, "secret": secret, "lease": lease}
+    fleet |= {"shards": "2", "max_sessions": str(CAP)}
+    return {f"OTEL_SESSIONS_FLEET_{key.upper()}": value for key, value in fleet.items()}
 
 
 def books_in(store: Program) -> Counter[str]:

@@ -203,6 +203,17 @@ class TestAsAProgram:
         assert len(proxy.manager) == 0
         assert signal.getsignal(signal.SIGTERM) is handler
 
+    async def test_a_proxy_that_was_told_to_end_before_it_listened_has_run(self, origin: Origin) -> None:
+        proxy = Proxy(settings(origin))
+        with proxy.ended_by_signals():
+            signal.raise_signal(signal.SIGTERM)
+            async with proxy:
+                with pytest.raises(OSError, match="refused"):
+                    socket.create_connection(proxy.address).close()
+                await proxy.wait_closed()
+        with pytest.raises(RuntimeError, match="has run already"):
+            await proxy.__aenter__()
+
 
 class TestSettings:
     async def test_their_defaults_are_those_of_the_command(self) -> None:

@@ -1,5 +1,6 @@
 """Proxies that share one cap and one set of books in a real Valkey, each a process of its own."""
 
+import signal
 import subprocess
 import sys
 import threading
@@ -191,6 +192,22 @@ def test_health_is_answered_while_a_proxy_waits_for_its_store(
         assert process.terminate() == 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_signal_ends_a_proxy_at_once_that_waits_for_its_store(
+    store: Program, tmp_path: Path, loop: str, number: signal.Signals
+) -> None:
+    store.pause()
+    health = f"{HOST}:{free_port()}"
+    flags = fleet_flags(tmp_path, **{"--fleet": store.url, "--fleet-lease": NEVER, "--health": health, "--loop": loop})
+    given = ("proxy", "--upstream", "http://127.0.0.1:1", "--listen", f"{HOST}:0", *flags)
+    with running_module("cli", tmp_path, *given) as process:
+        until_answers(f"http://{health}/healthz", process, status=503)
+        process.process.send_signal(number)
+        assert process.end() == 0
+        assert "listening on" not in process.said()
+
+
 def test_an_opening_that_the_store_does_not_take_is_ended_at_the_upstream(
     origin: Origin, store: Program, tmp_path: Path, http: httpx2.Client
 ) -> None:
@@ -231,6 +248,7 @@ FLEET = {
     "--fleet-secret-file": "secret",
     "--peer-listen": "127.0.0.1:0",
 }
+AUTO = {"--fleet-address": "auto", "--peer-listen": None}
 PASSWORD = "hunter2"
 
 
@@ -242,6 +260,15 @@ PASSWORD = "hunter2"
         ({"--peers": "w1=http://h:1"}, "--fleet and a list of peers exclude each other"),
         ({"--peer-name": "w1"}, "leave out --peer-name and --peer-secret-file"),
         ({"--workers": "2"}, "--workers and --fleet exclude each other"),
+        ({"--fleet-address": "auto"}, "--peer-listen and --fleet-address auto exclude each other"),
+        ({"--fleet-address": "auto:"}, "argument --fleet-address: takes an address"),
+        ({"--fleet-address": f"auto:/{'x' * 120}"}, "argument --fleet-address: takes an address"),
+        ({"--fleet-address": "http://127.0.0.1:0"}, "argument --fleet-address: takes an address"),
+        ({**AUTO, "--fleet-address": f"auto:{__file__}"}, "the folder of the workers cannot be used"),
+        ({**AUTO, "--fleet-address": f"auto:{__file__}", "--workers": "2"}, "the folder of the workers cannot be used"),
+        ({**AUTO, "--fleet-allow-peers": "10.0.0.0/8"}, "--fleet-allow-peers and --fleet-address auto exclude"),
+        ({**AUTO, "--peer-tls-cert": "a", "--peer-tls-key": "b"}, "--peer-tls-cert needs a --peer-listen HOST:PORT"),
+        ({**AUTO, "--workers": "2", "--max-connections": "1"}, "--max-connections 1 is too few for --workers 2"),
         ({"--fleet-farewell": "true", "--matcher": "cookie"}, "--fleet-farewell needs --matcher mcp"),
         ({"--fleet-secret-file": "/nowhere/secret"}, "/nowhere/secret cannot be read"),
         ({"--fleet-ca": "/nowhere/ca"}, "--fleet-ca /nowhere/ca"),
