@@ -158,7 +158,7 @@ class SessionLeaseMiddleware:
         else:
             exchange = exchange_of(scope, receive, send, self._stream_idle_timeout)
             match = match_in(scope, self._matcher)
-            session = self._live(match.session_ids, scope) if match.session_ids else None
+            session = self._live(match, scope) if match.session_ids else None
             if session is None:
                 await self._serve_outside(match, scope, exchange)
             else:
@@ -188,7 +188,7 @@ class SessionLeaseMiddleware:
         The scope belongs to this exchange alone.
         """
         own = self._adopting.own_id(session_id) if isinstance(self._adopting, HintingMatcher) else session_id
-        session = self._live((own,), scope)
+        session = self._live(Match((own,)), scope)
         if session is not None:
             exchange = exchange_of(scope, receive, send, self._stream_idle_timeout)
             scope[SESSION], scope["headers"] = session, headers_in(scope, self._matcher, session.id)
@@ -197,10 +197,10 @@ class SessionLeaseMiddleware:
 
     # Deciding
 
-    def _live(self, session_ids: tuple[str, ...], scope: Scope) -> Session[Any] | None:
-        """Return the first session of these ids that is live and belongs to the client of a request, or None."""
+    def _live(self, match: Match, scope: Scope) -> Session[Any] | None:
+        """Return the first session that a request names and that is live and belongs to this client, or None."""
         client = self._owner(scope) if self._private else None
-        for session_id in session_ids:
+        for session_id in match.session_ids:
             session = self._manager.get(session_id)
             if session is not None and not (self._private and session.client != client):
                 return session
