@@ -15,6 +15,7 @@ from otel_sessions._core.exceptions import SessionError, SessionNotFound
 from otel_sessions.matchers import MOST_LOOKED_AT, Answer, Scope
 
 from ._events import Events
+from ._repeated import events_in
 from ._roles import Outside, Role
 
 # Frameworks pass their own typed dicts. Only Any is compatible with them in both directions.
@@ -172,7 +173,7 @@ class Exchange:
         said = said if isinstance(said, list) else list(said)
         headers = self.role.answer_starts(message.get("status", 101), said)
         self._started = True
-        self._events = Events.of(headers)
+        self._events = events_in(headers)
         if self._idle_timeout is not None:
             self._streams = not any(name.lower() == b"content-length" for name, _ in headers)
             self._expect_more()

@@ -18,6 +18,8 @@ from otel_sessions._engine.manager import SessionManager
 from otel_sessions._http.caching import unshared
 from otel_sessions.matchers import AdoptingMatcher, Headers, IssuingMatcher, Scope
 
+from ._repeated import named_in
+
 SESSION = "otel_sessions.session"
 """The key in the scope of the session that the request is in. The value is None if the request is in no session."""
 OPENING = "otel_sessions.opening"
@@ -151,7 +153,7 @@ class Asking(_Silent):
 
     def answer_starts(self, status: int, headers: Headers) -> Headers:
         self.closes = self._once or (self.session is not None and self._matcher.ends(self._scope, status))
-        named = self._matcher.id_in_answer(headers)
+        named = named_in(headers, self._matcher)
         if named is None:
             return headers
         if self.session is not None and named == self.session.id:
@@ -186,7 +188,7 @@ class Adopting:
         self._give_back = give_back
 
     def answer_starts(self, status: int, headers: Headers) -> Headers:
-        self.stray = named = self._matcher.id_in_answer(headers)
+        self.stray = named = named_in(headers, self._matcher)
         if named is None or not self._matcher.establishes(status) or _is_cancelled():
             self._give_back()
             return self._matcher.withhold(headers)

@@ -28,9 +28,10 @@ from otel_sessions.asgi import OPENING, SESSION, Message, Receive, Send
 from otel_sessions.matchers import AdoptingMatcher, Headers, Scope, header, pairs_of
 
 from .body import is_event_stream, pass_body
-from .exchange import Stalled, watch
+from .exchange import BODY_FOLLOWS, Stalled, watch
 from .headers import end_to_end
 from .leading_back import LeadingBack
+from .outgoing import PassedOn
 from .peer import Marked, peer_of
 from .rules import STALLED, TOO_LARGE, Rules, target_of
 from .shape import Shaped, shape_in, shaped_in
@@ -96,11 +97,16 @@ class Forwarder:
             passed, streams = head.found if isinstance(head.found, _Passed) else _passed(head)
             if self._lead_back is not None:
                 passed = self._lead_back(passed, scope["scheme"], (header(scope, b"host") or "").encode("latin-1"))
-            start = {"type": "http.response.start", "status": head.status, "headers": passed}
+            start: Message = {"type": "http.response.start", "status": head.status, "headers": passed}
+            whole = call.rest()
+            start[BODY_FOLLOWS] = whole is not None
             if client.is_gone:
                 await _tell_nobody(send, start)
                 return
             await send(start)
+            if whole is not None:
+                await send({"type": "http.response.body", "body": whole})
+                return
             try:
                 if streams:
                     await self._pass_events(call, passed, send)
@@ -176,7 +182,7 @@ class _Passed(NamedTuple):
 
 def _passed(head: Head) -> _Passed:
     """Return what is passed on of the head of an answer. It is found once for a head that is repeated."""
-    headers = end_to_end([(name.lower(), value) for name, value in head.headers])
+    headers = PassedOn(end_to_end([(name.lower(), value) for name, value in head.headers]))
     head.found = passed = _Passed(headers, is_event_stream(headers))
     return passed
 
