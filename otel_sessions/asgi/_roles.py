@@ -26,6 +26,10 @@ OPENING = "otel_sessions.opening"
 """The key in the scope of a request whose answer may open a session of the app. The value is True."""
 
 
+ENDS = "otel_sessions.ends"
+"""The key in the scope of a request whose app has found out already whether its answer ends its session."""
+
+
 class Role(Protocol):
     """The role of an exchange for a session."""
 
@@ -152,7 +156,7 @@ class Asking(_Silent):
         self._scope = scope
 
     def answer_starts(self, status: int, headers: Headers) -> Headers:
-        self.closes = self._once or (self.session is not None and self._matcher.ends(self._scope, status))
+        self.closes = self._once or (self.session is not None and self._ends(status))
         named = named_in(headers, self._matcher)
         if named is None:
             return headers
@@ -162,6 +166,10 @@ class Asking(_Silent):
             return unshared(headers, self._matcher.request_header)
         self.stray = named
         return self._matcher.withhold(headers)
+
+    def _ends(self, status: int) -> bool:
+        ends: bool | None = self._scope.get(ENDS)
+        return self._matcher.ends(self._scope, status) if ends is None else ends
 
 
 class Adopting:

@@ -25,6 +25,7 @@ from otel_sessions._http.client import (
     UpstreamError,
 )
 from otel_sessions.asgi import OPENING, SESSION, Message, Receive, Send
+from otel_sessions.asgi._roles import ENDS
 from otel_sessions.matchers import AdoptingMatcher, Headers, Scope, header, pairs_of
 
 from .body import is_event_stream, pass_body
@@ -136,11 +137,12 @@ class Forwarder:
         )
 
     def _note(self, scope: Scope, asked: "_Asked", status: int) -> None:
-        """Note what the upstream says of the session that a request is in."""
+        """Note what the upstream says of the session that a request is in. The middleware then knows if it ends."""
         peer = None if self._matcher is None else peer_of(scope)
         if peer is not None and self._matcher is not None:
             peer.note(asked.headers, status)
-            peer.told = peer.told or self._matcher.ends(scope, status)
+            ends = scope[ENDS] = self._matcher.ends(scope, status)
+            peer.told = peer.told or ends
 
     async def _pass_events(self, call: Call, head: Headers, send: Send) -> None:
         """Pass a stream of events back, which may be silent for as long as it likes."""

@@ -50,7 +50,7 @@ class Peer:
 
     def is_at(self, target: bytes) -> bool:
         """Return whether a request goes to the path where the session began. Other paths say nothing about it."""
-        return target.partition(b"?")[0] == self.target.partition(b"?")[0]
+        return target == self.target or target.partition(b"?")[0] == self.target.partition(b"?")[0]
 
     def note(self, headers: Headers, status: int) -> None:
         """Remember a request's headers, unless the upstream has refused its credentials (401 and 403)."""

@@ -7,6 +7,7 @@ import pytest
 from otel_sessions import SessionManager
 from otel_sessions.asgi import Receive, Scope, Send, SessionLeaseMiddleware
 from otel_sessions.asgi._repeated import REPEATED, Repeated, RepeatedAnswer
+from otel_sessions.asgi._roles import ENDS
 from otel_sessions.matchers import HeaderMatcher, Headers, Match, McpMatcher
 from tests.exchanges import Client, http
 
@@ -98,3 +99,16 @@ async def test_an_answer_that_is_repeated_is_looked_at_once_and_counts_as_before
             await Client(http(mcp_session_id="s1")).go(app)
         events = 1 if kind == b"text/event-stream" else 0
         assert (matcher.asked, session.metadata.message_count) == (1, 2 * (1 + events))
+
+
+@pytest.mark.parametrize("ends", [True, False])
+async def test_a_matcher_is_not_asked_again_whether_an_answer_ends_its_session(ends: bool) -> None:
+    async def app(scope: Any, _receive: Receive, send: Send) -> None:
+        scope[ENDS] = ends
+        await send({"type": "http.response.start", "status": 404, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async with SessionManager[None]() as manager:
+        await manager.create_session("s1")
+        await Client(http(mcp_session_id="s1")).go(SessionLeaseMiddleware(app, manager, McpMatcher()))
+        assert len(manager) == (0 if ends else 1)
