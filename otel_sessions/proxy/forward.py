@@ -156,7 +156,7 @@ class Forwarder:
 class _Asked:
     """What the upstream is asked, but for the body, and how long its answer may take."""
 
-    headers: Headers
+    headers: Marked
     outline: Outline
     has_body: bool
     limits: CallLimits
@@ -171,7 +171,7 @@ def _changed(shaped: Shaped) -> _Asked | None:
     outline = before.outline.changed(changes)
     if outline is None:
         return None
-    headers = Marked([changes.get(pair, pair) for pair in before.headers])
+    headers = before.headers.changed(changes)
     return _Asked(headers=headers, outline=outline, has_body=before.has_body, limits=before.limits)
 
 

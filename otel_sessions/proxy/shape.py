@@ -95,9 +95,18 @@ class Shaped(Repeated):
         like, self.rewritten_like = self.rewritten_like, None
         if like is not None:
             before, changes = like
-            if headers == [changes.get(pair, pair) for pair in before.headers]:
+            if headers == with_changes(before.headers, changes):
                 return before.changed(headers, changes)
         return Shaped(headers, shape_of(headers))
+
+
+def with_changes(headers: Headers, changes: Changes) -> list[tuple[bytes, bytes]]:
+    """Return headers with other values in some lines, each of which stands there at most once."""
+    changed = list(headers)
+    for line, other in changes.items():
+        if line in changed:
+            changed[changed.index(line)] = other
+    return changed
 
 
 def shape_of(headers: Headers) -> Shape:
