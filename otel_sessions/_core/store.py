@@ -152,9 +152,11 @@ class Store(Generic[DataT]):
         session = self.visible.get(session_id)  # type: ignore[arg-type]  # a session is not found
         if session is None:
             session = self._hidden(session_id)
-        now = self.clock()
-        if not session._usable(now):
-            raise SessionNotFound(session.id, session._due(now, session._shared))
+        now, bucket = self.clock(), session._bucket
+        if session._end is not None or bucket is None or now >= bucket.not_before:  # else the session is not due
+            due = session._due(now, session._shared)
+            if due is not None:
+                raise SessionNotFound(session.id, due)
         session._begin_lease(now)
         return session
 

@@ -113,10 +113,10 @@ class Leases(Generic[DataT]):
         held = _held.get()
         if held and held[-1] is holder:
             _held.set(held[:-1])
-        holders = self._bound[session]
-        holders.remove(holder)
-        if not holders:
-            del self._bound[session]
+        holders = self._bound.pop(session)
+        if len(holders) > 1:
+            holders.remove(holder)
+            self._bound[session] = holders
         try:
             self.release(holder, session)
         finally:

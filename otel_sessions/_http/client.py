@@ -194,15 +194,18 @@ class Call:
         Parts of the body are sent by a task of the call's own, which ends with the answer. What the body raises is
         raised here or by `read`. Raises `UpstreamError`.
         """
-        kept = self._kept.take()
-        if kept is not None:
-            try:
-                return await self._ask(kept)
-            except HungUp:
-                request = self._request
-                if self._answer.begun or self._is_closed or request.parts is not None or not request.is_idempotent:
-                    raise
-        return await self._ask(await self._connect())
+        connection = self._kept.take()
+        if connection is not None:
+            await self._ask(connection)
+            if self._answer.head is not None:
+                return self._answer.head
+            if not self._may_ask_again(connection):
+                raise self._trouble(connection)
+        connection = await self._connect()
+        await self._ask(connection)
+        if self._answer.head is None:
+            raise self._trouble(connection)
+        return self._answer.head
 
     async def read(self, idle_timeout: float | None) -> bytes:
         """Return what has come of the body since the last time, or wait for it; `b""` is the end of the answer.
@@ -217,6 +220,14 @@ class Call:
         body = answer.take()
         if connection is not None:
             self._go_on(connection)
+        return body
+
+    def rest(self) -> bytes | None:
+        """Return what is left of the body if all of it has come, else None. There is no `read` after it."""
+        if not self._answer.whole:
+            return None
+        body = self._answer.take()
+        self.close()
         return body
 
     @property
@@ -245,7 +256,8 @@ class Call:
             self._answer.take()  # and so nobody reads on
             connection.fail(CallClosed("the call was closed"))
 
-    async def _ask(self, connection: Connection) -> Head:
+    def _ask(self, connection: Connection) -> "asyncio.Future[None]":
+        """Send the request, and return what is awaited until its answer has a head or the connection is over."""
         if self._is_closed:
             connection.close()
             raise CallClosed("the call was closed")
@@ -253,10 +265,13 @@ class Call:
         connection.ask(self._answer, *self._request.pieces)
         if self._request.parts is not None:
             self._sender = asyncio.create_task(self._send(connection, self._request.parts))
-        await connection.progress(self._limits.head_timeout if self._request.is_sent else None)
-        if self._answer.head is None:
-            raise self._trouble(connection)
-        return self._answer.head
+        return connection.progress(self._limits.head_timeout if self._request.is_sent else None)
+
+    def _may_ask_again(self, kept: Connection) -> bool:
+        """Return whether the request may be sent once more, because a kept connection has just ended."""
+        request = self._request
+        is_repeatable = request.parts is None and request.is_idempotent
+        return is_repeatable and isinstance(kept.error, HungUp) and not (self._answer.begun or self._is_closed)
 
     def _go_on(self, connection: Connection) -> None:
         if self._answer.whole:

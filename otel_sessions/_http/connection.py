@@ -43,16 +43,11 @@ class Wait:
         self._waiter: asyncio.Future[None] | None = None
         self._seconds: float | None = None
 
-    async def last(self, seconds: float | None) -> None:
-        """Wait for `end`, or until `late` was called after so many seconds; None for as long as it takes."""
-        waiter = self._waiter = self._loop.create_future()
+    def begin(self, seconds: float | None) -> "asyncio.Future[None]":
+        """Return what is awaited until `end`. `late` is called after so many seconds; None for as long as it takes."""
+        self._waiter = self._loop.create_future()
         self.limit(seconds)
-        try:
-            await waiter
-        finally:
-            if self._waiter is waiter:  # else another task waits by now, because this task's call was closed meanwhile
-                self._waiter = None
-                self._deadline.set(None)
+        return self._waiter
 
     def limit(self, seconds: float | None) -> None:
         """Let the present wait last so many seconds from now on."""
@@ -66,8 +61,10 @@ class Wait:
 
     def end(self) -> None:
         """Let the task go on."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter, self._waiter = self._waiter, None
+        self._deadline.clear()
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def stop(self) -> None:
         """Let the task go on, and leave no timer behind."""
@@ -104,7 +101,7 @@ class Connection(asyncio.Protocol):
         if self.error is None:
             self._write(pieces)
             self._reading.prolong()
-            await (self._writing.last(seconds) if self._is_full else asyncio.sleep(0))
+            await (self._writing.begin(seconds) if self._is_full else asyncio.sleep(0))
         if self.error is not None:
             raise self.error
 
@@ -112,10 +109,12 @@ class Connection(asyncio.Protocol):
         # Not by `writelines`: in some versions of Python that never pauses the writer.
         self._transport.write(b"".join(pieces))
 
-    async def progress(self, seconds: float | None) -> None:
-        """Wait until the answer has gone on or the connection is over; after so many seconds it is."""
-        if self.error is None:
-            await self._reading.last(seconds)
+    def progress(self, seconds: float | None) -> "asyncio.Future[None]":
+        """Return what is awaited until the answer goes on or the connection is over; after so many seconds it is."""
+        waiter = self._reading.begin(seconds)
+        if self.error is not None:
+            self._reading.end()
+        return waiter
 
     def limit(self, seconds: float | None) -> None:
         """Let the wait for the answer last so many seconds from now on."""
@@ -130,6 +129,7 @@ class Connection(asyncio.Protocol):
     def rest(self) -> bool:
         """Expect nothing more, and return whether the connection may serve another request."""
         self._answer = None
+        self._reading.end()
         return self.error is None and self._transport.get_write_buffer_size() == 0
 
     @property

@@ -28,6 +28,10 @@ class Deadline:
         if self._timer is None or self._timer.when() > self._at:
             self._start(self._at)
 
+    def clear(self) -> None:
+        """Have no deadline, as after `set(None)`."""
+        self._at = None
+
     def close(self) -> None:
         """Forget the deadline for good, and leave no timer behind."""
         self._is_closed = True

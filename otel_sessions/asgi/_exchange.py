@@ -15,6 +15,7 @@ from otel_sessions._core.exceptions import SessionError, SessionNotFound
 from otel_sessions.matchers import MOST_LOOKED_AT, Answer, Scope
 
 from ._events import Events
+from ._repeated import events_in
 from ._roles import Outside, Role
 
 # Frameworks pass their own typed dicts. Only Any is compatible with them in both directions.
@@ -136,19 +137,21 @@ class Exchange:
             self._has_left = True
         return message
 
-    async def send(self, message: Message) -> None:
+    def send(self, message: Message) -> Awaitable[None]:
         kind = message["type"]
+        if kind == self.starts:
+            return self._send_start(message)
         if kind == "http.response.body":
             self._over = not message.get("more_body", False)
-            self._note_part(bytes(message.get("body") or b""))
+            self._note_part(message.get("body") or b"")
             if self._over:
                 self._expect_more()
-        elif kind == self.starts:
-            await self._send(self._start(message))
-            if not self._has_left:  # servers accept messages that they cannot send any more
-                self.role.answer_sent()
-            return
-        await self._send(message)
+        return self._send(message)
+
+    async def _send_start(self, message: Message) -> None:
+        await self._send(self._start(message))
+        if not self._has_left:  # servers accept messages that they cannot send any more
+            self.role.answer_sent()
 
     async def refuse(self, error: SessionError, answer: Answer) -> None:
         """End the exchange: with `answer` if the app has not started an answer, else as well as possible.
@@ -175,7 +178,7 @@ class Exchange:
         said = said if isinstance(said, list) else list(said)
         headers = self.role.answer_starts(message.get("status", 101), said)
         self._started = True
-        self._events = Events.of(headers)
+        self._events = events_in(headers)
         if self._idle_timeout is not None:
             self._streams = not any(name.lower() == b"content-length" for name, _ in headers)
             self._expect_more()
@@ -186,7 +189,7 @@ class Exchange:
         if self._events is None:
             if not self._over:
                 self._note_activity()
-        elif self._events.has_more_than_comments(body):
+        elif self._events.has_more_than_comments(bytes(body)):
             self._note_message()
 
     def _note_activity(self) -> None:
@@ -225,7 +228,7 @@ class WebSocket(Exchange):
             self._note_message()
         return message
 
-    async def send(self, message: Message) -> None:
+    def send(self, message: Message) -> Awaitable[None]:
         if message["type"] in ("websocket.close", "websocket.http.response.start"):
             self._over = True
             self._expect_more()
@@ -233,7 +236,7 @@ class WebSocket(Exchange):
             message = self._deny(message)
         if message["type"] == "websocket.send":
             self._note_message()
-        await super().send(message)
+        return super().send(message)
 
     def _deny(self, message: Message) -> Message:
         """Note that the app refuses the handshake. The role sees at least status 400, whatever the app's status is."""

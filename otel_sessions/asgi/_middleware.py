@@ -147,23 +147,25 @@ class SessionLeaseMiddleware:
         tell_part(manager, self)
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        await self.serve(scope, receive, send)
+
+    def serve(self, scope: Any, receive: Receive, send: Send) -> Awaitable[None]:
+        """Return what serves an exchange when it is awaited, for callers that need no async `__call__`."""
         if scope["type"] not in ("http", "websocket"):
             if scope["type"] == "lifespan":
                 tell_whole(self._manager, scope.get("app", self), scope.get("state"))
-            await self._app(scope, receive, send)
-        elif self._fleet is not None and scope.get(FORWARDED) is not False and self._fleet.is_forwarded(scope):
-            await self._fleet.take(scope, receive, send, self._serve_forwarded)
-        elif self._skips(scope):
-            await self._pass(scope, exchange_of(scope, receive, send))
-        else:
-            exchange = exchange_of(scope, receive, send, self._stream_idle_timeout)
-            match = match_in(scope, self._matcher)
-            session = self._live(match.session_ids, scope) if match.session_ids else None
-            if session is None:
-                await self._serve_outside(match, scope, exchange)
-            else:
-                inner = self._inner(scope, session)
-                await self._lease(session, self._role_in(session, inner), inner, exchange)
+            return self._app(scope, receive, send)
+        if self._fleet is not None and scope.get(FORWARDED) is not False and self._fleet.is_forwarded(scope):
+            return self._fleet.take(scope, receive, send, self._serve_forwarded)
+        if self._skips(scope):
+            return self._pass(scope, exchange_of(scope, receive, send))
+        exchange = exchange_of(scope, receive, send, self._stream_idle_timeout)
+        match = match_in(scope, self._matcher)
+        session = self._live(match, scope) if match.session_ids else None
+        if session is None:
+            return self._serve_outside(match, scope, exchange)
+        inner = self._inner(scope, session)
+        return self._lease(session, self._role_in(session, inner), inner, exchange)
 
     async def _serve_outside(self, match: Match, scope: Scope, exchange: Exchange) -> None:
         """Serve a request that is not in a live session."""
@@ -188,7 +190,7 @@ class SessionLeaseMiddleware:
         The scope belongs to this exchange alone.
         """
         own = self._adopting.own_id(session_id) if isinstance(self._adopting, HintingMatcher) else session_id
-        session = self._live((own,), scope)
+        session = self._live(Match((own,)), scope)
         if session is not None:
             exchange = exchange_of(scope, receive, send, self._stream_idle_timeout)
             scope[SESSION], scope["headers"] = session, headers_in(scope, self._matcher, session.id)
@@ -197,10 +199,10 @@ class SessionLeaseMiddleware:
 
     # Deciding
 
-    def _live(self, session_ids: tuple[str, ...], scope: Scope) -> Session[Any] | None:
-        """Return the first session of these ids that is live and belongs to the client of a request, or None."""
+    def _live(self, match: Match, scope: Scope) -> Session[Any] | None:
+        """Return the first session that a request names and that is live and belongs to this client, or None."""
         client = self._owner(scope) if self._private else None
-        for session_id in session_ids:
+        for session_id in match.session_ids:
             session = self._manager.get(session_id)
             if session is not None and not (self._private and session.client != client):
                 return session

@@ -18,10 +18,16 @@ from otel_sessions._engine.manager import SessionManager
 from otel_sessions._http.caching import unshared
 from otel_sessions.matchers import AdoptingMatcher, Headers, IssuingMatcher, Scope
 
+from ._repeated import named_in
+
 SESSION = "otel_sessions.session"
 """The key in the scope of the session that the request is in. The value is None if the request is in no session."""
 OPENING = "otel_sessions.opening"
 """The key in the scope of a request whose answer may open a session of the app. The value is True."""
+
+
+ENDS = "otel_sessions.ends"
+"""The key in the scope of a request whose app has found out already whether its answer ends its session."""
 
 
 class Role(Protocol):
@@ -150,8 +156,8 @@ class Asking(_Silent):
         self._scope = scope
 
     def answer_starts(self, status: int, headers: Headers) -> Headers:
-        self.closes = self._once or (self.session is not None and self._matcher.ends(self._scope, status))
-        named = self._matcher.id_in_answer(headers)
+        self.closes = self._once or (self.session is not None and self._ends(status))
+        named = named_in(headers, self._matcher)
         if named is None:
             return headers
         if self.session is not None and named == self.session.id:
@@ -160,6 +166,10 @@ class Asking(_Silent):
             return unshared(headers, self._matcher.request_header)
         self.stray = named
         return self._matcher.withhold(headers)
+
+    def _ends(self, status: int) -> bool:
+        ends: bool | None = self._scope.get(ENDS)
+        return self._matcher.ends(self._scope, status) if ends is None else ends
 
 
 class Adopting:
@@ -186,7 +196,7 @@ class Adopting:
         self._give_back = give_back
 
     def answer_starts(self, status: int, headers: Headers) -> Headers:
-        self.stray = named = self._matcher.id_in_answer(headers)
+        self.stray = named = named_in(headers, self._matcher)
         if named is None or not self._matcher.establishes(status) or _is_cancelled():
             self._give_back()
             return self._matcher.withhold(headers)

@@ -46,8 +46,12 @@ class Sized:
         return self._left
 
     def take(self, pending: bytearray) -> bytes:
-        part = bytes(pending[: self._left])
-        del pending[: self._left]
+        if len(pending) <= self._left:  # mostly
+            part = bytes(pending)
+            pending.clear()
+        else:
+            part = bytes(pending[: self._left])
+            del pending[: self._left]
         self._left -= len(part)
         self.is_whole = self._left == 0
         return part

@@ -16,21 +16,21 @@ on, so that a client that leaves is heard; what comes early waits for its turn.
 import asyncio
 import select
 import sys
+from collections.abc import Awaitable
 from enum import Enum, auto
 from http import HTTPStatus
 from typing import Final, cast
-from urllib.parse import unquote
 
 from otel_sessions._http.deadline import Deadline
-from otel_sessions.matchers import Scope
 
+from . import scopes
 from .chunks import Body, Chunked, Sized
-from .exchange import Exchange, status_line
+from .exchange import Exchange
 from .head import END, Again, Head, Malformed, check_beginning
 from .measured import note_refused
-from .rules import TARGET
+from .outgoing import status_line
 from .serving import Serving
-from .shape import SHAPED, Shaped
+from .shape import Shaped
 
 _MOST_EARLY: Final = 65536
 """Bytes of requests that may wait for their turn."""
@@ -40,11 +40,19 @@ _NEXT_SECONDS: Final = 75.0
 """How long a connection is kept without a request."""
 _LEAVING_SECONDS: Final = 2.0
 """How long a client that was refused may take to read it and leave (RFC 9112, 9.6)."""
+_TASK: Final = "otel-sessions request"
 _LATE: Final = (HTTPStatus.REQUEST_TIMEOUT, "the request did not come in time")
 _TOO_LARGE: Final = (
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
     "the request's head is larger than this proxy passes on",
 )
+
+
+def _done(loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
+    """Return what is done: awaiting it costs less than awaiting a coroutine that does nothing."""
+    done = loop.create_future()
+    done.set_result(None)
+    return done
 
 
 class _State(Enum):
@@ -66,11 +74,13 @@ class Connection(asyncio.Protocol):
         self._limits = serving.limits
         self._loop = asyncio.get_running_loop()
         self._deadline = Deadline(self._loop, self._expired)
+        self.at_once: Awaitable[None] = _done(self._loop)
         self._state = _AWAITED
         self._pending = bytearray()
         self._searched = 0
         self._heads = Again()
         self._exchange: Exchange | None = None
+        self._task: asyncio.Task[None] | None = None
         self._body: Body = Sized(0)
         self._writable: asyncio.Event | None = None
         self._unwritten = 0
@@ -78,22 +88,18 @@ class Connection(asyncio.Protocol):
         self._is_paused = False
         self._is_due = False
         self._ends = False
-        self._proto: dict[str, object] = {}
+        self._proto: scopes.Part = {}
+        idle = self._limits.idle_timeout
+        self._next_seconds = _NEXT_SECONDS if idle is None else min(_NEXT_SECONDS, idle)
+        self.is_full = False
+        """Whether the client has to take some of what was written first."""
 
     # What the transport says
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
         self._serving.connections.add(self)
-        server, client = transport.get_extra_info("sockname"), transport.get_extra_info("peername")
-        self._proto = {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "server": tuple(server[:2]) if isinstance(server, (tuple, list)) else (server, None),
-            "client": tuple(client[:2]) if isinstance(client, (tuple, list)) else None,
-            "scheme": "http" if transport.get_extra_info("sslcontext") is None else "https",
-            "root_path": "",
-        }
+        self._proto = scopes.of_connection(transport)
         self._deadline.set(self._limits.head_timeout)
 
     def eof_received(self) -> None:
@@ -114,12 +120,14 @@ class Connection(asyncio.Protocol):
         self._advance()
 
     def pause_writing(self) -> None:
-        if self._writable is None or self._writable.is_set():
+        if not self.is_full:
+            self.is_full = True
             self._writable = asyncio.Event()
         self._watch_writing()
 
     def resume_writing(self) -> None:
-        if self._writable is not None and not self._writable.is_set():
+        if self._writable is not None and self.is_full:
+            self.is_full = False
             self._writable.set()
             if self._exchange is not None and not self._exchange.is_answered:
                 self._deadline.set(None)
@@ -128,9 +136,6 @@ class Connection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         self.transport.write(data)
-
-    def is_full(self) -> bool:
-        return self._writable is not None and not self._writable.is_set()
 
     async def writable(self) -> None:
         if self._writable is not None:
@@ -159,6 +164,9 @@ class Connection(asyncio.Protocol):
             self._soon()
 
     def over(self) -> None:
+        if self._task is not None:
+            self._serving.tasks.discard(self._task)
+            self._task = None
         if self._exchange is not None and self._exchange.is_answered and self._body.is_whole:
             self._next()
 
@@ -222,14 +230,14 @@ class Connection(asyncio.Protocol):
         if not self._pending:
             return
         self._serving.idle.pop(self, None)
-        end = self._pending.find(END, max(0, self._searched - len(END)))
+        end = self._pending.find(END, self._searched)
         size = len(self._pending) if end < 0 else end + len(END)
         if size > self._limits.max_header:
             raise Malformed(*_TOO_LARGE)
         if end < 0:
             if not self._searched:
                 self._deadline.set(self._limits.head_timeout)
-            self._searched = size
+            self._searched = max(1, size - len(END))  # nothing that ends a head stands at its beginning
             if self._pending != b"\r":
                 check_beginning(bytes(self._pending))
             return
@@ -243,25 +251,14 @@ class Connection(asyncio.Protocol):
         self._begin(head, shaped)
 
     def _begin(self, head: Head, shaped: Shaped) -> None:
-        self._deadline.set(None)
+        self._deadline.clear()
         self._state = _EXCHANGE
         self._exchange = exchange = Exchange(head, self, self._limits.idle_timeout)
         self._body = Chunked() if head.length is None else Sized(head.length)
-        path, _, query = head.target.partition(b"?")
-        scope: Scope = {
-            **self._proto,
-            "http_version": head.version,
-            "method": head.method,
-            "path": unquote(path.decode("latin-1")) if b"%" in path else path.decode("latin-1"),
-            "raw_path": path,
-            "query_string": query,
-            "headers": head.headers,
-            TARGET: head.target,
-            SHAPED: shaped,
-        }
-        task = self._loop.create_task(exchange.run(self._serving.app, scope))
-        self._serving.tasks.add(task)
-        task.add_done_callback(self._serving.tasks.discard)
+        scope = scopes.of_request(self._proto, head, shaped)
+        # Without a name each task makes one. `over` takes the task off: a callback would cost a turn of the loop.
+        self._task = self._loop.create_task(exchange.run(self._serving.app, scope), name=_TASK)
+        self._serving.tasks.add(self._task)
         if self._body.is_whole:
             exchange.put(b"", is_last=True)
 
@@ -298,8 +295,7 @@ class Connection(asyncio.Protocol):
         self._state = _AWAITED
         self._serving.idle[self] = None
         self._read_on(True)
-        idle = self._limits.idle_timeout
-        self._deadline.set(_NEXT_SECONDS if idle is None else min(_NEXT_SECONDS, idle))
+        self._deadline.set(self._next_seconds)
         if self._pending:
             self._soon()
 

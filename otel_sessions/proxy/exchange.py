@@ -2,11 +2,8 @@
 
 import asyncio
 import logging
-import re
-from collections.abc import Callable, Iterable
-from functools import lru_cache
-from http import HTTPStatus
-from typing import Final, NamedTuple, Protocol, cast
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol, cast
 
 from otel_sessions._core.events import Event
 from otel_sessions.asgi import ASGIApp, Message
@@ -14,76 +11,19 @@ from otel_sessions.asgi._leaving import LEAVING, Leaving
 from otel_sessions.matchers import Headers, Scope
 
 from .head import Head
-from .shape import KEPT
+from .outgoing import Asked, outgoing
 
 _MOST_HELD: Final = 65536
 """Bytes of a body that wait for the app; it is read on once the app has taken them."""
-_BODILESS: Final = frozenset({204, 304})
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-_NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_CLOSE: Final = b"connection: close\r\n"
-_MALFORMED: Final = "the app sends a malformed header"
-_LONGEST_KEPT: Final = 1024
-"""Bytes of names in a head whose form is remembered. Longer heads would fill memory."""
+BODY_FOLLOWS: Final = "otel_sessions.proxy.body_follows"
+"""In the message that starts an answer: whether the next message is sent at once, without a wait in between."""
 
 _logger = logging.getLogger("otel_sessions.proxy")
 
 
 class Stalled(Exception):
     """The client has stopped in the middle of its request's body."""
-
-
-def status_line(status: int) -> bytes:
-    """Return the first line of an answer."""
-    try:
-        phrase = HTTPStatus(status).phrase
-    except ValueError:
-        phrase = ""
-    return b"HTTP/1.1 %d %s\r\n" % (status, phrase.encode("ascii"))
-
-
-_STATUS_LINES: Final = {status: status_line(status) for status in range(200, 600)}
-
-
-class _Form(NamedTuple):
-    """What the names of an answer's headers decide: which lines pass, and where the length and `Connection` stand."""
-
-    lines: tuple[int, ...]
-    lines_without_length: tuple[int, ...]
-    length: int | None
-    closes: tuple[int, ...]
-
-
-def _form(names: tuple[bytes, ...]) -> _Form:
-    """Return the form of an answer's head. Raises `RuntimeError` if a name is not the name of a header."""
-    kinds = [name.lower() for name in names]
-    if not all(map(_NAME.fullmatch, kinds)):
-        raise RuntimeError(_MALFORMED)
-    lines = tuple(line for line, kind in enumerate(kinds) if kind not in (b"connection", b"transfer-encoding"))
-    lengths = [line for line, kind in enumerate(kinds) if kind == b"content-length"]
-    return _Form(
-        lines=lines,
-        lines_without_length=tuple(line for line in lines if line not in lengths),
-        length=lengths[-1] if lengths else None,
-        closes=tuple(line for line, kind in enumerate(kinds) if kind == b"connection"),
-    )
-
-
-_form_again: Final = lru_cache(KEPT)(_form)
-
-
-def _form_of(headers: Headers) -> _Form:
-    names = tuple([name for name, _ in headers])
-    return _form_again(names) if len(b"".join(names)) <= _LONGEST_KEPT else _form(names)
-
-
-def _written(headers: Headers, lines: tuple[int, ...], rest: bytes) -> bytes:
-    """Return a head behind its first line. Raises `RuntimeError` if a reader may see other lines in it."""
-    text = b"\r\n".join([b": ".join(headers[line]) for line in lines])
-    marks = len(text) - len(text.translate(None, b"\r\n\0"))
-    if marks != 2 * max(0, len(lines) - 1):
-        raise RuntimeError(_MALFORMED)
-    return b"%b\r\n%b\r\n" % (text, rest) if text else rest + b"\r\n"
 
 
 def watch(scope: Scope, on_gone: Callable[[], None]) -> None:
@@ -102,11 +42,12 @@ def is_left(scope: Scope) -> bool:
 class Carrier(Protocol):
     """The connection that an exchange is on."""
 
-    def write(self, data: bytes) -> None: ...
+    at_once: Awaitable[None]
+    """What can be awaited without a wait."""
+    is_full: bool
+    """Whether the client has to take some of what was written first."""
 
-    def is_full(self) -> bool:
-        """Return whether the client has to take some of what was written first."""
-        ...
+    def write(self, data: bytes) -> None: ...
 
     async def writable(self) -> None:
         """Wait until the client has taken enough of what was written, or is gone."""
@@ -140,31 +81,33 @@ class Carrier(Protocol):
 class Exchange:
     """What the connection puts in with `put` and `disconnect`, the app gets; what the app sends goes to `carrier`."""
 
+    # Most exchanges leave most of these as they are. A default here costs a request nothing.
+    _is_late = False
+    _heard: asyncio.Event | None = None
+    _on_gone: Callable[[], None] | None = None
+    _body: bytes | bytearray = b""
+    _left: int | None = None
+    """Bytes of the answer that were told and are still to come."""
+    _unsent = b""
+    """The head of the answer, until it is written with what comes next; an answer without a body is one write."""
+    _is_chunked = False
+    _has_body = True
+    _goes_on = True
+    _has_told_end = False
+    is_read = False
+    """Whether the request is here as a whole."""
+    is_started = False
+    is_answered = False
+    is_over = False
+    """Whether the app has returned."""
+    is_gone = False
+    """Whether the client has left."""
+
     def __init__(self, head: Head, carrier: Carrier, idle_timeout: float | None) -> None:
         self._head = head
         self._idle_timeout = idle_timeout
-        self._is_late = False
         self._carrier = carrier
-        self._body = bytearray()
-        self._heard: asyncio.Event | None = None
-        self._on_gone: Callable[[], None] | None = None
         self._expects_continue = head.expects_continue
-        self._left: int | None = None
-        """Bytes of the answer that were told and are still to come."""
-        self._unsent = b""
-        """The head of the answer, until it is written with what comes next; an answer without a body is one write."""
-        self._is_chunked = False
-        self._has_body = True
-        self._goes_on = True
-        self._has_told_end = False
-        self.is_read = False
-        """Whether the request is here as a whole."""
-        self.is_started = False
-        self.is_answered = False
-        self.is_over = False
-        """Whether the app has returned."""
-        self.is_gone = False
-        """Whether the client has left."""
 
     @property
     def is_full(self) -> bool:
@@ -178,12 +121,20 @@ class Exchange:
 
     def put(self, part: bytes, *, is_last: bool) -> None:
         """Add a part of the request's body; an app that has answered gets no more."""
-        if not self.is_answered:
-            self._body += part
-        self.is_read = is_last
         if part:
             self._expects_continue = False
+            if not self.is_answered:
+                self._hold(part)
+        self.is_read = is_last
         self._tell()
+
+    def _hold(self, part: bytes) -> None:
+        if not self._body:  # mostly, a body comes in one part
+            self._body = part
+            return
+        if isinstance(self._body, bytes):
+            self._body = bytearray(self._body)
+        self._body += part
 
     def disconnect(self) -> None:
         """Tell the app that its client is gone."""
@@ -263,16 +214,24 @@ class Exchange:
         self._tell()
 
     def _next(self) -> Message:
-        body = bytes(self._body)
-        self._body.clear()
+        body, self._body = bytes(self._body), b""
         self._has_told_end = self.is_read
         if not self.is_read:
             self._carrier.body_taken()
         return {"type": "http.request", "body": body, "more_body": not self._has_told_end}
 
-    async def send(self, message: Message) -> None:
-        if self._carrier.is_full():
-            await self._carrier.writable()
+    def send(self, message: Message) -> Awaitable[None]:
+        """Take a message at once if the client takes its answer, else when the client has taken enough of it."""
+        if self._carrier.is_full:
+            return self._send_when_writable(message)
+        self._take(message)
+        return self._carrier.at_once
+
+    async def _send_when_writable(self, message: Message) -> None:
+        await self._carrier.writable()
+        self._take(message)
+
+    def _take(self, message: Message) -> None:
         if self.is_gone:
             return
         if self.is_answered:
@@ -282,28 +241,17 @@ class Exchange:
             raise RuntimeError(f"{wanted} has to come, not {message['type']}")
         if self.is_started:
             self._send_body(message.get("body", b""), bool(message.get("more_body", False)))
-        else:
-            self._start(message["status"], message.get("headers", ()))
-
-    def _start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        said = list(headers)
-        form = _form_of(said)
-        self._has_body = self._head.method != "HEAD" and status not in _BODILESS
-        self._goes_on = self._head.keeps_alive and self._carrier.may_go_on()
-        if form.length is not None and self._has_body:
-            self._left = int(said[form.length][1])
-        if form.closes and any(b"close" in said[line][1].lower() for line in form.closes):
-            self._goes_on = False
-        rest = b""
-        if self._has_body and self._left is None:
-            self._is_chunked = self._head.version == "1.1"
-            self._goes_on = self._goes_on and self._is_chunked
-            rest = b"transfer-encoding: chunked\r\n" if self._is_chunked else b""
-        lines = form.lines_without_length if status == 204 else form.lines  # RFC 9110, 8.6
-        self._unsent = _STATUS_LINES[status] + _written(said, lines, rest if self._goes_on else rest + _CLOSE)
-        self.is_started = True
-        if self._has_body:
+            return
+        headers = message.get("headers", ())
+        self._start(message["status"], headers if isinstance(headers, list) else list(headers))
+        if self._has_body and not message.get(BODY_FOLLOWS):
             asyncio.get_running_loop().call_soon(self._flush)
+
+    def _start(self, status: int, headers: Headers) -> None:
+        head = self._head
+        asked = Asked(head.method == "HEAD", head.version, head.keeps_alive and self._carrier.may_go_on())
+        self._unsent, self._has_body, self._left, self._is_chunked, self._goes_on = outgoing(status, headers, asked)
+        self.is_started = True
 
     def _flush(self) -> None:
         """Write the head, unless the first part of the body has taken it along."""
@@ -324,7 +272,7 @@ class Exchange:
             raise RuntimeError(f"the answer is {self._left} bytes shorter than its Content-Length")
         self._write(b"")
         self.is_answered = True
-        self._body.clear()
+        self._body = b""
         self._tell()
         self._carrier.answered(goes_on=self._goes_on)
 

@@ -25,12 +25,14 @@ from otel_sessions._http.client import (
     UpstreamError,
 )
 from otel_sessions.asgi import OPENING, SESSION, Message, Receive, Send
+from otel_sessions.asgi._roles import ENDS
 from otel_sessions.matchers import AdoptingMatcher, Headers, Scope, header, pairs_of
 
 from .body import is_event_stream, pass_body
-from .exchange import Stalled, watch
+from .exchange import BODY_FOLLOWS, Stalled, watch
 from .headers import end_to_end
 from .leading_back import LeadingBack
+from .outgoing import PassedOn
 from .peer import Marked, peer_of
 from .rules import STALLED, TOO_LARGE, Rules, target_of
 from .shape import Shaped, shape_in, shaped_in
@@ -96,11 +98,16 @@ class Forwarder:
             passed, streams = head.found if isinstance(head.found, _Passed) else _passed(head)
             if self._lead_back is not None:
                 passed = self._lead_back(passed, scope["scheme"], (header(scope, b"host") or "").encode("latin-1"))
-            start = {"type": "http.response.start", "status": head.status, "headers": passed}
+            start: Message = {"type": "http.response.start", "status": head.status, "headers": passed}
+            whole = call.rest()
+            start[BODY_FOLLOWS] = whole is not None
             if client.is_gone:
                 await _tell_nobody(send, start)
                 return
             await send(start)
+            if whole is not None:
+                await send({"type": "http.response.body", "body": whole})
+                return
             try:
                 if streams:
                     await self._pass_events(call, passed, send)
@@ -130,11 +137,12 @@ class Forwarder:
         )
 
     def _note(self, scope: Scope, asked: "_Asked", status: int) -> None:
-        """Note what the upstream says of the session that a request is in."""
+        """Note what the upstream says of the session that a request is in. The middleware then knows if it ends."""
         peer = None if self._matcher is None else peer_of(scope)
         if peer is not None and self._matcher is not None:
             peer.note(asked.headers, status)
-            peer.told = peer.told or self._matcher.ends(scope, status)
+            ends = scope[ENDS] = self._matcher.ends(scope, status)
+            peer.told = peer.told or ends
 
     async def _pass_events(self, call: Call, head: Headers, send: Send) -> None:
         """Pass a stream of events back, which may be silent for as long as it likes."""
@@ -148,7 +156,7 @@ class Forwarder:
 class _Asked:
     """What the upstream is asked, but for the body, and how long its answer may take."""
 
-    headers: Headers
+    headers: Marked
     outline: Outline
     has_body: bool
     limits: CallLimits
@@ -163,7 +171,7 @@ def _changed(shaped: Shaped) -> _Asked | None:
     outline = before.outline.changed(changes)
     if outline is None:
         return None
-    headers = Marked([changes.get(pair, pair) for pair in before.headers])
+    headers = before.headers.changed(changes)
     return _Asked(headers=headers, outline=outline, has_body=before.has_body, limits=before.limits)
 
 
@@ -176,7 +184,7 @@ class _Passed(NamedTuple):
 
 def _passed(head: Head) -> _Passed:
     """Return what is passed on of the head of an answer. It is found once for a head that is repeated."""
-    headers = end_to_end([(name.lower(), value) for name, value in head.headers])
+    headers = PassedOn(end_to_end([(name.lower(), value) for name, value in head.headers]))
     head.found = passed = _Passed(headers, is_event_stream(headers))
     return passed
 

@@ -77,7 +77,7 @@ class Front:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await self._leased(scope, receive, send)
+            await self._leased.serve(scope, receive, send)
         except Stalled:  # while the middleware read the start of the body
             await refuse(send, *STALLED)
 

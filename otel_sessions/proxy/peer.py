@@ -12,7 +12,7 @@ from otel_sessions.asgi import SESSION
 from otel_sessions.matchers import Headers, McpMatcher, Scope
 
 from .rules import target_of
-from .shape import KEPT
+from .shape import KEPT, Changes, with_changes
 
 MCP_ID: Final = McpMatcher.request_header
 _STARTS_OF_ONE_REQUEST: Final = (b"accept", b"content-", b"if-")
@@ -50,7 +50,7 @@ class Peer:
 
     def is_at(self, target: bytes) -> bool:
         """Return whether a request goes to the path where the session began. Other paths say nothing about it."""
-        return target.partition(b"?")[0] == self.target.partition(b"?")[0]
+        return target == self.target or target.partition(b"?")[0] == self.target.partition(b"?")[0]
 
     def note(self, headers: Headers, status: int) -> None:
         """Remember a request's headers, unless the upstream has refused its credentials (401 and 403)."""
@@ -87,9 +87,14 @@ class Marked(list[tuple[bytes, bytes]]):
 
     __slots__ = ("mark",)
 
-    def __init__(self, headers: Headers) -> None:
+    def __init__(self, headers: Headers, mark: int | None = None) -> None:
         super().__init__(headers)
-        self.mark: Final = hash(tuple(credentials(headers)))
+        self.mark: Final = hash(tuple(credentials(headers))) if mark is None else mark
+
+    def changed(self, changes: Changes) -> "Marked":
+        """Return the headers with other values in some lines. Mostly these describe the request, and not its sender."""
+        describes = all([name in _OF_ONE_REQUEST for name, _ in changes])
+        return Marked(with_changes(self, changes), self.mark if describes else None)
 
 
 def _mark_of(headers: Headers) -> int:

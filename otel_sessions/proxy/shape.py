@@ -61,13 +61,13 @@ class Shaped(Repeated):
     """A request's headers and their shape, and what was found out about them.
 
     A connection has the same object again for a head that is repeated, so each answer is found once. `refusal` is why
-    the request is not passed on; it is empty if nobody has asked. `outgoing` is what the upstream is asked.
-    `like` is that of a head that differs in the values of `UNREAD` names only, and the lines
-    that have changed; None if there is no such head. `rewritten` is about the headers that the middleware has made of
-    these last, and `rewritten_like` about those that it had made of the head in `like`.
+    the request is not passed on; it is empty if nobody has asked. `outgoing` is what the upstream is asked. `like` is
+    that of a head that differs in the values of `UNREAD` names only, and the lines that have changed; None if there is
+    no such head. `rewritten` is about the headers that the middleware has made of these last, and `rewritten_like`
+    about those that it had made of the head in `like`. `line` is what a scope has of the first line and the connection.
     """
 
-    __slots__ = ("headers", "like", "outgoing", "refusal", "rewritten", "rewritten_like", "shape")
+    __slots__ = ("headers", "like", "line", "outgoing", "refusal", "rewritten", "rewritten_like", "shape")
 
     def __init__(self, headers: Headers, shape: Shape) -> None:
         super().__init__()
@@ -75,6 +75,7 @@ class Shaped(Repeated):
         self.shape: Final = shape
         self.refusal: tuple[()] | tuple[tuple[HTTPStatus, str] | None] = ()
         self.outgoing: object = None
+        self.line: dict[str, object] | None = None
         self.like: tuple[object, Changes] | None = None
         self.rewritten: Shaped | None = None
         self.rewritten_like: tuple[Shaped, Changes] | None = None
@@ -82,7 +83,7 @@ class Shaped(Repeated):
     def changed(self, headers: Headers, changes: Changes) -> "Shaped":
         """Return what is known about these headers, which differ from the present headers in `UNREAD` lines."""
         other = Shaped(headers, self.shape)
-        other.refusal = self.refusal
+        other.refusal, other.line = self.refusal, self.line
         if self.outgoing is not None:
             other.like = self.outgoing, changes
         if self.rewritten is not None:
@@ -94,9 +95,18 @@ class Shaped(Repeated):
         like, self.rewritten_like = self.rewritten_like, None
         if like is not None:
             before, changes = like
-            if headers == [changes.get(pair, pair) for pair in before.headers]:
+            if headers == with_changes(before.headers, changes):
                 return before.changed(headers, changes)
         return Shaped(headers, shape_of(headers))
+
+
+def with_changes(headers: Headers, changes: Changes) -> list[tuple[bytes, bytes]]:
+    """Return headers with other values in some lines, each of which stands there at most once."""
+    changed = list(headers)
+    for line, other in changes.items():
+        if line in changed:
+            changed[changed.index(line)] = other
+    return changed
 
 
 def shape_of(headers: Headers) -> Shape:

@@ -6,8 +6,9 @@ import pytest
 
 from otel_sessions import SessionManager
 from otel_sessions.asgi import Receive, Scope, Send, SessionLeaseMiddleware
-from otel_sessions.asgi._repeated import REPEATED, Repeated
-from otel_sessions.matchers import HeaderMatcher, Headers, Match
+from otel_sessions.asgi._repeated import REPEATED, Repeated, RepeatedAnswer
+from otel_sessions.asgi._roles import ENDS
+from otel_sessions.matchers import HeaderMatcher, Headers, Match, McpMatcher
 from tests.exchanges import Client, http
 
 pytestmark = pytest.mark.anyio
@@ -67,3 +68,47 @@ async def test_a_repeated_head_whose_session_has_ended_is_404() -> None:
         assert (await Client(dict(scope)).go(app)).status == 200
         await manager.close_session(session.id)
         assert (await Client(dict(scope)).go(app)).status == 404
+
+
+class Asked(McpMatcher):
+    """Counts for how many answers it is asked for an id."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+    def id_in_answer(self, headers: Headers) -> str | None:
+        self.asked += 1
+        return super().id_in_answer(headers)
+
+
+@pytest.mark.parametrize("kind", [b"text/event-stream", b"application/json"])
+async def test_an_answer_that_is_repeated_is_looked_at_once_and_counts_as_before(kind: bytes) -> None:
+    headers = RepeatedAnswer([(b"content-type", kind)])
+
+    async def stream(_scope: Any, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"data: 1\n\n", "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    matcher = Asked()
+    async with SessionManager[None]() as manager:
+        app = SessionLeaseMiddleware(stream, manager, matcher)
+        session = await manager.create_session("s1")
+        for _ in range(2):
+            await Client(http(mcp_session_id="s1")).go(app)
+        events = 1 if kind == b"text/event-stream" else 0
+        assert (matcher.asked, session.metadata.message_count) == (1, 2 * (1 + events))
+
+
+@pytest.mark.parametrize("ends", [True, False])
+async def test_a_matcher_is_not_asked_again_whether_an_answer_ends_its_session(ends: bool) -> None:
+    async def app(scope: Any, _receive: Receive, send: Send) -> None:
+        scope[ENDS] = ends
+        await send({"type": "http.response.start", "status": 404, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async with SessionManager[None]() as manager:
+        await manager.create_session("s1")
+        await Client(http(mcp_session_id="s1")).go(SessionLeaseMiddleware(app, manager, McpMatcher()))
+        assert len(manager) == (0 if ends else 1)

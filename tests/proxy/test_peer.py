@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_sessions.proxy import Peer
-from otel_sessions.proxy.peer import credentials
+from otel_sessions.proxy.peer import Marked, credentials
 
 SHOWN = [(b"host", b"h"), (b"authorization", b"Bearer a:b"), (b"cookie", b"a=b; c=d"), (b"x-forwarded-for", b"::1")]
 OF_THE_REQUEST = [(b"accept", b"*/*"), (b"content-length", b"3"), (b"traceparent", b"00-1-2-01"), (b"if-match", b"x")]
@@ -43,3 +43,17 @@ def test_hundreds_of_tiny_headers_take_no_more_than_their_bytes() -> None:
 
 def test_nothing_of_what_a_client_has_shown_is_printed() -> None:
     assert repr(Peer(b"/mcp?key=secret", SHOWN)) == "<Peer>"
+
+
+CHANGES = st.dictionaries(
+    st.sampled_from([*SHOWN, *OF_THE_REQUEST, (b"x-request-id", b"1")]), st.sampled_from([b"", b"other"]), max_size=3
+)
+
+
+@given(CHANGES)
+def test_headers_with_other_values_have_the_mark_of_such_headers(values: dict[tuple[bytes, bytes], bytes]) -> None:
+    changes = {(name, value): (name, other) for (name, value), other in values.items()}
+    before = Marked([*OF_THE_REQUEST, *SHOWN])
+    after = before.changed(changes)
+    assert after == [changes.get(pair, pair) for pair in before]
+    assert after.mark == Marked(after).mark
