@@ -93,7 +93,7 @@ class Marked(list[tuple[bytes, bytes]]):
 
     def changed(self, changes: Changes) -> "Marked":
         """Return the headers with other values in some lines. Mostly these describe the request, and not its sender."""
-        describes = all([name in _OF_ONE_REQUEST for name, _ in changes])
+        describes = all(name in _OF_ONE_REQUEST for name, _ in changes)
         return Marked(with_changes(self, changes), self.mark if describes else None)
 
 
