@@ -10,6 +10,7 @@ from typing import Final, NamedTuple, Protocol, cast
 
 from otel_sessions._core.events import Event
 from otel_sessions.asgi import ASGIApp, Message
+from otel_sessions.asgi._direct import DIRECT, Way
 from otel_sessions.matchers import Headers, Scope
 
 from .head import Head
@@ -273,15 +274,19 @@ class Exchange:
     async def send(self, message: Message) -> None:
         if self._carrier.is_full():
             await self._carrier.writable()
+        kind = message["type"]
+        if kind == DIRECT:
+            cast("Way", message["way"]).write = self._write_part
+            return
         if self.is_gone:
             return
         if self.is_answered:
             raise RuntimeError("the answer is complete already")
         wanted = "http.response.body" if self.is_started else "http.response.start"
-        if message["type"] != wanted:
-            raise RuntimeError(f"{wanted} has to come, not {message['type']}")
+        if kind != wanted:
+            raise RuntimeError(f"{wanted} has to come, not {kind}")
         if self.is_started:
-            self._send_body(message.get("body", b""), bool(message.get("more_body", False)))
+            self._send_body(message.get("body", b""), more=bool(message.get("more_body", False)))
         else:
             self._start(message["status"], message.get("headers", ()))
 
@@ -315,7 +320,7 @@ class Exchange:
         if unsent or data:
             self._carrier.write(unsent + data)
 
-    def _send_body(self, body: bytes, more: bool) -> None:
+    def _send_body(self, body: bytes, *, more: bool) -> None:
         if self._has_body:
             self._write_body(body, more)
         if more:
@@ -338,6 +343,13 @@ class Exchange:
                 raise RuntimeError("the answer is longer than its Content-Length")
             self._left -= len(body)
         self._write(body)
+
+    def _write_part(self, part: bytes) -> bool:
+        """Write a part of the body at once, and return whether the client is there and takes more."""
+        if self.is_gone:
+            return False
+        self._send_body(part, more=True)
+        return not self._carrier.is_full()
 
     async def _fail(self) -> None:
         text = b"Internal Server Error"

@@ -27,7 +27,7 @@ from otel_sessions._http.client import (
 from otel_sessions.asgi import OPENING, SESSION, Message, Receive, Send
 from otel_sessions.matchers import AdoptingMatcher, Headers, Scope, header, pairs_of
 
-from .body import is_event_stream, pass_body
+from .body import is_event_stream, pass_events, pass_parts
 from .exchange import Stalled, watch
 from .headers import end_to_end
 from .leading_back import LeadingBack
@@ -103,9 +103,9 @@ class Forwarder:
             await send(start)
             try:
                 if streams:
-                    await self._pass_events(call, passed, send)
+                    await pass_events(call, passed, send, self._rules.comment_after)
                 else:
-                    await _pass_parts(call, send, asked.limits.head_timeout)
+                    await pass_parts(call, send, asked.limits.head_timeout)
             except CallClosed:
                 raise
             except UpstreamError as error:  # the answer has started, and is left incomplete, as it came
@@ -135,13 +135,6 @@ class Forwarder:
         if peer is not None and self._matcher is not None:
             peer.note(asked.headers, status)
             peer.told = peer.told or self._matcher.ends(scope, status)
-
-    async def _pass_events(self, call: Call, head: Headers, send: Send) -> None:
-        """Pass a stream of events back, which may be silent for as long as it likes."""
-        if self._rules.comment_after is None:
-            await _pass_parts(call, send, None)
-        else:
-            await pass_body(_parts(call), head, send, self._rules.comment_after)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -242,20 +235,6 @@ async def _next(receive: Receive) -> Message:
     if message["type"] == "http.disconnect":
         raise _Gone
     return message
-
-
-async def _pass_parts(call: Call, send: Send, idle_timeout: float | None) -> None:
-    """Pass the body of an answer back, as it comes."""
-    more = True
-    while more:
-        part = await call.read(idle_timeout)
-        more = not call.is_over
-        await send({"type": "http.response.body", "body": part, "more_body": more})
-
-
-async def _parts(call: Call) -> AsyncIterator[bytes]:
-    while part := await call.read(None):
-        yield part
 
 
 async def refuse(send: Send, status: HTTPStatus, text: str) -> None:

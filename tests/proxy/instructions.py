@@ -80,7 +80,7 @@ def instructions(kind: Kind, *flags: str) -> float:
         yield
         _ask(client, requests[_BEFORE:])
 
-    with _upstream(threading.Semaphore()) as upstream:
+    with _upstream() as upstream:
         return _counted(upstream, ask, flags)
 
 
@@ -216,11 +216,12 @@ def _messages(connection: socket.socket) -> Iterator[bytes]:
 
 
 @contextmanager
-def _upstream(asked: threading.Semaphore) -> Iterator[str]:
+def _upstream(asked: threading.Semaphore | None = None) -> Iterator[str]:
     """Run an upstream that answers each request at once, with a session's id for those that bring none.
 
     A stream has an event for each time that `asked` is released.
     """
+    asked = asked or threading.Semaphore(0)
     with socket.create_server((HOST, 0)) as listener:
         threading.Thread(target=_serve, args=(listener, asked), daemon=True).start()
         yield f"http://{HOST}:{listener.getsockname()[1]}"
