@@ -38,6 +38,7 @@ from .upstream import Body, Upstream, limits_of
 
 _logger = logging.getLogger("otel_sessions.proxy")
 
+PLAIN: Final = ((b"content-type", b"text/plain; charset=utf-8"),)
 _UNREACHABLE: Final = (HTTPStatus.BAD_GATEWAY, "the upstream cannot be reached")
 _BROKEN: Final = (HTTPStatus.BAD_GATEWAY, "the upstream broke off before it answered")
 _LATE: Final = (HTTPStatus.GATEWAY_TIMEOUT, "the upstream did not answer in time")
@@ -245,9 +246,21 @@ async def refuse(send: Send, status: HTTPStatus, text: str) -> None:
 async def answer(send: Send, status: HTTPStatus, text: str, *more: tuple[bytes, bytes]) -> None:
     """Answer in the proxy's own words."""
     body = f"{text}\n".encode()
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": int(status), "headers": [*headers, *more]})
+    headers = [*PLAIN, (b"content-length", b"%d" % len(body)), *more]
+    await send({"type": "http.response.start", "status": int(status), "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+async def refuse_websocket(receive: Receive, send: Send, status: HTTPStatus, text: str) -> None:
+    """Refuse a handshake of a WebSocket in the proxy's own words."""
+    await receive()
+    await deny(send, status, PLAIN, f"{text}\n".encode())
+
+
+async def deny(send: Send, status: int, headers: Headers, body: bytes) -> None:
+    """Refuse a handshake that has been received with an HTTP answer."""
+    await send({"type": "websocket.http.response.start", "status": int(status), "headers": list(headers)})
+    await send({"type": "websocket.http.response.body", "body": body})
 
 
 def _is_opening(scope: Scope) -> bool:

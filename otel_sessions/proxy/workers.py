@@ -16,7 +16,7 @@ from typing import Final
 from otel_sessions._core.events import Event
 from otel_sessions.fleet.addresses import random_name
 
-from .settings import WORKER, Settings
+from .settings import Settings, export_of
 
 _logger = logging.getLogger("otel_sessions.proxy")
 
@@ -84,8 +84,3 @@ def shares(total: int | None, count: int) -> Sequence[int | None]:
         return [None] * count
     each, rest = divmod(total, count)
     return [each + (index < rest) for index in range(count)]
-
-
-def export_of(path: str | None, number: int) -> str | None:
-    """Return the name of a worker's file of records."""
-    return None if path is None else path.replace(WORKER, str(number))
