@@ -35,7 +35,7 @@ from collections.abc import AsyncIterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
-from .connection import CallClosed, Connection, HungUp, TimedOut
+from .connection import CallClosed, Connection, HungUp, Sink, TimedOut
 from .messages import Answer, BadAnswer, Head, UpstreamError
 from .requests import Headers, Outline, Request
 
@@ -51,6 +51,7 @@ __all__ = [
     "HungUp",
     "Origin",
     "Outline",
+    "Sink",
     "TimedOut",
     "UpstreamError",
     "reason_of",
@@ -234,6 +235,22 @@ class Call:
     def is_sealed(self) -> bool:
         """Whether the answer has the seal of `Client.repeat`, which is not among the headers then."""
         return self._answer.is_sealed
+
+    async def pour(self, sink: Sink) -> None:
+        """Give the body to `sink`, part by part as it comes, until `sink` returns that it takes no more, or the end.
+
+        `sink` is not called from a task. It is called once more behind that if more of the body is here. Raises what
+        `sink` raises, and `UpstreamError`.
+        """
+        answer, connection = self._answer, self._connection
+        if connection is not None and not answer.is_readable:
+            await connection.pour(sink)
+        if not answer.is_readable and (connection is None or connection.error is not None):
+            raise self._trouble(connection)
+        if answer.buffered:
+            sink(answer.take())
+        if connection is not None:
+            self._go_on(connection)
 
     @property
     def is_over(self) -> bool:

@@ -20,6 +20,12 @@ _HIGH_WATER: Final = 65536
 """How many bytes of a body wait to be taken before the upstream is kept waiting."""
 
 
+_MOST_AT_ONCE: Final = 16384
+"""Bytes that a sink is given at once. Larger pieces wait for a task, so that others have their turn before it."""
+Sink = Callable[[bytes], bool]
+"""Takes a part of a body at once, and returns whether it takes more."""
+
+
 class HungUp(UpstreamError):
     """The upstream ended the connection before its answer was whole."""
 
@@ -48,6 +54,11 @@ class Wait:
         self._waiter = self._loop.create_future()
         self.limit(seconds)
         return self._waiter
+
+    @property
+    def is_on(self) -> bool:
+        """Whether a task waits, and nothing has let it go on."""
+        return self._waiter is not None and not self._waiter.done()
 
     def limit(self, seconds: float | None) -> None:
         """Let the present wait last so many seconds from now on."""
@@ -81,6 +92,7 @@ class Connection(asyncio.Protocol):
         self._answer: Answer | None = None
         self._known: Known | None = None
         """The head of the last answer. An upstream often repeats it, and then it is not parsed again."""
+        self._sink: Sink | None = None
         self._reading = Wait(self._not_answered)
         self._writing = Wait(self._not_taken)
         self._is_full = False
@@ -115,6 +127,18 @@ class Connection(asyncio.Protocol):
         if self.error is not None:
             self._reading.end()
         return waiter
+
+    async def pour(self, sink: Sink) -> None:
+        """Give the parts of the body to `sink` as they come, without a task. Wait as `progress` does.
+
+        The wait ends once `sink` takes no more, or the connection is over, or there is something that a task has to
+        take: the end of the answer, or a large part. What `sink` raises ends the connection.
+        """
+        self._sink = sink
+        try:
+            await self.progress(None)
+        finally:
+            self._sink = None
 
     def limit(self, seconds: float | None) -> None:
         """Let the wait for the answer last so many seconds from now on."""
@@ -166,22 +190,46 @@ class Connection(asyncio.Protocol):
         if answer is None:
             self.fail(BadAnswer("the upstream sent bytes that no request asked for"))
             return
+        try:
+            if answer.head is None:
+                self._read_head(answer, data)
+            else:
+                self._read_body(answer, data)
+        except Exception as error:
+            self.fail(error)
+
+    def _read_head(self, answer: Answer, data: bytes) -> None:
         if self._known is not None and answer.repeats(data, self._known):
             self._reading.end()
             return
-        had_begun, had_head = answer.begun, answer.head is not None
-        try:
-            answer.feed(data)
-        except BadAnswer as error:
-            self.fail(error)
-            return
+        had_begun = answer.begun
+        answer.feed(data)
         if not had_begun:
             self._known = answer.known_by(data)
+        self._hold(answer)
+        if answer.head is not None:
+            self._reading.end()
+
+    def _read_body(self, answer: Answer, data: bytes) -> None:
+        answer.feed(data)
+        if self._sink is None or not self._is_poured(self._sink, answer):
+            self._hold(answer)
+            if answer.is_readable:
+                self._reading.end()
+
+    def _is_poured(self, sink: Sink, answer: Answer) -> bool:
+        """Give a part of the body to the sink, and return whether no task has to look at the answer."""
+        if answer.whole or answer.buffered > _MOST_AT_ONCE or not self._reading.is_on:
+            return False
+        if answer.buffered and not sink(answer.take()):
+            self._reading.end()
+        return True
+
+    def _hold(self, answer: Answer) -> None:
+        """Keep the upstream waiting if too much waits to be taken."""
         if answer.buffered > _HIGH_WATER and not answer.whole and not self._is_paused:
             self._is_paused = True
             self._transport.pause_reading()
-        if answer.is_readable or (answer.head is not None and not had_head):
-            self._reading.end()
 
     def eof_received(self) -> None:
         self.connection_lost(None)

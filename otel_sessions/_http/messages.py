@@ -23,6 +23,7 @@ _MOST_LINES: Final = 500
 _LONGEST_AGAIN: Final = 2048
 """Bytes of a head that a connection keeps. A connection that waits must not hold more."""
 _END: Final = b"\r\n\r\n"
+_LINE_ENDS: Final = (b"\r", b"\n")
 _FIRST_STATUS: Final = 100
 _SWITCHING_PROTOCOLS: Final = 101
 _FIRST_FINAL_STATUS: Final = 200
@@ -113,6 +114,7 @@ class Answer:
     __slots__ = (
         "_bare",
         "_headers",
+        "_is_chunked",
         "_length",
         "_lines",
         "_max_head",
@@ -146,6 +148,7 @@ class Answer:
         self._max_head = max_head
         self._bare = 0  # bytes since the start, the head, or the last byte of the body
         self._headers: Headers = []
+        self._is_chunked = False
         self._length: bytes | None = None
         self._lines = 0
         self._parts: list[bytes] = []
@@ -159,16 +162,15 @@ class Answer:
 
     def feed(self, data: bytes) -> None:
         """Take what the upstream sent next, at least one byte. Raises `BadAnswer`."""
-        if not self.begun:
-            self._begin(data)
-        room = self._max_head - self._bare
+        if self.head is None:
+            data = self._read_head(data)
         self._bare += len(data)
-        if self.head is None and len(data) > room:
-            self._parse(data[:room])
-            data = data[room:]
-            if self.head is None:
-                raise BadAnswer(f"the head of the upstream's answer is larger than {self._max_head} bytes")
-        self._parse(data)
+        if data.endswith(_LINE_ENDS) and not (self._is_chunked and _ends_last(data)):
+            # llhttp skips empty lines after an answer and does not say so
+            self._execute(data[:-1])
+            self._execute(data[-1:])
+        else:
+            self._execute(data)
         if self._bare > self._max_head and not self.whole:
             raise BadAnswer(f"more than {self._max_head} bytes came between two parts of the upstream's answer")
 
@@ -228,24 +230,34 @@ class Answer:
         self.buffered = 0
         return body
 
+    def _read_head(self, data: bytes) -> bytes:
+        """Begin with the answer, read no more than a head may have, and return what is left to read."""
+        if not self.begun:
+            self._begin(data)
+        room = self._max_head - self._bare
+        if len(data) <= room:
+            return data
+        self._bare += room
+        self._execute(data[:room])
+        if self.head is None:
+            raise BadAnswer(f"the head of the upstream's answer is larger than {self._max_head} bytes")
+        return data[room:]
+
     def _begin(self, data: bytes) -> None:
         if not data.startswith(b"H"):  # llhttp also reads empty lines, RTSP/ and ICE/
             raise BadAnswer("the upstream's answer does not begin with HTTP/")
         self.begun = True
         self._parser = httptools.HttpResponseParser(self)
 
-    def _parse(self, data: bytes) -> None:
-        if data.endswith((b"\r", b"\n")):  # llhttp skips empty lines after an answer and does not say so
-            self._execute(data[:-1])
-            self._execute(data[-1:])
-        else:
-            self._execute(data)
-
     def _execute(self, data: bytes) -> None:
         if self._parser is None:
             self.kept_seconds = 0.0
             return
-        problem = _problem(self._parser, data)
+        problem: BadAnswer | None = None
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            problem = _problem(error)
         if self.whole:
             self._parser = None  # it refers to this answer, and this answer to it
         elif problem is not None:
@@ -278,6 +290,7 @@ class Answer:
             return
         self._bare = 0
         self._length = framing.length
+        self._is_chunked = bool(framing.codings)
         self.head = Head(status=status, headers=self._headers)
         self.whole = self._to_head
         self._until_close = status not in _BODILESS and not framing.is_announced
@@ -294,11 +307,11 @@ class Answer:
         self.whole = self.head is not None
 
 
-def _problem(parser: httptools.HttpResponseParser, data: bytes) -> BadAnswer | None:
-    """Let the parser read on, and return what is wrong."""
-    try:
-        parser.feed_data(data)
-    except httptools.HttpParserError as error:
-        refused = error.__context__  # raised by what the parser called
-        return refused if isinstance(refused, BadAnswer) else BadAnswer(f"the upstream's answer is no HTTP: {error}")
-    return None
+def _ends_last(data: bytes) -> bool:
+    """Return whether no chunked answer can end in `data` before the last byte: an answer ends in CR LF CR LF."""
+    return len(data) > len(_END) and data[-len(_END) - 1] not in b"\r\n"
+
+
+def _problem(error: httptools.HttpParserError) -> BadAnswer:
+    refused = error.__context__  # raised by what the parser called
+    return refused if isinstance(refused, BadAnswer) else BadAnswer(f"the upstream's answer is no HTTP: {error}")

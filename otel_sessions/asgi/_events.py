@@ -3,9 +3,12 @@
 Servers send comments to keep a connection open. A comment does not count as activity of a session.
 """
 
-from typing import Self
+from typing import Final, Self
 
 from otel_sessions.matchers import Headers
+
+_LINE_ENDS: Final = (b"\n", b"\r")
+_NO_CONTENT: Final = (b":", *_LINE_ENDS)
 
 
 class Events:
@@ -32,6 +35,8 @@ class Events:
         """Return whether the next part has a byte outside comments and line ends."""
         if self._coded:
             return bool(part)
+        if not self._in_line and part.endswith(_LINE_ENDS) and not part.startswith(_NO_CONTENT):
+            return True  # a part of whole lines, the first of which has content: this changes nothing
         first, *others = part.replace(b"\r", b"\n").split(b"\n")
         first_is_comment = self._in_comment if self._in_line else first.startswith(b":")
         last = others[-1] if others else first

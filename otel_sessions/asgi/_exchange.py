@@ -14,6 +14,7 @@ import anyio
 from otel_sessions._core.exceptions import SessionError, SessionNotFound
 from otel_sessions.matchers import MOST_LOOKED_AT, Answer, Scope
 
+from ._direct import DIRECT, Way
 from ._events import Events
 from ._repeated import events_in
 from ._roles import Outside, Role
@@ -51,8 +52,8 @@ class Exchange:
     """
 
     __slots__ = (
-        *("_events", "_has_left", "_idle_timeout", "_looked_at", "_over", "_receive", "_scope", "_send", "_silence"),
-        *("_started", "_streams"),
+        *("_events", "_has_left", "_idle_timeout", "_looked_at", "_now", "_over", "_receive", "_scope", "_send"),
+        *("_silence", "_started", "_streams"),
         "role",
     )
     starts = "http.response.start"
@@ -64,6 +65,7 @@ class Exchange:
         self._send = send
         self._idle_timeout = idle_timeout
         self._silence: anyio.CancelScope | None = None
+        self._now: Callable[[], float] = anyio.current_time
         self._looked_at: list[Message] | None = None
         self._has_left = False
         """Whether the client is known to have left."""
@@ -146,6 +148,8 @@ class Exchange:
             self._note_part(message.get("body") or b"")
             if self._over:
                 self._expect_more()
+        elif kind == DIRECT:
+            self._note_directly(message["way"])
         return self._send(message)
 
     async def _send_start(self, message: Message) -> None:
@@ -192,6 +196,12 @@ class Exchange:
         elif self._events.has_more_than_comments(bytes(body)):
             self._note_message()
 
+    def _note_directly(self, way: Way) -> None:
+        """Note the parts of an answer that do not come by `send`, if there is anything to note."""
+        if self._idle_timeout is not None or self.role.session is not None:
+            self._now = way.now
+            way.notes.append(self._note_part)
+
     def _note_activity(self) -> None:
         self._expect_more()
         if self.role.session is not None:
@@ -205,7 +215,7 @@ class Exchange:
     def _expect_more(self) -> None:
         """Start the time of silence again, or stop it if the exchange is over."""
         if self._silence is not None and self._idle_timeout is not None and self._streams:
-            self._silence.deadline = inf if self._over else anyio.current_time() + self._idle_timeout
+            self._silence.deadline = inf if self._over else self._now() + self._idle_timeout
 
     async def _answer(self, kind: str, answer: Answer) -> None:
         self._started = self._over = True

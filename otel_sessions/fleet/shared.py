@@ -267,7 +267,8 @@ class StoreFleet(ListeningPeers):
         if (peer := await self._look(session_id, self._lookups.find)) is not None:
             return peer
         # If the app makes ids, the store knows the session by an id without the hint.
-        return await self._find(session_id, self._lookups.find_by_name)
+        name = self._hinted(session_id)
+        return None if name is None else await self._lookups.find_by_name(name)
 
     async def locate_again(self, session_id: str, wrong: Peer) -> Peer | None:
         """Return another process than `wrong`, from a fresh look, or None."""

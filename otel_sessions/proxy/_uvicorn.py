@@ -1,6 +1,7 @@
-"""All that leans on uvicorn's insides: the server, its configuration, a client's WebSocket, and its log.
+"""All that leans on uvicorn's insides, but for WebSockets: the server, its configuration, and its log.
 
-Where uvicorn changes one of the names used here, `tests/proxy/test_uvicorn.py` fails and says which one.
+Where uvicorn changes one of the names used here, `tests/proxy/test_uvicorn.py` fails and says which one. A client's
+WebSocket is in `client_socket`, which the first handshake imports: a proxy without WebSockets has no memory for them.
 """
 
 import asyncio
@@ -14,216 +15,25 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import FrameType
-from typing import Final, Literal, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import uvicorn
-from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from uvicorn.server import ServerState
-from websockets.frames import Frame
-from websockets.http11 import Request
 
-from otel_sessions._http.deadline import Deadline
 from otel_sessions._program.signals import hangups
 from otel_sessions.asgi import ASGIApp
 
 from .connection import Connection
 from .door import Door
-from .rules import TARGET
 from .serving import Limits, Serving
 from .tls import Tls
 
+if TYPE_CHECKING:
+    from .client_socket import WebSocket
+
 _LAST_SECONDS: Final = 1
 """How long connections may take to close once their exchanges have ended."""
-_SLICE: Final = 256
-"""Bytes of frames that are read at once."""
-_MOST_SLICES: Final = 64
-_MOST_FRAMES: Final = 64
-"""How many slices, and how many frames, one turn of the loop reads."""
 REFUSED_HANDSHAKE: Final = "ASGI callable returned without completing handshake."
 """What uvicorn logs as an error when an app refuses a WebSocket, as an app may."""
-
-
-class WebSocket(WebSocketsSansIOProtocol):
-    """A client's WebSocket, which reads a bounded number of frames at a time and holds a bounded amount of them.
-
-    What has come waits in slices until the app has taken the messages before it. A client that takes nothing of what is
-    written, or does not let its connection close, has `idle_timeout` seconds. So has a client to answer a ping. Time in
-    which this side does not read does not count, because the pong may wait behind what has not been read.
-    """
-
-    def __init__(self, config: uvicorn.Config, state: ServerState, limits: Limits) -> None:
-        super().__init__(config, state, {})
-        self._pending = bytearray()
-        self._message = bytearray()
-        self._frames = 0
-        self._is_due = False
-        self._may_be_there = False
-        self.ping_timeout = self._idle_timeout = limits.idle_timeout
-        self._deadline = Deadline(self.loop, self._expired)
-        self._unwritten = 0
-
-    def data_received(self, data: bytes) -> None:
-        self._may_be_there = True
-        self._pending += data
-        if not self._is_due:
-            self._feed()
-
-    def eof_received(self) -> None:
-        super().eof_received()
-        self._watch()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self._deadline.close()
-        self._pending.clear()
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._watch()
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        if not self.transport.is_closing():
-            self._deadline.set(None)
-        self._soon()
-
-    def shutdown(self) -> None:
-        super().shutdown()
-        self._watch()
-
-    def send_keepalive_ping(self) -> None:
-        self._may_be_there = False
-        super().send_keepalive_ping()
-
-    def keepalive_timeout(self) -> None:
-        """Close, unless something has come from the client, or this side has not read all the time."""
-        if self.ping_timeout is not None and (self._may_be_there or self.read_paused):
-            self._may_be_there = False
-            self.pong_timer = self.loop.call_later(self.ping_timeout, self.keepalive_timeout)
-            return
-        super().keepalive_timeout()
-        self._watch()
-
-    def on_task_complete(self, task: asyncio.Task[None]) -> None:
-        super().on_task_complete(task)
-        self._watch()
-
-    async def receive(self) -> ASGIReceiveEvent:
-        message = await self.queue.get()
-        if self.queue.empty():
-            self._soon()
-        return message
-
-    async def send(self, message: ASGISendEvent) -> None:
-        await super().send(message)
-        if message["type"] == "websocket.close":
-            self._soon()
-
-    # Frames, in slices
-
-    def _soon(self) -> None:
-        if not self._is_due:
-            self._is_due = True
-            self.loop.call_soon(self._feed)
-
-    def _feed(self) -> None:
-        """Read some of what has come; what is left waits for the app, for the client, or for the loop's next turn."""
-        self._is_due = False
-        self._frames = 0
-        for _ in range(_MOST_SLICES):
-            if not self._is_ready() or self._frames >= _MOST_FRAMES:
-                break
-            part = bytes(self._pending[:_SLICE])
-            del self._pending[:_SLICE]
-            super().data_received(part)
-            self._flush()
-        if self._is_ready():
-            self._soon()
-        if self.transport.is_closing():
-            self._pending.clear()
-            self._watch()
-        else:
-            self._read_on(not self._pending and (self.queue.empty() or self.close_sent))
-
-    def _is_ready(self) -> bool:
-        waits = not self.queue.empty() and not self.close_sent
-        return bool(self._pending) and self.writable.is_set() and not waits and not self.transport.is_closing()
-
-    def _flush(self) -> None:
-        if output := b"".join(self.conn.data_to_send()):
-            self.transport.write(output)
-
-    def _read_on(self, reads: bool) -> None:
-        if reads is not self.read_paused:
-            return
-        self.read_paused = not reads
-        if reads:
-            self._may_be_there = True
-            self.transport.resume_reading()
-        else:
-            self.transport.pause_reading()
-
-    def handle_connect(self, event: Request) -> None:
-        super().handle_connect(event)
-        if not self.handshake_complete:  # else it is refused
-            cast("dict[str, object]", self.scope)[TARGET] = event.path.encode("ascii")
-
-    def handle_text(self, event: Frame) -> None:
-        self._begin("text", event)
-
-    def handle_bytes(self, event: Frame) -> None:
-        self._begin("bytes", event)
-
-    def _begin(self, kind: Literal["text", "bytes"], event: Frame) -> None:
-        self.curr_msg_data_type = kind
-        self._message.clear()
-        self.handle_cont(event)
-
-    def handle_cont(self, event: Frame) -> None:
-        self._frames += 1
-        self._message += event.data
-        if event.fin:
-            self.send_receive_event_to_app()
-
-    def handle_ping(self) -> None:
-        """Count it; the pongs of a slice are written together."""
-        self._frames += 1
-
-    def handle_pong(self, event: Frame) -> None:
-        self._frames += 1
-        super().handle_pong(event)
-
-    def send_receive_event_to_app(self) -> None:
-        """Give the app a message, as a whole. One that is no text ends the connection (RFC 6455, 8.1)."""
-        data = bytes(self._message)
-        self._message = bytearray()
-        if self.close_sent:
-            return
-        if self.curr_msg_data_type == "bytes":
-            self.queue.put_nowait({"type": "websocket.receive", "bytes": data})
-            return
-        try:
-            text = data.decode()
-        except UnicodeDecodeError:
-            self.conn.send_close(1007)
-            self.handle_parser_exception()
-            return
-        self.queue.put_nowait({"type": "websocket.receive", "text": text})
-
-    # Deadlines
-
-    def _watch(self) -> None:
-        self._unwritten = self.transport.get_write_buffer_size()
-        self._deadline.set(self._idle_timeout)
-
-    def _expired(self) -> None:
-        """Break off, unless the client has taken some of what waits for it."""
-        now = self.transport.get_write_buffer_size()
-        if 0 < now < self._unwritten or (not now and not self.transport.is_closing()):
-            self._watch()
-        else:
-            self.transport.abort()
 
 
 class Server(uvicorn.Server):
@@ -324,6 +134,8 @@ class Server(uvicorn.Server):
             cast("Connection | WebSocket", left).transport.abort()
 
     def _upgrade(self) -> asyncio.Protocol:
+        from .client_socket import WebSocket
+
         return WebSocket(self.config, self.server_state, self._serving.limits)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -348,8 +160,8 @@ def _config(app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         interface="asgi3",  # uvicorn takes a method for something else
-        http="httptools",  # not used: connections are our own
-        ws="websockets-sansio",
+        http=Connection,  # not used, but not imported either: the door makes connections, and they make WebSockets
+        ws="none",
         ws_per_message_deflate=False,  # a slow reader's kilobytes would be megabytes here, inflated
         lifespan="off",
         log_config=None,

@@ -1,41 +1,59 @@
 """The body of an answer on its way to the client, undecoded, part by part.
 
-A stream of events that is silent gets a comment now and then, so that a client that is gone is found.
+The parts of a stream of events go by a plain call from the upstream's connection to the client's, past every task. The
+task that answers waits meanwhile. It takes over when the client takes no more, and at the end. A stream that is silent
+gets a comment now and then, so that a client that is gone is found.
 """
 
-from collections.abc import AsyncIterator
+import asyncio
+from typing import Final
 
-import anyio
-
+from otel_sessions._http.client import Call
+from otel_sessions._http.deadline import Deadline
 from otel_sessions.asgi import Send
+from otel_sessions.asgi._direct import Write, direct
 from otel_sessions.matchers import Headers
 
+_COMMENT: Final = b":\n\n"
+_BETWEEN: Final = (b"\n\n", b"\r\r", b"\r\n\r\n")
 
-async def pass_body(parts: AsyncIterator[bytes], head: Headers, send: Send, comment_after: float) -> None:
-    """Pass a body back as it comes, after a head that is sent. Comment after so many seconds of silence.
 
-    Raises what `parts` raises, as it is.
+async def pass_parts(call: Call, send: Send, idle_timeout: float | None) -> None:
+    """Pass a body back as it comes. Raises what `call.read` raises."""
+    more = True
+    while more:
+        part = await call.read(idle_timeout)
+        more = not call.is_over
+        await send({"type": "http.response.body", "body": part, "more_body": more})
+
+
+async def pass_events(call: Call, head: Headers, send: Send, comment_after: float | None) -> None:
+    """Pass a stream of events back, after a head that is sent. Comment after so many seconds of silence; None: never.
+
+    The stream may be silent for as long as it likes. Raises what `call.pour` raises.
     """
-    body = _Body(send)
-    if not _may_get_comments(head):
-        await body.pass_on(parts)
+    write = await direct(send)
+    if comment_after is None or not _may_get_comments(head):
+        await _pour(call, write, send)
         return
-    trouble: Exception | None = None
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(body.comment, comment_after)
-        try:
-            await body.pass_on(parts)
-        except Exception as error:  # raised below, where no group of errors hides it
-            trouble = error
-        tasks.cancel_scope.cancel()
-    if trouble is not None:
-        raise trouble
+    commented = _Commented(write, comment_after)
+    try:
+        await _pour(call, commented.write, send)
+    finally:
+        commented.close()
+
+
+async def _pour(call: Call, write: Write, send: Send) -> None:
+    more = True
+    while more:
+        await call.pour(write)
+        more = not call.is_over
+        await send({"type": "http.response.body", "body": b"", "more_body": more})
 
 
 def _may_get_comments(head: Headers) -> bool:
-    """Return whether a body is a stream of events as it stands there, and of no length that is told before."""
-    names = {name for name, _ in head}
-    return is_event_stream(head) and not names & {b"content-encoding", b"content-length"}
+    """Return whether a stream of events is one as it stands there, and of no length that is told before."""
+    return not {name for name, _ in head} & {b"content-encoding", b"content-length"}
 
 
 def is_event_stream(head: Headers) -> bool:
@@ -44,33 +62,28 @@ def is_event_stream(head: Headers) -> bool:
     return kind.lower().startswith(b"text/event-stream")
 
 
-class _Body:
-    """The body of an answer on its way to the client, undecoded."""
+class _Commented:
+    """A way of parts, with a comment whenever there is silence between two events.
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self._sending = False
+    There is no comment in the midst of an event, which it would be a part of, nor for a client that takes no more.
+    """
+
+    def __init__(self, write: Write, seconds: float) -> None:
+        self._write = write
+        self._seconds = seconds
         self._tail = b"\n\n"
-        self._quiet_since = anyio.current_time()
+        self._silence = Deadline(asyncio.get_running_loop(), self._comment)
+        self._silence.set(seconds)
 
-    async def pass_on(self, parts: AsyncIterator[bytes]) -> None:
-        async for part in parts:
-            await self._part(part)
-            self._tail = (self._tail + part)[-4:]
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+    def write(self, part: bytes) -> bool:
+        self._tail = part[-4:] if len(part) >= 4 else (self._tail + part)[-4:]
+        self._silence.set(self._seconds)
+        return self._write(part)
 
-    async def comment(self, seconds: float) -> None:
-        """Say something whenever there is silence between two events; in the midst of one it would be a part of it."""
-        while True:
-            await anyio.sleep_until(self._quiet_since + seconds)
-            between = self._tail.endswith((b"\n\n", b"\r\r", b"\r\n\r\n"))
-            if self._sending or not between or anyio.current_time() < self._quiet_since + seconds:
-                await anyio.sleep(seconds)
-            else:
-                await self._part(b":\n\n")
+    def close(self) -> None:
+        self._silence.close()
 
-    async def _part(self, part: bytes) -> None:
-        self._sending = True
-        await self._send({"type": "http.response.body", "body": part, "more_body": True})
-        self._sending = False
-        self._quiet_since = anyio.current_time()
+    def _comment(self) -> None:
+        if self._tail.endswith(_BETWEEN) and self._write(b""):
+            self._write(_COMMENT)
+        self._silence.set(self._seconds)

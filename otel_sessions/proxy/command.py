@@ -1,39 +1,30 @@
-"""The command `otel-sessions proxy`: one process, or several workers and their parent."""
+"""The command `otel-sessions proxy`: one process, or several, which `workers_command` runs.
+
+What a configuration does not use is not imported: a proxy has as little memory as it needs from the start.
+"""
 
 import asyncio
 import logging
 import os
 import socket
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from importlib.util import find_spec
-from pathlib import Path
-from typing import cast
+from typing import Final
 
 from otel_sessions._core.events import Event
 from otel_sessions._core.exceptions import ConfigError
-from otel_sessions._program.exporters import listen_for_prometheus
-from otel_sessions._program.flags import naming
-from otel_sessions._program.logs import complain, log_to_stderr
+from otel_sessions._program.logs import log_to_stderr
 from otel_sessions._program.otlp import exporting
-from otel_sessions._program.sockets import listen_as, listen_for_each
-from otel_sessions.matchers import Headers
-from otel_sessions.sinks._journal import Journal
 
 from . import options
 from ._uvicorn import quieten
-from .peer import Peer
 from .server import Proxy, open_listeners
-from .settings import Settings, unread_variables
-from .worker import WorkerProxy, WorkerSockets, serve
-from .workers import WorkersSecret, export_of, settings_of_each
-from .workers_parent import COULD_NOT_START, Parent
+from .settings import Settings, export_of, unread_variables
 
 _logger = logging.getLogger("otel_sessions.proxy")
-_SERVICE = "otel-sessions-proxy"
+SERVICE: Final = "otel-sessions-proxy"
 
 
 def run(settings: Settings) -> int:
@@ -46,7 +37,11 @@ def run(settings: Settings) -> int:
     quieten()
     for warning in unread_variables(os.environ):
         _logger.warning("%s", warning, extra=Event.VARIABLE_UNKNOWN.extra)
-    return _run_one(settings) if settings.workers == 1 else run_workers(settings)
+    if settings.workers == 1:
+        return _run_one(settings)
+    from .workers_command import run_workers
+
+    return run_workers(settings)
 
 
 def _run_one(settings: Settings) -> int:
@@ -54,8 +49,8 @@ def _run_one(settings: Settings) -> int:
     listeners, health = open_listeners(settings)
     with (
         ExitStack() as opened,
-        exporting(_SERVICE),
-        asyncio.Runner(loop_factory=_loop_factory(settings.loop)) as runner,
+        exporting(SERVICE),
+        asyncio.Runner(loop_factory=loop_factory(settings.loop)) as runner,
     ):
         for listener in listeners:
             opened.enter_context(listener)  # also where no proxy can be made, which closes them
@@ -67,7 +62,7 @@ async def _serve(settings: Settings, listeners: Sequence[socket.socket], health:
     await Proxy(settings, listener=listeners, health=health).serve()
 
 
-def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
     """Return what makes the event loop of that name, None for asyncio's own. Raises `ConfigError`, with the flag."""
     if name == "asyncio":
         return None
@@ -78,123 +73,3 @@ def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
     import uvloop
 
     return uvloop.new_event_loop
-
-
-# Several workers
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Sockets:
-    """The sockets of all workers. `listeners` has those of each worker; several workers may share one."""
-
-    listeners: Sequence[Sequence[socket.socket]]
-    health: socket.socket | None
-    admin: socket.socket | None
-    scraped: socket.socket | None
-    peers: Sequence[Path]
-
-    def close(self) -> None:
-        shared = [one for one in (self.health, self.admin, self.scraped) if one is not None]
-        for one in {one for of_one in (*self.listeners, shared) for one in of_one}:
-            one.close()
-
-    def of_worker(self, index: int) -> WorkerSockets:
-        """Return a worker's own listeners, those that only others have, and the rest. To be called in the worker only.
-
-        The parent's sockets no longer belong to this process, which must not remove their paths.
-        """
-        own = self.listeners[index]
-        others = {each for of_one in self.listeners for each in of_one if each not in own}
-        return WorkerSockets(
-            own=[_taken(each) for each in own],
-            others=[_taken(each) for each in others],
-            health=_taken_if_any(self.health),
-            admin=_taken_if_any(self.admin),
-            scraped=_taken_if_any(self.scraped),
-            peers=self.peers,
-        )
-
-
-def run_workers(settings: Settings, session_data: Callable[[bytes, Headers], Peer] = Peer) -> int:
-    """Run several workers until a signal. Return the exit status.
-
-    `session_data` makes the data of sessions, as in `Proxy`. Raises `ConfigError`.
-    """
-    if not hasattr(os, "fork"):
-        raise ConfigError(f"{options.WORKERS.flag} needs a system that can fork")
-    _loop_factory(settings.loop)
-    with tempfile.TemporaryDirectory(prefix="otel-sessions-") as folder:
-        secret = WorkersSecret(Path(folder))
-        each = settings_of_each(settings, Path(folder), secret.path)
-        Proxy(each[0])  # raises for all if a file cannot be used
-        _try_exports(each)
-        sockets = _open_for_each(settings, [cast("Path", one.peer_listen) for one in each])
-        works = [partial(_work, one, session_data, sockets, secret, index) for index, one in enumerate(each)]
-        with ExitStack() as opened:
-            opened.callback(sockets.close)
-            return Parent(works, settings.sessions.shutdown_timeout, sockets.close).run()
-
-
-def _try_exports(each: Sequence[Settings]) -> None:
-    """Raise `ConfigError` if a worker cannot open its file of records, before every worker says so."""
-    for one in each:
-        if one.export is not None:
-            with naming(options.EXPORT.flag, one.export):
-                journal = Journal(Path(one.export), max_bytes=one.export_max_bytes, keep=one.export_keep)
-                journal.open()
-                journal.close()
-
-
-def _open_for_each(settings: Settings, peers: Sequence[Path]) -> _Sockets:
-    """Open the listeners of all workers. At `peers` they listen themselves. Raises `ConfigError`."""
-    with ExitStack() as opened:
-        by_address = []
-        for address in settings.addresses:
-            by_address.append(listen_for_each(options.LISTEN.flag, address, settings.workers))
-            for each in by_address[-1]:
-                opened.callback(each.close)
-        health = None if settings.health is None else listen_as(options.HEALTH.flag, settings.health)
-        if health is not None:
-            opened.callback(health.close)
-        admin = None if settings.admin is None else listen_as(options.ADMIN.flag, settings.admin)
-        if admin is not None:
-            opened.callback(admin.close)
-        scraped = listen_for_prometheus(os.environ)
-        opened.pop_all()
-    listeners = list(zip(*by_address, strict=True))
-    return _Sockets(listeners=listeners, health=health, admin=admin, scraped=scraped, peers=peers)
-
-
-def _work(
-    settings: Settings,
-    session_data: Callable[[bytes, Headers], Peer],
-    sockets: _Sockets,
-    secret: WorkersSecret,
-    index: int,
-    lifeline: int,
-) -> int:
-    """Be a worker, in its own process. Return the exit status."""
-    try:
-        secret.restore()
-        mine = sockets.of_worker(index)
-        with (
-            exporting(_SERVICE, worker=index + 1),
-            asyncio.Runner(loop_factory=_loop_factory(settings.loop)) as runner,
-        ):
-            runner.run(_serve_worker(lambda: WorkerProxy(settings, mine, session_data), lifeline))
-    except (ConfigError, OSError) as error:
-        complain(error)
-        return COULD_NOT_START
-    return 0
-
-
-async def _serve_worker(make: Callable[[], Proxy], lifeline: int) -> None:
-    await serve(make(), lifeline)
-
-
-def _taken_if_any(inherited: socket.socket | None) -> socket.socket | None:
-    return None if inherited is None else _taken(inherited)
-
-
-def _taken(inherited: socket.socket) -> socket.socket:
-    return socket.socket(fileno=inherited.detach())

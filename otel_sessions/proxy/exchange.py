@@ -7,6 +7,7 @@ from typing import Final, Protocol, cast
 
 from otel_sessions._core.events import Event
 from otel_sessions.asgi import ASGIApp, Message
+from otel_sessions.asgi._direct import DIRECT, Way
 from otel_sessions.asgi._leaving import LEAVING, Leaving
 from otel_sessions.matchers import Headers, Scope
 
@@ -232,13 +233,17 @@ class Exchange:
         self._take(message)
 
     def _take(self, message: Message) -> None:
+        kind = message["type"]
+        if kind == DIRECT:
+            cast("Way", message["way"]).write = self._write_part
+            return
         if self.is_gone:
             return
         if self.is_answered:
             raise RuntimeError("the answer is complete already")
         wanted = "http.response.body" if self.is_started else "http.response.start"
-        if message["type"] != wanted:
-            raise RuntimeError(f"{wanted} has to come, not {message['type']}")
+        if kind != wanted:
+            raise RuntimeError(f"{wanted} has to come, not {kind}")
         if self.is_started:
             self._send_body(message.get("body", b""), bool(message.get("more_body", False)))
             return
@@ -286,6 +291,13 @@ class Exchange:
                 raise RuntimeError("the answer is longer than its Content-Length")
             self._left -= len(body)
         self._write(body)
+
+    def _write_part(self, part: bytes) -> bool:
+        """Write a part of the body at once, and return whether the client is there and takes more."""
+        if self.is_gone:
+            return False
+        self._send_body(part, True)
+        return not self._carrier.is_full
 
     async def _fail(self) -> None:
         text = b"Internal Server Error"

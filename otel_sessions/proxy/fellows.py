@@ -21,10 +21,10 @@ from otel_sessions.fleet.signing import HEADER
 from otel_sessions.fleet.taking import as_of_client, is_forwarded
 from otel_sessions.matchers import Scope
 
-from . import fleet_options, websocket
+from . import fleet_options
 from .farewell import Farewell
 from .fleet_settings import FleetSettings
-from .forward import answer
+from .forward import answer, refuse_websocket
 from .orphans import OrphanFarewell
 from .peer import EndpointMatcher
 from .settings import Settings
@@ -37,16 +37,15 @@ _SIGNED_TIMES: Final = 3
 _SIGNED_BYTES: Final = 2048
 
 
-def fleet_of(settings: Settings, farewell: Farewell | None) -> Peers | None:
-    """Return the fleet that the settings describe, or None. Raises `ConfigError` if its files cannot be used.
+def fleet_of(settings: Settings, farewell: Farewell | None) -> Peers:
+    """Return the fleet that the settings describe. Raises `ConfigError` if its files cannot be used.
 
     `farewell` ends the sessions of dead processes at the upstream, where the settings ask for it.
     """
     tls = None if settings.peer_ca is None else trusting(settings.peer_ca, fleet_options.PEER_CA.flag)
     if settings.fleet is not None:
         return _store_fleet(settings.fleet, tls, farewell if settings.fleet.farewell else None)
-    if settings.peer_secret_file is None:
-        return None
+    assert settings.peer_secret_file is not None
     file = None if settings.peers_file is None else Path(settings.peers_file)
     listed = {name: peer.address for name, peer in read_peers(settings.peers).items()} or file
     secret = Path(settings.peer_secret_file)
@@ -63,8 +62,8 @@ def _store_fleet(settings: FleetSettings, peer_tls: ssl.SSLContext | None, farew
 
 
 def with_hints(settings: Settings) -> Settings:
-    """Return the settings of a proxy whose clients get ids with hints, if it has peers."""
-    if settings.has_peers and type(settings.matcher) is EndpointMatcher:
+    """Return the settings of a proxy with peers, whose clients get ids with hints."""
+    if type(settings.matcher) is EndpointMatcher:
         return dataclasses.replace(settings, matcher=EndpointMatcher(hint=True))
     return settings
 
@@ -110,5 +109,5 @@ class ForPeers:
             is_for_fleet = is_question(scope)
             return (self._fleet.take_question if is_for_fleet else self._app)(scope, receive, send)
         if scope["type"] == "websocket":
-            return websocket.refuse(receive, send, *_UNSIGNED)
+            return refuse_websocket(receive, send, *_UNSIGNED)
         return answer(send, *_UNSIGNED) if self._own is None else self._own(scope, receive, send)

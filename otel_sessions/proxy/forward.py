@@ -28,7 +28,7 @@ from otel_sessions.asgi import OPENING, SESSION, Message, Receive, Send
 from otel_sessions.asgi._roles import ENDS
 from otel_sessions.matchers import AdoptingMatcher, Headers, Scope, header, pairs_of
 
-from .body import is_event_stream, pass_body
+from .body import is_event_stream, pass_events, pass_parts
 from .exchange import BODY_FOLLOWS, Stalled, watch
 from .headers import end_to_end
 from .leading_back import LeadingBack
@@ -40,6 +40,7 @@ from .upstream import Body, Upstream, limits_of
 
 _logger = logging.getLogger("otel_sessions.proxy")
 
+PLAIN: Final = ((b"content-type", b"text/plain; charset=utf-8"),)
 _UNREACHABLE: Final = (HTTPStatus.BAD_GATEWAY, "the upstream cannot be reached")
 _BROKEN: Final = (HTTPStatus.BAD_GATEWAY, "the upstream broke off before it answered")
 _LATE: Final = (HTTPStatus.GATEWAY_TIMEOUT, "the upstream did not answer in time")
@@ -110,9 +111,9 @@ class Forwarder:
                 return
             try:
                 if streams:
-                    await self._pass_events(call, passed, send)
+                    await pass_events(call, passed, send, self._rules.comment_after)
                 else:
-                    await _pass_parts(call, send, asked.limits.head_timeout)
+                    await pass_parts(call, send, asked.limits.head_timeout)
             except CallClosed:
                 raise
             except UpstreamError as error:  # the answer has started, and is left incomplete, as it came
@@ -143,13 +144,6 @@ class Forwarder:
             peer.note(asked.headers, status)
             ends = scope[ENDS] = self._matcher.ends(scope, status)
             peer.told = peer.told or ends
-
-    async def _pass_events(self, call: Call, head: Headers, send: Send) -> None:
-        """Pass a stream of events back, which may be silent for as long as it likes."""
-        if self._rules.comment_after is None:
-            await _pass_parts(call, send, None)
-        else:
-            await pass_body(_parts(call), head, send, self._rules.comment_after)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -252,20 +246,6 @@ async def _next(receive: Receive) -> Message:
     return message
 
 
-async def _pass_parts(call: Call, send: Send, idle_timeout: float | None) -> None:
-    """Pass the body of an answer back, as it comes."""
-    more = True
-    while more:
-        part = await call.read(idle_timeout)
-        more = not call.is_over
-        await send({"type": "http.response.body", "body": part, "more_body": more})
-
-
-async def _parts(call: Call) -> AsyncIterator[bytes]:
-    while part := await call.read(None):
-        yield part
-
-
 async def refuse(send: Send, status: HTTPStatus, text: str) -> None:
     """Answer a request whose body is not read to its end, so that its connection cannot go on."""
     await answer(send, status, text, (b"connection", b"close"))
@@ -274,9 +254,21 @@ async def refuse(send: Send, status: HTTPStatus, text: str) -> None:
 async def answer(send: Send, status: HTTPStatus, text: str, *more: tuple[bytes, bytes]) -> None:
     """Answer in the proxy's own words."""
     body = f"{text}\n".encode()
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": int(status), "headers": [*headers, *more]})
+    headers = [*PLAIN, (b"content-length", b"%d" % len(body)), *more]
+    await send({"type": "http.response.start", "status": int(status), "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+async def refuse_websocket(receive: Receive, send: Send, status: HTTPStatus, text: str) -> None:
+    """Refuse a handshake of a WebSocket in the proxy's own words."""
+    await receive()
+    await deny(send, status, PLAIN, f"{text}\n".encode())
+
+
+async def deny(send: Send, status: int, headers: Headers, body: bytes) -> None:
+    """Refuse a handshake that has been received with an HTTP answer."""
+    await send({"type": "websocket.http.response.start", "status": int(status), "headers": list(headers)})
+    await send({"type": "websocket.http.response.body", "body": body})
 
 
 def _is_opening(scope: Scope) -> bool:

@@ -11,10 +11,9 @@ from otel_sessions._http.addresses import names_address
 from otel_sessions.asgi import ASGIApp, Receive, Send, SessionLeaseMiddleware
 from otel_sessions.matchers import Headers, Scope, header
 
-from . import websocket
 from .exchange import Stalled
 from .farewell import Farewell
-from .forward import answer, refuse
+from .forward import answer, refuse, refuse_websocket
 from .headers import scheme_of
 from .holding import run_held
 from .opening import OpeningTime
@@ -76,7 +75,7 @@ class Front:
             refused = self._refused_owner(scope)
         if scope["type"] == "http":
             return self._serve(scope, receive, send) if refused is None else _answer_refused(send, *refused)
-        return self._leased(scope, receive, send) if refused is None else websocket.refuse(receive, send, *refused)
+        return self._leased(scope, receive, send) if refused is None else refuse_websocket(receive, send, *refused)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:

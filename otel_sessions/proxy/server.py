@@ -13,10 +13,11 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import anyio
 
+from otel_sessions._core.clock import since_boot
 from otel_sessions._core.events import Event
 from otel_sessions._core.exceptions import ConfigError
 from otel_sessions._engine.manager import SessionManager
@@ -27,13 +28,12 @@ from otel_sessions.asgi import ASGIApp, Receive, Send
 from otel_sessions.matchers import AdoptingMatcher, Headers, Scope
 from otel_sessions.sinks._jsonlines import JsonLinesSink
 
-from . import fleet_options, options, own_sockets, websocket
+from . import fleet_options, options, own_sockets
 from ._uvicorn import Server
 from .administration import Administration
 from .certificate import OF_CLIENTS, OF_PEERS, Certificate, Flags
 from .door import most_connections
 from .farewell import Farewell
-from .fellows import ForClients, ForPeers, fleet_of, for_peers, with_hints
 from .forward import Forwarder
 from .front import Front
 from .measured import Measured
@@ -43,6 +43,9 @@ from .serving import Limits
 from .sessionless import Sessionless
 from .settings import Settings
 from .upstream import Upstream
+
+if TYPE_CHECKING:
+    from otel_sessions.fleet.peers import Peers
 
 _logger = logging.getLogger("otel_sessions.proxy")
 
@@ -87,7 +90,7 @@ class Proxy:
     ) -> None:
         if settings.workers > 1:
             raise ConfigError("a Proxy is one process; the command `otel-sessions proxy --workers` starts several")
-        settings, self._own_socket = own_sockets.with_own_socket(with_hints(settings))
+        settings, self._own_socket = own_sockets.with_own_socket(_with_hints(settings))
         self.settings: Final = settings
         self._listeners = (listener,) if isinstance(listener, socket.socket) else tuple(listener or ())
         self._health_listener = health
@@ -97,13 +100,14 @@ class Proxy:
         self._peer_certificate = _certificate(settings.peer_tls_cert, settings.peer_tls_key, OF_PEERS)
         farewell = Farewell(self._upstream, settings.sessions.close_timeout) if settings.tells_upstream else None
         self._sink = _sink(settings)
-        self._fleet = fleet = fleet_of(settings, farewell)
+        self._fleet = fleet = _fleet(settings, farewell)
         self.manager: Final[SessionManager[Peer]] = SessionManager(
             settings.sessions,
             name="proxy",
             on_close=None if farewell is None else farewell.to,
             sink=self._sink,
             fleet=fleet,
+            clock=since_boot,
         )
         self._forwarder = _forwarder(settings, self._upstream)
         self._opening_time = OpeningTime(settings.rules.timeouts.idle_timeout)
@@ -117,6 +121,8 @@ class Proxy:
         most = settings.max_connections or most_connections()
         self._peers: Server | None = None
         if settings.has_peers:
+            from .fellows import ForClients, for_peers
+
             theirs = for_peers(settings)
             inner = Front(theirs, self._upstream, self.manager, self._sessionless, session_data, farewell)
             larger = dataclasses.replace(limits, max_header=theirs.rules.max_header)
@@ -234,6 +240,8 @@ class Proxy:
 
     def _for_peers(self, app: ASGIApp) -> ASGIApp:
         """Return the app of the peers' own listener."""
+        from .fellows import ForPeers
+
         assert self._fleet is not None
         return ForPeers(app, self._fleet)
 
@@ -297,6 +305,8 @@ class Proxy:
     def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """The app behind the middleware."""
         if scope["type"] == "websocket":
+            from . import websocket
+
             return websocket.pass_on(scope, receive, send, self._upstream, self.settings.rules)
         return self._forwarder(scope, self._opening_time.open(scope, receive), send)
 
@@ -365,6 +375,23 @@ async def _serve_with(
         await server.serve_on(listeners, lambda: certificate.context, others)
     finally:
         watching.cancel()
+
+
+def _with_hints(settings: Settings) -> Settings:
+    """Return the settings as the fleet wants them. Without peers, nothing of a fleet is imported."""
+    if not settings.has_peers:
+        return settings
+    from .fellows import with_hints
+
+    return with_hints(settings)
+
+
+def _fleet(settings: Settings, farewell: Farewell | None) -> "Peers | None":
+    if not settings.has_peers:
+        return None
+    from .fellows import fleet_of
+
+    return fleet_of(settings, farewell)
 
 
 def _sink(settings: Settings) -> JsonLinesSink[Peer] | None:

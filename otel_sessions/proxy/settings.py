@@ -240,6 +240,11 @@ def _require_room_for_workers(settings: Settings) -> None:
         raise ConfigError(f"--export needs {WORKER} in its name with --workers: each worker writes a file of its own")
 
 
+def export_of(path: str | None, number: int) -> str | None:
+    """Return the name of a worker's file of records."""
+    return None if path is None else path.replace(WORKER, str(number))
+
+
 def _is_address(address: object) -> bool:
     if isinstance(address, tuple):
         return len(address) == 2 and isinstance(address[0], str) and isinstance(address[1], int)

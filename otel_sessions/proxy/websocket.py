@@ -8,7 +8,7 @@ import logging
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import anyio
 from websockets.asyncio.client import ClientConnection
@@ -33,20 +33,13 @@ from otel_sessions._program.sockets import WATCHFUL
 from otel_sessions.asgi import Message, Receive, Send
 from otel_sessions.matchers import Headers, Scope
 
+from .forward import PLAIN, deny
 from .headers import end_to_end
 from .rules import Rules, target_of
 from .upstream import Upstream
 from .upstream_socket import UpstreamSocket
 
 _logger = logging.getLogger("otel_sessions.proxy")
-
-_PLAIN: Final = ((b"content-type", b"text/plain; charset=utf-8"),)
-
-
-async def refuse(receive: Receive, send: Send, status: HTTPStatus, text: str) -> None:
-    """Refuse a handshake with an answer of the proxy."""
-    await receive()
-    await _deny(send, status, _PLAIN, f"{text}\n".encode())
 
 
 async def pass_on(scope: Scope, receive: Receive, send: Send, upstream: Upstream, rules: Rules) -> None:
@@ -57,13 +50,13 @@ async def pass_on(scope: Scope, receive: Receive, send: Send, upstream: Upstream
     except InvalidStatus as error:
         said = error.response
         kept = [(name, value) for name, value in _head_of(said) if name != b"content-length"]
-        await _deny(send, said.status_code, kept, bytes(said.body))
+        await deny(send, said.status_code, kept, bytes(said.body))
         return
     except (OSError, WebSocketException) as error:
         why = reason_of(error) if isinstance(error, OSError) else type(error).__name__
         _logger.warning("the WebSocket handshake with the upstream failed: %s", why, extra=Event.UPSTREAM_FAILED.extra)
         status = HTTPStatus.GATEWAY_TIMEOUT if isinstance(error, TimeoutError) else HTTPStatus.BAD_GATEWAY
-        await _deny(send, status, _PLAIN, b"the WebSocket handshake with the upstream failed\n")
+        await deny(send, status, PLAIN, b"the WebSocket handshake with the upstream failed\n")
         return
     try:
         await send({"type": "websocket.accept", "subprotocol": behind.subprotocol, "headers": _answered(behind)})
@@ -146,9 +139,3 @@ def _answered(behind: ClientConnection) -> Headers:
 
 def _head_of(response: Response) -> Headers:
     return end_to_end(handshake.head_of(response))
-
-
-async def _deny(send: Send, status: int, headers: Headers, body: bytes) -> None:
-    """Refuse a handshake with an HTTP answer."""
-    await send({"type": "websocket.http.response.start", "status": int(status), "headers": list(headers)})
-    await send({"type": "websocket.http.response.body", "body": body})

@@ -18,7 +18,7 @@ from otel_sessions._core.events import Event
 from otel_sessions.fleet.addresses import random_name
 
 from .own_sockets import sockets_of_workers, with_socket
-from .settings import WORKER, Settings
+from .settings import Settings, export_of
 
 _logger = logging.getLogger("otel_sessions.proxy")
 
@@ -102,8 +102,3 @@ def shares(total: int | None, count: int) -> Sequence[int | None]:
         return [None] * count
     each, rest = divmod(total, count)
     return [each + (index < rest) for index in range(count)]
-
-
-def export_of(path: str | None, number: int) -> str | None:
-    """Return the name of a worker's file of records."""
-    return None if path is None else path.replace(WORKER, str(number))

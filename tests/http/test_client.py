@@ -407,6 +407,176 @@ async def test_a_new_connection_that_ends_at_once_is_an_error(upstream: Upstream
         await asking
 
 
+# A body that is poured
+
+
+class Sink:
+    """Takes so many parts."""
+
+    def __init__(self, takes: int = 1000) -> None:
+        self.parts: list[bytes] = []
+        self.tasks: list[asyncio.Task[Any] | None] = []
+        self._takes = takes
+        self._called = asyncio.Event()
+
+    def __call__(self, part: bytes) -> bool:
+        self._called.set()
+        self.parts.append(part)
+        self.tasks.append(asyncio.current_task())
+        return len(self.parts) < self._takes
+
+    async def has(self, body: bytes) -> None:
+        """Wait until the sink has got all of this."""
+        while b"".join(self.parts) != body:
+            await self._called.wait()
+            self._called.clear()
+
+
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+def chunk(part: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(part), part)
+
+
+@contextlib.asynccontextmanager
+async def pouring(upstream: Upstream, call: Call, sink: Sink) -> AsyncIterator[tuple[Peer, asyncio.Task[None]]]:
+    """Yield an upstream that has sent a head, and a task that pours the body into the sink."""
+    with call:
+        heading = asyncio.ensure_future(call.head())
+        peer = await upstream.peer()
+        await peer.heard()
+        await peer.says(CHUNKED)
+        await heading
+        task = asyncio.create_task(call.pour(sink))
+        await settle()
+        yield peer, task
+
+
+async def test_parts_are_poured_as_they_come_without_a_task_and_the_last_by_the_task(
+    upstream: Upstream, client: Client
+) -> None:
+    sink, call = Sink(), get(client)
+    async with pouring(upstream, call, sink) as (peer, task):
+        await peer.says(chunk(b"ab"))
+        await sink.has(b"ab")
+        await peer.says(b"2;x\r\n")  # of which nothing is body yet
+        await settle()
+        await peer.says(b"cd\r\n")
+        await sink.has(b"abcd")
+        assert sink.tasks == [None, None]
+        assert not task.done()
+        await peer.says(chunk(b"ef") + b"0\r\n\r\n")
+        await task
+        assert sink.parts == [b"ab", b"cd", b"ef"]
+        assert call.is_over
+        await call.pour(sink)
+        assert len(sink.parts) == 3
+    assert await talk(get(client), again(peer), FINE) == (200, b"ok")
+
+
+async def test_a_sink_that_takes_no_more_ends_the_pouring_and_what_comes_then_waits(
+    upstream: Upstream, client: Client
+) -> None:
+    sink, call = Sink(takes=1), get(client)
+    async with pouring(upstream, call, sink) as (peer, task):
+        await peer.says(chunk(b"ab"))
+        await task
+        await peer.says(chunk(b"cd"))
+        await settle()
+        assert sink.parts == [b"ab"]
+        assert await call.read(60) == b"cd"
+        assert not call.is_over
+
+
+async def test_what_has_come_before_is_poured_at_once(upstream: Upstream, client: Client) -> None:
+    sink = Sink()
+    with get(client) as call:
+        heading = asyncio.ensure_future(call.head())
+        peer = await upstream.peer()
+        await peer.heard()
+        await peer.says(CHUNKED + chunk(b"ab"))
+        await heading
+        while not sink.parts:
+            await call.pour(sink)
+        assert sink.parts == [b"ab"]
+
+
+async def test_a_large_part_is_poured_by_the_task_so_that_others_come_before_it(
+    upstream: Upstream, client: Client
+) -> None:
+    sink, call, large = Sink(), get(client), bytes(60_000)
+    async with pouring(upstream, call, sink) as (peer, task):
+        await peer.says(chunk(large))
+        while b"".join(sink.parts) != large:
+            await task
+            task = asyncio.create_task(call.pour(sink))
+            await settle()
+        assert any(sink.tasks)
+        task.cancel()
+
+
+@pytest.mark.parametrize("ends", ["hangs up", "bad chunk", "closed"])
+async def test_a_body_that_breaks_off_while_it_is_poured_is_an_error(
+    upstream: Upstream, client: Client, ends: str
+) -> None:
+    sink, call = Sink(), get(client)
+    async with pouring(upstream, call, sink) as (peer, task):
+        await peer.says(chunk(b"ab"))
+        await sink.has(b"ab")
+        if ends == "hangs up":
+            await peer.hangs_up()
+        elif ends == "bad chunk":
+            await peer.says(b"xyz\r\n")
+        else:
+            call.close()
+        with pytest.raises({"hangs up": HungUp, "bad chunk": BadAnswer, "closed": CallClosed}[ends]):
+            await task
+        with pytest.raises(CallClosed if ends == "closed" else (HungUp, BadAnswer)):
+            await call.pour(sink)
+    await peer.left()
+
+
+async def test_what_a_sink_raises_ends_the_call(upstream: Upstream, client: Client) -> None:
+    class Broken(Sink):
+        def __call__(self, part: bytes) -> bool:
+            raise RuntimeError("the sink is broken")
+
+    async with pouring(upstream, get(client), Broken()) as (peer, task):
+        await peer.says(chunk(b"ab"))
+        with pytest.raises(RuntimeError, match="the sink is broken"):
+            await task
+        await peer.left()
+
+
+class ReadsByLine(Connection):
+    """Is told of each line by itself, all in one turn of the loop, as uvloop tells of more than fits its buffer."""
+
+    def data_received(self, data: bytes) -> None:
+        for line in data.splitlines(keepends=True):
+            super().data_received(line)
+
+
+class ReadByLine(Origin):
+    """An upstream whose connections read lines."""
+
+    __slots__ = ()
+
+    async def connect(self) -> Connection:
+        return (await asyncio.get_running_loop().create_connection(ReadsByLine, self.host, self.port))[1]
+
+
+async def test_what_comes_in_one_turn_behind_a_refusal_of_the_sink_waits_for_the_task() -> None:
+    async with Upstream().listening(None) as upstream:
+        sink = Sink(takes=1)
+        call = get(Client(ReadByLine(host=upstream.origin.host, port=upstream.origin.port)))
+        async with pouring(upstream, call, sink) as (peer, task):
+            await peer.says(chunk(b"ab") + chunk(b"cd") + chunk(b"ef"))
+            await task
+            assert sink.parts == [b"ab", b"cdef"]
+            assert sink.tasks[0] is None
+
+
 # Bodies of requests
 
 

@@ -10,8 +10,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -30,6 +30,13 @@ _HEADERS: Final = (
     b"Host: 127.0.0.1:8080\r\nAccept: application/json, text/event-stream\r\nAccept-Encoding: gzip\r\n"
     b"Connection: keep-alive\r\nUser-Agent: test\r\n"
 )
+_EVENTS: Final = b"/events"
+_STREAM: Final = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n"
+)
+_DATA: Final = b'data: {"id":"chatcmpl-1","choices":[{"index":0,"delta":{"content":" token"}}]}\n\n'
+_EVENT: Final = b"%x\r\n%b\r\n" % (len(_DATA), _DATA)
 _OPENING: Final = b'{"jsonrpc":"2.0","id":0,"method":"initialize"}'
 
 
@@ -66,8 +73,38 @@ def instructions(kind: Kind, *flags: str) -> float:
     The count begins when the proxy has answered some requests of this kind, and ends before the proxy does. Skips the
     test if callgrind cannot be told so, since that takes a system that lets it trace processes.
     """
+
+    def ask(client: socket.socket, session_id: str) -> Iterator[None]:
+        requests = [kind.raw(session_id, number) for number in range(1, _BEFORE + _COUNTED + 1)]
+        _ask(client, requests[:_BEFORE])
+        yield
+        _ask(client, requests[_BEFORE:])
+
+    with _upstream() as upstream:
+        return _counted(upstream, ask, flags)
+
+
+def instructions_of_an_event(*flags: str) -> float:
+    """Return how many instructions the proxy executes for an event of a stream in a session.
+
+    The upstream sends the next event when the client has read the last one. So each event comes alone.
+    """
+    asked = threading.Semaphore(0)
+
+    def read(client: socket.socket, session_id: str) -> Iterator[None]:
+        client.sendall(_request("GET", f"Mcp-Session-Id: {session_id}\r\n", b"", _EVENTS))
+        _read_events(client, asked, _BEFORE)
+        yield
+        _read_events(client, asked, _COUNTED)
+
+    with _upstream(asked) as upstream:
+        return _counted(upstream, read, flags)
+
+
+def _counted(upstream: str, use: Callable[[socket.socket, str], Iterator[None]], flags: Sequence[str]) -> float:
+    """Return what `use` costs the proxy a time, behind the point where it yields. It gets a client and a session."""
     assert VALGRIND is not None
-    with tempfile.TemporaryDirectory() as folder, _upstream() as upstream:
+    with tempfile.TemporaryDirectory() as folder:
         port = free_port()
         command = [VALGRIND, "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={folder}/out"]
         command += [sys.executable, "-m", "otel_sessions.cli", "proxy"]
@@ -75,11 +112,10 @@ def instructions(kind: Kind, *flags: str) -> float:
         with running("callgrind", command, Path(folder), {"PYTHONHASHSEED": "0"}) as process:
             until_listens(port, process)
             with closing(socket.create_connection((HOST, port))) as client:
-                session_id = _opened(client)
-                requests = [kind.raw(session_id, number) for number in range(1, _BEFORE + _COUNTED + 1)]
-                _ask(client, requests[:_BEFORE])
+                using = use(client, _opened(client))
+                next(using)
                 _count("on", process.process.pid)
-                _ask(client, requests[_BEFORE:])
+                next(using, None)
                 _count("off", process.process.pid)
             process.terminate()
             said = process.said()
@@ -137,6 +173,18 @@ def _ask(client: socket.socket, requests: Iterable[bytes]) -> None:
         assert head.startswith(b"HTTP/1.1 200 "), head
 
 
+def _read_events(client: socket.socket, asked: threading.Semaphore, count: int) -> None:
+    """Ask the upstream for so many events, and read each before the next."""
+    held = b""
+    for _ in range(count):
+        asked.release()
+        while not held.endswith(_EVENT):
+            data = client.recv(65536)
+            assert data, held
+            held += data
+        held = b""
+
+
 def _opened(client: socket.socket) -> str:
     head = _answer_to(client, _request("POST", "", _OPENING))
     found = re.search(rb"mcp-session-id: (\S+)", head)
@@ -144,9 +192,9 @@ def _opened(client: socket.socket) -> str:
     return found[1].decode()
 
 
-def _request(method: str, said: str, body: bytes) -> bytes:
+def _request(method: str, said: str, body: bytes, target: bytes = b"/mcp") -> bytes:
     length = b"Content-Type: application/json\r\nContent-Length: %d\r\n" % len(body) if body else b""
-    return b"%b /mcp HTTP/1.1\r\n%b%b%b\r\n%b" % (method.encode(), _HEADERS, said.encode(), length, body)
+    return b"%b %b HTTP/1.1\r\n%b%b%b\r\n%b" % (method.encode(), target, _HEADERS, said.encode(), length, body)
 
 
 def _answer_to(client: socket.socket, request: bytes) -> bytes:
@@ -168,27 +216,35 @@ def _messages(connection: socket.socket) -> Iterator[bytes]:
 
 
 @contextmanager
-def _upstream() -> Iterator[str]:
-    """Run an upstream that answers each request at once, with a session's id for those that bring none."""
+def _upstream(asked: threading.Semaphore | None = None) -> Iterator[str]:
+    """Run an upstream that answers each request at once, with a session's id for those that bring none.
+
+    A stream has an event for each time that `asked` is released.
+    """
+    asked = asked or threading.Semaphore(0)
     with socket.create_server((HOST, 0)) as listener:
-        threading.Thread(target=_serve, args=(listener,), daemon=True).start()
+        threading.Thread(target=_serve, args=(listener, asked), daemon=True).start()
         yield f"http://{HOST}:{listener.getsockname()[1]}"
         listener.shutdown(socket.SHUT_RDWR)
 
 
-def _serve(listener: socket.socket) -> None:
+def _serve(listener: socket.socket, asked: threading.Semaphore) -> None:
     while True:
         try:
             connection, _ = listener.accept()
         except OSError:  # the test is over
             return
-        threading.Thread(target=_answer, args=(connection,), daemon=True).start()
+        threading.Thread(target=_answer, args=(connection, asked), daemon=True).start()
 
 
-def _answer(connection: socket.socket) -> None:
+def _answer(connection: socket.socket, asked: threading.Semaphore) -> None:
     names = b"mcp-session-id: of-the-upstream\r\n"
-    with connection:
+    with connection, suppress(OSError):  # the proxy breaks a stream off at its end
         for head in _messages(connection):
+            if _EVENTS in head:
+                connection.sendall(_STREAM)
+                while asked.acquire():
+                    connection.sendall(_EVENT)
             opens = b"mcp-session-id" not in head.lower() and b"mcp-protocol-version" not in head.lower()
             connection.sendall(
                 b"HTTP/1.1 200 OK\r\nServer: test\r\nDate: Sat, 28 Nov 2026 12:00:00 GMT\r\n"
@@ -201,3 +257,5 @@ if __name__ == "__main__":
     for name, kind in list(globals().items()):
         if isinstance(kind, Kind) and (len(sys.argv) == 1 or name in sys.argv):
             print(f"{name:<20}{instructions(kind):>10,.0f}", flush=True)  # noqa: T201
+    if len(sys.argv) == 1 or "EVENT" in sys.argv:
+        print(f"{'EVENT':<20}{instructions_of_an_event():>10,.0f}", flush=True)  # noqa: T201

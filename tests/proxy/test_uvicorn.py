@@ -7,7 +7,6 @@ import textwrap
 
 import pytest
 import uvicorn
-from uvicorn.config import HTTP_PROTOCOLS, WS_PROTOCOLS
 from uvicorn.protocols.websockets import websockets_sansio_impl
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
@@ -15,6 +14,7 @@ from websockets.asyncio.connection import Connection as UpstreamConnection
 from websockets.asyncio.messages import Assembler
 
 from otel_sessions.proxy._uvicorn import REFUSED_HANDSHAKE, Server, quieten
+from otel_sessions.proxy.connection import Connection
 from otel_sessions.proxy.serving import Limits
 
 pytestmark = pytest.mark.no_cover
@@ -131,9 +131,13 @@ def test_a_server_has_what_is_read_of_it() -> None:
     assert server.server_state.connections == set()
 
 
-def test_the_protocols_that_are_asked_for_are_known() -> None:
-    assert "websockets-sansio" in WS_PROTOCOLS
-    assert "httptools" in HTTP_PROTOCOLS
+def test_a_server_loads_no_protocols_of_uvicorns_own() -> None:
+    config = Server(app, Limits(), 1, nothing).config
+
+    config.load()
+
+    assert config.http_protocol_class is Connection
+    assert config.ws_protocol_class is None
 
 
 def test_a_websocket_that_an_app_refuses_is_logged_in_the_words_that_are_left_out() -> None:

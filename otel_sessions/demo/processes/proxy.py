@@ -20,7 +20,6 @@ from otel_sessions._program.exporters import require_exporters
 from otel_sessions._program.otlp import exporting
 from otel_sessions.proxy import Proxy, Settings
 from otel_sessions.proxy._uvicorn import quieten
-from otel_sessions.proxy.command import run_workers
 from otel_sessions.proxy.server import open_listeners
 from otel_sessions.proxy.settings import add_arguments, read, unread_variables
 
@@ -58,6 +57,8 @@ def main() -> None:
 
 def _run_workers(options: argparse.Namespace, settings: Settings) -> NoReturn:
     """Run several workers, each with sessions that hold memory. They give no readings."""
+    from otel_sessions.proxy.workers_command import run_workers
+
     if options.readings or options.descriptor is not None:
         raise ConfigError("--workers gives no readings, and takes no socket of a parent")
     log(options, settings.log_format)
