@@ -157,7 +157,7 @@ class HeaderMatcher(IssuingMatcher):
 
     def match(self, scope: Scope) -> Match:
         named = _ids_in(pairs_of(scope), self.request_header)
-        return Match(session_ids=named) if named else Match(opens=Opens.YES)
+        return Match(named, _NO) if named else Match((), _YES)  # keywords would cost as much as all the rest
 
     def announce(self, session_id: str, scope: Scope, headers: Headers) -> Headers:  # noqa: ARG002
         """Replace the app's values of the header by the id."""
@@ -204,7 +204,7 @@ class CookieMatcher(IssuingMatcher):
 
     def match(self, scope: Scope) -> Match:
         found = [value.decode("latin-1") for value in cookies.values(pairs_of(scope), self._name)]
-        return Match(session_ids=_each_once(found), opens=Opens.YES)
+        return Match(_each_once(found), _YES)
 
     def announce(self, session_id: str, scope: Scope, headers: Headers) -> Headers:
         secure = scope.get("scheme") in ("https", "wss") if self._secure is None else self._secure
@@ -252,10 +252,10 @@ class McpMatcher(AdoptingMatcher):
         named = _ids_in(pairs_of(scope), _MCP_ID) if _MCP_ID in said else ()
         if scope.get("method") == "POST":
             opens = _opening_of_post(scope, said)
-            return Match(session_ids=named, opens=_NO if named and opens is _YES else opens)
+            return Match(named, _NO if named and opens is _YES else opens)
         if not named and scope.get("method") == "GET" and path_of(scope) == self.sse_path:
             return Match(opens=Opens.FOR_EXCHANGE)
-        return Match(session_ids=named)
+        return Match(named, _NO)
 
     def body_opens(self, start: bytes, complete: bool) -> bool | None:
         return calls(start, "initialize", complete=complete)
@@ -334,8 +334,10 @@ def spelt(name: bytes) -> bytes:
 
 def _ids_in(headers: Headers, name: bytes) -> tuple[str, ...]:
     """Return the ids in a request's header, each once, in the order of its lines."""
-    found = [value.decode("latin-1") for key, value in headers if key == name and value]
-    return _each_once(found)
+    found = [value for key, value in headers if key == name and value]
+    if len(found) == 1:
+        return (found[0].decode("latin-1"),)
+    return _each_once([value.decode("latin-1") for value in found])
 
 
 def _each_once(found: list[str]) -> tuple[str, ...]:
@@ -377,14 +379,20 @@ def _with_only(headers: Headers, name: bytes, session_id: str | None) -> Headers
     Some apps read an underscore or another mark in a header's name as a hyphen. So all spellings are removed.
     """
     own = None if session_id is None else session_id.encode("latin-1")
-    size, bare = len(name), spelt(name)
-    there = [pair for pair in headers if len(pair[0]) == size and spelt(pair[0]) == bare]
+    size = len(name)
+    as_long = [pair for pair in headers if len(pair[0]) == size]
+    if as_long == ([] if own is None else [(name, own)]):  # mostly
+        return headers
+    bare = spelt(name)
+    there = [pair for pair in as_long if spelt(pair[0]) == bare]
     if there == ([] if own is None else [(name, own)]):
         return headers
     others = list(headers)
     for pair in there:
         others.remove(pair)
-    return others if own is None else [*others, (name, own)]
+    if own is not None:
+        others.append((name, own))
+    return others
 
 
 def _answer(error: SessionError, body: bytes, kind: bytes) -> Answer:

@@ -138,11 +138,14 @@ class Forwarder:
 
     def _note(self, scope: Scope, asked: "_Asked", status: int) -> None:
         """Note what the upstream says of the session that a request is in. The middleware then knows if it ends."""
-        peer = None if self._matcher is None else peer_of(scope)
-        if peer is not None and self._matcher is not None:
+        if self._matcher is None:
+            return
+        peer = peer_of(scope)
+        if peer is not None:
             peer.note(asked.headers, status)
             ends = scope[ENDS] = self._matcher.ends(scope, status)
-            peer.told = peer.told or ends
+            if ends:
+                peer.told = True
 
     async def _pass_events(self, call: Call, head: Headers, send: Send) -> None:
         """Pass a stream of events back, which may be silent for as long as it likes."""

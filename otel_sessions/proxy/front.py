@@ -48,6 +48,7 @@ class Front:
     ) -> None:
         self._rules = settings.rules
         self._trust = settings.rules.trust
+        self._trusts = not self._trust.is_empty
         self._owner = None if settings.owner_header is None else settings.owner_header.lower().encode("latin-1")
         self._has_warned = False
         self._upstream = upstream
@@ -68,9 +69,11 @@ class Front:
         )
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if not self._trust.is_empty:
+        if self._trusts:
             scope["scheme"] = scheme_of(scope, self._trust)
-        refused = self._refusal(scope) or self._refused_owner(scope)
+        refused = self._refusal(scope)
+        if refused is None and self._owner is not None:
+            refused = self._refused_owner(scope)
         if scope["type"] == "http":
             return self._serve(scope, receive, send) if refused is None else _answer_refused(send, *refused)
         return self._leased(scope, receive, send) if refused is None else websocket.refuse(receive, send, *refused)
@@ -92,7 +95,7 @@ class Front:
 
     def _refused_owner(self, scope: Scope) -> Refusal | None:
         """Return the refusal of a request whose owner is an address, or None: users behind it would share a session."""
-        owner = None if self._owner is None else self._client(scope)
+        owner = self._client(scope)
         if owner is None or not names_address(owner):
             return None
         if not self._has_warned:
