@@ -23,6 +23,8 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 ASGIApp = Callable[[Any, Receive, Send], Awaitable[None]]
+BODY_FOLLOWS: Final = "otel_sessions.body_follows"
+"""In the message that starts an answer: whether the next message is sent at once, without a wait in between."""
 _T = TypeVar("_T")
 
 _LAST_WORD_SECONDS: Final = 1.0
