@@ -109,7 +109,8 @@ async def pass_on(way: Way, passing: Passing) -> Other | None:
     crossing.when_ended(call.close)
     if leaving is not None:
         leaving.when_gone(partial(crossing.end, Why.LEFT))
-    elif body is not None:
+    else:
+        assert body is not None
         body.watch_later(partial(crossing.end, Why.LEFT))
     try:
         head = await call.head()

@@ -679,7 +679,8 @@ class Leaver:
         self.leave = on_gone
 
 
-async def test_a_client_whose_server_says_that_it_leaves_takes_its_request_with_it() -> None:
+@pytest.mark.parametrize("parts", [[b"xy"], [b"x", b"y"]])
+async def test_a_client_whose_server_says_that_it_leaves_takes_its_request_with_it(parts: list[bytes]) -> None:
     reached, left = asyncio.Event(), asyncio.Event()
 
     def waiting(name: str) -> ASGIApp:
@@ -697,8 +698,8 @@ async def test_a_client_whose_server_says_that_it_leaves_takes_its_request_with_
     async with fleet_of(waiting, HeaderMatcher) as fleet:
         session_id = await opened(fleet["w1"])
         peer, leaver = Peer(name="w1", address=fleet["w1"].url), Leaver()
-        scope = {**http("POST", x_session_id=session_id, content_length="1"), "path": "/wait", LEAVING: leaver}
-        client = Client(scope, [http_body(b"x")])
+        scope = {**http("POST", x_session_id=session_id, content_length="2"), "path": "/wait", LEAVING: leaver}
+        client = Client(scope, [http_body(part, more=part == b"x") for part in parts])
         forward = fleet["w2"].fleet.forward(peer, session_id, client.scope, client.receive, client.send)
         passing = asyncio.ensure_future(forward)
         await reached.wait()

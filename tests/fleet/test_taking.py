@@ -325,3 +325,14 @@ async def test_an_app_without_an_answer_is_wrong_only_while_its_client_is_there(
         with contextlib.nullcontext() if is_gone else pytest.raises(RuntimeError, match="without an answer"):
             await taken
         assert [message.get("status") for message in client.sent[:1]] == ([] if is_gone else [500])
+
+
+async def test_a_whole_app_that_returns_without_an_answer_is_500() -> None:
+    async def app(*_: Any) -> None:
+        pass
+
+    client, proof = passed_on("x")
+    with pytest.raises(RuntimeError, match="without an answer"):
+        await taking.serve_whole(Secrets([SECRET]), time.time(), client.scope, client.receive, client.send, app)
+    assert client.status == 500
+    assert proof.said_in(client.sent[0]["headers"]) is not None
