@@ -380,11 +380,10 @@ def _with_only(headers: Headers, name: bytes, session_id: str | None) -> Headers
     """
     own = None if session_id is None else session_id.encode("latin-1")
     size = len(name)
-    as_long = [pair for pair in headers if len(pair[0]) == size]
-    if as_long == ([] if own is None else [(name, own)]):  # mostly
-        return headers
-    bare = spelt(name)
-    there = [pair for pair in as_long if spelt(pair[0]) == bare]
+    there = [pair for pair in headers if len(pair[0]) == size]
+    if len(there) != 1 or there[0][0] != name:  # else the only name of this length is the name itself
+        bare = spelt(name)
+        there = [pair for pair in there if spelt(pair[0]) == bare]
     if there == ([] if own is None else [(name, own)]):
         return headers
     others = list(headers)
