@@ -334,10 +334,7 @@ def spelt(name: bytes) -> bytes:
 
 def _ids_in(headers: Headers, name: bytes) -> tuple[str, ...]:
     """Return the ids in a request's header, each once, in the order of its lines."""
-    found = [value for key, value in headers if key == name and value]
-    if len(found) == 1:
-        return (found[0].decode("latin-1"),)
-    return _each_once([value.decode("latin-1") for value in found])
+    return _each_once([value.decode("latin-1") for key, value in headers if key == name and value])
 
 
 def _each_once(found: list[str]) -> tuple[str, ...]:
@@ -380,19 +377,15 @@ def _with_only(headers: Headers, name: bytes, session_id: str | None) -> Headers
     """
     own = None if session_id is None else session_id.encode("latin-1")
     size = len(name)
-    as_long = [pair for pair in headers if len(pair[0]) == size]
-    if as_long == ([] if own is None else [(name, own)]):  # mostly
-        return headers
-    bare = spelt(name)
-    there = [pair for pair in as_long if spelt(pair[0]) == bare]
+    there = [pair for pair in headers if len(pair[0]) == size]
+    if len(there) != 1 or there[0][0] != name:  # else the only name of this length is the name itself
+        there = [pair for pair in there if spelt(pair[0]) == spelt(name)]
     if there == ([] if own is None else [(name, own)]):
         return headers
     others = list(headers)
     for pair in there:
         others.remove(pair)
-    if own is not None:
-        others.append((name, own))
-    return others
+    return others if own is None else [*others, (name, own)]
 
 
 def _answer(error: SessionError, body: bytes, kind: bytes) -> Answer:

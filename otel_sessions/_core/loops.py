@@ -4,6 +4,7 @@ An asyncio loop is known by its object, a trio loop by the token of its run.
 """
 
 import asyncio
+from collections.abc import Callable
 
 import anyio
 
@@ -14,8 +15,14 @@ class Home:
     def __init__(self) -> None:
         self._asyncio: asyncio.AbstractEventLoop | None = None
         self._trio: object = None
+        self.is_closed: Callable[[], bool] = _never
+        """Whether the loop will never run again.
+
+        Always False on trio: trio ends its system tasks before its loop ends, so nothing of a manager is left then.
+        """
         if anyio.get_cancelled_exc_class() is asyncio.CancelledError:
             self._asyncio = asyncio.get_running_loop()
+            self.is_closed = self._asyncio.is_closed
         else:
             self._trio = _trio_run()
 
@@ -28,12 +35,9 @@ class Home:
         except RuntimeError:  # no asyncio loop is running in this thread
             return False
 
-    def is_closed(self) -> bool:
-        """Return whether the loop will never run again.
 
-        Always False on trio: trio ends its system tasks before its loop ends, so nothing of a manager is left then.
-        """
-        return self._asyncio is not None and self._asyncio.is_closed()
+def _never() -> bool:
+    return False
 
 
 def is_collected(error: BaseException | None) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, Final, Generic
 
 import anyio
 
-from otel_sessions._core.clock import latest
+from otel_sessions._core.clock import never_failing
 from otel_sessions._core.events import Event
 from otel_sessions._core.exceptions import SessionNotFound
 from otel_sessions._core.ids import fingerprint
@@ -39,6 +39,7 @@ class Leases(Generic[DataT]):
     def __init__(self, store: Store[DataT]) -> None:
         self._store = store
         self._books = store.books
+        self._now = never_failing(store.clock)
         self._since: dict[Pin[DataT] | Holder[DataT], float] = {}
         """When each lease began, the oldest lease first. A pin of an ended session stays until it is left or tidied."""
         self._dead = 0
@@ -82,13 +83,14 @@ class Leases(Generic[DataT]):
             if since is not None:
                 self._dead -= 1
             return
+        now = session._last = self._now()
         session._pins -= 1
-        if not session._pins:
-            self._books.add_released()
-            if self._quiet.awaited is not None:
-                self._quiet.note()
-        now = session._last = latest(self._store.clock)
-        if not session._pins and not session._usable(now):
+        if session._pins:
+            return
+        self._books.add_released()
+        if self._quiet.awaited is not None:
+            self._quiet.note()
+        if not session._usable(now):
             session._file_due()
 
     async def wait_quiet(self) -> None:

@@ -187,7 +187,8 @@ class Call:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.close()
+        if not self._is_closed:
+            self.close()
 
     async def head(self) -> Head:
         """Send the request, and return the head of its answer as soon as that is there, heads with status 1xx skipped.

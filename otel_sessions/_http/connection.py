@@ -153,7 +153,6 @@ class Connection(asyncio.Protocol):
     def rest(self) -> bool:
         """Expect nothing more, and return whether the connection may serve another request."""
         self._answer = None
-        self._reading.end()
         return self.error is None and self._transport.get_write_buffer_size() == 0
 
     @property

@@ -70,20 +70,17 @@ class Request:
     __slots__ = ("_left", "is_head", "is_idempotent", "is_sent", "parts", "pieces")
 
     def __init__(self, outline: Outline, body: bytes | AsyncIterable[bytes] | None = None) -> None:
-        whole = b"" if body is None else body if isinstance(body, bytes) else None
-        self._left = outline.length
+        whole, parts = (body, None) if isinstance(body, bytes) else (b"", body)
+        self._left = length = outline.length
         framing = b""
-        if whole is None and self._left is None:
-            framing = b"Transfer-Encoding: chunked\r\n"
-        elif whole is not None and self._left is None and body is not None:
-            framing = b"Content-Length: %d\r\n" % len(whole)
-        elif whole is not None and self._left not in (None, len(whole)):
+        if length is None:
+            framing = _framing(body)
+        elif parts is None and length != len(whole):
             raise ValueError("the body of a request is not as long as its Content-Length says")
-        head = b"%b%b\r\n" % (outline.lines, framing)
-        self.pieces: Final = (head, whole) if whole else (head,)
-        self.parts: Final = None if isinstance(body, bytes) else body
+        self.pieces: Final = (outline.lines, framing, b"\r\n", whole)
+        self.parts: Final = parts
         """What is left of the body when `pieces` are sent, or None."""
-        self.is_sent = self.parts is None
+        self.is_sent = parts is None
         """Whether all of the body was handed out."""
         self.is_head: Final = outline.is_head
         self.is_idempotent: Final = outline.is_idempotent
@@ -104,6 +101,13 @@ class Request:
             raise ValueError("the body of a request is shorter than its Content-Length says")
         self.is_sent = True
         return (b"0\r\n\r\n",) if self._left is None else ()
+
+
+def _framing(body: bytes | AsyncIterable[bytes] | None) -> bytes:
+    """Return the line that frames a body, where the client has not framed it."""
+    if body is None:
+        return b""
+    return b"Content-Length: %d\r\n" % len(body) if isinstance(body, bytes) else b"Transfer-Encoding: chunked\r\n"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,6 +7,7 @@ has been sent.
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from math import inf
+from types import MethodType
 from typing import Any, Final, TypeVar
 
 import anyio
@@ -24,6 +25,8 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 ASGIApp = Callable[[Any, Receive, Send], Awaitable[None]]
+BODY_FOLLOWS: Final = "otel_sessions.body_follows"
+"""In the message that starts an answer: whether the next message is sent at once, without a wait in between."""
 _T = TypeVar("_T")
 
 _LAST_WORD_SECONDS: Final = 1.0
@@ -266,6 +269,12 @@ class WebSocket(Exchange):
         else:
             code = _POLICY_VIOLATION if isinstance(error, SessionNotFound) else _TRY_AGAIN_LATER
             await self._send({"type": "websocket.close", "code": code})
+
+
+def method_of(app: ASGIApp) -> ASGIApp:
+    """Return what is called at the least cost: of an object whose class defines `__call__`, the method itself."""
+    call = getattr(app, "__call__", None)  # noqa: B004  # the method of a callable object
+    return call if isinstance(call, MethodType) else app
 
 
 def look_freely(_scope: Scope, receive: Receive) -> Receive:

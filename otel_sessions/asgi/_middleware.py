@@ -43,7 +43,7 @@ from otel_sessions.matchers import (
 from ._adoption import Adoption
 from ._client import ClientAddress
 from ._elsewhere import FORWARDED, forward, forwarding_of, hinting, tell_part, tell_whole
-from ._exchange import ASGIApp, Exchange, Looking, Receive, Send, exchange_of, look_freely
+from ._exchange import ASGIApp, Exchange, Looking, Receive, Send, exchange_of, look_freely, method_of
 from ._hints import HintingMatcher
 from ._leasing import Leasing, run_leased
 from ._repeated import headers_in, match_in
@@ -118,7 +118,7 @@ class SessionLeaseMiddleware:
         leasing: Leasing = run_leased,
         looking: Looking = look_freely,
     ) -> None:
-        self._app = app
+        self._app = method_of(app)
         self._manager = manager
         self._matcher: SessionMatcher = HeaderMatcher() if matcher is None else matcher
         self._issuing = self._matcher if isinstance(self._matcher, IssuingMatcher) else None

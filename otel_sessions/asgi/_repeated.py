@@ -34,7 +34,7 @@ class Repeated:
 class RepeatedAnswer(list[tuple[bytes, bytes]]):
     """The headers of an answer, which nobody changes and an app may give again. It keeps what was found in them."""
 
-    __slots__ = ("is_event_stream", "named")
+    __slots__ = ("is_event_stream", "named", "written")
 
     def __init__(self, headers: Headers) -> None:
         super().__init__(headers)
@@ -42,6 +42,8 @@ class RepeatedAnswer(list[tuple[bytes, bytes]]):
         """The id of the session that the answer names, or None. Empty if no matcher was asked."""
         self.is_event_stream: bool | None = None
         """Whether the answer is an event stream. None if nobody has asked."""
+        self.written: object = None
+        """How a server has written the answer last."""
 
 
 def named_in(headers: Headers, matcher: AdoptingMatcher) -> str | None:

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from otel_sessions._http.client import CallLimits, Client, Head, Outline
+from otel_sessions._http.client import Call, CallLimits, Client, Head, Outline
 from otel_sessions._http.hops import end_to_end
 from otel_sessions.asgi import Receive, Send
+from otel_sessions.asgi._exchange import BODY_FOLLOWS
 from otel_sessions.asgi._leaving import LEAVING, Leaving
-from otel_sessions.asgi._repeated import REPEATED, Repeated
+from otel_sessions.asgi._repeated import REPEATED, Repeated, RepeatedAnswer
 from otel_sessions.matchers import Headers, Scope, header, pairs_of
 
 from .addresses import Address
@@ -108,20 +109,23 @@ async def pass_on(way: Way, passing: Passing) -> Other | None:
     crossing.when_ended(call.close)
     if leaving is not None:
         leaving.when_gone(partial(crossing.end, Why.LEFT))
-    elif body is not None:
+    else:
+        assert body is not None
         body.watch_later(partial(crossing.end, Why.LEFT))
     try:
         head = await call.head()
         proof = asked.signed.proof
         if not (call.is_sealed or is_by_owner(proof, head.headers)):
             return Other(status=head.status, headers=head.headers, proof=proof)
-        passed = head.found if isinstance(head.found, list) else _passed(head)
-        await send({"type": "http.response.start", "status": head.status, "headers": passed})
-        more = True
-        while more:
-            part = await call.read(None)  # the watch over the peer ends a call that stands still
-            more = not call.is_over
-            await send({"type": "http.response.body", "body": part, "more_body": more})
+        passed = head.found if isinstance(head.found, RepeatedAnswer) else _passed(head)
+        start = {"type": "http.response.start", "status": head.status, "headers": passed}
+        whole = call.rest()
+        start[BODY_FOLLOWS] = whole is not None
+        await send(start)
+        if whole is None:
+            await _pass_back(call, send)
+        else:
+            await send({"type": "http.response.body", "body": whole})
         return None
     finally:
         call.close()
@@ -193,10 +197,18 @@ def towards_peer(headers: Headers) -> Headers:
     return with_trace([pair for pair in end_to_end(headers) if pair[0] != HEADER])
 
 
-def _passed(head: Head) -> Headers:
+def _passed(head: Head) -> RepeatedAnswer:
     """Return the headers of an answer as the client gets them. They are found once for a head that is repeated."""
-    head.found = passed = towards_client(head.headers)
+    head.found = passed = RepeatedAnswer(towards_client(head.headers))
     return passed
+
+
+async def _pass_back(call: Call, send: Send) -> None:
+    more = True
+    while more:
+        part = await call.read(None)  # the watch over the peer ends a call that stands still
+        more = not call.is_over
+        await send({"type": "http.response.body", "body": part, "more_body": more})
 
 
 def towards_client(headers: Headers) -> list[tuple[bytes, bytes]]:

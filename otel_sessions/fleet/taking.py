@@ -14,7 +14,7 @@ from otel_sessions._core.events import Event
 from otel_sessions.asgi import ASGIApp, Message, Receive, Send
 from otel_sessions.asgi._elsewhere import FORWARDED, Serve
 from otel_sessions.asgi._leaving import LEAVING, Leaving
-from otel_sessions.asgi._repeated import REPEATED, Repeated
+from otel_sessions.asgi._repeated import REPEATED, Repeated, RepeatedAnswer
 from otel_sessions.matchers import Headers, Scope, pairs_of
 
 from .questions import ITSELF
@@ -58,14 +58,15 @@ class _Taken:
         self.passage: Final = passage
         self.proof: Final = proof
         self.headers: Final = headers
-        self._unsigned: list[tuple[bytes, ...]] = []
+        self._unsigned: RepeatedAnswer | None = None
         self._answered: Headers = []
 
     def answered(self, headers: Headers) -> Headers:
-        """Return the headers of an answer, signed. An app mostly answers as it did before."""
-        if headers != self._unsigned or not self._answered:
-            said = list(headers)
-            self._unsigned, self._answered = [tuple(pair) for pair in said], self._signed(said)
+        """Return the headers of an answer, signed. They are signed once if the app gives the same headers again."""
+        if not isinstance(headers, RepeatedAnswer):
+            return self._signed(headers)
+        if headers is not self._unsigned:
+            self._unsigned, self._answered = headers, RepeatedAnswer(self._signed(headers))
         return self._answered
 
     def _signed(self, headers: Headers) -> Headers:

@@ -22,6 +22,7 @@ from http import HTTPStatus
 from typing import Final, cast
 
 from otel_sessions._http.deadline import Deadline
+from otel_sessions.asgi._exchange import method_of
 
 from . import scopes
 from .chunks import Body, Chunked, Sized
@@ -71,6 +72,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
+        self._app = method_of(serving.app)
         self._limits = serving.limits
         self._loop = asyncio.get_running_loop()
         self._deadline = Deadline(self._loop, self._expired)
@@ -257,7 +259,7 @@ class Connection(asyncio.Protocol):
         self._body = Chunked() if head.length is None else Sized(head.length)
         scope = scopes.of_request(self._proto, head, shaped)
         # Without a name each task makes one. `over` takes the task off: a callback would cost a turn of the loop.
-        self._task = self._loop.create_task(exchange.run(self._serving.app, scope), name=_TASK)
+        self._task = self._loop.create_task(exchange.run(self._app, scope), name=_TASK)
         self._serving.tasks.add(self._task)
         if self._body.is_whole:
             exchange.put(b"", is_last=True)

@@ -8,6 +8,7 @@ from typing import Final, Protocol, cast
 from otel_sessions._core.events import Event
 from otel_sessions.asgi import ASGIApp, Message
 from otel_sessions.asgi._direct import DIRECT, Way
+from otel_sessions.asgi._exchange import BODY_FOLLOWS
 from otel_sessions.asgi._leaving import LEAVING, Leaving
 from otel_sessions.matchers import Headers, Scope
 
@@ -17,8 +18,6 @@ from .outgoing import Asked, outgoing
 _MOST_HELD: Final = 65536
 """Bytes of a body that wait for the app; it is read on once the app has taken them."""
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-BODY_FOLLOWS: Final = "otel_sessions.proxy.body_follows"
-"""In the message that starts an answer: whether the next message is sent at once, without a wait in between."""
 
 _logger = logging.getLogger("otel_sessions.proxy")
 

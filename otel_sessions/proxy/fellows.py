@@ -13,6 +13,7 @@ from typing import Final
 
 from otel_sessions.asgi import ASGIApp, Receive, Send
 from otel_sessions.asgi._elsewhere import FORWARDED
+from otel_sessions.asgi._exchange import method_of
 from otel_sessions.fleet import StaticPeers
 from otel_sessions.fleet.addresses import read_peers
 from otel_sessions.fleet.peers import Peers
@@ -79,7 +80,7 @@ class ForClients:
     """Wraps the app for clients, who may not send the header of forwarded requests."""
 
     def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+        self._app = method_of(app)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         shaped: Shaped | None = scope.get(SHAPED)  # nobody has changed the headers yet

@@ -25,14 +25,15 @@ from otel_sessions._http.client import (
     UpstreamError,
 )
 from otel_sessions.asgi import OPENING, SESSION, Message, Receive, Send
+from otel_sessions.asgi._exchange import BODY_FOLLOWS
+from otel_sessions.asgi._repeated import RepeatedAnswer
 from otel_sessions.asgi._roles import ENDS
 from otel_sessions.matchers import AdoptingMatcher, Headers, Scope, header, pairs_of
 
 from .body import is_event_stream, pass_events, pass_parts
-from .exchange import BODY_FOLLOWS, Stalled, watch
+from .exchange import Stalled, watch
 from .headers import end_to_end
 from .leading_back import LeadingBack
-from .outgoing import PassedOn
 from .peer import Marked, peer_of
 from .rules import STALLED, TOO_LARGE, Rules, target_of
 from .shape import Shaped, shape_in, shaped_in
@@ -139,11 +140,14 @@ class Forwarder:
 
     def _note(self, scope: Scope, asked: "_Asked", status: int) -> None:
         """Note what the upstream says of the session that a request is in. The middleware then knows if it ends."""
-        peer = None if self._matcher is None else peer_of(scope)
-        if peer is not None and self._matcher is not None:
+        if self._matcher is None:
+            return
+        peer = peer_of(scope)
+        if peer is not None:
             peer.note(asked.headers, status)
             ends = scope[ENDS] = self._matcher.ends(scope, status)
-            peer.told = peer.told or ends
+            if ends:
+                peer.told = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,7 +182,7 @@ class _Passed(NamedTuple):
 
 def _passed(head: Head) -> _Passed:
     """Return what is passed on of the head of an answer. It is found once for a head that is repeated."""
-    headers = PassedOn(end_to_end([(name.lower(), value) for name, value in head.headers]))
+    headers = RepeatedAnswer(end_to_end([(name.lower(), value) for name, value in head.headers]))
     head.found = passed = _Passed(headers, is_event_stream(headers))
     return passed
 

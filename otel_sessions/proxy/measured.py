@@ -20,6 +20,7 @@ from otel_sessions._telemetry.instruments import histogram, meter_of, observed
 from otel_sessions._telemetry.providers import global_provider, is_proxy
 from otel_sessions._telemetry.signals import ERROR_TYPE, METHOD, METHODS, STATUS, Attribute, Kind, Metric
 from otel_sessions.asgi import ASGIApp, Message, Receive, Send
+from otel_sessions.asgi._exchange import method_of
 from otel_sessions.matchers import Scope
 
 from .exchange import is_left
@@ -166,7 +167,7 @@ class Measured:
 
     def __init__(self, app: ASGIApp, trust: Trust, provider: MeterProvider | None = None) -> None:
         self._active: _Active = {}
-        self._app = app
+        self._app = method_of(app)
         self._trust = trust
         self._provider = provider
         self._requests: _Requests | None = None

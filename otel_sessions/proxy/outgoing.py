@@ -1,6 +1,6 @@
 """How the head of an answer goes out to the client, and how its body is framed (RFC 9112, sections 6 and 7). Pure.
 
-An upstream mostly gives the same head again. Then the forwarder gives the same `PassedOn`, which is written once.
+An upstream mostly gives the same head again. Then the forwarder gives the same `RepeatedAnswer`, which is written once.
 """
 
 import re
@@ -52,24 +52,21 @@ class Outgoing(NamedTuple):
     goes_on: bool
 
 
-class PassedOn(RepeatedAnswer):
-    """The headers of an answer of the upstream as they are passed on."""
+class _Written(NamedTuple):
+    """How an answer last went out, and to what."""
 
-    __slots__ = ("written",)
-
-    def __init__(self, headers: Headers) -> None:
-        super().__init__(headers)
-        self.written: tuple[tuple[int, Asked], Outgoing] | None = None
-        """How the answer last went out, and to what."""
+    asked: tuple[int, Asked]
+    outgoing: Outgoing
 
 
 def outgoing(status: int, headers: Headers, asked: Asked) -> Outgoing:
     """Return how an answer goes out. Raises `RuntimeError` if a header is malformed."""
-    if not isinstance(headers, PassedOn):
+    if not isinstance(headers, RepeatedAnswer):
         return _outgoing(status, headers, asked)
-    if headers.written is None or headers.written[0] != (status, asked):
-        headers.written = (status, asked), _outgoing(status, headers, asked)
-    return headers.written[1]
+    written = headers.written
+    if not isinstance(written, _Written) or written.asked != (status, asked):
+        headers.written = written = _Written((status, asked), _outgoing(status, headers, asked))
+    return written.outgoing
 
 
 def _outgoing(status: int, headers: Headers, asked: Asked) -> Outgoing:

@@ -5,7 +5,7 @@ The client's headers are kept in memory only, as long as the session lasts. They
 
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Final, cast
+from typing import Final
 
 from otel_sessions._core.session import Session
 from otel_sessions.asgi import SESSION
@@ -54,7 +54,7 @@ class Peer:
 
     def note(self, headers: Headers, status: int) -> None:
         """Remember a request's headers, unless the upstream has refused its credentials (401 and 403)."""
-        mark = _mark_of(headers)
+        mark = headers.mark if type(headers) is Marked else _mark_of(headers)
         if mark != self._mark and status not in _REFUSED:  # mostly, a client shows what it has shown before
             self._mark = mark
             self._kept = _kept(headers)
@@ -99,7 +99,7 @@ class Marked(list[tuple[bytes, bytes]]):
 
 def _mark_of(headers: Headers) -> int:
     """Return what is the same for the same credentials, and mostly differs for others."""
-    return headers.mark if type(headers) is Marked else hash(tuple(credentials(headers)))
+    return hash(tuple(credentials(headers)))
 
 
 def _kept(headers: Headers) -> bytes:
@@ -108,8 +108,11 @@ def _kept(headers: Headers) -> bytes:
 
 def peer_of(scope: Scope) -> Peer | None:
     """Return the data of a request's session, or None if the request goes to another path than the first request."""
-    session = cast("Session[Peer] | None", scope.get(SESSION))
-    return session.data if session is not None and session.data.is_at(target_of(scope)) else None
+    session: Session[Peer] | None = scope.get(SESSION)
+    if session is None:
+        return None
+    peer = session.data
+    return peer if peer.is_at(target_of(scope)) else None
 
 
 class EndpointMatcher(McpMatcher):

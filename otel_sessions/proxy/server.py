@@ -25,6 +25,7 @@ from otel_sessions._program.arguments import Address
 from otel_sessions._program.flags import naming
 from otel_sessions._program.sockets import address_of, listen_as, written
 from otel_sessions.asgi import ASGIApp, Receive, Send
+from otel_sessions.asgi._exchange import method_of
 from otel_sessions.matchers import AdoptingMatcher, Headers, Scope
 from otel_sessions.sinks._jsonlines import JsonLinesSink
 
@@ -109,7 +110,7 @@ class Proxy:
             fleet=fleet,
             clock=since_boot,
         )
-        self._forwarder = _forwarder(settings, self._upstream)
+        self._forward = method_of(_forwarder(settings, self._upstream))
         self._opening_time = OpeningTime(settings.rules.timeouts.idle_timeout)
         self._sessionless = Sessionless(self._pass_on, settings.matcher)
         front: ASGIApp = Front(settings, self._upstream, self.manager, self._sessionless, session_data, farewell)
@@ -308,7 +309,7 @@ class Proxy:
             from . import websocket
 
             return websocket.pass_on(scope, receive, send, self._upstream, self.settings.rules)
-        return self._forwarder(scope, self._opening_time.open(scope, receive), send)
+        return self._forward(scope, self._opening_time.open(scope, receive), send)
 
     def health(self) -> dict[str, str | int]:
         """Return what a health check of this process says."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ import pytest
 
 from otel_sessions import Here, Peer, SessionConfig, SessionManager
 from otel_sessions.asgi import SESSION, ASGIApp, Receive, Send
+from otel_sessions.asgi._leaving import LEAVING
 from otel_sessions.asgi._repeated import REPEATED, Repeated
 from otel_sessions.matchers import CookieMatcher, HeaderMatcher, McpMatcher
-from tests.exchanges import INITIALIZE, Client, http
+from tests.exchanges import INITIALIZE, Client, http, http_body
 from tests.waiting import PATIENCE
 
 from .apps import HOST, Process, fleet_of, free_socket, replace, served, url_of
@@ -664,3 +665,45 @@ async def test_a_head_that_is_repeated_is_passed_on_alike_but_for_its_trace() ->
             seen.append([name for name, _ in json.loads(client.body)["headers"]])
     assert seen[0] == seen[1] == seen[3]
     assert set(seen[2]) - set(seen[0]) == {"traceparent"}
+
+
+class Leaver:
+    """A client of a server that says by itself when the client leaves."""
+
+    is_gone = False
+
+    def __init__(self) -> None:
+        self.leave: Callable[[], None] = lambda: None
+
+    def when_gone(self, on_gone: Callable[[], None]) -> None:
+        self.leave = on_gone
+
+
+@pytest.mark.parametrize("parts", [[b"xy"], [b"x", b"y"]])
+async def test_a_client_whose_server_says_that_it_leaves_takes_its_request_with_it(parts: list[bytes]) -> None:
+    reached, left = asyncio.Event(), asyncio.Event()
+
+    def waiting(name: str) -> ASGIApp:
+        async def app(scope: Any, receive: Receive, send: Send) -> None:
+            if scope["path"] == "/wait":
+                reached.set()
+                await body_of(receive)
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+                left.set()
+            await answer(send, b"")
+
+        return app
+
+    async with fleet_of(waiting, HeaderMatcher) as fleet:
+        session_id = await opened(fleet["w1"])
+        peer, leaver = Peer(name="w1", address=fleet["w1"].url), Leaver()
+        scope = {**http("POST", x_session_id=session_id, content_length="2"), "path": "/wait", LEAVING: leaver}
+        client = Client(scope, [http_body(part, more=part == b"x") for part in parts])
+        forward = fleet["w2"].fleet.forward(peer, session_id, client.scope, client.receive, client.send)
+        passing = asyncio.ensure_future(forward)
+        await reached.wait()
+        leaver.leave()
+        assert await passing
+        await left.wait()
+        assert not client.sent

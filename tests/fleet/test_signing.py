@@ -139,6 +139,10 @@ def test_the_answer_of_the_owner_is_found_once_and_said_as_any_other() -> None:
     assert signed.said_in([(HEADER, signed.by_owner)]) == (Word.OWNER, "")
 
 
+def test_the_proofs_of_the_same_request_are_equal() -> None:
+    assert len({proof(), proof(), proof(b"/other")}) == 2
+
+
 def test_an_answer_to_another_request_says_nothing() -> None:
     assert proof().said_in([(HEADER, proof(b"/other").answer(Word.OWNER))]) is None
 

@@ -8,6 +8,8 @@ import pytest
 
 from otel_sessions import SessionManager
 from otel_sessions.asgi import SESSION, Receive, Send, SessionLeaseMiddleware
+from otel_sessions.asgi._leaving import LEAVING
+from otel_sessions.asgi._repeated import REPEATED, Repeated, RepeatedAnswer
 from otel_sessions.fleet import StaticPeers, taking
 from otel_sessions.fleet.signing import HEADER, Passage, Proof, Secrets, Word
 from otel_sessions.fleet.targets import target_of
@@ -248,3 +250,89 @@ async def test_headers_of_any_kind_are_read_as_a_list_is(anyio_backend: str, kin
         scope["headers"] = kind(scope["headers"])
         await Client(scope).go(process.app)
     assert process.seen[0][SESSION] is session
+
+
+@pytest.mark.parametrize(("later", "status"), [(0.0, 200), (60.0, 200), (61.0, 403)])
+async def test_a_head_that_is_repeated_is_read_once_and_expires_as_any_other(later: float, status: int) -> None:
+    repeated, secrets, now = Repeated(), Secrets([SECRET]), time.time()
+    statuses = []
+
+    async def serve(session_id: str, _scope: Any, _receive: Receive, send: Send) -> bool:
+        assert session_id == "x"
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+        return True
+
+    for at in (now, now + later):
+        client, _ = passed_on("x", expires=int(now) + 60)
+        client.scope[REPEATED] = repeated
+        await taking.take("w1", secrets, int(at), client.scope, client.receive, client.send, serve)
+        statuses.append(client.status)
+    assert statuses == [200, status]
+
+
+async def test_other_secrets_read_a_repeated_head_anew() -> None:
+    repeated, statuses = Repeated(), []
+
+    async def serve(*_: Any) -> bool:
+        return False
+
+    for secret in (SECRET, b"the secret of another fleet", SECRET):
+        client, _ = passed_on("x")
+        client.scope[REPEATED] = repeated
+        await taking.take("w1", Secrets([secret]), time.time(), client.scope, client.receive, client.send, serve)
+        statuses.append(client.status)
+    assert statuses == [421, 403, 421]
+
+
+async def test_headers_that_an_app_gives_again_are_signed_once() -> None:
+    repeated, secrets, said = Repeated(), Secrets([SECRET]), RepeatedAnswer([(b"server", b"x")])
+    others: list[tuple[bytes, bytes]] = [(b"server", b"y")]
+    seen = []
+
+    async def serve(_session_id: str, _scope: Any, _receive: Receive, send: Send) -> bool:
+        await send({"type": "http.response.start", "status": 200, "headers": given})
+        await send({"type": "http.response.body", "body": b""})
+        return True
+
+    for given in (said, said, others, RepeatedAnswer(others)):
+        client, proof = passed_on("x", expires=2_000_000_000)
+        client.scope[REPEATED] = repeated
+        await taking.take("w1", secrets, 1_999_999_999, client.scope, client.receive, client.send, serve)
+        seen.append(client.sent[0]["headers"])
+        assert seen[-1] == [*given, (HEADER, proof.answer(Word.OWNER))]
+    assert seen[0] is seen[1]
+
+
+class Server:
+    """A server that says by itself whether its client has left."""
+
+    def __init__(self, *, is_gone: bool) -> None:
+        self.is_gone = is_gone
+
+    def when_gone(self, on_gone: Any) -> None:
+        raise AssertionError("never called")
+
+
+async def test_an_app_without_an_answer_is_wrong_only_while_its_client_is_there() -> None:
+    async def serve(*_: Any) -> bool:
+        return True
+
+    for is_gone in (True, False):
+        client, _ = passed_on("x")
+        client.scope[LEAVING] = Server(is_gone=is_gone)
+        taken = taking.take("w1", Secrets([SECRET]), time.time(), client.scope, client.receive, client.send, serve)
+        with contextlib.nullcontext() if is_gone else pytest.raises(RuntimeError, match="without an answer"):
+            await taken
+        assert [message.get("status") for message in client.sent[:1]] == ([] if is_gone else [500])
+
+
+async def test_a_whole_app_that_returns_without_an_answer_is_500() -> None:
+    async def app(*_: Any) -> None:
+        pass
+
+    client, proof = passed_on("x")
+    with pytest.raises(RuntimeError, match="without an answer"):
+        await taking.serve_whole(Secrets([SECRET]), time.time(), client.scope, client.receive, client.send, app)
+    assert client.status == 500
+    assert proof.said_in(client.sent[0]["headers"]) is not None

@@ -143,6 +143,20 @@ async def test_a_body_until_the_end_of_the_connection_is_whole(upstream: Upstrea
     assert await talk(get(client), upstream.peer(), OK + b"\r\nab", b"cd", hangs_up=True) == (200, b"abcd")
 
 
+async def test_the_rest_of_a_body_is_there_once_all_of_it_has_come(upstream: Upstream, client: Client) -> None:
+    with get(client) as call:
+        heading = asyncio.ensure_future(call.head())
+        peer = await upstream.peer()
+        await peer.heard()
+        await peer.says(OK + b"Content-Length: 4\r\n\r\nab")
+        await heading
+        assert call.rest() is None
+        await peer.says(b"cd")
+        await settle()
+        assert call.rest() == b"abcd"
+    assert await talk(get(client), again(peer), FINE) == (200, b"ok")
+
+
 @pytest.mark.parametrize("framing", [b"Content-Length: 5\r\n\r\nab", b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n"])
 async def test_a_body_that_is_cut_off_gives_its_beginning_and_then_an_error(
     upstream: Upstream, client: Client, framing: bytes

@@ -13,6 +13,7 @@ from fastapi.responses import StreamingResponse
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.server.mcpserver import MCPServer
+from sse_starlette.sse import AppStatus
 from starlette.middleware.sessions import SessionMiddleware
 
 from otel_sessions import EndReason, Session, SessionConfig, SessionManager
@@ -26,6 +27,12 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"  # FastAPI's and the SDK's own
+
+
+@pytest.fixture(autouse=True)
+def no_exit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the SDK's streams go on: they end where any server of uvicorn in this process was told to exit before."""
+    monkeypatch.setattr(AppStatus, "should_exit", False)
 
 
 def fastapi_app(manager: SessionManager[dict[str, int]]) -> FastAPI:
