@@ -5,7 +5,7 @@ which takes the loop some 15 ms of processor time, once.
 """
 
 import asyncio
-from typing import Final, Literal, cast
+from typing import Literal, cast
 
 import uvicorn
 from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
@@ -18,12 +18,7 @@ from otel_sessions._http.deadline import Deadline
 
 from .rules import TARGET
 from .serving import Limits
-
-_SLICE: Final = 256
-"""Bytes of frames that are read at once."""
-_MOST_SLICES: Final = 64
-_MOST_FRAMES: Final = 64
-"""How many slices, and how many frames, one turn of the loop reads."""
+from .slices import Slices
 
 
 class WebSocket(WebSocketsSansIOProtocol):
@@ -36,10 +31,8 @@ class WebSocket(WebSocketsSansIOProtocol):
 
     def __init__(self, config: uvicorn.Config, state: ServerState, limits: Limits) -> None:
         super().__init__(config, state, {})
-        self._pending = bytearray()
+        self._slices = Slices(self.loop, self._takes_more, self._read, self._has_read)
         self._message = bytearray()
-        self._frames = 0
-        self._is_due = False
         self._may_be_there = False
         self.ping_timeout = self._idle_timeout = limits.idle_timeout
         self._deadline = Deadline(self.loop, self._expired)
@@ -47,9 +40,8 @@ class WebSocket(WebSocketsSansIOProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._may_be_there = True
-        self._pending += data
-        if not self._is_due:
-            self._feed()
+        self._slices.waiting.extend(data)
+        self._slices.go_on()
 
     def eof_received(self) -> None:
         super().eof_received()
@@ -58,7 +50,7 @@ class WebSocket(WebSocketsSansIOProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._deadline.close()
-        self._pending.clear()
+        self._slices.waiting.clear()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -68,7 +60,7 @@ class WebSocket(WebSocketsSansIOProtocol):
         super().resume_writing()
         if not self.transport.is_closing():
             self._deadline.set(None)
-        self._soon()
+        self._slices.go_on_soon()
 
     def shutdown(self) -> None:
         super().shutdown()
@@ -94,43 +86,31 @@ class WebSocket(WebSocketsSansIOProtocol):
     async def receive(self) -> ASGIReceiveEvent:
         message = await self.queue.get()
         if self.queue.empty():
-            self._soon()
+            self._slices.go_on_soon()
         return message
 
     async def send(self, message: ASGISendEvent) -> None:
         await super().send(message)
         if message["type"] == "websocket.close":
-            self._soon()
+            self._slices.go_on_soon()
 
     # Frames, in slices
 
-    def _soon(self) -> None:
-        if not self._is_due:
-            self._is_due = True
-            self.loop.call_soon(self._feed)
+    def _takes_more(self) -> bool:
+        """Return whether the app has taken all messages, and the client what is written."""
+        waits = not self.queue.empty() and not self.close_sent
+        return self.writable.is_set() and not waits and not self.transport.is_closing()
 
-    def _feed(self) -> None:
-        """Read some of what has come; what is left waits for the app, for the client, or for the loop's next turn."""
-        self._is_due = False
-        self._frames = 0
-        for _ in range(_MOST_SLICES):
-            if not self._is_ready() or self._frames >= _MOST_FRAMES:
-                break
-            part = bytes(self._pending[:_SLICE])
-            del self._pending[:_SLICE]
-            super().data_received(part)
-            self._flush()
-        if self._is_ready():
-            self._soon()
+    def _read(self, part: bytes) -> None:
+        super().data_received(part)
+        self._flush()
+
+    def _has_read(self) -> None:
         if self.transport.is_closing():
-            self._pending.clear()
+            self._slices.waiting.clear()
             self._watch()
         else:
-            self._read_on(not self._pending and (self.queue.empty() or self.close_sent))
-
-    def _is_ready(self) -> bool:
-        waits = not self.queue.empty() and not self.close_sent
-        return bool(self._pending) and self.writable.is_set() and not waits and not self.transport.is_closing()
+            self._read_on(not self._slices.waiting and (self.queue.empty() or self.close_sent))
 
     def _flush(self) -> None:
         if output := b"".join(self.conn.data_to_send()):
@@ -163,17 +143,17 @@ class WebSocket(WebSocketsSansIOProtocol):
         self.handle_cont(event)
 
     def handle_cont(self, event: Frame) -> None:
-        self._frames += 1
+        self._slices.frames += 1
         self._message += event.data
         if event.fin:
             self.send_receive_event_to_app()
 
     def handle_ping(self) -> None:
         """Count it; the pongs of a slice are written together."""
-        self._frames += 1
+        self._slices.frames += 1
 
     def handle_pong(self, event: Frame) -> None:
-        self._frames += 1
+        self._slices.frames += 1
         super().handle_pong(event)
 
     def send_receive_event_to_app(self) -> None:

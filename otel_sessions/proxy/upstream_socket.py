@@ -18,15 +18,12 @@ from websockets.protocol import Event
 
 from otel_sessions._http.deadline import Deadline
 
+from .slices import Slices
+
 _INTERIM: Final = re.compile(rb"HTTP/1\.1 1(?!01)[0-9][0-9]")
 _STATUS_END: Final = len(b"HTTP/1.1 101")
 _MOST_INTERIM: Final = 65536
 """Bytes of heads with status 1xx before the answer to a handshake."""
-_SLICE: Final = 256
-"""Bytes of frames that are read at once."""
-_MOST_SLICES: Final = 64
-_MOST_FRAMES: Final = 64
-"""How many slices, and how many frames, one turn of the loop reads."""
 
 
 class UpstreamSocket(ClientConnection):
@@ -38,12 +35,10 @@ class UpstreamSocket(ClientConnection):
         self._writing = Deadline(self.loop, self._check_writing)
         self._ending = Deadline(self.loop, self._break_off)
         self._unwritten = 0
-        self._coming = bytearray()
+        self._slices = Slices(self.loop, self._takes_more, super().data_received, self._has_read)
         self._opcode = Opcode.TEXT
         self._message = bytearray()
-        self._frames = 0
         self._dropped = 0
-        self._is_due = False
         self._is_held = False
         self._is_reading = True
 
@@ -53,14 +48,12 @@ class UpstreamSocket(ClientConnection):
         self.recv_messages.resume = self._let_go
 
     def data_received(self, data: bytes) -> None:
-        self._coming += data
-        if self.response is None and not self._is_past_interim():
-            return
-        if not self._is_due:
-            self._feed()
+        self._slices.waiting.extend(data)
+        if self.response is not None or self._is_past_interim():
+            self._slices.go_on()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._coming.clear()
+        self._slices.waiting.clear()
         self._writing.close()
         self._ending.close()
         super().connection_lost(exc)
@@ -72,11 +65,11 @@ class UpstreamSocket(ClientConnection):
     def resume_writing(self) -> None:
         super().resume_writing()
         self._writing.set(None)
-        self._soon()
+        self._slices.go_on_soon()
 
     def process_event(self, event: Event) -> None:
         """Give on what is no part of a message, and each message as one frame once it is whole."""
-        self._frames += 1
+        self._slices.frames += 1
         if not isinstance(event, Frame) or event.opcode not in DATA_OPCODES:
             super().process_event(event)
             if self.protocol.close_rcvd is not None:
@@ -91,15 +84,16 @@ class UpstreamSocket(ClientConnection):
 
     def _is_past_interim(self) -> bool:
         """Drop heads with status 1xx but 101 (RFC 9110, 15.2), and return whether the answer itself has begun."""
-        while len(self._coming) >= _STATUS_END:
-            if not _INTERIM.match(self._coming):
+        coming = self._slices.waiting
+        while len(coming) >= _STATUS_END:
+            if not _INTERIM.match(coming):
                 return True
-            end = self._coming.find(b"\r\n\r\n")
+            end = coming.find(b"\r\n\r\n")
             if end < 0:
                 break
             self._dropped += end
-            del self._coming[: end + 4]
-        if self._dropped + len(self._coming) > _MOST_INTERIM:
+            del coming[: end + 4]
+        if self._dropped + len(coming) > _MOST_INTERIM:
             self.transport.abort()
         return False
 
@@ -108,29 +102,13 @@ class UpstreamSocket(ClientConnection):
 
     def _let_go(self) -> None:
         self._is_held = False
-        self._soon()
+        self._slices.go_on_soon()
 
-    def _soon(self) -> None:
-        if not self._is_due:
-            self._is_due = True
-            self.loop.call_soon(self._feed)
+    def _takes_more(self) -> bool:
+        return not self._is_held and not self.paused
 
-    def _feed(self) -> None:
-        """Read some of what has come; what is left waits for the client, the upstream, or the loop's next turn."""
-        self._is_due = False
-        self._frames = 0
-        for _ in range(_MOST_SLICES):
-            if not self._is_ready() or self._frames >= _MOST_FRAMES:
-                break
-            part = bytes(self._coming[:_SLICE])
-            del self._coming[:_SLICE]
-            super().data_received(part)
-        if self._is_ready():
-            self._soon()
-        self._read_on(not self._coming and not self._is_held)
-
-    def _is_ready(self) -> bool:
-        return bool(self._coming) and not self._is_held and not self.paused
+    def _has_read(self) -> None:
+        self._read_on(not self._slices.waiting and not self._is_held)
 
     def _read_on(self, reads: bool) -> None:
         if reads is self._is_reading or self.transport.is_closing():

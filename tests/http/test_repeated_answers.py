@@ -73,6 +73,15 @@ def test_only_the_body_of_an_answer_with_a_known_head_may_differ() -> None:
     assert (answer.take(), answer.whole, answer.kept_seconds) == (b"xyz", True, 4.0)
 
 
+def test_an_answer_without_a_body_repeats_its_head_too() -> None:
+    empty = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+    known, answer = known_from(empty), an_answer()
+
+    assert answer.repeats(empty, known)
+
+    assert (answer.head, answer.take(), answer.whole) == (known.head, b"", True)
+
+
 @pytest.mark.parametrize("body", [b"", b"ab", b"abcd", b"abc\r\n"])
 def test_a_known_head_with_a_body_of_another_length_is_left_to_the_parser(body: bytes) -> None:
     answer = an_answer()

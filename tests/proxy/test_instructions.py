@@ -21,7 +21,7 @@ MOST = 236_000
 """Instructions for a POST of 200 bytes on CPython 3.11. What is added on the way of a request shows here."""
 MOST_TRACED = 394_000
 """Instructions if a header has another value in each request, as traces and the ids of requests have."""
-MOST_OF_AN_EVENT = 30_000
+MOST_OF_AN_EVENT = 30_600
 """Instructions for an event of a stream in a session that comes by itself."""
 
 

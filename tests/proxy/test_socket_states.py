@@ -383,6 +383,25 @@ def test_the_time_for_a_pong_stands_still_while_its_client_is_not_read(before: f
     on_virtual_time(story)
 
 
+def test_a_ping_behind_a_message_that_waits_is_answered_once_the_message_is_taken() -> None:
+    async def story() -> None:
+        app = App()
+        app.reads.clear()
+        wire = await to_a_client(app)
+        wire.written.clear()
+        frames = [Frame(Opcode.TEXT, b"a" * 600), *[Frame(Opcode.PING, b"late")] * 3]
+        saying = asyncio.create_task(wire.says([frame.serialize(mask=True) for frame in frames]))
+        await asyncio.sleep(PING - 1)
+        assert (bytes(wire.written), wire.is_paused) == (b"", True)
+
+        app.reads.set()
+        await saying
+        await asyncio.sleep(0)
+        assert bytes(wire.written) == Frame(Opcode.PONG, b"late").serialize(mask=False) * 3
+
+    on_virtual_time(story)
+
+
 # Sides that are half gone
 
 
