@@ -5,8 +5,9 @@ import logging
 import os
 import socket
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -34,6 +35,8 @@ from .workers_parent import COULD_NOT_START, Parent
 
 _logger = logging.getLogger("otel_sessions.proxy")
 _SERVICE = "otel-sessions-proxy"
+_CLOSE_SECONDS = 1.0
+"""How long the loop may take to close, once the proxy has ended in order and its telemetry is flushed."""
 
 
 def run(settings: Settings) -> int:
@@ -52,11 +55,7 @@ def run(settings: Settings) -> int:
 def _run_one(settings: Settings) -> int:
     settings = replace(settings, export=export_of(settings.export, 1))
     listeners, health = open_listeners(settings)
-    with (
-        ExitStack() as opened,
-        exporting(_SERVICE),
-        asyncio.Runner(loop_factory=_loop_factory(settings.loop)) as runner,
-    ):
+    with ExitStack() as opened, _runner(settings.loop) as runner, exporting(_SERVICE):
         for listener in listeners:
             opened.enter_context(listener)  # also where no proxy can be made, which closes them
         runner.run(_serve(settings, listeners, health))
@@ -65,6 +64,23 @@ def _run_one(settings: Settings) -> int:
 
 async def _serve(settings: Settings, listeners: Sequence[socket.socket], health: socket.socket | None) -> None:
     await Proxy(settings, listener=listeners, health=health).serve()
+
+
+@contextmanager
+def _runner(loop: str) -> Iterator[asyncio.Runner]:
+    """Run a proxy in the block, and end the process if its loop does not close soon after.
+
+    The loop waits for the threads that look up names, and a resolver may take half a minute. Nobody needs the answer.
+    """
+    with asyncio.Runner(loop_factory=_loop_factory(loop)) as runner:
+        yield runner
+        late = threading.Timer(_CLOSE_SECONDS, os._exit, (0,))
+        late.daemon = True
+        late.start()
+        try:
+            runner.close()
+        finally:
+            late.cancel()
 
 
 def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -177,10 +193,7 @@ def _work(
     try:
         secret.restore()
         mine = sockets.of_worker(index)
-        with (
-            exporting(_SERVICE, worker=index + 1),
-            asyncio.Runner(loop_factory=_loop_factory(settings.loop)) as runner,
-        ):
+        with _runner(settings.loop) as runner, exporting(_SERVICE, worker=index + 1):
             runner.run(_serve_worker(lambda: WorkerProxy(settings, mine, session_data), lifeline))
     except (ConfigError, OSError) as error:
         complain(error)
