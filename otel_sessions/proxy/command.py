@@ -7,8 +7,9 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Final
@@ -25,6 +26,8 @@ from .settings import Settings, export_of, unread_variables
 
 _logger = logging.getLogger("otel_sessions.proxy")
 SERVICE: Final = "otel-sessions-proxy"
+_CLOSE_SECONDS: Final = 1.0
+"""How long the loop may take to close, once the proxy has ended in order and its telemetry is flushed."""
 
 
 def run(settings: Settings) -> int:
@@ -47,11 +50,7 @@ def run(settings: Settings) -> int:
 def _run_one(settings: Settings) -> int:
     settings = replace(settings, export=export_of(settings.export, 1))
     listeners, health = open_listeners(settings)
-    with (
-        ExitStack() as opened,
-        exporting(SERVICE),
-        asyncio.Runner(loop_factory=loop_factory(settings.loop)) as runner,
-    ):
+    with ExitStack() as opened, running(settings.loop) as runner, exporting(SERVICE):
         for listener in listeners:
             opened.enter_context(listener)  # also where no proxy can be made, which closes them
         runner.run(_serve(settings, listeners, health))
@@ -60,6 +59,23 @@ def _run_one(settings: Settings) -> int:
 
 async def _serve(settings: Settings, listeners: Sequence[socket.socket], health: socket.socket | None) -> None:
     await Proxy(settings, listener=listeners, health=health).serve()
+
+
+@contextmanager
+def running(loop: str) -> Iterator[asyncio.Runner]:
+    """Run a proxy in the block, and end the process if its loop does not close soon after.
+
+    The loop waits for the threads that look up names, and a resolver may take half a minute. Nobody needs the answer.
+    """
+    with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
+        yield runner
+        late = threading.Timer(_CLOSE_SECONDS, os._exit, (0,))
+        late.daemon = True
+        late.start()
+        try:
+            runner.close()
+        finally:
+            late.cancel()
 
 
 def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -1,6 +1,5 @@
 """The command `otel-sessions proxy --workers`: several workers and their parent."""
 
-import asyncio
 import os
 import socket
 import tempfile
@@ -21,7 +20,7 @@ from otel_sessions.matchers import Headers
 from otel_sessions.sinks._journal import Journal
 
 from . import options
-from .command import SERVICE, loop_factory
+from .command import SERVICE, loop_factory, running
 from .peer import Peer
 from .server import Proxy
 from .settings import Settings
@@ -124,10 +123,7 @@ def _work(
     try:
         secret.restore()
         mine = sockets.of_worker(index)
-        with (
-            exporting(SERVICE, worker=index + 1),
-            asyncio.Runner(loop_factory=loop_factory(settings.loop)) as runner,
-        ):
+        with running(settings.loop) as runner, exporting(SERVICE, worker=index + 1):
             runner.run(_serve_worker(lambda: WorkerProxy(settings, mine, session_data), lifeline))
     except (ConfigError, OSError) as error:
         complain(error)

@@ -1,5 +1,6 @@
 """Proxies that share one cap and one set of books in a real Valkey, each a process of its own."""
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from otel_sessions.cli import main
 from tests.exchanges import INITIALIZE
 from tests.fleet.servers import Program, program, valkey_program
-from tests.processes import HOST, ROOT, clean_environ, free_port, running_module, until_answers
+from tests.processes import HOST, ROOT, clean_environ, free_port, running, running_module, until_answers, until_listens
 from tests.waiting import NEVER, PATIENCE, until
 
 from .conftest import Origin, Proxy, start_origin
@@ -208,6 +209,32 @@ def test_a_signal_ends_a_proxy_at_once_that_waits_for_its_store(
         assert "listening on" not in process.said()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("waits_for", ["store", "upstream"])
+def test_a_signal_ends_a_proxy_at_once_that_waits_for_the_address_of_a_name(
+    tmp_path: Path, http: httpx2.Client, waits_for: str, number: signal.Signals
+) -> None:
+    where = f"{HOST}:{free_port()}"
+    flags = ["--listen", where, "--loop=asyncio"]
+    if waits_for == "store":
+        store = {"--fleet": "valkey://slow.test:1", "--fleet-lease": NEVER}
+        flags += ["--upstream=http://127.0.0.1:1", *fleet_flags(tmp_path, **store)]
+    else:
+        flags += ["--upstream=http://slow.test:1"]
+    with running("proxy", [sys.executable, "-c", SLOW_NAMES, "proxy", *flags], tmp_path) as process:
+        if waits_for == "upstream":
+            until_listens(int(where.rpartition(":")[2]), process)
+            threading.Thread(target=lambda: asked_in_vain(f"http://{where}/")).start()
+        until(process.said, lambda text: "looks up slow.test" in text)
+        process.process.send_signal(number)
+        assert process.end() == 0
+
+
+def asked_in_vain(url: str) -> None:
+    with contextlib.suppress(httpx2.HTTPError):
+        httpx2.get(url, trust_env=False, timeout=PATIENCE)
+
+
 def test_an_opening_that_the_store_does_not_take_is_ended_at_the_upstream(
     origin: Origin, store: Program, tmp_path: Path, http: httpx2.Client
 ) -> None:
@@ -250,6 +277,19 @@ FLEET = {
 }
 AUTO = {"--fleet-address": "auto", "--peer-listen": None}
 PASSWORD = "hunter2"
+SLOW_NAMES = """
+import socket, sys, time
+find = socket.getaddrinfo
+def find_slowly(host, *rest, **named):
+    if host in ("slow.test", b"slow.test"):
+        print("looks up slow.test", flush=True)
+        time.sleep(600)
+    return find(host, *rest, **named)
+socket.getaddrinfo = find_slowly
+from otel_sessions.cli import main
+sys.exit(main())
+"""
+"""A program that never hears the address of one name."""
 
 
 @pytest.mark.parametrize(
