@@ -10,7 +10,7 @@ import hypothesis.strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from tests.fleet.valkey import Server
-from tests.fleet.world import CAP, SHARED, Flight, Process, World
+from tests.fleet.world import CAP, FORGETTING, SHARDS, SHARED, Flight, Process, World
 
 BEAT = 5250
 FEW = st.integers(min_value=0, max_value=2)
@@ -39,9 +39,9 @@ class Doubts(RuleBasedStateMachine):
             process.is_paused = process.is_refused = False
         for flight in list(world.flights):
             world.lose(flight)
-        for _ in range(40):
+        for beats in range(40):
             self.beat(*world.processes, hooks=True)
-            if world._is_calm():
+            if beats > SHARDS and world._is_calm():  # each shard was compared once
                 break
         one, other = world.processes[:2]
         return one, other
@@ -85,6 +85,12 @@ class Doubts(RuleBasedStateMachine):
             held += [flight for flight in said if not wanted(flight)]
             self.pass_on(self.pass_on([flight for flight in said if wanted(flight)]))
         return held
+
+    def see_the_death(self, survivor: Process) -> None:
+        """So much time passes that a silent process is dead. The survivor hears of it, and no claim of it arrives."""
+        for _ in range(4):
+            self.world.now += BEAT
+            self.drop(self.talk(survivor, self.is_for_the_fleet))
 
     def is_for_the_fleet(self, flight: Flight) -> bool:
         return flight.call.keys == self.world.keys.fleet
@@ -156,8 +162,11 @@ class Doubts(RuleBasedStateMachine):
         self.open_some(other)
         self.beat(one, other, beats=2)
 
-    @rule(ends=st.booleans(), arrives=st.booleans(), claimed=st.booleans())
-    def a_process_is_fenced_while_a_write_is_in_doubt(self, ends: bool, arrives: bool, claimed: bool) -> None:
+    @rule(ends=st.booleans(), arrives=st.booleans(), seen=st.booleans(), claimed=st.booleans())
+    def a_process_is_fenced_while_a_write_is_in_doubt(
+        self, ends: bool, arrives: bool, seen: bool, claimed: bool
+    ) -> None:
+        """The other process sees the death, and may claim what is left."""
         one, other = self.calm()
         self.open_some(one, 2)
         self.world.open(one, None)
@@ -169,6 +178,8 @@ class Doubts(RuleBasedStateMachine):
         self.world.open(one, None)
         before = set(one.replica.refs())
         one.is_paused = True
+        if seen:
+            self.see_the_death(other)
         self.beat(other, beats=4 if claimed else 0)
         self.world.now += 4 * BEAT
         one.is_paused = False
@@ -184,9 +195,7 @@ class Doubts(RuleBasedStateMachine):
         self.open_some(one, 2)
         before = set(one.replica.refs())
         for _ in range(times):
-            for _ in range(4):  # the other sees the death, and no claim of it arrives
-                self.world.now += BEAT
-                self.drop(self.talk(other, self.is_for_the_fleet))
+            self.see_the_death(other)
             held = self.talk(one, self.is_for_the_fleet)
             answers = self.pass_on(held[::-1]) if arrives else held
             self.drop(answers)
@@ -225,6 +234,7 @@ class Doubts(RuleBasedStateMachine):
             self.pass_on(self.pass_on(waits))
             waits = []
         self.world.roll_back()
+        self.world.reconnect()
         kept = before & set(one.replica.refs())
         self.pass_on(self.pass_on(waits))
         self.beat(one, other, beats=3)
@@ -238,6 +248,7 @@ class Doubts(RuleBasedStateMachine):
         self.beat(one, other)
         before = set(one.replica.refs())
         self.world.empty()
+        self.world.reconnect()
         if refused:
             self.world.now += BEAT
             self.pass_on(self.pass_on([flight for flight in self.say(one) if self.is_for_the_fleet(flight)]))
@@ -257,6 +268,7 @@ class Doubts(RuleBasedStateMachine):
         for key in self.world.keys.fleet:
             self.world._saved.pop(key.encode(), None)
         self.world.roll_back()
+        self.world.reconnect()
         self.world.crash(one)
         self.beat(other, beats=4)
 
@@ -282,10 +294,37 @@ class Doubts(RuleBasedStateMachine):
         self.open_some(one, sessions)
         self.world.save()
         one.is_paused = True
-        for _ in range(4):
-            self.world.now += BEAT
-            self.drop(self.talk(other, self.is_for_the_fleet))
+        self.see_the_death(other)
         self.world.roll_back()
+        self.world.reconnect()
         one.is_paused = False
         self.beat(other, one)
         self.beat(other, one)
+
+    @rule(sessions=SOME, later=FEW, how=st.sampled_from(FORGETTING), claimed=st.booleans(), hooks=st.booleans())
+    def the_store_forgets_while_a_process_is_cleaned(
+        self, sessions: int, later: int, how: str, claimed: bool, hooks: bool
+    ) -> None:
+        """A survivor claims what the store has forgotten. Then the process comes back: it still has its sessions."""
+        one, other = self.calm()
+        self.open_some(one, sessions)
+        self.world.save()
+        self.open_some(one, later)
+        before = set(one.replica.refs())
+        one.is_paused = True
+        claims: list[Flight] = []
+        for _ in range(4):
+            self.world.now += BEAT
+            claims += self.talk(other, self.is_for_the_fleet)
+        if claimed:
+            self.pass_on(self.pass_on(claims))
+            claims = self.say(other)
+        self.world.forget(how)
+        while claims:
+            self.pass_on(self.pass_on(claims))
+            claims = self.say(other)
+        one.is_paused = False
+        self.beat(one)
+        self.beat(other, one, beats=3, hooks=hooks)
+        self.beat(other, one, hooks=True)
+        assert before <= set(one.replica.refs()) | self.world._hooked, "neither here nor told to a hook"

@@ -75,8 +75,15 @@ PROCESS_MUTANTS: Final = [
         Lane,
     ),
     method("a reclaim in doubt forgets its formers", Lane._in_doubt, "(self.epoch, *formers)", "(self.epoch,)", Lane),
-    method("what was cleaned is put again", Lane._reclaimed, "if result == 0 and not fenced:", "if result == 0:", Lane),
-    method("what the store forgot is lost", Lane._reclaimed, "if result == 0 and not fenced:", "if False:", Lane),
+    method("what was cleaned is put again", Lane._reclaimed, "if result == 0:", "if result in (0, 2):", Lane),
+    method("what the store forgot is lost", Lane._reclaimed, "if result == 0:", "if False:", Lane),
+    method(
+        "what has ended is put again",
+        Lane._reclaimed,
+        "if result == 0 and self._waiting.has_end(step.ref):",
+        "if False:",
+        Lane,
+    ),
     method("what an earlier epoch has is lost", Lane._reclaimed, "if result in step.formers:", "if False:", Lane),
     method("an id that came back is taken", Lane._put, "if owner == self.epoch:", "if False:", Lane),
     # Healing

@@ -18,8 +18,10 @@ EXAMPLES: Final = int(os.environ.get("FLEET_EXAMPLES", "40"))
 BOUND: Final = 300
 STEPS: Final = 12
 """A story is one step."""
-MISSED: Final = {"a new join has an old number", "a successor forgets what was in doubt"}
+MISSED: Final = {"a new join has an old number"}
 """Guards whose loss the random schedules miss within the bound. Tests of single schedules in test_replica.py fail."""
+FOR_DOUBTS: Final = {"a fence stands for hooks"}
+"""Guards of scripts whose loss the stories of processes in doubt show."""
 GUARDS: Final = [mutant for mutant in MUTANTS if mutant.name not in FOR_SCRIPT_TESTS]
 
 
@@ -53,7 +55,7 @@ def test_the_fleet_keeps_its_books_and_its_cap_whatever_happens(server: Server) 
 @pytest.mark.parametrize("mutant", GUARDS, ids=lambda mutant: mutant.name)
 def test_the_model_catches_a_script_that_lacks_a_guard(server: Server, mutant: Mutant) -> None:
     server.mutants = mutant.scripts()
-    run_until_caught(server)
+    run_until_caught(server, Doubts if mutant.name in FOR_DOUBTS else Machine)
 
 
 @pytest.mark.no_cover
