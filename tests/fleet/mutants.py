@@ -107,9 +107,6 @@ MUTANTS = [
     mutant("a repeated join is a new one", scripts.JOIN, ("if row and row.joins == joins then", "if false then")),
 ]
 
-FOR_SCRIPT_TESTS = ["a suspect dies anew"]
-"""It only delays a burial, once more for each process that asks. Too few processes ask in the model."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
@@ -152,7 +149,6 @@ METHODS = [
         "pass",
         Membership,
     ),
-    method("a new join has an old number", Membership.give_up, "self.joins + 1", "self.joins", Membership),
     method(
         "a session is visible under another epoch",
         Replica.is_visible,
