@@ -422,3 +422,31 @@ def test_an_answer_to_a_beat_says_nothing_once_a_lane_was_refused(world: World) 
     assert not member.is_living(world.local(process))
     world.open(process, None)
     assert visible(world, process) == 0
+
+
+def test_a_refusal_of_an_epoch_that_is_given_up_says_nothing(world: World) -> None:
+    (process,) = begin(world, 2)
+    epoch, joins = process.replica.membership.epoch or 0, process.replica.membership.joins
+    for shard in range(KEYS.shards):
+        keys = (*KEYS.shard(shard), KEYS.owned(shard, epoch), KEYS.claimed(shard, epoch))
+        world.server.run(scripts.CLAIM, keys, (epoch, 0, 1000), world.now)
+    for _ in range(2):
+        world.end(process, 0)
+    world.send(process)
+    for _ in range(2):
+        for flight in list(world.flights):
+            world.deliver(flight)
+
+    assert process.replica.membership.joins == joins + 1
+    world.calm_down()
+
+
+def test_an_end_whose_answer_was_lost_is_not_put_again() -> None:
+    lane = Lane(KEYS, 0, 9, [Reclaim(put=Put(ref="aa", nonce=1), formers=(8,)), End(ref="aa", reason="closed")])
+    reclaim = lane.call(1)
+    assert reclaim is not None
+    assert lane.answer(reclaim, [b"OK", b"0"]) == []
+    call = lane.call(1)
+
+    assert call is not None
+    assert call.script is scripts.END
