@@ -32,7 +32,8 @@ class Healing:
     """One audit of one owner in one shard, and its pages if count or digest differ."""
 
     def __init__(self, keys: Keys, shard: int, epoch: int) -> None:
-        self._keys: Final = (*keys.shard(shard), keys.owned(shard, epoch))
+        self._audited_keys: Final = (*keys.shard(shard), keys.settled(shard))
+        self._paged_keys: Final = (*keys.shard(shard), keys.owned(shard, epoch))
         self._epoch: Final = epoch
         self._cursor: int | None = None
         """The cursor of the next page, or None if an audit comes next."""
@@ -67,8 +68,8 @@ class Healing:
         if not self.is_wanted:
             return None
         if self._cursor is None:
-            return Call(script=AUDIT, keys=self._keys[:4], args=(self._epoch,))
-        return Call(script=PAGE, keys=self._keys, args=(self._epoch, self._cursor))
+            return Call(script=AUDIT, keys=self._audited_keys, args=(self._epoch,))
+        return Call(script=PAGE, keys=self._paged_keys, args=(self._epoch, self._cursor))
 
     def answer(self, answer: Sequence[Value], nonces: Mapping[str, int]) -> Differences:
         """Take an answer to the last question. `nonces` is what should be there. Return what differs, once known."""

@@ -176,9 +176,11 @@ class Lane:
                 args += [deadline, *(word for put in puts for word in (put.ref, put.nonce, put.blob))]
                 return Call(script=PUT, keys=(*shard, mine), args=tuple(args))
             case _:
-                args += [deadline, len(first.formers), *first.formers, *(step.ref for step in self._steps)]
-                theirs = self._keys.owned(self.shard, first.formers[0])
-                return Call(script=RECLAIM, keys=(*shard, mine, theirs), args=tuple(args))
+                former, settled = first.formers[0], self._keys.settled(self.shard)
+                reclaims = [step.put for step in self._steps if isinstance(step, Reclaim)]
+                args += [deadline, former, *(word for put in reclaims for word in (put.ref, put.nonce))]
+                theirs = self._keys.owned(self.shard, former)
+                return Call(script=RECLAIM, keys=(*shard, mine, theirs, settled), args=tuple(args))
 
     def _next_steps(self) -> list[Step]:
         """Take the steps of the next call: those of one kind, in the order in which they came."""
@@ -203,10 +205,9 @@ class Lane:
                 puts = [step for step in steps if isinstance(step, Put)]
                 return [news for put, owner in zip(puts, results, strict=True) for news in self._put(put, owner)]
             case _:
-                fenced, *results = results
                 reclaims = [step for step in steps if isinstance(step, Reclaim)]
                 pairs = zip(reclaims, results, strict=True)
-                return [news for step, result in pairs for news in self._reclaimed(step, result, bool(fenced))]
+                return [news for step, result in pairs for news in self._reclaimed(step, result)]
 
     def _ended(self, ends: Iterable[End]) -> None:
         for end in ends:
@@ -223,12 +224,14 @@ class Lane:
             return []
         return [(put.ref, News.TAKEN)]
 
-    def _reclaimed(self, step: Reclaim, result: int, fenced: bool) -> list[tuple[str, News]]:
+    def _reclaimed(self, step: Reclaim, result: int) -> list[tuple[str, News]]:
         if result == 1:
             self._kept[step.ref] = step.put
             self._tally.kept += 1
             return [(step.ref, News.REGISTERED)]
-        if result == 0 and not fenced:  # the store forgot the session
+        if result == 0 and self._waiting.has_end(step.ref):  # the end has come there, and its answer was lost
+            return []
+        if result == 0:  # the store forgot the session, or a put in doubt never came there
             self._waiting.add_first(step.put)
             self._tally.resyncs[Resync.PUT] += 1
             self._tally.forgotten += 1

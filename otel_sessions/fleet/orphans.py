@@ -23,6 +23,8 @@ class Claimed:
     turn: int
     created: int
     """Milliseconds since 1970, by the store's clock."""
+    nonce: int
+    """It tells this session from others with the same id."""
     blob: bytes
 
 
@@ -110,8 +112,8 @@ class Cleaning:
         shard = self._settling[0].shard
         args: list[Argument] = [self.dead]
         for claimed in self._settling:
-            args += [claimed.ref, claimed.turn]
-        keys = (*self._keys.shard(shard), self._keys.claimed(shard, self.dead))
+            args += [claimed.ref, claimed.turn, claimed.nonce]
+        keys = (*self._keys.shard(shard), self._keys.claimed(shard, self.dead), self._keys.settled(shard))
         return Call(script=SETTLE, keys=keys, args=tuple(args))
 
     def _claim(self, shard: int, most: int) -> Call:
@@ -133,9 +135,10 @@ class Cleaning:
                 ref=text(ref),
                 turn=int(turn),
                 created=int(created),
+                nonce=int(nonce),
                 blob=raw(blob),
             )
-            for ref, turn, created, _, blob in zip(*(answer[2 + part :: 5] for part in range(5)), strict=True)
+            for ref, turn, created, nonce, blob in zip(*(answer[2 + part :: 5] for part in range(5)), strict=True)
         ]
 
 

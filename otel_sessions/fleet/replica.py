@@ -250,9 +250,11 @@ class Replica:
             else:
                 del self._held[ref]
             events.append((ref, news))
-        if lane.fenced and lane.epoch == self.membership.epoch:
-            self.membership.give_up()
-            self._next_beat = now
+        if lane.fenced:
+            if lane.epoch == self.membership.epoch:
+                self.membership.give_up()
+                self._next_beat = now
+            return events
         if call.script is AUDIT:
             self.shards.audited(lane.shard, lane.books, lane.active)
             self._suspect = self._suspicions.audited(lane.shard, lane.owners, now) or self._suspect

@@ -58,6 +58,10 @@ class Keys:
         """Return the key of the ids of a dead owner that survivors have claimed."""
         return f"{self._tags[shard]}:c:{epoch}"
 
+    def settled(self, shard: int) -> str:
+        """Return the key of the nonces of orphans whose hooks have run."""
+        return f"{self._tags[shard]}:x"
+
     def shard_of(self, ref: str) -> int:
         """Return the shard of a session."""
         return int(ref[:8], 16) % self.shards

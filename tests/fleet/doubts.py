@@ -9,8 +9,9 @@ from typing import ClassVar
 import hypothesis.strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from otel_sessions.fleet import scripts
 from tests.fleet.valkey import Server
-from tests.fleet.world import CAP, SHARED, Flight, Process, World
+from tests.fleet.world import CAP, FORGETTING, SHARDS, SHARED, Flight, Process, World
 
 BEAT = 5250
 FEW = st.integers(min_value=0, max_value=2)
@@ -39,9 +40,9 @@ class Doubts(RuleBasedStateMachine):
             process.is_paused = process.is_refused = False
         for flight in list(world.flights):
             world.lose(flight)
-        for _ in range(40):
+        for beats in range(40):
             self.beat(*world.processes, hooks=True)
-            if world._is_calm():
+            if beats > SHARDS and world._is_calm():  # each shard was compared once
                 break
         one, other = world.processes[:2]
         return one, other
@@ -85,6 +86,20 @@ class Doubts(RuleBasedStateMachine):
             held += [flight for flight in said if not wanted(flight)]
             self.pass_on(self.pass_on([flight for flight in said if wanted(flight)]))
         return held
+
+    def forget_members(self) -> None:
+        """The fleet's own slot is empty, and the shards are as they were."""
+        self.world.save()
+        assert self.world._saved is not None
+        for key in self.world.keys.fleet:
+            self.world._saved.pop(key.encode(), None)
+        self.world.forget("goes back")
+
+    def see_the_death(self, survivor: Process) -> None:
+        """So much time passes that a silent process is dead. The survivor hears of it, and no claim of it arrives."""
+        for _ in range(4):
+            self.world.now += BEAT
+            self.drop(self.talk(survivor, self.is_for_the_fleet))
 
     def is_for_the_fleet(self, flight: Flight) -> bool:
         return flight.call.keys == self.world.keys.fleet
@@ -156,8 +171,9 @@ class Doubts(RuleBasedStateMachine):
         self.open_some(other)
         self.beat(one, other, beats=2)
 
-    @rule(ends=st.booleans(), arrives=st.booleans(), claimed=st.booleans())
-    def a_process_is_fenced_while_a_write_is_in_doubt(self, ends: bool, arrives: bool, claimed: bool) -> None:
+    @rule(ends=st.booleans(), arrives=st.booleans(), survivor=st.sampled_from(["sees", "claims", "is away"]))
+    def a_process_is_fenced_while_a_write_is_in_doubt(self, ends: bool, arrives: bool, survivor: str) -> None:
+        """The other process sees the death, and may claim what is left."""
         one, other = self.calm()
         self.open_some(one, 2)
         self.world.open(one, None)
@@ -169,13 +185,15 @@ class Doubts(RuleBasedStateMachine):
         self.world.open(one, None)
         before = set(one.replica.refs())
         one.is_paused = True
-        self.beat(other, beats=4 if claimed else 0)
+        if survivor == "sees":
+            self.see_the_death(other)
+        self.beat(other, beats=4 if survivor == "claims" else 0)
         self.world.now += 4 * BEAT
         one.is_paused = False
         if not arrives:
             self.pass_on(self.pass_on(waits))
         self.beat(one, beats=3)
-        assert claimed or before <= set(one.replica.refs()), "nobody has claimed what is lost"
+        assert survivor == "claims" or before <= set(one.replica.refs()), "nobody has claimed what is lost"
 
     @rule(times=SOME, arrives=st.booleans())
     def a_process_is_fenced_again_and_again(self, times: int, arrives: bool) -> None:
@@ -184,13 +202,12 @@ class Doubts(RuleBasedStateMachine):
         self.open_some(one, 2)
         before = set(one.replica.refs())
         for _ in range(times):
-            for _ in range(4):  # the other sees the death, and no claim of it arrives
-                self.world.now += BEAT
-                self.drop(self.talk(other, self.is_for_the_fleet))
+            self.see_the_death(other)
             held = self.talk(one, self.is_for_the_fleet)
             answers = self.pass_on(held[::-1]) if arrives else held
             self.drop(answers)
         self.beat(one, beats=4)
+        assert one.replica.has_rejoined(), "a process that is back waits for others"
         assert before <= set(one.replica.refs()), "nobody has claimed what is lost"
 
     @rule(sessions=SOME)
@@ -225,6 +242,7 @@ class Doubts(RuleBasedStateMachine):
             self.pass_on(self.pass_on(waits))
             waits = []
         self.world.roll_back()
+        self.world.reconnect()
         kept = before & set(one.replica.refs())
         self.pass_on(self.pass_on(waits))
         self.beat(one, other, beats=3)
@@ -238,6 +256,7 @@ class Doubts(RuleBasedStateMachine):
         self.beat(one, other)
         before = set(one.replica.refs())
         self.world.empty()
+        self.world.reconnect()
         if refused:
             self.world.now += BEAT
             self.pass_on(self.pass_on([flight for flight in self.say(one) if self.is_for_the_fleet(flight)]))
@@ -252,11 +271,7 @@ class Doubts(RuleBasedStateMachine):
         """A Cluster keeps members and sessions on different nodes. One process dies meanwhile."""
         one, other = self.calm()
         self.open_some(one, sessions)
-        self.world.save()
-        assert self.world._saved is not None
-        for key in self.world.keys.fleet:
-            self.world._saved.pop(key.encode(), None)
-        self.world.roll_back()
+        self.forget_members()
         self.world.crash(one)
         self.beat(other, beats=4)
 
@@ -282,10 +297,125 @@ class Doubts(RuleBasedStateMachine):
         self.open_some(one, sessions)
         self.world.save()
         one.is_paused = True
+        self.see_the_death(other)
+        self.world.roll_back()
+        self.world.reconnect()
+        one.is_paused = False
+        self.beat(other)
+        waits = self.talk(one, self.is_for_the_fleet)
+        self.world.check()
+        self.pass_on(self.pass_on(waits))
+        self.beat(other, one)
+
+    @rule(sessions=SOME, later=FEW, how=st.sampled_from(FORGETTING), claimed=st.booleans(), hooks=st.booleans())
+    def the_store_forgets_while_a_process_is_cleaned(
+        self, sessions: int, later: int, how: str, claimed: bool, hooks: bool
+    ) -> None:
+        """A survivor claims what the store has forgotten. Then the process comes back: it still has its sessions."""
+        one, other = self.calm()
+        self.open_some(one, sessions)
+        self.world.save()
+        self.open_some(one, later)
+        before = set(one.replica.refs())
+        one.is_paused = True
+        claims: list[Flight] = []
         for _ in range(4):
             self.world.now += BEAT
-            self.drop(self.talk(other, self.is_for_the_fleet))
-        self.world.roll_back()
+            claims += self.talk(other, self.is_for_the_fleet)
+        if claimed:
+            self.pass_on(self.pass_on(claims))
+            claims = self.say(other)
+        self.world.forget(how)
+        while claims:
+            self.pass_on(self.pass_on(claims))
+            claims = self.say(other)
         one.is_paused = False
-        self.beat(other, one)
-        self.beat(other, one)
+        self.beat(one)
+        self.beat(other, one, beats=3, hooks=hooks)
+        self.beat(other, one, hooks=True)
+        assert before <= set(one.replica.refs()) | self.world._hooked, "neither here nor told to a hook"
+
+    @rule(late=st.booleans())
+    def two_shards_refuse_a_process(self, late: bool) -> None:
+        """The second refusal is of an epoch that the process has left already."""
+        one, other = self.calm()
+        for _ in range(3):
+            self.open_some(one, 2)
+            self.beat(one, other)
+        for _ in range(len(one.replica)):
+            self.world.end(one, 0)
+        waits = self.say(one)
+        one.is_paused = True
+        self.beat(other, beats=4)
+        one.is_paused = False
+        answers = self.pass_on(waits)
+        at_once = 1 if late else len(answers)
+        self.pass_on(answers[:at_once])
+        self.talk(one, self.is_for_the_fleet)
+        epoch = one.replica.membership.epoch
+        self.pass_on(answers[at_once:])
+        assert one.replica.membership.epoch == epoch, "a refusal of a former epoch counts"
+        self.beat(one, other, beats=2)
+
+    @rule(writes=st.booleans())
+    def a_process_that_lives_is_fenced(self, writes: bool) -> None:
+        """The claim of a survivor comes late: it was sent before the store went back."""
+        one, other = self.calm()
+        epoch = one.replica.membership.epoch or 0
+        keys = self.world.keys
+        for shard in range(SHARDS):
+            args = (*keys.shard(shard), keys.owned(shard, epoch), keys.claimed(shard, epoch))
+            self.server.run(scripts.CLAIM, args, (epoch, 0, 1), self.world.now)
+        self.world.now += BEAT
+        if writes:
+            self.world.open(one, None)
+        answers = self.pass_on(self.say(one))
+        self.pass_on([answer for answer in answers if not self.is_for_the_fleet(answer)])
+        self.pass_on([answer for answer in answers if self.is_for_the_fleet(answer)])
+        self.world.open(one, None)
+        self.visible_is_what_the_store_has_confirmed()
+        self.beat(one, other, beats=SHARDS)
+        assert one.replica.membership.epoch != epoch, "a process does not know that it is fenced"
+
+    @rule(sessions=SOME)
+    def the_clocks_of_shards_run_ahead(self, sessions: int) -> None:
+        """A shard calls a write late, though the process's lease runs on. The write waits for the next lease."""
+        one, other = self.calm()
+        self.beat(one, other)
+        self.world.ahead = 3 * BEAT
+        self.open_some(one, sessions)
+        self.world.ahead = 0
+        self.beat(one, other)
+        assert one.replica.is_idle(), "a write waits for ever"
+
+    @rule(sessions=SOME, step=FEW)
+    def connections_are_lost_while_a_shard_is_compared(self, sessions: int, step: int) -> None:
+        """The store went back. An audit has shown it, or a page of ids is on its way."""
+        one, other = self.calm()
+        self.world.save()
+        self.open_some(one, sessions)
+        self.world.forget("goes back")
+        answers: list[Flight] = []
+        for _ in range(step):
+            self.pass_on(answers)
+            answers = self.pass_on(self.say(one))
+        self.world.reconnect()
+        self.pass_on(answers)
+        self.beat(one, other, beats=2)
+
+    @rule(sessions=SOME, survivors=st.integers(min_value=2, max_value=4), apart=st.integers(min_value=1, max_value=2))
+    def several_processes_suspect_an_owner_in_turn(self, sessions: int, survivors: int, apart: int) -> None:
+        """The store has forgotten its members, and one of them has died. Nobody's suspicion prolongs its life."""
+        one, _ = self.calm()
+        self.open_some(one, sessions)
+        while len(self.world.processes) <= survivors:
+            self.world.start()
+        self.calm()
+        self.forget_members()
+        epoch = one.replica.membership.epoch
+        self.world.crash(one)
+        others = self.world.processes
+        for last in range(1, len(others) + 1):
+            self.beat(*others[:last], beats=apart, hooks=True)
+        self.beat(*others, beats=14, hooks=True)
+        assert str(epoch) not in self.world._owners(), "a dead owner lives on in suspicion"

@@ -5,7 +5,7 @@ from hypothesis.stateful import initialize, invariant, precondition, rule
 
 from otel_sessions.fleet.scripts import Script
 from tests.fleet.stories import Stories
-from tests.fleet.world import SHARED, WRITES, Process
+from tests.fleet.world import FORGETTING, SHARED, WRITES, Process
 
 NUMBERS = st.integers(min_value=0, max_value=11)
 PROCESSES = 3
@@ -127,12 +127,9 @@ class Machine(Stories):
     def save(self) -> None:
         self.world.save()
 
-    @rule(to_nothing=st.booleans())
-    def forget(self, to_nothing: bool) -> None:
-        if to_nothing:
-            self.world.empty()
-        else:
-            self.world.roll_back()
+    @rule(how=st.sampled_from(FORGETTING))
+    def forget(self, how: str) -> None:
+        self.world.forget(how)
 
     @invariant()
     def everything_agrees(self) -> None:

@@ -41,7 +41,7 @@ def mutant(name: str, where: Script | tuple[Script, ...], *cuts: tuple[str, str]
 OWNER_OR_NONCE = "record.owner ~= epoch or record.nonce ~= nonce"
 IS_UNCLAIMED = "redis.call('SREM', KEYS[6], id)"
 IS_KNOWN = "if redis.call('HEXISTS', w, dead) == 1 then"
-IS_FENCED = "  if redis.call('ZSCORE', f, ARGV[index]) then"
+HOOK_RAN = "elseif redis.call('ZSCORE', KEYS[7], nonce) then"
 RAN_OUT = "'-inf', '(' .. int(now), 'LIMIT'"
 FENCE = ("if redis.call('ZSCORE', f, epoch) then", "if false then")
 LATE = ("return now > tonumber(deadline)", "return false")
@@ -92,19 +92,20 @@ MUTANTS = [
         scripts.RECLAIM,
         (f"if {IS_UNCLAIMED} == 1 then", f"if {IS_UNCLAIMED} >= 0 then"),
     ),
+    mutant("a reclaim ignores which hooks have run", scripts.RECLAIM, (HOOK_RAN, "elseif false then")),
+    mutant("a fence stands for hooks", scripts.RECLAIM, (HOOK_RAN, "elseif redis.call('ZSCORE', f, former) then")),
     mutant(
-        "a reclaim ignores the fence",
-        scripts.RECLAIM,
-        (IS_FENCED, "  if false then"),
+        "hooks that have run are not noted",
+        scripts.SETTLE,
+        ("redis.call('ZADD', KEYS[6], int(now), ARGV[index + 2])", ""),
     ),
+    mutant("an audit ignores the fence", scripts.AUDIT, ("if redis.call('ZSCORE', f, ARGV[2]) then", "if false then")),
+    mutant("hooks are forgotten at once", scripts.AUDIT, ("int(now - HOUR)", "int(now)")),
     mutant("a join has no grace", scripts.JOIN, ("if used > 0 then", "if false then")),
     mutant("a store that was away buries everybody", scripts.BEAT, ("if now >= quiet then", "if true then")),
     mutant("a living epoch is buried", scripts.BURY, ("if redis.call('ZSCORE', l, epoch) then", "if false then")),
     mutant("a repeated join is a new one", scripts.JOIN, ("if row and row.joins == joins then", "if false then")),
 ]
-
-FOR_SCRIPT_TESTS = ["a suspect dies anew"]
-"""It only delays a burial, once more for each process that asks. Too few processes ask in the model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +149,6 @@ METHODS = [
         "pass",
         Membership,
     ),
-    method("a new join has an old number", Membership.give_up, "self.joins + 1", "self.joins", Membership),
     method(
         "a session is visible under another epoch",
         Replica.is_visible,

@@ -26,7 +26,11 @@ PROCESS_MUTANTS: Final = [
         "self.epoch, self.joins = None, self.joins + 1",
         Membership,
     ),
+    method("a new join has an old number", Membership.give_up, "self.joins + 1", "self.joins", Membership),
     method("a beat keeps its number", Membership._beat, "self._beats += 1", "self._beats = 1", Membership),
+    method(
+        "an answer to a former beat counts", Membership.answer, "if call is not self._call:", "if False:", Membership
+    ),
     # What is visible, and what has room
     method(
         "sessions are visible before the store has them",
@@ -75,10 +79,36 @@ PROCESS_MUTANTS: Final = [
         Lane,
     ),
     method("a reclaim in doubt forgets its formers", Lane._in_doubt, "(self.epoch, *formers)", "(self.epoch,)", Lane),
-    method("what was cleaned is put again", Lane._reclaimed, "if result == 0 and not fenced:", "if result == 0:", Lane),
-    method("what the store forgot is lost", Lane._reclaimed, "if result == 0 and not fenced:", "if False:", Lane),
+    method("what was cleaned is put again", Lane._reclaimed, "if result == 0:", "if result in (0, 2):", Lane),
+    method("what the store forgot is lost", Lane._reclaimed, "if result == 0:", "if False:", Lane),
+    method(
+        "what has ended is put again",
+        Lane._reclaimed,
+        "if result == 0 and self._waiting.has_end(step.ref):",
+        "if False:",
+        Lane,
+    ),
     method("what an earlier epoch has is lost", Lane._reclaimed, "if result in step.formers:", "if False:", Lane),
     method("an id that came back is taken", Lane._put, "if owner == self.epoch:", "if False:", Lane),
+    method("news of what has ended is told", Lane.answer, "if not self._waiting.has_end(ref)", "if True", Lane),
+    method("a write is repeated though it is late", Lane.call, "and deadline != self._late", "", Lane),
+    method("a write and an audit are under way", Lane.call, "if not self._steps and (", "if (", Lane),
+    method("an answer from before counts", Lane.check, "if not self._steps:", "if False:", Lane),
+    method(
+        "a lane writes after the lease",
+        Replica._call_of,
+        "if self.membership.is_living(now) else None",
+        "",
+        Replica,
+    ),
+    method("a party speaks twice at once", Replica.calls, "if id(party) not in busy and ", "if ", Replica),
+    method(
+        "a refusal of a former epoch counts",
+        Replica._written,
+        "if lane.epoch == self.membership.epoch:",
+        "if True:",
+        Replica,
+    ),
     # Healing
     method("what came back stays", Lane._heal, "in differences.left_over", "in ()", Lane),
     method("what is missing stays away", Lane._heal, "in differences.missing", "in ()", Lane),
@@ -105,6 +135,7 @@ PROCESS_MUTANTS: Final = [
         "None",
         Cleaning,
     ),
+    method("hooks are forgotten with a death", Replica._drop_cleanings, " or one.is_settling", "", Replica),
     method("nobody is suspected", Suspicions.audited, "if now - first >= self._patience", "if False", Suspicions),
     method("a death that was forgotten is cleaned", Replica._is_named, "dead in named or ", "True or ", Replica),
     method(

@@ -213,7 +213,7 @@ class Stories(RuleBasedStateMachine):
         self.fill(other, 3)
         self.world.crash(other)
         self.clean()
-        self.arrive([flight for flight in calls if flight.call.script is scripts.PUT])
+        self.arrive([flight for flight in calls if flight.call.script in (scripts.PUT, scripts.END)])
         self.world.check()
 
     @rule(beats=st.integers(min_value=3, max_value=6), sessions=st.integers(min_value=1, max_value=2))
@@ -244,6 +244,7 @@ class Stories(RuleBasedStateMachine):
         is_full = sum(len(process.replica) for process in self.world.processes) > CAP  # a store forgot before
         ready = [ready[place] for place in order if len(ready[place].replica)]
         self.world.empty()
+        self.world.reconnect()
         if late:
             self.live(6, hooks=True, but=ready[:1])
             for process in ready[1:]:
@@ -273,6 +274,7 @@ class Stories(RuleBasedStateMachine):
         self.world.open(one, shared)
         calls = self.say(one)
         self.world.roll_back()
+        self.world.reconnect()
         self.arrive(calls)
         self.live(2)
 
@@ -284,6 +286,7 @@ class Stories(RuleBasedStateMachine):
         self.world.crash(one)
         self.clean()
         self.world.roll_back()
+        self.world.reconnect()
         for copy in range(3):
             self.world.deliver_again(scripts.BURY, copy)
             self.world.check()
@@ -296,6 +299,7 @@ class Stories(RuleBasedStateMachine):
         self.fill(one, 2)
         self.live(beats)
         self.world.empty()
+        self.world.reconnect()
         self.world.act(one)
         for _ in range(4):
             self.world.now += BEAT // 2

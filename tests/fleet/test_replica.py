@@ -138,6 +138,7 @@ def test_a_lane_that_is_refused_ends_the_sight_at_once(world: World) -> None:
 def test_a_store_that_forgot_all_gets_all_sessions_again(world: World) -> None:
     one, other = begin(world, 2, 1)
     world.empty()
+    world.reconnect()
     live(world, 4)
 
     assert visible(world, one) + visible(world, other) == 3
@@ -153,6 +154,7 @@ def test_a_store_that_went_back_is_mended_under_the_remembered_reasons(world: Wo
     world.open(process, SHARED[1])
     live(world, 1)
     world.roll_back()
+    world.reconnect()
     live(world, 3)
 
     books = [lane.books for lane in process.replica._lanes]
@@ -168,6 +170,7 @@ def test_an_id_that_came_back_with_the_store_is_ended_before_it_is_used_again(wo
     world.end(process, 0)
     world.act(process)
     world.roll_back()
+    world.reconnect()
     world.open(process, SHARED[0])
     process.replica._lanes[KEYS.shard_of(SHARED[0])]._healing.is_wanted = False
     world.act(process)
@@ -182,6 +185,7 @@ def test_owners_that_the_store_forgot_are_found_and_cleaned(world: World) -> Non
     world.server.send("DEL", *KEYS.fleet)
     world.save()
     world.roll_back()
+    world.reconnect()
     live(world, 3)
     assert other.orphans == []
 
@@ -284,8 +288,8 @@ def test_a_lane_sends_one_kind_of_step_at_a_time_in_order() -> None:
     lane, kinds = Lane(KEYS, 0, 7, steps), []
     while (call := lane.call(1)) is not None:
         kinds.append(call.script)
-        size = {scripts.PUT: 2, scripts.END: 1}.get(call.script, 3 if call.args[-1] == call.args[-2] else 2)
-        lane.answer(call, [b"OK", *[0] * size] if call.script is not scripts.RECLAIM else [b"OK", 1, *[1] * (size - 1)])
+        answers = {scripts.PUT: [0, 0], scripts.END: [1]}
+        lane.answer(call, [b"OK", *answers.get(call.script, [1] * len(call.args[4::2]))])
 
     assert kinds == [scripts.PUT, scripts.END, scripts.RECLAIM, scripts.RECLAIM]
     assert lane.is_idle()
@@ -296,14 +300,14 @@ def test_a_session_under_an_earlier_epoch_is_reclaimed_from_there() -> None:
     lane = Lane(KEYS, 0, 9, [Reclaim(put=put, formers=(8, 7))])
     call = lane.call(1)
     assert call is not None
-    lane.answer(call, [b"OK", 0, b"7"])
+    lane.answer(call, [b"OK", b"7"])
 
     assert lane.steps_for_successor() == [Reclaim(put=put, formers=(7, 8))]
     again = lane.call(1)
     assert lane.steps_for_successor() == [Reclaim(put=put, formers=(9, 7, 8))]
     lane.check()
     assert again is not None
-    assert lane.answer(again, [b"OK", 0, b"1"]) == [("aa", News.REGISTERED)]
+    assert lane.answer(again, [b"OK", b"1"]) == [("aa", News.REGISTERED)]
 
 
 def test_only_the_last_reasons_are_remembered() -> None:
@@ -329,7 +333,7 @@ def test_a_settlement_that_was_not_answered_is_repeated() -> None:
 
     assert first is not None
     assert second is not None
-    assert (first.script, first.args) == (second.script, second.args) == (scripts.SETTLE, (7, "aa", 2))
+    assert (first.script, first.args) == (second.script, second.args) == (scripts.SETTLE, (7, "aa", 2, 5))
 
 
 def test_a_put_that_came_too_late_is_repeated_under_its_number_with_the_next_deadline() -> None:
@@ -395,6 +399,7 @@ def test_a_death_that_the_store_forgot_is_cleaned_only_once_it_is_named_again(wo
                 world.deliver(flight)
         answer_of_fleet_slot(world)  # no claim arrives
     world.roll_back()
+    world.reconnect()
     late.is_paused = False
     world.act(survivor)
     world.act(late)
@@ -417,3 +422,31 @@ def test_an_answer_to_a_beat_says_nothing_once_a_lane_was_refused(world: World) 
     assert not member.is_living(world.local(process))
     world.open(process, None)
     assert visible(world, process) == 0
+
+
+def test_a_refusal_of_an_epoch_that_is_given_up_says_nothing(world: World) -> None:
+    (process,) = begin(world, 2)
+    epoch, joins = process.replica.membership.epoch or 0, process.replica.membership.joins
+    for shard in range(KEYS.shards):
+        keys = (*KEYS.shard(shard), KEYS.owned(shard, epoch), KEYS.claimed(shard, epoch))
+        world.server.run(scripts.CLAIM, keys, (epoch, 0, 1000), world.now)
+    for _ in range(2):
+        world.end(process, 0)
+    world.send(process)
+    for _ in range(2):
+        for flight in list(world.flights):
+            world.deliver(flight)
+
+    assert process.replica.membership.joins == joins + 1
+    world.calm_down()
+
+
+def test_an_end_whose_answer_was_lost_is_not_put_again() -> None:
+    lane = Lane(KEYS, 0, 9, [Reclaim(put=Put(ref="aa", nonce=1), formers=(8,)), End(ref="aa", reason="closed")])
+    reclaim = lane.call(1)
+    assert reclaim is not None
+    assert lane.answer(reclaim, [b"OK", b"0"]) == []
+    call = lane.call(1)
+
+    assert call is not None
+    assert call.script is scripts.END

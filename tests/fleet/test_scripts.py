@@ -14,6 +14,7 @@ LEASE = 15_000
 NOW = 1_700_000_000_000
 LATER = NOW + LEASE
 SPAN = 10_000
+HOUR = 3_600_000
 
 
 class Calls:
@@ -45,17 +46,22 @@ class Calls:
         return self._server.run(scripts.CLAIM, keys, (dead, most, SPAN), NOW + after)
 
     def settle(self, dead: int, *sessions: Argument) -> list[Value]:
-        return self._server.run(scripts.SETTLE, (*KEYS.shard(0), KEYS.claimed(0, dead)), (dead, *sessions), NOW)
+        keys = (*KEYS.shard(0), KEYS.claimed(0, dead), KEYS.settled(0))
+        return self._server.run(scripts.SETTLE, keys, (dead, *sessions), NOW)
 
-    def reclaim(self, epoch: int, lane: int, former: int, *refs: str, after: int = 0) -> list[Value]:
-        keys = (*KEYS.shard(0), KEYS.owned(0, epoch), KEYS.owned(0, former))
-        return self._server.run(scripts.RECLAIM, keys, (epoch, lane, LATER, 1, former, *refs), NOW + after)
+    def reclaim(self, epoch: int, lane: int, former: int, *sessions: Argument, after: int = 0) -> list[Value]:
+        """Each session is an id and a nonce."""
+        keys = (*KEYS.shard(0), KEYS.owned(0, epoch), KEYS.owned(0, former), KEYS.settled(0))
+        return self._server.run(scripts.RECLAIM, keys, (epoch, lane, LATER, former, *sessions), NOW + after)
 
-    def shard(self, script: Script, *args: Argument) -> list[Value]:
-        return self._server.run(script, KEYS.shard(0), args, NOW)
+    def look(self, ref: str) -> list[Value]:
+        return self._server.run(scripts.LOOK, KEYS.shard(0), (ref,), NOW)
 
-    def books(self, epoch: int) -> list[Value]:
-        answer = self.shard(scripts.AUDIT, epoch)
+    def audit(self, epoch: int, after: int = 0) -> list[Value]:
+        return self._server.run(scripts.AUDIT, (*KEYS.shard(0), KEYS.settled(0)), (epoch,), NOW + after)
+
+    def books(self) -> list[Value]:
+        answer = self.audit(0)
         return answer[5 + int(answer[4]) :]
 
 
@@ -233,7 +239,7 @@ def test_a_put_repeats_and_names_the_owner_of_an_id_that_is_taken(calls: Calls) 
     assert calls.put(1, 1, "aa", 5, "x", "bb", 6, "") == [b"OK", b"0", b"0"]
     assert calls.put(2, 1, "aa", 7, "y") == [b"OK", b"1"]
     assert calls.put(1, 2, "aa", 8, "z") == [b"OK", b"1"]
-    assert calls.books(1) == [b"created", b"2"]
+    assert calls.books() == [b"created", b"2"]
 
 
 def test_late_copies_change_nothing(calls: Calls) -> None:
@@ -242,10 +248,10 @@ def test_late_copies_change_nothing(calls: Calls) -> None:
 
     assert calls.put(1, 1, "aa", 5, "") == [b"OLD"]
     assert calls.end(1, 1, "aa", "closed") == [b"OLD"]
-    assert calls.reclaim(1, 1, 9, "aa") == [b"OLD"]
+    assert calls.reclaim(1, 1, 9, "aa", 5) == [b"OLD"]
     assert calls.put(1, 3, "aa", 5, "", after=LEASE + 1) == [b"LATE"]
-    assert calls.reclaim(1, 3, 9, "aa", after=LEASE + 1) == [b"LATE"]
-    assert calls.books(1) == [b"created", b"1", b"closed", b"1"]
+    assert calls.reclaim(1, 3, 9, "aa", 5, after=LEASE + 1) == [b"LATE"]
+    assert calls.books() == [b"created", b"1", b"closed", b"1"]
 
 
 def test_an_end_counts_once_and_the_owner_s_only(calls: Calls) -> None:
@@ -260,14 +266,14 @@ def test_an_end_that_comes_after_the_fence_is_gone_brings_no_owner_back(calls: C
     calls.put(1, 1, "aa", 5, "")
 
     assert calls.end(7, 2, "bb", "closed") == [b"OK", 0]
-    assert calls.shard(scripts.AUDIT, 1)[4:6] == [1, b"1"]
+    assert calls.audit(1)[4:6] == [1, b"1"]
 
 
 def test_a_look_tells_the_owner_and_the_turn(calls: Calls) -> None:
     calls.put(1, 1, "aa", 5, "")
 
-    assert calls.shard(scripts.LOOK, "aa") == [b"OK", b"1", 1]
-    assert calls.shard(scripts.LOOK, "zz") == [b"NONE"]
+    assert calls.look("aa") == [b"OK", b"1", 1]
+    assert calls.look("zz") == [b"NONE"]
 
 
 def test_from_its_first_claim_on_a_dead_owner_changes_nothing(calls: Calls) -> None:
@@ -287,45 +293,75 @@ def test_a_claim_that_ran_out_goes_to_the_next_with_a_higher_token(calls: Calls)
     assert calls.claim(1)[2:4] == [b"aa", 2]
     assert calls.claim(1, after=SPAN)[1:] == [1]
     assert calls.claim(1, after=SPAN + 1)[2:] == [b"aa", 3, str(NOW).encode(), b"5", b"x\x00\n "]
-    assert calls.settle(1, "aa", 2) == [b"OK", 0]
-    assert calls.settle(1, "aa", 3) == [b"OK", 1]
-    assert calls.books(1) == [b"created", b"1", b"orphaned", b"1"]
+    assert calls.settle(1, "aa", 2, 5) == [b"OK", 0]
+    assert calls.settle(1, "aa", 3, 5) == [b"OK", 1]
+    assert calls.books() == [b"created", b"1", b"orphaned", b"1"]
 
 
 def test_an_owner_is_forgotten_once_nothing_is_left_of_it(calls: Calls) -> None:
     calls.put(1, 1, "aa", 5, "")
     calls.claim(1)
-    calls.settle(1, "aa", 2)
+    calls.settle(1, "aa", 2, 5)
 
     assert calls.claim(1) == [b"OK", 0]
-    assert calls.settle(1, "aa", 2) == [b"OK", 0]
-    assert calls.reclaim(2, 1, 1, "aa") == [b"OK", 1, b"0"]
-    assert calls.shard(scripts.AUDIT, 1)[3:6] == [0, 1, b"2"]
+    assert calls.settle(1, "aa", 2, 5) == [b"OK", 0]
+    assert calls.reclaim(2, 1, 1, "aa", 5) == [b"OK", b"2"]
+    assert calls.audit(3)[3:6] == [0, 1, b"2"]
 
 
 def test_a_settlement_of_another_owner_s_session_does_nothing(calls: Calls) -> None:
     calls.put(1, 1, "aa", 5, "")
     calls.claim(1)
 
-    assert calls.settle(2, "aa", 2) == [b"OK", 0]
+    assert calls.settle(2, "aa", 2, 5) == [b"OK", 0]
 
 
 def test_a_reclaim_takes_over_what_nobody_has_claimed(calls: Calls) -> None:
     calls.put(1, 1, "aa", 5, "", "bb", 6, "")
     calls.put(3, 1, "dd", 7, "")
-    claimed = text(calls.claim(1, 1)[2])
-    kept = "bb" if claimed == "aa" else "aa"
+    claimed = calls.claim(1, 1)[2:]
+    kept = ("bb", 6) if claimed[0] == b"aa" else ("aa", 5)
 
-    answer = calls.reclaim(2, 1, 1, claimed, kept, "cc", "dd")
-    assert answer == [b"OK", 1, b"2", b"1", b"0", b"3"]
-    assert calls.reclaim(2, 1, 1, kept) == [b"OK", 1, b"1"]
-    assert calls.shard(scripts.AUDIT, 2)[1] == b"1"
+    answer = calls.reclaim(2, 1, 1, claimed[0], claimed[3], *kept, "cc", 8, "dd", 7)
+    assert answer == [b"OK", b"2", b"1", b"0", b"3"]
+    assert calls.reclaim(2, 1, 1, *kept) == [b"OK", b"1"]
+    assert calls.audit(2)[1] == b"1"
 
 
 def test_a_reclaim_tells_what_the_store_forgot_from_what_others_ended(calls: Calls) -> None:
-    assert calls.reclaim(2, 1, 1, "aa") == [b"OK", 0, b"0"]
+    calls.put(1, 1, "aa", 5, "")
     calls.claim(1)
-    assert calls.reclaim(2, 2, 1, "aa") == [b"OK", 1, b"0"]
+    calls.settle(1, "aa", 2, 5)
+
+    assert calls.reclaim(2, 1, 1, "aa", 5, "bb", 6, "aa", 7) == [b"OK", b"2", b"0", b"0"]
+
+
+def test_a_hook_that_ran_before_the_store_forgot_counts_once_it_is_told(calls: Calls, server: Server) -> None:
+    calls.put(1, 1, "aa", 5, "", "bb", 6, "")
+    calls.claim(1)
+    server.send("FLUSHALL")
+
+    assert calls.reclaim(2, 1, 1, "aa", 5) == [b"OK", b"0"]
+    assert calls.settle(1, "aa", 2, 5) == [b"OK", 0]
+    assert calls.reclaim(2, 2, 1, "aa", 5, "bb", 6) == [b"OK", b"2", b"0"]
+
+
+def test_an_audit_tells_an_owner_that_it_is_fenced(calls: Calls) -> None:
+    calls.put(1, 1, "aa", 5, "")
+    assert calls.audit(1)[0] == b"OK"
+    calls.claim(1, 0)
+
+    assert calls.audit(1) == [b"FENCED"]
+
+
+def test_that_a_hook_has_run_is_known_for_an_hour(calls: Calls) -> None:
+    calls.settle(1, *(word for nonce in range(250) for word in ("aa", 2, nonce)))
+    calls.audit(3, after=HOUR - 1)
+    assert calls.reclaim(2, 1, 1, "aa", 0, "aa", 249) == [b"OK", b"2", b"2"]
+
+    for _ in range(3):
+        calls.audit(3, after=HOUR)
+    assert calls.reclaim(2, 1, 1, "aa", 0, "aa", 249) == [b"OK", b"0", b"0"]
 
 
 def test_pages_hold_every_session_of_an_owner(calls: Calls, server: Server) -> None:

@@ -11,7 +11,7 @@ from otel_sessions.fleet.membership import Terms
 from otel_sessions.fleet.orphans import Claimed, Settled
 from otel_sessions.fleet.replica import Replica, Resynced
 from otel_sessions.fleet.scripts import Script
-from otel_sessions.fleet.store import Call, Keys, Value, text
+from otel_sessions.fleet.store import Argument, Call, Keys, Value, text
 from tests.fleet.valkey import Dump, Server
 
 CAP: Final = 6
@@ -20,6 +20,7 @@ SPAN: Final = 10.0
 SHARDS: Final = 2
 READS: Final = (scripts.AUDIT, scripts.PAGE, scripts.MEMBERS, scripts.LOOK)
 WRITES: Final = tuple(script for script in scripts.ALL if script not in READS)
+FORGETTING: Final = ["is emptied", "starts empty", "goes back"]
 SHARED: Final = ["0000ffff", "0001ffff"]
 """Ids that several processes use, as ids of an upstream may be."""
 
@@ -35,6 +36,8 @@ class Process:
     is_refused: bool = False
     """Somebody was refused a place since the last beat."""
     orphans: list[Claimed] = field(default_factory=list)
+    untold: list[Claimed] = field(default_factory=list)
+    """Orphans whose hook has run, and of which the store has not answered."""
 
 
 @dataclass(eq=False)
@@ -59,6 +62,8 @@ class World:
         self.sent: dict[str, deque[Flight]] = {script.name: deque(maxlen=8) for script in WRITES}
         """The last writes by script that were delivered: late copies of them may arrive."""
         self.is_down = False
+        self.ahead = 0
+        """By how many milliseconds the clocks of the shards are ahead of the clock of the fleet's own slot."""
         self._dice = random.Random(1)  # noqa: S311 - nonces and epochs' digits, not the schedule
         self._saved: Dump | None = None
         self._made = 0
@@ -75,6 +80,10 @@ class World:
         self._registered: set[tuple[str, str]] = set()
         """Sessions that a process knows to be in the store. What was only asked for may never have come there."""
         self._left: set[str] = set()
+        self._former: list[Call] = []
+        """The calls that were on their way when the store forgot."""
+        self._late: set[tuple[str, str, Argument]] = set()
+        """Processes and shards, with the deadlines that were too late there."""
 
     def local(self, process: Process) -> float:
         return (self.now - 1_600_000_000_000) / 1000 * process.rate
@@ -90,6 +99,8 @@ class World:
 
     def crash(self, process: Process) -> None:
         self.processes.remove(process)
+        if self.forgot:
+            self._forgive({claimed.ref for claimed in process.orphans})
 
     def open(self, process: Process, shared: str | None) -> None:
         if shared in process.replica.refs():
@@ -112,13 +123,26 @@ class World:
     def run_hook(self, process: Process) -> None:
         claimed = process.orphans.pop(0)
         self._hooked.add(claimed.ref)
-        process.replica.settle(claimed)
+        if process.replica.settle(claimed):
+            process.untold.append(claimed)
 
     def send(self, process: Process) -> None:
         if not process.is_paused:
             calls = process.replica.calls(self.local(process), refused=process.is_refused, room=100)
             process.is_refused &= not any(call.script is scripts.BEAT for call in calls)
+            self._check_said(process, calls)
             self.flights += [Flight(process, call) for call in calls]
+
+    def _check_said(self, process: Process, calls: list[Call]) -> None:
+        """Whoever has no lease writes nothing, nor does a party speak twice at once, or again for a deadline."""
+        replica = process.replica
+        parties = [id(party) for party in replica._under_way.values()]
+        assert len(set(parties)) == len(parties), "a party has two calls under way"
+        for call in calls:
+            if call.script in (scripts.PUT, scripts.END, scripts.RECLAIM):
+                assert replica.membership.is_living(self.local(process)), "a process writes after its lease"
+                said = process.name, call.keys[0], call.args[2]
+                assert call.script is scripts.END or said not in self._late, "a write is repeated that comes late again"
 
     def act(self, process: Process) -> None:
         """All that the process wants to say is said and answered at once, as long as it has anything to say."""
@@ -163,7 +187,8 @@ class World:
 
     def _run(self, flight: Flight) -> list[Value]:
         call = flight.call
-        answer = self.server.run(call.script, call.keys, call.args, self.now)
+        ahead = 0 if call.keys == self.keys.fleet else self.ahead
+        answer = self.server.run(call.script, call.keys, call.args, self.now + ahead)
         before, self._state = self._state, self.server.all()
         if not self.forgot:
             self._check_lives()
@@ -184,7 +209,13 @@ class World:
         return {ref: text.split(" ", 4) for ref, text in zip(flat[::2], flat[1::2], strict=True)}
 
     def _check_claim(self, call: Call, answer: list[Value], before: dict[str, list[str]]) -> None:
-        """Nobody claims what another survivor has claimed, until that claim runs out. The token grows."""
+        """Nobody claims what another survivor has claimed, until that claim runs out. The token grows.
+
+        A store that went back may name an owner as living, while a claim of its sessions is on the way. Nothing is
+        guaranteed of their sight then.
+        """
+        if str(call.args[0]) in self._table(self.keys.fleet[1]) and any(call is former for former in self._former):
+            return
         for at in range(2, len(answer), 5):
             session = text(answer[at]), text(answer[at + 3])
             turn, ends = self._claimed.get(session, (1, 0))
@@ -194,7 +225,7 @@ class World:
 
     def _check_settled(self, call: Call, answer: list[Value], before: dict[str, list[str]]) -> None:
         """Only the last claimer of a dead owner's session ends it."""
-        for ref, turn, counted in zip(call.args[1::2], call.args[2::2], answer[1:], strict=True):
+        for ref, turn, counted in zip(call.args[1::3], call.args[2::3], answer[1:], strict=True):
             expected = [str(call.args[0]), str(turn)]
             assert not int(counted) or before[str(ref)][:2] == expected, "settled by another than its last claimer"
 
@@ -207,10 +238,14 @@ class World:
 
     def _hear(self, flight: Flight) -> None:
         assert flight.answer is not None
+        if flight.answer[0] == b"LATE" and flight.call in flight.process.replica._under_way:
+            self._late.add((flight.process.name, flight.call.keys[0], flight.call.args[2]))
         for event in flight.process.replica.answer(flight.call, flight.answer, self.local(flight.process)):
             if isinstance(event, Claimed):
                 flight.process.orphans.append(event)
-            elif isinstance(event, (Settled, Resynced)):
+            elif isinstance(event, Settled):
+                flight.process.untold.remove(event.claimed)
+            elif isinstance(event, Resynced):
                 pass
             elif event[1] is News.REGISTERED:
                 self._registered.add((flight.process.name, event[0]))
@@ -227,12 +262,32 @@ class World:
         self.forgot = True
         self._gone, self._claimed = set(), {}
         self._present = set()
-        for process in self.processes:
-            process.replica.check_all()
+        self._forgive(self._lost)
+        self._former = [flight.call for flights in (self.flights, *self.sent.values()) for flight in flights]
+
+    def _forgive(self, refs: set[str]) -> None:
+        """Only whoever had claimed these sessions knew of them, if the store forgot its claim, and has died."""
+        known = {claimed.ref for process in self.processes for claimed in process.orphans}
+        known |= {ref for shard in range(SHARDS) for ref in self._table(self.keys.shard(shard)[0])}
+        self._lost -= refs - known
 
     def empty(self) -> None:
         self._saved = None
         self.roll_back()
+
+    def reconnect(self) -> None:
+        """All processes notice that their connections were lost."""
+        for process in self.processes:
+            process.replica.check_all()
+
+    def forget(self, how: str) -> None:
+        """The store forgets in one of the ways of `FORGETTING`. If it is emptied while it runs, connections stay."""
+        if how == "goes back":
+            self.roll_back()
+        else:
+            self.empty()
+        if how != "is emptied":
+            self.reconnect()
 
     def recover(self) -> None:
         """If all is mended that a store forgot, everything must be true again from here on."""
@@ -241,7 +296,6 @@ class World:
         self.sent = {name: deque(maxlen=8) for name in self.sent}
         within = all(len(process.replica) <= process.replica.membership.grant for process in self.processes)
         self.forgot = not (within and self._is_calm())
-        self._lost = set()
 
     # What must be true
 
@@ -370,6 +424,11 @@ class World:
         }
         assert {ref: [record[0], record[3]] for ref, record in records.items()} == mine, "store and processes differ"
         assert self._table(self.keys.fleet[2]) == {}, "a dead epoch is not buried"
+        living = set(self._table(self.keys.fleet[1]))
+        fenced = {epoch for shard in range(SHARDS) for epoch in self._table(self.keys.shard(shard)[2])}
+        assert not living & fenced, "a living epoch is fenced, and does not know it"
         assert set(self._rows()) == {process.name for process in self.processes}, "a row is left"
+        untold = [claimed for process in self.processes for claimed in process.untold]
+        assert not untold, f"the store was not told of a hook: {untold}"
         lost = self._lost - self._hooked
-        assert self.forgot or not lost, f"lost without a hook: {lost}"
+        assert not lost, f"lost without a hook: {lost}"

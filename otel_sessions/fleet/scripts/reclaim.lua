@@ -1,9 +1,7 @@
--- now, new epoch, lane, deadline, number of former epochs, former epochs (the one that owns the ids is first), ids...
--- KEYS[5]: the new owner's ids. KEYS[6]: the former owner's unclaimed ids
--- -> OK, 1 if a former epoch is fenced here, then for each id:
---    0 absent, 1 kept, 2 claimed, or the epoch that has it | FENCED | OLD | LATE
-local epoch, lane, formers = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[5])
-local former = ARGV[6]
+-- now, new epoch, lane, deadline, former epoch, then for each session: id, nonce
+-- KEYS[5]: the new owner's ids. KEYS[6]: the former owner's unclaimed ids. KEYS[7]: nonces of orphans whose hooks ran
+-- -> OK, then for each id: 0 forgotten, 1 kept, 2 claimed, or the epoch that has it | FENCED | OLD | LATE
+local epoch, lane, former = ARGV[2], tonumber(ARGV[3]), ARGV[5]
 local owner, from = read_owner(epoch), read_owner(former)
 local refused = refusal(epoch, owner, lane)
 if refused then
@@ -12,15 +10,9 @@ end
 if is_late(ARGV[4]) then
   return {'LATE'}
 end
-local fenced = 0
-for index = 6, 5 + formers do
-  if redis.call('ZSCORE', f, ARGV[index]) then
-    fenced = 1
-  end
-end
-local answer = {'OK', fenced}
-for index = 6 + formers, #ARGV do
-  local id = ARGV[index]
+local answer = {'OK'}
+for index = 6, #ARGV, 2 do
+  local id, nonce = ARGV[index], ARGV[index + 1]
   local record, result = read_record(id), '0'
   if record then
     result = record.owner
@@ -38,6 +30,9 @@ for index = 6 + formers, #ARGV do
         result = '1'
       end
     end
+  -- A fence alone says nothing: a survivor may have fenced a shard that had forgotten the session already.
+  elseif redis.call('ZSCORE', KEYS[7], nonce) then
+    result = '2'
   end
   answer[#answer + 1] = result
 end

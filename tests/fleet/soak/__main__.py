@@ -5,6 +5,8 @@ wrong ends the run with status 1. `--quick` takes a tenth of the sessions and re
 """
 
 import argparse
+import os
+import subprocess
 import sys
 import time
 from dataclasses import asdict
@@ -20,7 +22,7 @@ from .results import figures, write
 from .rows import ROWS, Row
 from .servers import found, version_of
 
-PARTS: Final = ("rows", "sessions", "records", "creates")
+PARTS: Final = ("rows", "sessions", "records", "creates", "model")
 _LONG: Final = 3600.0
 """Seconds that a condition of the long form may take."""
 
@@ -83,6 +85,15 @@ def run_creates() -> None:
         say(version_of(server), times)
 
 
+def run_model(schedules: int) -> bool:
+    """Run the model of the scripts on so many random schedules of each kind. Return whether all hold."""
+    tests = ("tests/fleet/test_model.py", "-k", "whatever_happens or processes_in_doubt_serve")
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "2", *tests]
+    done = subprocess.run(command, env=os.environ | {"FLEET_EXAMPLES": str(schedules)}, check=False)
+    say("model", schedules, "holds" if done.returncode == 0 else "fails")
+    return done.returncode == 0
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="tests.fleet.soak")
     parser.add_argument("--quick", action="store_true")
@@ -99,6 +110,8 @@ def main() -> None:
         run_records(1_000_000 // tenth)
     if "creates" in told.parts:
         run_creates()
+    if "model" in told.parts:
+        holds &= run_model(3_000 // tenth)
     sys.exit(0 if holds else 1)
 
 

@@ -24,7 +24,7 @@ class Row:
     forgets: bool = False
     """Whether the store may lack sessions: it lost writes, or sessions lived only while it was away."""
     may_exceed: bool = False
-    """Whether there may be more sessions than the cap."""
+    """Whether there may be more sessions than the cap: by what a store that went back had granted since, for one."""
     may_serve: bool = False
     """Whether a session may be served after a claim."""
 
@@ -48,8 +48,6 @@ class Row:
 
 
 _OPEN: Final = {"policy": "open"}
-_CALM: Final = {"lease": 6.0}
-"""A lease that no process loses on a busy machine, where a row is about a store that forgets and nothing else."""
 
 ROWS: Final = (
     Row(name="replica killed", fault=faults.killed),
@@ -61,8 +59,8 @@ ROWS: Final = (
     Row(name="store stopped and started", fault=faults.stopped, store=durable),
     Row(name="store stopped and started, open", fault=faults.stopped, store=durable, orders=_OPEN, forgets=True),
     Row(name="store started empty", fault=faults.stopped, forgets=True),
-    Row(name="store emptied while it runs", fault=faults.flushed, orders=_CALM, forgets=True),
-    Row(name="store rolled back", fault=faults.rolled_back, orders=_CALM, forgets=True),
+    Row(name="store emptied while it runs", fault=faults.flushed, forgets=True),
+    Row(name="store rolled back", fault=faults.rolled_back, forgets=True, may_exceed=True),
     Row(name="primary failed over by Sentinels", fault=faults.failed_over, store=watched, forgets=True),
     Row(name="master of a Cluster failed over", fault=faults.failed_over, store=clustered, forgets=True),
     Row(name="replica cut off, packets late", fault=faults.cut_off, store=apart),
