@@ -25,6 +25,8 @@ from otel_sessions._core.words import (
     Resync,
     Trigger,
 )
+from otel_sessions._telemetry.fleet_signals import METRICS as FLEET_METRICS
+from otel_sessions._telemetry.signals import METRICS, Metric
 from tests.stack.queries import DASHBOARDS, Query, all_panels, all_queries, first_screen, panels
 
 pytestmark = pytest.mark.no_cover
@@ -263,6 +265,12 @@ class TestQueries:
             assert {text: values[text] for text in chosen} == {
                 word.value: f"otel_sessions.cleanup.{name}={word.value}" for word in words
             }
+
+    @pytest.mark.parametrize("metric", [*METRICS, *FLEET_METRICS], ids=lambda metric: str(metric.name))
+    def test_every_metric_of_ours_is_on_a_dashboard(self, metric: Metric) -> None:
+        name = metric.name.replace(".", "_")
+
+        assert [query for query in QUERIES if name in query.text and not query.place.startswith("alert")]
 
 
 class TestPanels:
