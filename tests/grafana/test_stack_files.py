@@ -180,18 +180,22 @@ class TestCompose:
 
     def test_the_images_are_of_the_versions_that_tests_run(self, compose: dict[str, Any]) -> None:
         """Grafana asks Jaeger's `/api/traces`, which a later Jaeger may drop. The queries' tests ask it."""
-        modules = "\n".join(path.read_text() for path in sorted((ROOT / "tests/stack/tools").glob("*/go.mod")))
 
-        def module(name: str) -> str:
-            return re.findall(rf"\b{name} v([\d.]+)", modules)[0]
+        def module(program: str, name: str) -> str:
+            modules = (ROOT / f"tests/stack/tools/{program}/go.mod").read_text()
+            return str(re.findall(rf"\b{name} v([\d.]+)", modules)[0])
 
         _, collector = compose["otel-collector"]["image"].rsplit(":", 1)
         second, jaeger, fix = compose["jaeger"]["image"].rsplit(":", 1)[1].split(".")
         major, minor, patch = compose["prometheus"]["image"].rsplit(":v", 1)[1].split(".")
-        assert collector == module("go.opentelemetry.io/collector/otelcol")
+        assert collector == module("collector", "go.opentelemetry.io/collector/otelcol")
         assert second == "2"
-        assert f"1.{int(jaeger) + 63}.{fix}" == module("github.com/jaegertracing/jaeger")  # 2.13.0 is 1.76.0 as well
-        assert f"0.{major}{minor}.{patch}" == module("github.com/prometheus/prometheus")  # the number of its module
+        assert f"1.{int(jaeger) + 63}.{fix}" == module(
+            "jaeger", "github.com/jaegertracing/jaeger"
+        )  # 2.13.0 is 1.76.0 as well
+        assert f"0.{major}{minor}.{patch}" == module(
+            "prometheus", "github.com/prometheus/prometheus"
+        )  # the number of its module
 
     def test_grafana_is_not_of_a_release_that_leaks(self, compose: dict[str, Any]) -> None:
         version = tuple(int(part) for part in compose["grafana"]["image"].rsplit(":", 1)[1].split("."))
