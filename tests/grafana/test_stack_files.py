@@ -263,6 +263,35 @@ class TestCompose:
         used = {source["type"] for source in data_sources()}
         assert not used & set(settings["GF_PLUGINS_DISABLE_PLUGINS"].split(","))
 
+        assert settings["GF_PLUGINS_PREINSTALL_AUTO_UPDATE"] == "false"  # an update leaves bundled sources unloaded
+
+    def test_loki_is_asked_by_its_own_check_and_says_that_tests_do_not_run_it(self, compose: dict[str, Any]) -> None:
+        sources = (ROOT / "grafana/provisioning/datasources/datasources.yaml").read_text()
+        words = "not run in our tests"
+
+        assert compose["loki"]["healthcheck"]["test"] == ["CMD", "/usr/bin/loki", "-health"]
+        for text in ((ROOT / "docker-compose.yml").read_text(), (ROOT / "grafana/loki.yaml").read_text(), sources):
+            assert words in text.lower()
+        for dashboard in DASHBOARDS.values():
+            for panel in (panel for panel in dashboard["panels"] if panel["type"] == "logs"):
+                assert words in panel["description"]
+
+    def test_prometheus_names_metrics_as_the_dashboards_do_and_ends_what_died(self, compose: dict[str, Any]) -> None:
+        config = yaml.safe_load((ROOT / "grafana/prometheus.yaml").read_text())
+
+        assert config["otlp"]["translation_strategy"] == "UnderscoreEscapingWithSuffixes"
+        assert "service.name" in config["otlp"]["promote_resource_attributes"]
+        assert [job["job_name"] for job in config["scrape_configs"]] == ["prometheus"]  # its own health
+        assert "--query.lookback-delta=30s" in compose["prometheus"]["command"]
+
+    def test_late_data_is_taken_for_as_long_as_the_collector_sends_it(self) -> None:
+        prometheus = yaml.safe_load((ROOT / "grafana/prometheus.yaml").read_text())
+        exporters = yaml.safe_load((ROOT / "grafana/otel-collector.yaml").read_text())["exporters"]
+
+        retried = {exporter["retry_on_failure"]["max_elapsed_time"] for exporter in exporters.values()}
+        assert retried == {"5m"}
+        assert prometheus["storage"]["tsdb"]["out_of_order_time_window"] == "10m"
+
     def test_every_service_has_a_memory_limit_without_swap(self, compose: dict[str, Any]) -> None:
         for service in compose.values():
             assert int(service["mem_limit"]) == int(service["memswap_limit"])
@@ -343,6 +372,9 @@ class TestCompose:
             assert pipeline["processors"][0] == "memory_limiter"
         limit = config["processors"]["memory_limiter"]["limit_mib"] * 1024 * 1024
         assert limit < int(compose["otel-collector"]["mem_limit"])
+        queues = [exporter["sending_queue"] for exporter in config["exporters"].values()]
+        assert {queue["sizer"] for queue in queues} == {"bytes"}
+        assert sum(queue["queue_size"] for queue in queues) < limit
 
 
 class TestFleet:
