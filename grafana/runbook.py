@@ -19,13 +19,14 @@ CHARACTERS: Final = 170
 
 def runbook() -> dashboard.Dashboard:
     """Return the dashboard. `describe` numbers its panels from the top, so the first heading's panel is number 2."""
-    _, *parts = re.split(r"^## ", FILE.read_text(), flags=re.MULTILINE)
+    before, *parts = re.split(r"^## ", FILE.read_text(), flags=re.MULTILINE)
     titles, texts = zip(*(part.split("\n", 1) for part in parts), strict=True)
     links = {title.lower(): f"/d/{boards.RUNBOOK_UID}?viewPanel={number}" for number, title in enumerate(titles, 2)}
     board = boards.board("Runbook", boards.RUNBOOK_UID, "What to do when an alert of otel-sessions fires.")
     board.link(boards.link("Sessions", boards.SESSIONS_UID)).link(boards.link("Fleet", boards.FLEET_UID))
     alerts = [title for title in titles if title.lower().startswith("otelsessions")]
-    board.with_panel(_shown("Which alert", " · ".join(f"[{title}]({links[title.lower()]})" for title in alerts)))
+    listed = " · ".join(f"[{title}]({links[title.lower()]})" for title in alerts)
+    board.with_panel(_shown("Which alert", f"{before.removeprefix('# Runbook').strip()}\n\n{listed}"))
     for title, content in zip(titles, texts, strict=True):
         linked = re.sub(r"\(#([\w-]+)\)", lambda found: f"({links[found[1]]})", content)
         board.with_panel(_shown(title, linked.strip()))

@@ -157,6 +157,9 @@ class TestEveryDashboard:
 
         assert list(shown) == ["Which alert", *re.findall(r"^## (.+)$", text, re.MULTILINE)]
         contents = "".join(panel["options"]["content"] for panel in shown.values())
+        without_links = re.sub(r"\]\([^)]*\)", "]", contents)
+        whole = re.sub(r"\]\([^)]*\)", "]", text)
+        assert [line for line in whole.splitlines() if not line.startswith("#") and line not in without_links] == []
         assert "](#" not in contents  # Grafana gives no ids to headings
         linked = re.findall(r"\[(\w+)\]\(/d/otel-sessions-runbook\?viewPanel=(\d+)\)", contents)
         assert {name for name, _ in linked} == {name for name in shown if name.startswith("OtelSessions")}

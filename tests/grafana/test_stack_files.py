@@ -14,6 +14,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
 import yaml
@@ -55,7 +56,11 @@ class TestAlerts:
         assert rule["annotations"]["description"]
         assert link == "{{ $externalLabels.runbook }}"
         assert anchor == rule["alert"].lower()
-        assert rule["annotations"]["dashboard_url"] == f"{{{{ $externalLabels.grafana }}}}/d/{board_of(rule)}"
+        board, _, chosen = rule["annotations"]["dashboard_url"].partition("?")
+        assert board == f"{{{{ $externalLabels.grafana }}}}/d/{board_of(rule)}"
+        variables = {f"var-{each['name']}" for each in DASHBOARDS[board.rsplit("/", 1)[1]]["templating"]["list"]}
+        assert {name for name, _ in parse_qsl(chosen)} <= variables
+        assert bool(chosen) == (rule["alert"] != "OtelSessionsTelemetryAbsent")  # which may be about every job
 
     def test_the_runbook_begins_with_two_minutes_and_has_a_heading_for_each_alert(self) -> None:
         headings = re.findall(r"^## (.+)$", (ROOT / "grafana/RUNBOOK.md").read_text(), re.MULTILINE)
@@ -103,7 +108,9 @@ class TestMixin:
         assert [rule["alert"] for rule in rules] == [rule["alert"] for rule in ALERTS]
         for rule in rules:
             assert rule["annotations"]["runbook_url"] == f"https://wiki.example/us#{rule['alert'].lower()}"
-            assert rule["annotations"]["dashboard_url"] == f"https://grafana.example/d/{board_of(rule)}"
+            assert (
+                rule["annotations"]["dashboard_url"].partition("?")[0] == f"https://grafana.example/d/{board_of(rule)}"
+            )
         assert "externalLabels" not in files["alerts.yaml"]
 
     def test_kubernetes_gets_the_same_rules_and_dashboards(self) -> None:
