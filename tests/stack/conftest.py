@@ -83,6 +83,8 @@ def story(stack: Stack) -> Story:
     """
     with told_fleet(stack, "well", FLEET_STORY), start_proxy(stack, "story", OTEL_SESSIONS_MAX_SESSIONS="40") as proxy:
         until(lambda: stack.instant('otel_sessions_session_created_total{instance="story"}'), bool)
+        of_everybody = 'ALERTS{alertstate="firing", instance="", alertname!="OtelSessionsRestarting"}'
+        until(lambda: stack.instant(of_everybody), lambda firing: not firing)  # of the time before, without metrics
         start = time.time()
         with start_load(stack, proxy, "load-story", "--clients", "100", "--cycle", "24", "--rate", "2") as load:
             until(load.said, lambda said: said.count("phase ramp") > 1)  # it has been through all of them

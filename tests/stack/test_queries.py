@@ -20,7 +20,7 @@ from tests.waiting import until
 
 from .backends import Stack
 from .conftest import FLEET_STORY, TABLE, Comparison, Story, start_prometheus
-from .queries import EVERYTHING, Query, all_queries, filled, label_query
+from .queries import ALERTS, EVERYTHING, Query, all_queries, filled, label_query
 from .sparse import TIMES, write_blocks
 
 pytestmark = pytest.mark.stack
@@ -170,6 +170,14 @@ def row(query: Query, answer: Answer | None, when: str) -> str:
     return f"{query.place:<52.52} | {' '.join(query.text.split()):<100.100} | {when:<4} | {found}"
 
 
+def as_fired(query: Query) -> Query:
+    """Return what asks whether an alert fires, where it may hold for a while before: on a busy machine it does."""
+    for rule in ALERTS:
+        if query.place == f"alert {rule['alert']}" and "for" in rule and expected_empty(query):
+            return replace(query, target={"expr": f'ALERTS{{alertstate="firing", alertname="{rule["alert"]}"}}'})
+    return query
+
+
 def expected_empty(query: Query) -> bool:
     named = f"{query.text} {query.target.get('legendFormat')}"
     return query.place in (*EMPTY_WHEN_ALL_IS_WELL, *ALWAYS_EMPTY_HERE) or any(
@@ -183,7 +191,7 @@ def test_a_query_has_an_answer_after_a_run_that_went_well_or_says_that_it_has_no
 ) -> None:
     if query.store == "loki" and well.stack.loki is None:
         table.append(row(query, None, ""))
-    answer = well.ask(query)
+    answer = well.ask(as_fired(query))
     if expected_empty(query):
         assert answer.rows == 0
     else:
