@@ -110,7 +110,7 @@ def pipeline(board: dashboard.Dashboard) -> None:
     row.with_panel(
         curves(
             "Into the collector and on",
-            "What the collector took in and what it sent on, in points, spans and lines. The curves should agree.",
+            "What the collector took in and sent on: points, spans and lines, its own too. The curves should agree.",
             A_SECOND,
             *flows(partial(rate, by="instance", where=HERE), receiver_accepted="in", exporter_sent="on"),
             decimals=1,

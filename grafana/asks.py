@@ -32,6 +32,17 @@ def rate(metric: str, by: str, where: str = MANAGER) -> str:
     return f"sum by ({by}) (rate({metric}{{{where}}}[$window]))"
 
 
+def happened(metric: str, by: str, where: str = MANAGER) -> str:
+    """Return how much a counter has risen within `$__interval`, by labels.
+
+    A series that begins has risen by its first value: an `increase` does not see it. What was silent for less than a
+    quarter of an hour does not begin.
+    """
+    series = f"{metric}{{{where}}}"
+    begun = f"last_over_time({series}[$__interval]) unless last_over_time({series}[15m] offset $__interval)"
+    return f"sum by ({by}) (({begun}) or increase({series}[$__interval]))"
+
+
 def quantile(share: float, histogram: str, by: str, where: str = MANAGER) -> str:
     """Return the value that this share of the measured values does not pass, by labels."""
     return f"histogram_quantile({share}, {rate(f'{histogram}_bucket', f'{by}, le', where)})"
@@ -41,6 +52,12 @@ def alerts_firing(*instances: str) -> str:
     """Return the alerts of these instances that fire now. Those of a whole job have no instance, some have no job."""
     where = f'job=~"$job|", instance=~"{"|".join([*instances, ""])}"'
     return f'ALERTS{{alertstate="firing", alertname=~"OtelSessions.*", {where}}}'
+
+
+def counted_alerts(*instances: str) -> str:
+    """Return how many alerts of each kind fire. `what` is the kind, and is `none` where no alert fires."""
+    kinds = f'label_replace({alerts_firing(*instances)}, "what", "$1", "alertname", "OtelSessions(.*)")'
+    return f'count by (what) ({kinds}) or on () label_replace(vector(0), "what", "none", "", "")'
 
 
 ACTIVE: Final = f"sum by ({WHO}) ({latest('otel_sessions_session_active')})"

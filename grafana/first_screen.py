@@ -9,9 +9,8 @@ from grafana_foundation_sdk.builders import dashboard, stat, timeseries
 from grafana_foundation_sdk.models import dashboard as models
 from grafana_foundation_sdk.models import units
 
-from .asks import ACTIVE, CLEANED, CREATED, EACH, LIMIT, MANAGER, MEMORY, NAMED, PROCESS, WHO, alerts_firing
-from .boards import RUNBOOK_UID
-from .panels import COUNT, SESSIONS, called, curves, dashed, figures, fixed, having, now, query
+from .asks import ACTIVE, CLEANED, CREATED, EACH, LIMIT, MANAGER, MEMORY, NAMED, PROCESS, WHO
+from .panels import SESSIONS, alerts, called, curves, dashed, figures, fixed, having, now, query
 
 GONE: Final = "15m"
 """How long an instance that is gone stays on the screen."""
@@ -24,8 +23,10 @@ CREATED_EACH: Final = f"sum by ({EACH}) (last_over_time(otel_sessions_session_cr
 
 
 def first_screen(board: dashboard.Dashboard) -> None:
-    for panel in (_memory_now, _memory_change, _filled, _created, _unaccounted, _alerts, _memory, _active):
-        board.with_panel(panel())
+    for figure in (_memory_now, _memory_change, _filled, _created, _unaccounted):
+        board.with_panel(figure())
+    board.with_panel(alerts("$instance", "$collector"))
+    board.with_panel(_memory()).with_panel(_active())
 
 
 def _memory_now() -> stat.Panel:
@@ -93,20 +94,6 @@ def _unaccounted() -> stat.Panel:
         steps=[(None, "green"), (0.5, "red")],
         decimals=0,
     )
-
-
-def _alerts() -> stat.Panel:
-    firing = alerts_firing("$instance", "$collector")
-    panel = figures(
-        "Alerts firing",
-        "Click the number for what to do.",
-        COUNT,
-        now(f"count({firing}) or vector(0)", "alerts"),
-        steps=[(None, "green"), (0.5, "red")],
-        decimals=0,
-        named=False,
-    )
-    return panel.data_links([dashboard.DashboardLink("What to do").url(f"/d/{RUNBOOK_UID}")])
 
 
 def _memory() -> timeseries.Panel:

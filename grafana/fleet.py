@@ -4,10 +4,10 @@ from grafana_foundation_sdk.builders import dashboard, stat
 from grafana_foundation_sdk.models import units
 
 from . import boards
-from .asks import NAMED, WHO, alerts_firing, latest
+from .asks import NAMED, WHO, latest
 from .fleet_asks import FLEET, FLEET_NAMED, UNACCOUNTED, members, of_each, of_fleet
 from .fleet_rows import MEMBERS, each, membership, put_right, requests, store
-from .panels import COUNT, NEUTRAL, SESSIONS, Steps, curves, dashed, figures, fixed, having, now, query
+from .panels import NEUTRAL, SESSIONS, Steps, alerts, curves, dashed, figures, fixed, having, now, query
 
 
 def fleet() -> dashboard.Dashboard:
@@ -57,15 +57,6 @@ def _first_screen(board: dashboard.Dashboard) -> None:
 
 
 def _figures() -> tuple[stat.Panel, ...]:
-    alerts = figures(
-        "Alerts firing",
-        "Click the number for what to do.",
-        COUNT,
-        now(f"count({alerts_firing('$instance')}) or vector(0)", "alerts"),
-        steps=[(None, "green"), (0.5, "red")],
-        decimals=0,
-        named=False,
-    )
     full: Steps = [(None, "green"), (0.9, "orange"), (1.0001, "red")]
     active, granted, limit = (of_fleet(f"session_{what}") for what in ("active", "granted", "limit"))
     return (
@@ -98,7 +89,7 @@ def _figures() -> tuple[stat.Panel, ...]:
             f"max by ({FLEET}) ({UNACCOUNTED})",
             [(None, "green"), (0.5, "red")],
         ),
-        alerts.data_links([dashboard.DashboardLink("What to do").url(f"/d/{boards.RUNBOOK_UID}")]),
+        alerts("$instance"),
     )
 
 

@@ -6,7 +6,7 @@ each instance before.
 
 from typing import Final
 
-from .asks import MANAGER, WHO, latest
+from .asks import MANAGER, WHO, happened, latest
 
 FLEET: Final = "job, otel_sessions_manager_name"
 """The labels that tell one fleet from another."""
@@ -28,10 +28,9 @@ def members(state: str) -> str:
     return f"max by ({FLEET}) ({latest('otel_sessions_fleet_members', where)})"
 
 
-def happened(metric: str, *labels: str) -> str:
+def happened_at_each(metric: str, *labels: str) -> str:
     """Return how much a counter of each instance has risen within `$__interval`, also by labels."""
-    by = ", ".join([WHO, *labels])
-    return f"sum by ({by}) (increase(otel_sessions_fleet_{metric}_total{{{MANAGER}}}[$__interval]))"
+    return happened(f"otel_sessions_fleet_{metric}_total", ", ".join([WHO, *labels]))
 
 
 UNACCOUNTED: Final = f"abs({of_each('session_created')} - {of_each('session_cleaned')} - {of_each('session_active')})"

@@ -7,7 +7,7 @@ from grafana_foundation_sdk.models import units
 
 from . import colors
 from .asks import EACH, MANAGER, NAMED, REASON, WHO, latest, quantile, rate
-from .fleet_asks import FLEET_NAMED, UNACCOUNTED, happened, of_fleet
+from .fleet_asks import FLEET_NAMED, UNACCOUNTED, happened_at_each, of_fleet
 from .panels import COUNT, NONE_IS_GOOD, SESSIONS, buckets, counted, curves, durations, query
 
 STORE: Final = "otel_sessions_fleet_store_duration_seconds"
@@ -50,7 +50,7 @@ def membership(board: dashboard.Dashboard) -> None:
             "Memberships lost",
             "Within each window: a process was silent for a lease, and had to join anew.",
             "count:memberships",
-            counted(happened("fenced"), NAMED),
+            counted(happened_at_each("fenced"), NAMED),
             steps=NONE_IS_GOOD,
             decimals=0,
             width=6,
@@ -99,7 +99,7 @@ def put_right(board: dashboard.Dashboard) -> None:
             "Orphans, by outcome",
             "Within each window: sessions of dead processes, at the process that took care of them.",
             SESSIONS,
-            counted(happened("orphans", outcome), f"{NAMED} {{{{{outcome}}}}}"),
+            counted(happened_at_each("orphans", outcome), f"{NAMED} {{{{{outcome}}}}}"),
             words=colors.ORPHANS,
             decimals=0,
             width=6,
@@ -110,8 +110,8 @@ def put_right(board: dashboard.Dashboard) -> None:
             "Resyncs and resets",
             "Within each window: what the store had lost and was told again, and how often it had forgotten all.",
             COUNT,
-            counted(happened("resyncs", kind), f"{NAMED} {{{{{kind}}}}}"),
-            counted(happened("resets"), f"{NAMED} resets"),
+            counted(happened_at_each("resyncs", kind), f"{NAMED} {{{{{kind}}}}}"),
+            counted(happened_at_each("resets"), f"{NAMED} resets"),
             words=colors.RESYNCS,
             decimals=0,
             width=6,
@@ -178,7 +178,7 @@ def store(board: dashboard.Dashboard) -> None:
             "Writes refused as late",
             "Within each window: the clock of a part of the store had passed the end of the membership already.",
             "count:writes",
-            counted(happened("late"), NAMED),
+            counted(happened_at_each("late"), NAMED),
             steps=NONE_IS_GOOD,
             decimals=0,
             width=6,

@@ -16,7 +16,8 @@ from grafana_foundation_sdk.models import dashboard as models
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 from . import colors
-from .asks import LOGS, METRICS, TRACES
+from .asks import LOGS, METRICS, TRACES, counted_alerts, happened
+from .boards import RUNBOOK_UID
 
 COUNT: Final = "short"
 SESSIONS: Final = "count:sessions"
@@ -61,8 +62,7 @@ def counted(expression: str, legend: str) -> prometheus.Dataquery:
 
 def buckets(metric: str, where: str) -> prometheus.Dataquery:
     """Return a query for how a histogram fills over time, with its exemplars."""
-    expression = f"sum by (le) (increase({metric}_bucket{{{where}}}[$__interval]))"
-    return counted(expression, "{{le}}").format(PromQueryFormat.HEATMAP).exemplar(True)
+    return counted(happened(f"{metric}_bucket", "le", where), "{{le}}").format(PromQueryFormat.HEATMAP).exemplar(True)
 
 
 def thresholds(steps: Steps) -> dashboard.ThresholdsConfig:
@@ -85,18 +85,30 @@ def figures(
     mappings: Sequence[models.ValueMapping] = (),
     decimals: int | None = None,
     sparkline: bool = False,
-    named: bool = True,
 ) -> stat.Panel:
-    """Return a panel of one number for each instance, an eighth of a screen high; its name is beside it if `named`."""
+    """Return a panel of one number for each instance, an eighth of a screen high; its name is beside it."""
     panel = described(stat.Panel(), title, description, unit, steps, 4, 5).datasource(METRICS)
     lettered(panel, targets).mappings(list(mappings)).no_value("no data")
     panel.color_mode(common.BigValueColorMode.BACKGROUND if len(steps) > 1 else common.BigValueColorMode.VALUE)
     panel.graph_mode(common.BigValueGraphMode.AREA if sparkline else common.BigValueGraphMode.NONE)
-    panel.text_mode(common.BigValueTextMode.VALUE_AND_NAME if named else common.BigValueTextMode.VALUE)
+    panel.text_mode(common.BigValueTextMode.VALUE_AND_NAME)
     panel.orientation(common.VizOrientation.HORIZONTAL)  # a row for each instance, its name in full
     if decimals is not None:
         panel.decimals(decimals)
     return panel.reduce_options(common_builders.ReduceDataOptions().calcs(["lastNotNull"]))
+
+
+def alerts(*instances: str) -> stat.Panel:
+    """Return a panel of the alerts of these instances that fire now, by their kind."""
+    panel = figures(
+        "Alerts firing",
+        "Which alerts fire, without OtelSessions in front. Click one for what to do.",
+        COUNT,
+        now(counted_alerts(*instances), "{{what}}"),
+        steps=[(None, "green"), (0.5, "red")],
+        decimals=0,
+    )
+    return panel.data_links([dashboard.DashboardLink("What to do").url(f"/d/{RUNBOOK_UID}")])
 
 
 def lettered(panel: PanelT, targets: Sequence[prometheus.Dataquery]) -> PanelT:
@@ -135,9 +147,13 @@ def curves(
 
 
 def _with_visible_steps(panel: timeseries.Panel, steps: Steps) -> timeseries.Panel:
-    """Show the steps: where a single error is one too many by the color of the curve, else as lines and areas."""
+    """Show the steps: where a single error is one too many by the color of the curve, else as lines and areas.
+
+    The largest value gives the curve its color. By default the last one does, and an error that is over looks good.
+    """
     if steps == NONE_IS_GOOD:
-        return panel.color_scheme(dashboard.FieldColor().mode(models.FieldColorModeId.THRESHOLDS))
+        by_largest = dashboard.FieldColor().mode(models.FieldColorModeId.THRESHOLDS)
+        return panel.color_scheme(by_largest.series_by(models.FieldColorSeriesByMode.MAX))
     if len(steps) > 1:
         mode = common.GraphThresholdsStyleMode.DASHED_AND_AREA
         panel.thresholds_style(common_builders.GraphThresholdsStyleConfig().mode(mode))

@@ -11,7 +11,7 @@ from grafana_foundation_sdk.models import units
 
 from . import boards, colors
 from .around import pipeline, process, requests
-from .asks import EACH, MANAGER, NAMED, REASON, WHO, latest, quantile, rate
+from .asks import EACH, MANAGER, NAMED, REASON, WHO, happened, latest, quantile, rate
 from .first_screen import first_screen
 from .panels import (
     COUNT,
@@ -108,8 +108,8 @@ def _waiting() -> timeseries.Panel:
 
 
 def _cleanup(board: dashboard.Dashboard) -> None:
-    runs = f"sum by ({WHO}) (increase(otel_sessions_cleanup_runs_total{{{MANAGER}}}[$__interval]))"
-    errors = f"sum by ({WHO}, {STAGE}) (increase(otel_sessions_cleanup_errors_total{{{MANAGER}}}[$__interval]))"
+    runs = happened("otel_sessions_cleanup_runs_total", WHO)
+    errors = happened("otel_sessions_cleanup_errors_total", f"{WHO}, {STAGE}")
     board.with_row(dashboard.Row("Cleanup, of every instance"))
     board.with_panel(
         curves(
@@ -215,7 +215,7 @@ def _passes() -> timeseries.Panel:
         "Cleanup passes within each window. Emergency passes mean that the cap was reached.",
         PASSES,
         counted(
-            f"sum by ({EACH}, {words}) (increase(otel_sessions_cleanup_runs_total{{{MANAGER}}}[$__interval])) > 0",
+            f"{happened('otel_sessions_cleanup_runs_total', f'{EACH}, {words}')} > 0",
             "{{otel_sessions_cleanup_trigger}}: {{otel_sessions_cleanup_outcome}}",
         ),
         words=colors.PASSES,

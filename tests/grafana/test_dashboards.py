@@ -25,6 +25,8 @@ from otel_sessions._core.words import (
     Resync,
     Trigger,
 )
+from otel_sessions._telemetry.fleet_signals import METRICS as FLEET_METRICS
+from otel_sessions._telemetry.signals import METRICS, Metric
 from tests.stack.queries import DASHBOARDS, Query, all_panels, all_queries, first_screen, panels
 
 pytestmark = pytest.mark.no_cover
@@ -149,6 +151,20 @@ class TestEveryDashboard:
                     (source,) = [source for source in sources if source["uid"] == variable["current"]["value"]]
                     assert source["type"] == variable["query"]
 
+    def test_each_heading_of_the_runbook_is_a_panel_to_which_links_lead(self) -> None:
+        text = (ROOT / "grafana/RUNBOOK.md").read_text()
+        shown = {panel["title"]: panel for panel in DASHBOARDS["runbook"]["panels"]}
+
+        assert list(shown) == ["Which alert", *re.findall(r"^## (.+)$", text, re.MULTILINE)]
+        contents = "".join(panel["options"]["content"] for panel in shown.values())
+        without_links = re.sub(r"\]\([^)]*\)", "]", contents)
+        whole = re.sub(r"\]\([^)]*\)", "]", text)
+        assert [line for line in whole.splitlines() if not line.startswith("#") and line not in without_links] == []
+        assert "](#" not in contents  # Grafana gives no ids to headings
+        linked = re.findall(r"\[(\w+)\]\(/d/otel-sessions-runbook\?viewPanel=(\d+)\)", contents)
+        assert {name for name, _ in linked} == {name for name in shown if name.startswith("OtelSessions")}
+        assert all(shown[name]["id"] == int(number) for name, number in linked)
+
     def test_the_runbook_names_panels_rows_and_dashboards_that_there_are(self) -> None:
         text = " ".join((ROOT / "grafana/RUNBOOK.md").read_text().split())
         titles = {panel.get("title") for dashboard in DASHBOARDS.values() for panel in all_panels(dashboard)}
@@ -196,6 +212,15 @@ class TestQueries:
         assert set(windows) <= {"$window", "$__interval", "5m", "15m"}
         assert ("$__interval" in windows) == (query.target.get("interval") == "$window")
 
+    def test_what_is_counted_includes_the_first_value_of_a_series(self) -> None:
+        counted = [query for query in QUERIES if "$__interval" in query.text]
+
+        assert len(counted) > 10
+        for query in counted:
+            (series,) = set(re.findall(r"(\w+\{[^}]*\})\[", query.text))
+            begun = f"last_over_time({series}[$__interval]) unless last_over_time({series}[15m] offset $__interval)"
+            assert f"(({begun}) or increase({series}[$__interval]))" in query.text
+
     def test_no_panel_asks_for_a_value_that_a_dead_instance_keeps(self) -> None:
         for query in QUERIES:
             of_curves = query.place.startswith(("sessions: ", "fleet: ")) and ": $" not in query.place
@@ -212,6 +237,17 @@ class TestQueries:
             assert mark["target"]["expr"] == mark["expr"]
             assert mark["target"]["refId"]
         assert "{{instance}}" in marks["Died"]["titleFormat"]
+
+    def test_the_figure_of_alerts_says_which_alerts_fire_and_none_if_none_fires(self) -> None:
+        figures = [panel for _, panel in PANELS if panel["title"] == "Alerts firing"]
+
+        assert len(figures) == 2
+        for panel in figures:
+            (target,) = panel["targets"]
+            assert target["legendFormat"] == "{{what}}"
+            assert '"what", "$1", "alertname", "OtelSessions(.*)"' in target["expr"]
+            assert 'or on () label_replace(vector(0), "what", "none"' in target["expr"]
+            assert panel["options"]["textMode"] == "value_and_name"
 
     def test_a_dashboard_with_a_trace_is_opened_by_links_that_name_the_trace(self) -> None:
         traces = {name for name, panel in PANELS if panel["type"] == "traces"}
@@ -233,6 +269,12 @@ class TestQueries:
                 word.value: f"otel_sessions.cleanup.{name}={word.value}" for word in words
             }
 
+    @pytest.mark.parametrize("metric", [*METRICS, *FLEET_METRICS], ids=lambda metric: str(metric.name))
+    def test_every_metric_of_ours_is_on_a_dashboard(self, metric: Metric) -> None:
+        name = metric.name.replace(".", "_")
+
+        assert [query for query in QUERIES if name in query.text and not query.place.startswith("alert")]
+
 
 class TestPanels:
     @pytest.mark.parametrize(("dashboard", "panel"), PANELS, ids=SHOWN)
@@ -252,8 +294,12 @@ class TestPanels:
         defaults = panel["fieldConfig"]["defaults"]
         style = defaults["custom"].get("thresholdsStyle", {}).get("mode", "off")
 
+        color = defaults.get("color", {})
+
         many = len(defaults["thresholds"]["steps"]) > 1
-        assert many == (style != "off" or defaults.get("color", {}).get("mode") == "thresholds")
+        assert many == (style != "off" or color.get("mode") == "thresholds")
+        if color.get("mode") == "thresholds":
+            assert color["seriesBy"] == "max"  # by default the last value decides, and what is over looks good
 
     @pytest.mark.parametrize(("dashboard", "panel"), SERIES, ids=SERIES_SHOWN)
     def test_a_legend_is_for_people_and_names_the_instance(self, dashboard: str, panel: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
 import yaml
@@ -55,7 +56,11 @@ class TestAlerts:
         assert rule["annotations"]["description"]
         assert link == "{{ $externalLabels.runbook }}"
         assert anchor == rule["alert"].lower()
-        assert rule["annotations"]["dashboard_url"] == f"{{{{ $externalLabels.grafana }}}}/d/{board_of(rule)}"
+        board, _, chosen = rule["annotations"]["dashboard_url"].partition("?")
+        assert board == f"{{{{ $externalLabels.grafana }}}}/d/{board_of(rule)}"
+        variables = {f"var-{each['name']}" for each in DASHBOARDS[board.rsplit("/", 1)[1]]["templating"]["list"]}
+        assert {name for name, _ in parse_qsl(chosen)} <= variables
+        assert bool(chosen) == (rule["alert"] != "OtelSessionsTelemetryAbsent")  # which may be about every job
 
     def test_the_runbook_begins_with_two_minutes_and_has_a_heading_for_each_alert(self) -> None:
         headings = re.findall(r"^## (.+)$", (ROOT / "grafana/RUNBOOK.md").read_text(), re.MULTILINE)
@@ -103,7 +108,9 @@ class TestMixin:
         assert [rule["alert"] for rule in rules] == [rule["alert"] for rule in ALERTS]
         for rule in rules:
             assert rule["annotations"]["runbook_url"] == f"https://wiki.example/us#{rule['alert'].lower()}"
-            assert rule["annotations"]["dashboard_url"] == f"https://grafana.example/d/{board_of(rule)}"
+            assert (
+                rule["annotations"]["dashboard_url"].partition("?")[0] == f"https://grafana.example/d/{board_of(rule)}"
+            )
         assert "externalLabels" not in files["alerts.yaml"]
 
     def test_kubernetes_gets_the_same_rules_and_dashboards(self) -> None:
@@ -178,6 +185,26 @@ class TestCompose:
         for image in re.findall(r"^FROM (\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE):
             assert image == "python:3.13-slim-bookworm"
 
+    def test_the_images_are_of_the_versions_that_tests_run(self, compose: dict[str, Any]) -> None:
+        """Grafana asks Jaeger's `/api/traces`, which a later Jaeger may drop. The queries' tests ask it."""
+
+        def module(program: str, name: str) -> str:
+            modules = (ROOT / f"tests/stack/tools/{program}/go.mod").read_text()
+            return str(re.findall(rf"\b{name} v([\d.]+)", modules)[0])
+
+        _, collector = compose["otel-collector"]["image"].rsplit(":", 1)
+        second, jaeger, fix = compose["jaeger"]["image"].rsplit(":", 1)[1].split(".")
+        major, minor, patch = compose["prometheus"]["image"].rsplit(":v", 1)[1].split(".")
+        assert collector == module("collector", "go.opentelemetry.io/collector/otelcol")
+        assert second == "2"  # each program counts in another way as a module: Jaeger 2.13.0 is 1.76.0
+        assert f"1.{int(jaeger) + 63}.{fix}" == module("jaeger", "github.com/jaegertracing/jaeger")
+        assert f"0.{major}{minor}.{patch}" == module("prometheus", "github.com/prometheus/prometheus")
+
+    def test_grafana_is_not_of_a_release_that_leaks(self, compose: dict[str, Any]) -> None:
+        version = tuple(int(part) for part in compose["grafana"]["image"].rsplit(":", 1)[1].split("."))
+
+        assert version >= (13, 2, 3)
+
     def test_no_image_is_built_twice(self, compose: dict[str, Any]) -> None:
         built = [service["image"] for service in compose.values() if "build" in service]
 
@@ -242,6 +269,35 @@ class TestCompose:
         assert int(compose["grafana"]["mem_limit"]) == 1024 * 1024 * 1024
         used = {source["type"] for source in data_sources()}
         assert not used & set(settings["GF_PLUGINS_DISABLE_PLUGINS"].split(","))
+
+        assert settings["GF_PLUGINS_PREINSTALL_AUTO_UPDATE"] == "false"  # an update leaves bundled sources unloaded
+
+    def test_loki_is_asked_by_its_own_check_and_says_that_tests_do_not_run_it(self, compose: dict[str, Any]) -> None:
+        sources = (ROOT / "grafana/provisioning/datasources/datasources.yaml").read_text()
+        words = "not run in our tests"
+
+        assert compose["loki"]["healthcheck"]["test"] == ["CMD", "/usr/bin/loki", "-health"]
+        for text in ((ROOT / "docker-compose.yml").read_text(), (ROOT / "grafana/loki.yaml").read_text(), sources):
+            assert words in text.lower()
+        for dashboard in DASHBOARDS.values():
+            for panel in (panel for panel in dashboard["panels"] if panel["type"] == "logs"):
+                assert words in panel["description"]
+
+    def test_prometheus_names_metrics_as_the_dashboards_do_and_ends_what_died(self, compose: dict[str, Any]) -> None:
+        config = yaml.safe_load((ROOT / "grafana/prometheus.yaml").read_text())
+
+        assert config["otlp"]["translation_strategy"] == "UnderscoreEscapingWithSuffixes"
+        assert "service.name" in config["otlp"]["promote_resource_attributes"]
+        assert [job["job_name"] for job in config["scrape_configs"]] == ["prometheus"]  # its own health
+        assert "--query.lookback-delta=30s" in compose["prometheus"]["command"]
+
+    def test_late_data_is_taken_for_as_long_as_the_collector_sends_it(self) -> None:
+        prometheus = yaml.safe_load((ROOT / "grafana/prometheus.yaml").read_text())
+        exporters = yaml.safe_load((ROOT / "grafana/otel-collector.yaml").read_text())["exporters"]
+
+        retried = {exporter["retry_on_failure"]["max_elapsed_time"] for exporter in exporters.values()}
+        assert retried == {"5m"}
+        assert prometheus["storage"]["tsdb"]["out_of_order_time_window"] == "10m"
 
     def test_every_service_has_a_memory_limit_without_swap(self, compose: dict[str, Any]) -> None:
         for service in compose.values():
@@ -323,6 +379,9 @@ class TestCompose:
             assert pipeline["processors"][0] == "memory_limiter"
         limit = config["processors"]["memory_limiter"]["limit_mib"] * 1024 * 1024
         assert limit < int(compose["otel-collector"]["mem_limit"])
+        queues = [exporter["sending_queue"] for exporter in config["exporters"].values()]
+        assert {queue["sizer"] for queue in queues} == {"bytes"}
+        assert sum(queue["queue_size"] for queue in queues) < limit
 
 
 class TestFleet:

@@ -14,6 +14,8 @@ Value = Callable[[float], float | None]
 """The value of a series so many seconds after the start, None where it has none."""
 
 USUAL: Final = {"job": "p", "instance": "i", "otel_sessions_manager_name": "m"}
+CHOICES: Final = {"job": "job", "instance": "instance", "otel_sessions_manager_name": "manager"}
+"""The variable of the dashboards by which a label is chosen."""
 RUNBOOK: Final = "https://runbook.example"
 GRAFANA: Final = "https://grafana.example"
 MINUTE: Final = 60
@@ -81,7 +83,7 @@ class Case:
         board = "otel-sessions-fleet/fleet" if self.alert.startswith("OtelSessionsFleet") else "otel-sessions/sessions"
         links = {
             "runbook_url": f"{RUNBOOK}#{self.alert.lower()}",
-            "dashboard_url": f"{GRAFANA}/d/{board}",
+            "dashboard_url": f"{GRAFANA}/d/{board}{self._chosen()}",
         }
         return [
             {
@@ -89,6 +91,15 @@ class Case:
                 "exp_annotations": {"summary": summary, "description": description, **links},
             }
         ]
+
+    def _chosen(self) -> str:
+        """Return the choices that a link carries: what the alert is about."""
+        if self.alert == "OtelSessionsTelemetryAbsent":
+            return ""  # it may be about every job
+        chosen = {CHOICES[name]: value for name, value in self.labels.items() if name in CHOICES}
+        if "exporter" in self.labels:
+            chosen = {"collector": self.labels["instance"]}
+        return "?" + "&".join(f"var-{name}={value}" for name, value in chosen.items())
 
 
 def promtool_tests(cases: Iterable[Case], seconds: int) -> dict[str, Any]:

@@ -347,9 +347,26 @@ CASES: Final = [
     ),
     Case(
         alert="OtelSessionsTelemetryLost",
-        name="lost an hour ago",
+        name="a first loss, with which the series begins",
+        at=10 * MINUTE,
+        series={
+            LOST: steps((0, None), (7 * MINUTE, 30)),
+            LOST.replace("send", "enqueue"): ending(flat(4), MINUTE),  # an older loss of another kind
+        },
+        labels={"severity": "warning", "instance": "collector", "exporter": "otlp_http/jaeger"},
+        says=(
+            "The collector collector loses telemetry",
+            "About 30 points, spans or lines within five minutes did not reach otlp_http/jaeger.",
+        ),
+    ),
+    Case(
+        alert="OtelSessionsTelemetryLost",
+        name="lost an hour ago, and losses behind a gap of a quarter of an hour",
         at=HOUR,
-        series={LOST: steps((0, 0), (MINUTE, 500))},
+        series={
+            LOST: steps((0, 0), (MINUTE, 500)),
+            LOST.replace('"collector"', '"gap"'): steps((0, 153), (42 * MINUTE, None), (58 * MINUTE, 153)),
+        },
     ),
     Case(
         alert="OtelSessionsTelemetryLost",

@@ -20,7 +20,7 @@ from tests.waiting import until
 
 from .backends import Stack
 from .conftest import FLEET_STORY, TABLE, Comparison, Story, start_prometheus
-from .queries import EVERYTHING, Query, all_queries, filled, label_query
+from .queries import ALERTS, EVERYTHING, Query, all_queries, filled, label_query
 from .sparse import TIMES, write_blocks
 
 pytestmark = pytest.mark.stack
@@ -170,6 +170,14 @@ def row(query: Query, answer: Answer | None, when: str) -> str:
     return f"{query.place:<52.52} | {' '.join(query.text.split()):<100.100} | {when:<4} | {found}"
 
 
+def as_fired(query: Query) -> Query:
+    """Return what asks whether an alert fires, where it may hold for a while before: on a busy machine it does."""
+    for rule in ALERTS:
+        if query.place == f"alert {rule['alert']}" and "for" in rule and expected_empty(query):
+            return replace(query, target={"expr": f'ALERTS{{alertstate="firing", alertname="{rule["alert"]}"}}'})
+    return query
+
+
 def expected_empty(query: Query) -> bool:
     named = f"{query.text} {query.target.get('legendFormat')}"
     return query.place in (*EMPTY_WHEN_ALL_IS_WELL, *ALWAYS_EMPTY_HERE) or any(
@@ -183,7 +191,7 @@ def test_a_query_has_an_answer_after_a_run_that_went_well_or_says_that_it_has_no
 ) -> None:
     if query.store == "loki" and well.stack.loki is None:
         table.append(row(query, None, ""))
-    answer = well.ask(query)
+    answer = well.ask(as_fired(query))
     if expected_empty(query):
         assert answer.rows == 0
     else:
@@ -245,12 +253,13 @@ def test_the_panels_that_give_a_verdict_say_what_is_the_case(stack: Stack, story
 NAMED = "{{instance}}/{{otel_sessions_manager_name}}"
 
 
-def test_the_errors_of_managers_in_trouble_are_in_the_panel_of_errors(stack: Stack, ill: Asked) -> None:
-    (errors,) = [query for query in ALL if query.place == "sessions: Errors since the start, by stage and type"]
+@pytest.mark.parametrize("title", ["Errors, by stage and type", "Errors since the start, by stage and type"])
+def test_the_errors_of_managers_in_trouble_are_in_the_panels_of_errors(stack: Stack, ill: Asked, title: str) -> None:
+    (errors,) = [query for query in ALL if query.place == f"sessions: {title}"]
     series = stack.series(errors.filled(manager="troubled", instance="trouble"), ill.start, ill.end)
 
     of = "instance=trouble,job=otel-sessions-proxy,otel_sessions_cleanup_stage"
-    assert {labels for labels, points in series.items() if points[-1][1] > 0} == {
+    assert {labels for labels, points in series.items() if max(value for _, value in points) > 0} == {
         f"error_type={kind},{of}={stage},otel_sessions_manager_name=troubled"
         for stage, kind in (("hook", "ValueError"), ("hook", "timeout"), ("sink", "OSError"), ("pass", "OSError"))
     }
