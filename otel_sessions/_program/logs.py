@@ -34,13 +34,15 @@ _FORMATS: Final = {
 def log_to_stderr(log_format: str = "text", *, shown: int = logging.INFO) -> None:
     """Write records of level `shown` and above to stderr, as `text`, `json` or the `message` alone.
 
-    Other handlers get the records of level `INFO` and above. The HTTP client's line about each request is dropped.
+    Other handlers get the records of level `INFO` and above. Dropped are the HTTP client's line about each request, and
+    what the store's client says of its connections, with tracebacks: our own lines say what it means.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setLevel(shown)
     handler.setFormatter(_FORMATS[log_format])
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("httpx2").setLevel(logging.WARNING)
+    logging.getLogger("coredis").setLevel(logging.CRITICAL)
 
 
 def complain(text: object) -> None:

@@ -1,7 +1,8 @@
 """The store as one run of a process talks to it. Each call has a time limit, and shows whether the store answers.
 
 What always holds: a part of the store counts as silent only after a call that failed within its time. A call that took
-much longer than its limit says that this process stood still, and nothing of the store.
+much longer than its limit says that this process stood still, and nothing of the store. Each reason of a silence is
+logged once.
 """
 
 import logging
@@ -20,6 +21,9 @@ from .store import Call, Store, Value
 _STOOD_STILL: Final = 2
 """How many times its limit a call takes if the process was stopped meanwhile."""
 
+_MOST_REASONS: Final = 8
+"""Reasons of one silence that are logged. A server may say something new each time."""
+
 _logger = logging.getLogger("otel_sessions")
 
 
@@ -32,6 +36,8 @@ class Contact:
         self._limit: Final = limit
         self._called: Final = called
         self._silent: set[str] = set()
+        self._reasons: set[str] = set()
+        """Why the store is silent, as far as it was logged."""
 
     def is_silent(self, key: str) -> bool:
         """Return whether the last call to this part of the store failed."""
@@ -64,15 +70,21 @@ class Contact:
         return answer
 
     def _fell_silent(self, key: str, why: str, failure: Exception | None) -> None:
-        if not self._silent:
-            unexpected = None if failure is None or isinstance(failure, StoreUnavailable) else failure
-            _logger.warning(
-                "the store of the fleet does not answer: %s", why, exc_info=unexpected, extra=Event.STORE_SILENT.extra
-            )
+        text = (
+            "the store of the fleet is still silent: %s"
+            if self._silent
+            else "the store of the fleet does not answer: %s"
+        )
         self._silent.add(key)
+        if why in self._reasons or len(self._reasons) >= _MOST_REASONS:
+            return
+        self._reasons.add(why)
+        unexpected = None if failure is None or isinstance(failure, StoreUnavailable) else failure
+        _logger.warning(text, why, exc_info=unexpected, extra=Event.STORE_SILENT.extra)
 
     def _answers(self, key: str) -> None:
         if key in self._silent:
             self._silent.discard(key)
             if not self._silent:
+                self._reasons.clear()
                 _logger.info("the store of the fleet answers again", extra=Event.STORE_ANSWERS.extra)

@@ -1,7 +1,7 @@
 """Whether a server is fit to be a fleet's store: what its INFO and CONFIG say, and a pure decision over these facts.
 
-Unfit is a server that is too old, or that evicts keys: it would lose sessions without a word. All other findings are
-advice, since the fleet also works without what they ask for.
+Unfit is a server that is too old, or that evicts keys: it would lose sessions without a word. Unfit as a single server
+is a part of something larger. All other findings are advice, since the fleet also works without what they ask for.
 """
 
 import contextlib
@@ -38,6 +38,23 @@ def judge(facts: Facts) -> Verdict:
         warnings=tuple(text for text in (_unguarded_replicas(facts),) if text),
         notes=tuple(text for text in (_unreadable(facts), _not_persistent(facts)) if text),
     )
+
+
+def judge_single(facts: Facts) -> Verdict:
+    """Return the verdict on a server that is given as the only one."""
+    misplaced = _misplaced(facts)
+    return judge(facts) if misplaced is None else Verdict(refusal=misplaced)
+
+
+def _misplaced(facts: Facts) -> str | None:
+    mode = facts.get("server_mode") or facts.get("redis_mode")
+    if mode == "cluster":
+        return "the server is a node of a Cluster; give cluster (--fleet-cluster)"
+    if mode == "sentinel":
+        return "the server is a Sentinel; give the name of its primary as sentinel (--fleet-sentinel)"
+    if facts.get("role") == "slave":
+        return "the server is a replica, which takes no writes; give the primary, or Sentinels that name the primary"
+    return None
 
 
 def _too_old(facts: Facts) -> str | None:

@@ -75,6 +75,7 @@ async def client_of(way: Way, links: Links) -> AsyncIterator[Client]:
         elif way.sentinel is not None:
             sentinels = await stack.enter_async_context(_sentinels(way))
             pool = _SentinelPool(way.sentinel, sentinels, links, **_options(way), **_tcp_options(way.time_limit))
+            await pool.get_primary_location()  # raises here, where it is heard of, if no Sentinel answers as one
             yield await stack.enter_async_context(Redis(connection_pool=pool, retry_policy=_once_more()))
         else:
             yield await stack.enter_async_context(_single(way, links))
@@ -117,7 +118,7 @@ def _sentinels(way: Way) -> Sentinel[bytes]:
     own: dict[str, Any] = {
         "connect_timeout": way.time_limit,
         "stream_timeout": way.time_limit,
-        "ssl_context": _tls(way),
+        "ssl_context": tls_of(way),
     }
     return Sentinel([TCPLocation(server.host, server.port) for server in way.url.servers], sentinel_kwargs=own)
 
@@ -126,7 +127,8 @@ def _once_more() -> RetryPolicy:
     return ConstantRetryPolicy((ConnectionError,), retries=_RETRIES, delay=_RETRY_DELAY)
 
 
-def _tls(way: Way) -> ssl.SSLContext | None:
+def tls_of(way: Way) -> ssl.SSLContext | None:
+    """Return the context for the store's servers, None where they are spoken to in the clear."""
     return (way.tls or ssl.create_default_context()) if way.url.tls else None
 
 
@@ -135,7 +137,7 @@ def _options(way: Way) -> dict[str, Any]:
         "username": way.url.username,
         "password": way.url.password,
         "db": way.url.database,
-        "ssl_context": _tls(way),
+        "ssl_context": tls_of(way),
         "connect_timeout": way.time_limit,
         "stream_timeout": way.time_limit,
     }

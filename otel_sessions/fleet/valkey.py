@@ -23,14 +23,17 @@ from otel_sessions._core.exceptions import ConfigError, StoreUnavailable
 
 from .scripts import Script
 from .store import Argument, Value
-from .store_checks import Verdict, judge, read_facts
+from .store_checks import Verdict, judge, judge_single, read_facts
 from .store_clients import Client, Links, Way, client_of
 from .store_errors import explain, is_refusal, is_wrong_setting
+from .store_probe import find_wrong_setting
 from .store_url import parse_store_url, require_topology
 
 _SHORTEST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 1.0
 """Seconds between two attempts to connect. The pause doubles from the shortest on, and is shortened at random."""
+_LATE: Final = 1.0
+"""Seconds without a client after which the store looks what answers."""
 _MOST_CALLS: Final = 256
 """Calls under way at most. Those of a store that stands still would fill memory."""
 _FAILURES: Final = 1
@@ -87,6 +90,8 @@ class ValkeyStore:
         self._under_way = 0
         self._failures = 0
         self._attempts = 0
+        self._was_found = False
+        """Whether there was a client since `serve` began."""
         self._advised: set[str] = set()
         self.refusal: ConfigError | None = None
         """Why the store that was found last cannot be used, or None. It is asked again and again all the same."""
@@ -111,10 +116,13 @@ class ValkeyStore:
 
     async def serve(self) -> None:
         """Hold a client until this task is cancelled. A client that fails is replaced; nothing is raised."""
-        self._attempts = 0
+        self._attempts, self._was_found = 0, False
         try:
             while True:
-                await self._hold()
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._look_late)
+                    await self._hold()
+                    tasks.cancel_scope.cancel()
                 self._first_attempt().set()
                 await anyio.sleep(self._pause())
                 self._attempts += 1
@@ -130,6 +138,7 @@ class ValkeyStore:
                     return
                 async with anyio.create_task_group() as tasks:
                     self._client, self._tasks, self._renew, self._failures = client, tasks, anyio.Event(), 0
+                    self._was_found = True
                     self._first_attempt().set()
                     await self._renew.wait()
                     self._client = None
@@ -137,22 +146,43 @@ class ValkeyStore:
         except Exception as error:  # whatever the client raises, the next one may do better
             self._why = explain(_first(error))
             self._note_refusal(_first(error))
+            await self._look()
         finally:
             self._client = None
+
+    async def _look_late(self) -> None:
+        """Look what answers, if the client has not been opened for a while: some servers let a client wait for ever."""
+        await anyio.sleep(min(_LATE, self._way.time_limit / 3))
+        await self._look()
+
+    async def _look(self) -> None:
+        """Look what answers, if there was no client yet. A setting that was right once is not the cause."""
+        if self._was_found:
+            return
+        with anyio.move_on_after(self._way.time_limit):
+            found = await find_wrong_setting(self._way)
+            if found is not None and not self._was_found:
+                self._refuse(found)
+                self._first_attempt().set()
+
+    def _refuse(self, why: str) -> None:
+        self._why = why
+        self.refusal = ConfigError(why)
 
     async def _is_fit(self, client: Client) -> bool:
         """Ask each server that takes writes whether it is fit, and say what it could do better."""
         verdicts = []
         if isinstance(client, Redis):
-            verdicts.append(judge(await read_facts(client)))
+            judged = judge_single if self._way.sentinel is None else judge
+            verdicts.append(judged(await read_facts(client)))
         else:
             for primary in client.primaries:
                 async with primary:
                     verdicts.append(judge(await read_facts(primary)))
         refusals = [verdict.refusal for verdict in verdicts if verdict.refusal is not None]
-        self.refusal = ConfigError(refusals[0]) if refusals else None
+        self.refusal = None
         if refusals:
-            self._why = refusals[0]
+            self._refuse(refusals[0])
         for verdict in verdicts:
             self._advise(verdict)
         return not refusals

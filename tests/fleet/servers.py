@@ -1,20 +1,24 @@
 """Real servers for tests: a server, a set-up with Sentinels, a Cluster; started, stopped, paused, killed."""
 
 import contextlib
+import itertools
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
+import trustme
 
 from tests.fleet.valkey import Server as Connection
 from tests.fleet.valkey import StoreError, server_program
-from tests.processes import free_port
+from tests.processes import HOST, free_port
 from tests.waiting import until
 
 SLOTS: Final = 16384
@@ -43,6 +47,8 @@ class Program:
     program: str
     folder: Path
     options: Sequence[str] = ()
+    tls: Sequence[str] = ()
+    """The options with which the port speaks TLS only."""
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
     moves: int = 5
@@ -54,11 +60,12 @@ class Program:
 
     @property
     def url(self) -> str:
-        return f"valkey://127.0.0.1:{self.port}"
+        return f"{'valkeys' if self.tls else 'valkey'}://127.0.0.1:{self.port}"
 
     def start(self) -> None:
         """Start the process, and wait until the server answers."""
-        places = ("--port", str(self.port), "--bind", "127.0.0.1", "--unixsocket", str(self.path))
+        port = ("--tls-port", str(self.port), "--port", "0", *self.tls) if self.tls else ("--port", str(self.port))
+        places = (*port, "--bind", "127.0.0.1", "--unixsocket", str(self.path))
         self.process = subprocess.Popen(
             [self.program, *self._first(), *places, "--save", "", "--dir", str(self.folder), *self.options],
             stdout=subprocess.DEVNULL,
@@ -114,10 +121,10 @@ class Program:
 
 
 @contextlib.contextmanager
-def program(name: str, *options: str) -> Iterator[Program]:
+def program(name: str, *options: str, tls: Sequence[str] = ()) -> Iterator[Program]:
     """Run one server."""
     with tempfile.TemporaryDirectory(prefix="store") as folder:
-        server = Program(program=name, folder=Path(folder), options=options)
+        server = Program(program=name, folder=Path(folder), options=options, tls=tls)
         server.start()
         try:
             yield server
@@ -126,21 +133,57 @@ def program(name: str, *options: str) -> Iterator[Program]:
 
 
 @contextlib.contextmanager
-def programs(names: Sequence[str], *options: str) -> Iterator[list[Program]]:
+def programs(names: Sequence[str], *options: str, tls: Sequence[str] = ()) -> Iterator[list[Program]]:
     """Run several servers with the same options."""
     with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(program(name, *options)) for name in names]
+        yield [stack.enter_context(program(name, *options, tls=tls)) for name in names]
+
+
+def tls_by(authority: trustme.CA, folder: Path, *, asks: bool = False) -> tuple[str, ...]:
+    """Return the options of a server that speaks TLS only, with a certificate of this authority for 127.0.0.1.
+
+    `asks` says whether it asks its clients for a certificate.
+    """
+    certificate = authority.issue_cert(HOST)
+    authority.cert_pem.write_to_path(str(folder / "ca-cert.pem"))
+    certificate.private_key_pem.write_to_path(str(folder / "key.pem"))
+    (folder / "cert.pem").write_bytes(b"".join(pem.bytes() for pem in certificate.cert_chain_pems))
+    files = [(f"--tls-{kind}-file", str(folder / f"{kind}.pem")) for kind in ("ca-cert", "key", "cert")]
+    among_themselves = ("--tls-cluster", "yes", "--tls-replication", "yes")
+    return (*itertools.chain.from_iterable(files), "--tls-auth-clients", "yes" if asks else "no", *among_themselves)
 
 
 @contextlib.contextmanager
-def cluster(name: str, masters: int = 3, replicas: int = 1, odd: Sequence[str] = ()) -> Iterator[list[Program]]:
+def answering(text: bytes) -> Iterator[str]:
+    """Run a server that says this as soon as it is asked anything. Yields its URL."""
+    with socket.create_server((HOST, 0)) as listener:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection:
+                        connection.recv(4096)
+                        connection.sendall(text)
+
+        serving = threading.Thread(target=serve)
+        serving.start()
+        yield f"valkey://{HOST}:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+        serving.join()
+
+
+@contextlib.contextmanager
+def cluster(
+    name: str, masters: int = 3, replicas: int = 1, odd: Sequence[str] = (), tls: Sequence[str] = ()
+) -> Iterator[list[Program]]:
     """Run a Cluster. The first servers are its masters; replica i follows master i.
 
     `odd` are programs for the last masters.
     """
     options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1500", "--cluster-replica-validity-factor", "0")
     names = [*[name] * (masters - len(odd)), *odd, *[name] * replicas]
-    with programs(names, *options) as nodes:
+    with programs(names, *options, tls=tls) as nodes:
         for node in nodes[1:]:
             nodes[0].send("CLUSTER", "MEET", "127.0.0.1", node.port)
         for index, node in enumerate(nodes[:masters]):

@@ -1,8 +1,8 @@
 import coredis.exceptions as coredis_errors
 import pytest
 
-from otel_sessions.fleet.store_checks import Verdict, judge
-from otel_sessions.fleet.store_errors import explain, is_refusal
+from otel_sessions.fleet.store_checks import Verdict, judge, judge_single
+from otel_sessions.fleet.store_errors import explain, is_refusal, is_wrong_setting
 
 SOUND = {
     "redis_version": "7.2.4",
@@ -44,6 +44,28 @@ def test_a_server_that_evicts_keys_is_refused(policy: str) -> None:
     assert f"is {policy}" in refusal
 
 
+@pytest.mark.parametrize(
+    ("facts", "text"),
+    [
+        ({"server_mode": "cluster"}, "give cluster"),
+        ({"redis_mode": "cluster"}, "give cluster"),
+        ({"redis_mode": "sentinel"}, "is a Sentinel"),
+        ({"redis_mode": "standalone", "role": "slave"}, "is a replica"),
+    ],
+)
+def test_a_part_of_something_larger_is_no_single_server(facts: dict[str, str], text: str) -> None:
+    assert judge({**SOUND, **facts}) == Verdict()
+    refusal = judge_single({**SOUND, **facts}).refusal
+    assert refusal is not None
+    assert text in refusal
+
+
+@pytest.mark.parametrize("facts", [{}, {"redis_mode": "standalone", "role": "master"}])
+def test_a_single_server_is_judged_as_every_server(facts: dict[str, str]) -> None:
+    assert judge_single({**SOUND, **facts}) == Verdict()
+    assert judge_single({**SOUND, **facts, "maxmemory_policy": "allkeys-lru"}).refusal is not None
+
+
 @pytest.mark.parametrize(("replicas", "least", "warned"), [("1", "0", True), ("1", "1", False), ("0", "0", False)])
 def test_replicas_that_no_write_waits_for_are_warned_of(replicas: str, least: str, warned: bool) -> None:
     verdict = judge({**SOUND, "connected_slaves": replicas, "min-replicas-to-write": least})
@@ -77,12 +99,23 @@ def test_a_server_that_hides_its_settings_is_not_refused_for_it() -> None:
         (coredis_errors.ResponseError("BUSY x"), "SCRIPT KILL"),
         (coredis_errors.ResponseError("NEW thing"), "refuses the call: NEW thing"),
         (TimeoutError(), "in time"),
+        (coredis_errors.ResponseError("DB index is out of range"), "number at the end of the URL"),
+        (coredis_errors.ResponseError("OOM"), "is full"),
         (ValueError("secret"), r"failed \(ValueError\)$"),
     ],
 )
 def test_an_error_says_what_happened_and_what_to_do(error: Exception, text: str) -> None:
     with pytest.raises(RuntimeError, match=text):
         raise RuntimeError(explain(error))
+
+
+def test_what_led_to_an_error_counts_if_waiting_does_not_help() -> None:
+    outer = coredis_errors.RedisClusterError("x")
+    outer.__cause__ = coredis_errors.ConnectionError("x")
+    assert (explain(outer).partition(" can")[0], is_wrong_setting(outer)) == ("no node of the Cluster", False)
+    outer.__cause__.__context__ = coredis_errors.AuthenticationRequiredError("x")
+    outer.__cause__.__context__.__context__ = outer
+    assert ("password" in explain(outer), is_wrong_setting(outer)) == (True, True)
 
 
 def test_a_servers_own_text_is_cut() -> None:

@@ -417,6 +417,25 @@ async def test_an_error_of_the_client_is_as_no_answer(server: Server, caplog: py
     assert caplog.text.count("does not answer") == 1
 
 
+async def test_each_reason_of_a_silence_is_logged_once(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "otel_sessions")
+    async with process(server) as one:
+        for outage in range(2):
+            for reason in ("nobody listens", "the password is wrong", "nobody listens", *map(str, range(20))):
+                one.wire.error = StoreUnavailable(reason)
+                await anyio.sleep(LEASE)
+            one.wire.error = None
+            await anyio.sleep(LEASE)
+            said = [record.getMessage() for record in caplog.records if "the store of the fleet" in record.message]
+            assert said[:3] == [
+                "the store of the fleet does not answer: nobody listens",
+                "the store of the fleet is still silent: the password is wrong",
+                "the store of the fleet is still silent: 0",
+            ]
+            assert (len(said), said[-1]) == (9, "the store of the fleet answers again"), outage
+            caplog.clear()
+
+
 async def test_a_clock_that_fails_does_not_end_the_work(server: Server) -> None:
     async with process(server) as one:
         clock = one.manager._clock

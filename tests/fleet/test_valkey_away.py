@@ -1,9 +1,7 @@
 """`ValkeyFleet` and a store that stops, pauses, is not there, refuses, or speaks TLS only. In real time."""
 
 import logging
-import ssl
 from collections.abc import Callable, Iterator
-from itertools import chain
 from pathlib import Path
 
 import anyio
@@ -13,7 +11,8 @@ import trustme
 from otel_sessions import ConfigError, SessionManager, TooManySessions
 from tests.fleet.member import fleet
 from tests.fleet.real import balance, books, until
-from tests.fleet.servers import Program, program, redis_program, valkey_program
+from tests.fleet.servers import Program, program, redis_program, tls_by, valkey_program
+from tests.proxy.certificates import trusting
 
 pytestmark = [
     pytest.mark.anyio,
@@ -131,19 +130,8 @@ async def test_a_user_who_may_not_run_scripts_is_refused_at_the_entry(valkey: Pr
 
 async def test_tls_with_an_authority_of_its_own_is_spoken(tmp_path: Path) -> None:
     authority = trustme.CA()
-    certificate = authority.issue_cert("127.0.0.1")
-    (tmp_path / "ca-cert.pem").write_bytes(authority.cert_pem.bytes())
-    (tmp_path / "key.pem").write_bytes(certificate.private_key_pem.bytes())
-    (tmp_path / "cert.pem").write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
-    files = {f"tls-{kind}-file": str(tmp_path / f"{kind}.pem") for kind in ("ca-cert", "key", "cert")}
-    with program(redis_program()) as server:
-        settings = {**files, "tls-auth-clients": "no", "port": "0", "tls-port": str(server.port)}
-        server.send("CONFIG", "SET", *chain.from_iterable(settings.items()))
-        context = ssl.create_default_context()
-        authority.configure_trust(context)
-        async with SessionManager(
-            fleet=fleet(f"valkeys://127.0.0.1:{server.port}", tls=context, lease=LEASE)
-        ) as manager:
+    with program(redis_program(), tls=tls_by(authority, tmp_path)) as server:
+        async with SessionManager(fleet=fleet(server.url, tls=trusting(authority), lease=LEASE)) as manager:
             await manager.create_session()
             assert books(server)["active"] == 1
         assert balance(server)

@@ -1,6 +1,4 @@
-import itertools
 import logging
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,7 +11,8 @@ from otel_sessions import ConfigError, StoreUnavailable
 from otel_sessions.fleet.scripts import LOOK, Script
 from otel_sessions.fleet.store import Keys
 from otel_sessions.fleet.valkey import ValkeyStore
-from tests.fleet.servers import Program, cluster, program, redis_program, sentinels, valkey_program
+from tests.fleet.servers import Program, cluster, program, redis_program, sentinels, tls_by, valkey_program
+from tests.proxy.certificates import trusting
 from tests.waiting import PATIENCE
 
 pytestmark = [
@@ -249,17 +248,7 @@ async def test_a_node_of_a_cluster_asks_for_the_setting_cluster() -> None:
 
 async def test_tls_is_spoken_by_the_context_given(tmp_path: Path) -> None:
     authority = trustme.CA()
-    certificate = authority.issue_cert("127.0.0.1")
-    (tmp_path / "ca-cert.pem").write_bytes(authority.cert_pem.bytes())
-    (tmp_path / "key.pem").write_bytes(certificate.private_key_pem.bytes())
-    (tmp_path / "cert.pem").write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
-    files = {f"tls-{kind}-file": str(tmp_path / f"{kind}.pem") for kind in ("ca-cert", "key", "cert")}
-    with program(redis_program()) as server:
-        settings = {**files, "tls-auth-clients": "no", "port": "0", "tls-port": str(server.port)}
-        server.send("CONFIG", "SET", *itertools.chain.from_iterable(settings.items()))
-        context = ssl.create_default_context()
-        authority.configure_trust(context)
-        url = f"valkeys://127.0.0.1:{server.port}"
-        async with serving(ValkeyStore(url, tls=context, time_limit=LONG)) as store:
+    with program(redis_program(), tls=tls_by(authority, tmp_path)) as server:
+        async with serving(ValkeyStore(server.url, tls=trusting(authority), time_limit=LONG)) as store:
             assert await look(store) == [b"NONE"]
-        assert "cannot be reached" in await why_refused(ValkeyStore(url, time_limit=LONG))
+        assert "certificate is refused" in await why_refused(ValkeyStore(server.url, time_limit=LONG))
