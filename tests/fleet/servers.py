@@ -120,6 +120,12 @@ class Program:
         return False
 
 
+def url_of(servers: Sequence[Program]) -> str:
+    """Return the URL that names several servers."""
+    scheme, _, _ = servers[0].url.partition("://")
+    return f"{scheme}://" + ",".join(f"127.0.0.1:{server.port}" for server in servers)
+
+
 @contextlib.contextmanager
 def program(name: str, *options: str, tls: Sequence[str] = ()) -> Iterator[Program]:
     """Run one server."""
@@ -219,14 +225,14 @@ class Watched:
 
     @property
     def url(self) -> str:
-        return "valkey://" + ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
+        return url_of(self.sentinels)
 
 
 @contextlib.contextmanager
-def sentinels(name: str) -> Iterator[Watched]:
+def sentinels(name: str, tls: Sequence[str] = ()) -> Iterator[Watched]:
     """Run a primary, its replica and three Sentinels."""
     with contextlib.ExitStack() as stack:
-        primary, replica = stack.enter_context(programs([name] * 2))
+        primary, replica = stack.enter_context(programs([name] * 2, tls=tls))
         replica.send("REPLICAOF", "127.0.0.1", primary.port)
         until(lambda: replica.send("INFO", "replication"), lambda info: b"link_status:up" in info)
         watchers: list[Program] = []
@@ -236,7 +242,7 @@ def sentinels(name: str) -> Iterator[Watched]:
                 f"sentinel monitor main 127.0.0.1 {primary.port} 2\n"
                 "sentinel down-after-milliseconds main 1000\nsentinel failover-timeout main 5000\n"
             )
-            watcher: Program = _Sentinel(program=name, folder=folder)
+            watcher: Program = _Sentinel(program=name, folder=folder, tls=tls)
             watchers.append(watcher)
             watcher.start()
             stack.callback(watcher.kill)

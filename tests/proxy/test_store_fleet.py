@@ -5,26 +5,25 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx2
 import pytest
 
 from otel_sessions.cli import main
-from tests.exchanges import INITIALIZE
 from tests.fleet.servers import Program, program, valkey_program
 from tests.processes import HOST, ROOT, clean_environ, free_port, running, running_module, until_answers, until_listens
 from tests.waiting import NEVER, PATIENCE, until
 
 from .conftest import Origin, Proxy, start_origin
-from .store_fleets import SHORT, said, start_member, until_counted
+from .store_fleets import SHORT, opened, opening, refused, said, start_member, until_counted, used
 
 pytestmark = pytest.mark.processes
 
-MCP = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
 FAREWELL = "--fleet-farewell"
-USE = b'{"jsonrpc":"2.0","id":1,"method":"tools/list"}'
+
+StartTwo = Callable[..., contextlib.AbstractContextManager[tuple[Proxy, Proxy]]]
 
 
 @pytest.fixture
@@ -40,29 +39,25 @@ def store() -> Iterator[Program]:
         yield started
 
 
-def opening(http: httpx2.Client, proxy: Proxy, target: str = "/mcp", **headers: str) -> httpx2.Response:
-    return http.post(f"{proxy.url}{target}", content=INITIALIZE, headers={**MCP, **headers})
+@pytest.fixture
+def start_two(origin: Origin, store: Program, tmp_path: Path) -> StartTwo:
+    """Start two proxies of the fleet, with the same flags and settings."""
 
+    @contextlib.contextmanager
+    def start(*flags: str, **settings: str) -> Iterator[tuple[Proxy, Proxy]]:
+        with (
+            start_member(tmp_path, store, origin.url, *flags, **settings) as one,
+            start_member(tmp_path, store, origin.url, *flags, **settings) as other,
+        ):
+            yield one, other
 
-def opened(http: httpx2.Client, proxy: Proxy, **headers: str) -> str:
-    answer = opening(http, proxy, **headers)
-    assert answer.status_code == 200
-    return str(answer.headers["mcp-session-id"])
-
-
-def used(http: httpx2.Client, proxy: Proxy, session_id: str) -> int:
-    return http.post(f"{proxy.url}/mcp", content=USE, headers={**MCP, "mcp-session-id": session_id}).status_code
-
-
-def refused(answer: httpx2.Response) -> bool:
-    """Return whether an opening was refused for now, as MCP's clients understand it."""
-    return answer.status_code == 503 and int(answer.headers["retry-after"]) > 0 and "error" in answer.json()
+    return start
 
 
 def test_a_session_is_served_through_the_other_proxy_and_both_leave_nothing(
-    origin: Origin, store: Program, tmp_path: Path, http: httpx2.Client
+    origin: Origin, store: Program, start_two: StartTwo, http: httpx2.Client
 ) -> None:
-    with start_member(tmp_path, store, origin.url) as one, start_member(tmp_path, store, origin.url) as other:
+    with start_two() as (one, other):
         session_id = opened(http, one)
         assert [used(http, proxy, session_id) for proxy in (one, other)] == [200, 200]
         assert http.delete(f"{other.url}/mcp", headers={"mcp-session-id": session_id}).status_code == 204
@@ -74,12 +69,9 @@ def test_a_session_is_served_through_the_other_proxy_and_both_leave_nothing(
 
 
 def test_a_survivor_ends_the_sessions_of_a_killed_proxy_at_the_upstream(
-    origin: Origin, store: Program, tmp_path: Path, http: httpx2.Client
+    origin: Origin, store: Program, start_two: StartTwo, http: httpx2.Client
 ) -> None:
-    with (
-        start_member(tmp_path, store, origin.url, FAREWELL, lease=SHORT) as killed,
-        start_member(tmp_path, store, origin.url, FAREWELL, lease=SHORT) as survivor,
-    ):
+    with start_two(FAREWELL, lease=SHORT) as (killed, survivor):
         opened(http, killed, authorization="Bearer of the client")
         kept = opened(http, survivor)
         assert b"Bearer" not in store.send("HGETALL", "{f.0}:s") + store.send("HGETALL", "{f.1}:s")
@@ -91,12 +83,9 @@ def test_a_survivor_ends_the_sessions_of_a_killed_proxy_at_the_upstream(
 
 
 def test_without_farewell_orphans_are_counted_and_stay_at_the_upstream(
-    origin: Origin, store: Program, tmp_path: Path, http: httpx2.Client
+    origin: Origin, store: Program, start_two: StartTwo, http: httpx2.Client
 ) -> None:
-    with (
-        start_member(tmp_path, store, origin.url, lease=SHORT) as killed,
-        start_member(tmp_path, store, origin.url, lease=SHORT),
-    ):
+    with start_two(lease=SHORT) as (killed, _):
         opened(http, killed)
         killed.process.kill()
         until_counted(store, orphaned=1, active=0)
@@ -104,12 +93,9 @@ def test_without_farewell_orphans_are_counted_and_stay_at_the_upstream(
 
 
 def test_a_proxy_that_was_counted_as_dead_says_no_second_farewell(
-    origin: Origin, store: Program, tmp_path: Path, http: httpx2.Client
+    origin: Origin, store: Program, start_two: StartTwo, http: httpx2.Client
 ) -> None:
-    with (
-        start_member(tmp_path, store, origin.url, FAREWELL, lease=SHORT) as paused,
-        start_member(tmp_path, store, origin.url, FAREWELL, lease=SHORT) as survivor,
-    ):
+    with start_two(FAREWELL, lease=SHORT) as (paused, survivor):
         session_id = opened(http, paused)
         paused.process.pause()
         until_counted(store, orphaned=1, active=0)
@@ -120,12 +106,9 @@ def test_a_proxy_that_was_counted_as_dead_says_no_second_farewell(
 
 
 def test_credentials_that_do_not_fit_cost_the_farewell_only(
-    origin: Origin, store: Program, tmp_path: Path, http: httpx2.Client
+    origin: Origin, store: Program, start_two: StartTwo, http: httpx2.Client
 ) -> None:
-    with (
-        start_member(tmp_path, store, origin.url, FAREWELL, lease=SHORT) as killed,
-        start_member(tmp_path, store, origin.url, FAREWELL, lease=SHORT) as survivor,
-    ):
+    with start_two(FAREWELL, lease=SHORT) as (killed, survivor):
         for _ in range(2):
             opened(http, killed, authorization="Bearer " + "x" * 600)
         assert said(killed).count("exceed 512 bytes") == 1
@@ -151,12 +134,9 @@ def test_a_proxy_with_another_secret_gets_nothing_and_ends_nothing(
 
 
 def test_at_the_cap_of_the_fleet_every_proxy_says_when_to_come_back(
-    origin: Origin, store: Program, tmp_path: Path, http: httpx2.Client
+    origin: Origin, store: Program, start_two: StartTwo, http: httpx2.Client
 ) -> None:
-    with (
-        start_member(tmp_path, store, origin.url, "--fleet-max-sessions=1") as one,
-        start_member(tmp_path, store, origin.url, "--fleet-max-sessions=1") as other,
-    ):
+    with start_two("--fleet-max-sessions=1") as (one, other):
         opened(http, one)
         assert [refused(opening(http, proxy)) for proxy in (one, other)] == [True, True]
         assert origin.counts()["sessions"] == 1
