@@ -1,9 +1,10 @@
-"""Waiting for what other processes bring about."""
+"""Waiting for what other processes bring about, in real time."""
 
 import time
 from collections.abc import Callable
 from typing import Final, TypeVar
 
+import anyio
 import pytest
 
 ValueT = TypeVar("ValueT")
@@ -21,3 +22,12 @@ def until(read: Callable[[], ValueT], wanted: Callable[[ValueT], bool], seconds:
             pytest.fail(f"after {seconds:g} s it was still {value!r}")
         time.sleep(0.1)
     return value
+
+
+async def until_happened(happened: Callable[[], bool]) -> None:
+    """Wait until something has happened. What runs on the loop goes on meanwhile."""
+    with anyio.fail_after(PATIENCE):
+        while True:
+            if happened():
+                return
+            await anyio.sleep(0.05)

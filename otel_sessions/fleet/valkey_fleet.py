@@ -52,7 +52,8 @@ class ValkeyFleet(StoreFleet):
 
     Raises `ConfigError` if an argument is wrong, or if the folder of `auto` cannot be used. The entry of the manager
     raises `ConfigError` if the store refuses the user name or the password, may not be used by this user, is too old,
-    or evicts keys. So it does if this process is to listen, and cannot.
+    or evicts keys. It does so, too, if the store is of another kind than was given, a replica or no store, or if TLS
+    fails, or if this process is to listen and cannot. A store that is away is no error.
     """
 
     def __init__(

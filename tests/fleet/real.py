@@ -1,24 +1,12 @@
-"""A real store as tests see it from outside, in real time: what it has counted, and slots that are moved."""
+"""A real store as tests see it from outside: what it has counted, and slots that are moved."""
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Sequence
-
-import anyio
+from collections.abc import Sequence
 
 from tests.fleet.processes import KEYS
 from tests.fleet.servers import Program
 from tests.fleet.valkey import StoreError
-from tests.waiting import PATIENCE
-
-
-async def until(happened: Callable[[], bool]) -> None:
-    """Wait in real time until something has happened."""
-    with anyio.fail_after(PATIENCE):
-        while True:
-            if happened():
-                return
-            await anyio.sleep(0.05)
 
 
 def books(*servers: Program) -> Counter[str]:

@@ -14,9 +14,9 @@ from otel_sessions.asgi import Receive, Scope, Send, SessionLeaseMiddleware
 from otel_sessions.matchers import HeaderMatcher
 from tests.fleet.apps import free_socket, served, url_of
 from tests.fleet.member import fleet
-from tests.fleet.real import balance, books, until
+from tests.fleet.real import balance, books
 from tests.fleet.servers import Program
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, until_happened
 
 pytestmark = [
     pytest.mark.anyio,
@@ -98,7 +98,7 @@ async def test_any_process_ends_the_sessions_of_all_and_the_store_counts_them(
     elsewhere = next(one for one, owner in owners.items() if managers[1].fleet.name == owner)  # type: ignore[union-attr]
     assert (await admin.delete(f"/v1/sessions/{elsewhere}")).json()["ended"] == 1
     assert (await admin.delete("/v1/sessions?client=ada")).json()["ended"] == 3
-    await until(lambda: books(valkey) == {"created": 4, "closed": 4, "active": 0})
+    await until_happened(lambda: books(valkey) == {"created": 4, "closed": 4, "active": 0})
 
 
 async def test_a_pass_runs_in_all_processes(
@@ -108,7 +108,7 @@ async def test_a_pass_runs_in_all_processes(
     await anyio.sleep(0.05)
     report = (await admin.post("/v1/cleanup", json={"max_idle_time": 0.01})).json()
     assert (report["total_cleaned"], report["outcome"], reached(report)) == (4, "success", [True, True])
-    await until(lambda: books(valkey) == {"created": 4, "idle_timeout": 4, "active": 0})
+    await until_happened(lambda: books(valkey) == {"created": 4, "idle_timeout": 4, "active": 0})
 
 
 async def test_while_the_store_stands_still_the_known_processes_answer(
@@ -121,7 +121,7 @@ async def test_while_the_store_stands_still_the_known_processes_answer(
         assert (stats["currently_active"], reached(stats)) == (4, [True, True])
     finally:
         valkey.go_on()
-    await until(lambda: balance(valkey))
+    await until_happened(lambda: balance(valkey))
 
 
 async def test_the_settings_are_shown_and_the_cap_of_a_fleet_is_not_changed_by_hand(

@@ -10,9 +10,10 @@ import trustme
 
 from otel_sessions import ConfigError, SessionManager, TooManySessions
 from tests.fleet.member import fleet
-from tests.fleet.real import balance, books, until
+from tests.fleet.real import balance, books
 from tests.fleet.servers import Program, program, redis_program, tls_by, valkey_program
 from tests.proxy.certificates import trusting
+from tests.waiting import until_happened
 
 pytestmark = [
     pytest.mark.anyio,
@@ -52,9 +53,9 @@ async def test_a_store_that_is_started_again_goes_on_with_the_same_books(
         assert manager.get(before[1].id) is before[1]
 
         valkey.start()
-        await until(lambda: books(valkey)["closed"] == 1 and books(valkey)["active"] == 3)
+        await until_happened(lambda: books(valkey)["closed"] == 1 and books(valkey)["active"] == 3)
         assert balance(valkey)
-        await until(lambda: manager.get(meanwhile.id) is meanwhile and is_heard())
+        await until_happened(lambda: manager.get(meanwhile.id) is meanwhile and is_heard())
     assert books(valkey) == {"created": 4, "closed": 1, "shutdown": 3, "active": 0}
 
 
@@ -65,7 +66,7 @@ async def test_a_store_that_is_started_again_empty_is_told_of_all_sessions(is_he
                 await manager.create_session()
             valkey.kill()
             valkey.start()
-            await until(lambda: books(valkey)["active"] == 3 and is_heard())
+            await until_happened(lambda: books(valkey)["active"] == 3 and is_heard())
         assert books(valkey) == {"created": 3, "shutdown": 3, "active": 0}
 
 
@@ -79,8 +80,8 @@ async def test_a_store_that_stood_still_goes_on_with_the_same_books(valkey: Prog
         assert manager.get(before[1].id) is before[1]
 
         valkey.go_on()
-        await until(lambda: books(valkey)["closed"] == 1 and books(valkey)["active"] == 3)
-        await until(lambda: manager.get(meanwhile.id) is meanwhile)
+        await until_happened(lambda: books(valkey)["closed"] == 1 and books(valkey)["active"] == 3)
+        await until_happened(lambda: manager.get(meanwhile.id) is meanwhile)
         assert balance(valkey)
 
 
@@ -95,10 +96,10 @@ async def test_without_a_store_at_the_start_a_process_has_its_share_until_the_st
             await manager.create_session()
 
         valkey.start()
-        await until(lambda: books(valkey)["active"] == 2)
-        await until(lambda: manager.fleet.grant > 2)  # type: ignore[union-attr]
+        await until_happened(lambda: books(valkey)["active"] == 2)
+        await until_happened(lambda: manager.fleet.grant > 2)  # type: ignore[union-attr]
         await manager.create_session()
-        await until(is_heard)
+        await until_happened(is_heard)
     assert books(valkey) == {"created": 3, "shutdown": 3, "active": 0}
 
 

@@ -20,9 +20,9 @@ from otel_sessions.matchers import CookieMatcher
 from tests.fleet.apps import free_socket, served, url_of
 from tests.fleet.member import fleet
 from tests.fleet.processes import books
-from tests.fleet.real import until
 from tests.fleet.servers import Program
 from tests.fleet.valkey import Server
+from tests.waiting import until_happened
 
 pytestmark = [
     pytest.mark.anyio,
@@ -90,7 +90,7 @@ class Member:
 async def member(valkey: Program, sessions: int, backend: str) -> AsyncIterator[Member]:
     started = Member(valkey.url, sessions, backend)
     try:
-        await until(lambda: started.has_made)
+        await until_happened(lambda: started.has_made)
         yield started
     finally:
         started.close()
@@ -120,7 +120,7 @@ async def test_sessions_of_a_killed_process_are_ended_by_a_survivor(valkey: Prog
     ):
         killed.signal(signal.SIGKILL)
         with looking(valkey) as server:
-            await until(lambda: books(server)["orphaned"] == 20)
+            await until_happened(lambda: books(server)["orphaned"] == 20)
             assert books(server)["active"] == 0
     assert len({orphan.blob for orphan in orphans}) == 20
 
@@ -138,9 +138,9 @@ async def test_a_paused_process_serves_nothing_after_its_sessions_were_claimed(
         member(valkey, 20, anyio_backend) as paused,
     ):
         paused.signal(signal.SIGSTOP)
-        await until(lambda: len(claimed) == 20)
+        await until_happened(lambda: len(claimed) == 20)
         paused.signal(signal.SIGCONT)
-        await until(lambda: paused.ended.total() == 20)
+        await until_happened(lambda: paused.ended.total() == 20)
 
         assert paused.ended == {"fenced": 20}
         assert max(paused.served) < min(claimed)

@@ -7,8 +7,9 @@ import pytest
 from otel_sessions import Peer, SessionManager
 from tests.fleet.member import fleet
 from tests.fleet.processes import KEYS
-from tests.fleet.real import balance, books, move_slot, owner_of, until
+from tests.fleet.real import balance, books, move_slot, owner_of
 from tests.fleet.servers import Program, cluster, sentinels, valkey_program
+from tests.waiting import until_happened
 
 pytestmark = [
     pytest.mark.anyio,
@@ -34,8 +35,8 @@ async def go_on(servers: Sequence[Program], *managers: SessionManager[None]) -> 
     """Each process makes one more session. The store has them all, and the books balance."""
     for manager in managers:
         await manager.create_session()
-    await until(lambda: books(*servers)["active"] == sum(map(len, managers)))
-    await until(lambda: balance(*servers))
+    await until_happened(lambda: books(*servers)["active"] == sum(map(len, managers)))
+    await until_happened(lambda: balance(*servers))
 
 
 @pytest.mark.parametrize("anyio_backend", ["trio"])  # real servers need real time
@@ -48,9 +49,9 @@ async def test_the_books_balance_after_sentinels_have_named_another_primary() ->
         async with new() as one, new() as other:
             await begin(one, other)
             servers = (watched.replica,)
-            await until(lambda: books(*servers)["closed"] == 1 and books(*servers)["active"] == 5)
+            await until_happened(lambda: books(*servers)["closed"] == 1 and books(*servers)["active"] == 5)
             watched.primary.kill()
-            await until(lambda: b"role:master" in watched.replica.send("INFO", "replication"))
+            await until_happened(lambda: b"role:master" in watched.replica.send("INFO", "replication"))
             await go_on(servers, one, other)
             assert (len(one), len(other)) == (5, 2)
 
@@ -72,6 +73,6 @@ async def test_the_books_balance_after_a_master_was_killed_and_a_slot_moved() ->
 
             replica = nodes[nodes.index(target) + 3]
             target.kill()
-            await until(lambda: b"role:master" in replica.send("INFO", "replication"))
+            await until_happened(lambda: b"role:master" in replica.send("INFO", "replication"))
             nodes.remove(target)
             await go_on(nodes, one, other)
