@@ -70,17 +70,20 @@ class Contact:
         return answer
 
     def _fell_silent(self, key: str, why: str, failure: Exception | None) -> None:
-        text = (
-            "the store of the fleet is still silent: %s"
-            if self._silent
-            else "the store of the fleet does not answer: %s"
-        )
+        was_silent = bool(self._silent)
         self._silent.add(key)
         if why in self._reasons or len(self._reasons) >= _MOST_REASONS:
             return
         self._reasons.add(why)
         unexpected = None if failure is None or isinstance(failure, StoreUnavailable) else failure
-        _logger.warning(text, why, exc_info=unexpected, extra=Event.STORE_SILENT.extra)
+        if was_silent:
+            _logger.warning(
+                "the store of the fleet is still silent: %s", why, exc_info=unexpected, extra=Event.STORE_SILENT.extra
+            )
+        else:
+            _logger.warning(
+                "the store of the fleet does not answer: %s", why, exc_info=unexpected, extra=Event.STORE_SILENT.extra
+            )
 
     def _answers(self, key: str) -> None:
         if key in self._silent:
