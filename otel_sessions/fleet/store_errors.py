@@ -66,6 +66,7 @@ _BY_TYPE: Final[dict[type[Exception], _Meaning]] = {
     ConnectionError: _waiting("the store cannot be reached; check its address and that the server runs"),
 }
 """The first type that fits; narrower types come first."""
+_TOO_OLD: Final = _lasting("the store is too old; a fleet needs Valkey 8, Redis 7 or newer")
 _BY_START: Final = {
     "OOM ": _waiting("the store is full; give it more memory"),
     "NOREPLICAS ": _waiting("the store has too few replicas for min-replicas-to-write; the replicas must come back"),
@@ -73,6 +74,8 @@ _BY_START: Final = {
     "MASTERDOWN ": _waiting("the server is a replica that has lost its primary; the store fails over"),
     "BUSY ": _waiting("the store is busy with a script that does not end; end it with SCRIPT KILL"),
     "DB index ": _lasting("the store has no database of this number; check the number at the end of the URL"),
+    "unknown command 'HELLO'": _TOO_OLD,
+    "unknown command `HELLO`": _TOO_OLD,
     "SELECT is not allowed": _lasting(
         "the server is a node of a Cluster, with database 0 only; give cluster (--fleet-cluster)"
     ),

@@ -72,7 +72,8 @@ def _wrong_answers(way: Way) -> Mapping[bytes, str]:
     """Return what is wrong, by how an answer to the question begins."""
     wrong = {b"-DENIED": "the server at {} is in protected mode, which refuses other machines; set a password there"}
     if way.cluster:
-        return {**wrong, b"-ERR": "the server at {} is no node of a Cluster; leave out cluster (--fleet-cluster)"}
+        text = "the server at {} is no node of a Cluster; leave out cluster (--fleet-cluster)"
+        return {**wrong, b"-ERR unknown command": text, b"-ERR This instance has cluster support disabled": text}
     if way.sentinel is None:
         return wrong
     name = repr(way.sentinel).replace("{", "{{").replace("}", "}}")

@@ -156,6 +156,18 @@ class TestCredentials:
         assert text == "the server is in protected mode, which refuses other machines; set a password there"
 
 
+async def test_a_server_that_is_too_old_for_its_client_is_refused() -> None:
+    with answering(b"-ERR unknown command `HELLO`, with args beginning with: `3`\r\n") as url:
+        assert await complaint(url) == "the store is too old; a fleet needs Valkey 8, Redis 7 or newer"
+
+
+@KINDS
+async def test_a_server_that_is_only_busy_is_waited_for(kind: dict[str, object]) -> None:
+    with answering(b"-ERR max number of clients reached\r\n") as url:
+        async with SessionManager(fleet=fleet(url, lease=LEASE, **kind)) as manager:
+            assert manager.fleet.grant == 0  # type: ignore[union-attr]
+
+
 @KINDS
 class TestTls:
     """A port that speaks TLS, or does not, and whom it shows a certificate."""
