@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import shutil
 import signal
-import socket
+import socketserver
 import subprocess
 import tempfile
 import threading
@@ -159,23 +159,26 @@ def tls_by(authority: trustme.CA, folder: Path, *, asks: bool = False) -> tuple[
     return (*itertools.chain.from_iterable(files), "--tls-auth-clients", "yes" if asks else "no", *among_themselves)
 
 
+class _Saying(socketserver.BaseRequestHandler):
+    """Says the same to whatever it is asked, until the client leaves."""
+
+    text = b""
+
+    def handle(self) -> None:
+        with contextlib.suppress(OSError):
+            while self.request.recv(4096):
+                self.request.sendall(self.text)
+
+
 @contextlib.contextmanager
 def answering(text: bytes) -> Iterator[str]:
-    """Run a server that says this as soon as it is asked anything. Yields its URL."""
-    with socket.create_server((HOST, 0)) as listener:
-
-        def serve() -> None:
-            with contextlib.suppress(OSError):
-                while True:
-                    connection, _ = listener.accept()
-                    with connection:
-                        connection.recv(4096)
-                        connection.sendall(text)
-
-        serving = threading.Thread(target=serve)
+    """Run a server that always says this. Yields its URL."""
+    handler = type("Saying", (_Saying,), {"text": text})
+    with socketserver.ThreadingTCPServer((HOST, 0), handler) as server:
+        serving = threading.Thread(target=server.serve_forever, args=(0.05,))
         serving.start()
-        yield f"valkey://{HOST}:{listener.getsockname()[1]}"
-        listener.shutdown(socket.SHUT_RDWR)
+        yield f"valkey://{HOST}:{server.server_address[1]}"
+        server.shutdown()
         serving.join()
 
 

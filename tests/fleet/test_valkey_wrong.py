@@ -168,6 +168,11 @@ async def test_a_server_that_is_only_busy_is_waited_for(kind: dict[str, object])
             assert manager.fleet.grant == 0  # type: ignore[union-attr]
 
 
+async def test_a_single_server_with_tls_is_no_cluster_and_no_sentinel(secured: Program, authority: trustme.CA) -> None:
+    assert await complaint(secured.url, tls=trusting(authority), cluster=True) == f"the server {NO_CLUSTER}"
+    assert await complaint(secured.url, tls=trusting(authority), sentinel="main") == NO_SENTINEL
+
+
 @KINDS
 class TestTls:
     """A port that speaks TLS, or does not, and whom it shows a certificate."""
