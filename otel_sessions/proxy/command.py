@@ -21,7 +21,8 @@ from otel_sessions._program.otlp import exporting
 
 from . import options
 from ._uvicorn import quieten
-from .server import Proxy, open_listeners
+from .listeners import open_listeners
+from .server import Proxy
 from .settings import Settings, export_of, unread_variables
 
 _logger = logging.getLogger("otel_sessions.proxy")

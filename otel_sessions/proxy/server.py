@@ -10,7 +10,7 @@ import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
@@ -37,6 +37,7 @@ from .door import most_connections
 from .farewell import Farewell
 from .forward import Forwarder
 from .front import Front
+from .listeners import open_listeners
 from .measured import Measured
 from .opening import OpeningTime
 from .peer import Peer
@@ -344,20 +345,6 @@ async def _drain_nothing() -> None:
 
 async def _wait_for(task: asyncio.Task[None]) -> None:
     await task
-
-
-def open_listeners(
-    settings: Settings, listeners: Sequence[socket.socket] = (), health: socket.socket | None = None
-) -> tuple[Sequence[socket.socket], socket.socket | None]:
-    """Return the sockets, and open those that are not given. Raises `ConfigError`, and then leaves no socket open."""
-    with ExitStack() as opened:
-        if not listeners:
-            flag = options.LISTEN.flag
-            listeners = [opened.enter_context(listen_as(flag, address)) for address in settings.addresses]
-        if health is None and settings.health is not None:
-            health = opened.enter_context(listen_as(options.HEALTH.flag, settings.health))
-        opened.pop_all()
-    return listeners, health
 
 
 def _certificate(cert: str | None, key: str | None, flags: Flags) -> Certificate | None:

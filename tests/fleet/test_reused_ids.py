@@ -18,10 +18,11 @@ CLOSED = End(ref="aa", reason="closed")
     [
         (FIRST, [b"0"]),
         (FIRST, [b"9"]),
-        (Reclaim(put=FIRST, formers=(6,)), [b"1", b"1"]),
-        (Reclaim(put=FIRST, formers=(6,)), [b"1", b"9"]),
+        (Reclaim(put=FIRST, formers=(6,)), [b"1"]),
+        (Reclaim(put=FIRST, formers=(6,)), [b"2"]),
+        (Reclaim(put=FIRST, formers=(6,)), [b"9"]),
     ],
-    ids=["registered", "taken", "kept", "claimed"],
+    ids=["registered", "taken", "kept", "claimed", "of another"],
 )
 def test_what_became_of_the_first_session_says_nothing_of_the_later(step: Step, answer: list[bytes]) -> None:
     lane = Lane(KEYS, 0, EPOCH, [step])

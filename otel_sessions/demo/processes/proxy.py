@@ -20,7 +20,7 @@ from otel_sessions._program.exporters import require_exporters
 from otel_sessions._program.otlp import exporting
 from otel_sessions.proxy import Proxy, Settings
 from otel_sessions.proxy._uvicorn import quieten
-from otel_sessions.proxy.server import open_listeners
+from otel_sessions.proxy.listeners import open_listeners
 from otel_sessions.proxy.settings import add_arguments, read, unread_variables
 
 from .mortal import die_in_turn, read_turn
