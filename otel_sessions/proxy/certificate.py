@@ -164,3 +164,8 @@ def _doubt(server: ssl.SSLContext, certificate: str) -> str | None:
     except ssl.SSLError as error:
         return error.reason
     return None
+
+
+def certificate_of(cert: str | None, key: str | None, flags: Flags) -> Certificate | None:
+    """Return the certificate of these files, or None if there are none. Raises as `Certificate`."""
+    return None if cert is None or key is None else Certificate(cert, key, flags)

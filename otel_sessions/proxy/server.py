@@ -29,10 +29,10 @@ from otel_sessions.asgi._exchange import method_of
 from otel_sessions.matchers import AdoptingMatcher, Headers, Scope
 from otel_sessions.sinks._jsonlines import JsonLinesSink
 
-from . import fleet_options, options, own_sockets
+from . import fleet_options, options
 from ._uvicorn import Server
 from .administration import Administration
-from .certificate import OF_CLIENTS, OF_PEERS, Certificate, Flags
+from .certificate import OF_CLIENTS, OF_PEERS, Certificate, certificate_of
 from .door import most_connections
 from .farewell import Farewell
 from .forward import Forwarder
@@ -92,14 +92,14 @@ class Proxy:
     ) -> None:
         if settings.workers > 1:
             raise ConfigError("a Proxy is one process; the command `otel-sessions proxy --workers` starts several")
-        settings, self._own_socket = own_sockets.with_own_socket(_with_hints(settings))
+        settings, self._own_socket = _among_peers(settings)
         self.settings: Final = settings
         self._listeners = (listener,) if isinstance(listener, socket.socket) else tuple(listener or ())
         self._health_listener = health
         self._others: Sequence[socket.socket] = ()
         self._upstream = Upstream(settings.upstream, settings.upstream_ca)
-        self._certificate = _certificate(settings.tls_cert, settings.tls_key, OF_CLIENTS)
-        self._peer_certificate = _certificate(settings.peer_tls_cert, settings.peer_tls_key, OF_PEERS)
+        self._certificate = certificate_of(settings.tls_cert, settings.tls_key, OF_CLIENTS)
+        self._peer_certificate = certificate_of(settings.peer_tls_cert, settings.peer_tls_key, OF_PEERS)
         farewell = Farewell(self._upstream, settings.sessions.close_timeout) if settings.tells_upstream else None
         self._sink = _sink(settings)
         self._fleet = fleet = _fleet(settings, farewell)
@@ -185,7 +185,9 @@ class Proxy:
         if peers is not None:
             exits.enter_context(peers)
         if self._own_socket is not None:
-            exits.callback(own_sockets.remove, self._own_socket)
+            from .own_sockets import remove
+
+            exits.callback(remove, self._own_socket)
         admin = self._listen_for_admin()
         if admin is not None:
             exits.enter_context(admin)
@@ -249,7 +251,9 @@ class Proxy:
 
     def _listen_for_peers(self) -> socket.socket | None:
         if self._own_socket is not None:
-            return own_sockets.listen_at(self._own_socket)
+            from .own_sockets import listen_at
+
+            return listen_at(self._own_socket)
         address = self.settings.peer_listen
         return None if address is None else listen_as(fleet_options.PEER_LISTEN.flag, address)
 
@@ -347,10 +351,6 @@ async def _wait_for(task: asyncio.Task[None]) -> None:
     await task
 
 
-def _certificate(cert: str | None, key: str | None, flags: Flags) -> Certificate | None:
-    return None if cert is None or key is None else Certificate(cert, key, flags)
-
-
 async def _serve_with(
     server: Server, listeners: Sequence[socket.socket], certificate: Certificate | None, others: Sequence[socket.socket]
 ) -> None:
@@ -365,13 +365,17 @@ async def _serve_with(
         watching.cancel()
 
 
-def _with_hints(settings: Settings) -> Settings:
-    """Return the settings as the fleet wants them. Without peers, nothing of a fleet is imported."""
-    if not settings.has_peers:
-        return settings
-    from .fellows import with_hints
+def _among_peers(settings: Settings) -> tuple[Settings, Path | None]:
+    """Return the settings as the fleet wants them, and the path of the socket that the proxy chooses itself, if any.
 
-    return with_hints(settings)
+    Without peers, nothing of a fleet is imported.
+    """
+    if not settings.has_peers:
+        return settings, None
+    from .fellows import with_hints
+    from .own_sockets import with_own_socket
+
+    return with_own_socket(with_hints(settings))
 
 
 def _fleet(settings: Settings, farewell: Farewell | None) -> "Peers | None":

@@ -16,6 +16,7 @@ from opentelemetry.sdk.metrics.export import Histogram, Sum
 
 from otel_sessions._http.addresses import read_network
 from otel_sessions.asgi import ASGIApp, Message, Receive, Send
+from otel_sessions.asgi._leaving import LEAVING
 from otel_sessions.matchers import Scope
 from otel_sessions.proxy.headers import Trust
 from otel_sessions.proxy.measured import METRICS, Measured, note_refused
@@ -81,7 +82,7 @@ class Left:
     is_gone = True
 
 
-LEFT: dict[str, Any] = {"otel_sessions.proxy.exchange": Left()}
+LEFT: dict[str, Any] = {LEAVING: Left()}
 
 
 class Metrics:
