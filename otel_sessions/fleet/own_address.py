@@ -13,14 +13,16 @@ import socket
 import sys
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from otel_sessions._core.exceptions import ConfigError
 
 from .addresses import Address, random_name, read_address
 from .folder import Folder
-from .listening import Place
+
+if TYPE_CHECKING:  # the settings of a proxy without peers are read here
+    from .listening import Place
 
 AUTO: Final = "auto"
 _IN_FOLDER: Final = f"{AUTO}:"
@@ -60,7 +62,7 @@ class Port:
         """Do nothing: a port is free once its listener has closed."""
 
 
-def own_place(address: str) -> Place | None:
+def own_place(address: str) -> "Place | None":
     """Return where a process of this address listens by itself, or None if the address leads to another listener.
 
     Makes the folder of `auto`. Raises `ConfigError` if the address is wrong, or its folder cannot be used.
