@@ -235,9 +235,6 @@ async def test_a_stray_is_ended_for_its_user_and_then_forgotten() -> None:
     assert [goodbye["user"] for goodbye in inside.goodbyes()] == ["ada"]
 
 
-# State
-
-
 class Kept:
     """What an app leaves in the state of its request."""
 
@@ -256,61 +253,58 @@ seen: list[dict[str, Any]] = []
 kept: list["weakref.ref[Kept]"] = []
 
 
-@pytest.mark.parametrize("with_lifespan", [True, False])
-@pytest.mark.parametrize("separate", [True, False])
-async def test_the_app_gets_its_lifespans_state_and_what_a_request_left_is_not_kept(
-    with_lifespan: bool, separate: bool
-) -> None:
-    seen.clear()
-    kept.clear()
-    ending = EndInApp(stateful, stateful if separate else None)
-    state: dict[str, Any] = {} if with_lifespan else {"pool": "of the lifespan"}
-    if with_lifespan:
-        await Client({"type": "lifespan", "state": state}).go(ending)
+class TestState:
+    """What the state of a scope shows of the session."""
 
-    await Client({**opening(), "state": dict(state)}).go(ending)
-    gc.collect()
-    assert kept[0]() is None
+    @pytest.mark.parametrize("with_lifespan", [True, False])
+    @pytest.mark.parametrize("separate", [True, False])
+    async def test_the_app_gets_its_lifespans_state_and_what_a_request_left_is_not_kept(
+        self, with_lifespan: bool, separate: bool
+    ) -> None:
+        seen.clear()
+        kept.clear()
+        ending = EndInApp(stateful, stateful if separate else None)
+        state: dict[str, Any] = {} if with_lifespan else {"pool": "of the lifespan"}
+        if with_lifespan:
+            await Client({"type": "lifespan", "state": state}).go(ending)
 
-    await ending.end(await session_named("one"), EndReason.CLOSED)
+        await Client({**opening(), "state": dict(state)}).go(ending)
+        gc.collect()
+        assert kept[0]() is None
 
-    assert seen == [{"pool": "of the lifespan"}] * 2
-    assert state == {"pool": "of the lifespan"}
+        await ending.end(await session_named("one"), EndReason.CLOSED)
 
+        assert seen == [{"pool": "of the lifespan"}] * 2
+        assert state == {"pool": "of the lifespan"}
 
-async def test_a_stray_of_a_websocket_is_ended_over_http() -> None:
-    app = App()
+    async def test_a_stray_of_a_websocket_is_ended_over_http(self) -> None:
+        app = App()
 
-    await EndInApp(app).end_stray("one", {**http(scheme="wss"), "type": "websocket"})
+        await EndInApp(app).end_stray("one", {**http(scheme="wss"), "type": "websocket"})
 
-    (goodbye,) = app.goodbyes()
-    assert (goodbye["type"], goodbye["scheme"]) == ("http", "https")
+        (goodbye,) = app.goodbyes()
+        assert (goodbye["type"], goodbye["scheme"]) == ("http", "https")
 
+    async def test_websockets_and_lifespans_pass(self) -> None:
+        seen: list[object] = []
 
-async def test_websockets_and_lifespans_pass() -> None:
-    seen: list[object] = []
+        async def app(scope: Any, receive: Receive, send: Send) -> None:
+            seen.append(scope["type"])
 
-    async def app(scope: Any, receive: Receive, send: Send) -> None:
-        seen.append(scope["type"])
+        for kind in ("websocket", "lifespan"):
+            await EndInApp(app)({"type": kind}, Client({}).receive, Client({}).send)
+        assert seen == ["websocket", "lifespan"]
 
-    for kind in ("websocket", "lifespan"):
-        await EndInApp(app)({"type": kind}, Client({}).receive, Client({}).send)
-    assert seen == ["websocket", "lifespan"]
-
-
-async def test_what_an_app_announces_in_a_refusal_is_ended_in_the_app() -> None:
-    app = App(status=406)
-    ending = EndInApp(app)
-    async with SessionManager(on_close=ending.end) as manager:
-        leased = SessionLeaseMiddleware(ending, manager, McpMatcher(), on_stray=ending.end_stray)
-        body = json.dumps(INITIALIZE).encode()
-        scope = opening(content_type="application/json")
-        await Client(scope, [{"type": "http.request", "body": body}]).go(leased)
-        assert len(manager) == 0
-    assert [goodbye["headers"][-1] for goodbye in app.goodbyes()] == [(b"mcp-session-id", b"one")]
-
-
-# Real MCP servers
+    async def test_what_an_app_announces_in_a_refusal_is_ended_in_the_app(self) -> None:
+        app = App(status=406)
+        ending = EndInApp(app)
+        async with SessionManager(on_close=ending.end) as manager:
+            leased = SessionLeaseMiddleware(ending, manager, McpMatcher(), on_stray=ending.end_stray)
+            body = json.dumps(INITIALIZE).encode()
+            scope = opening(content_type="application/json")
+            await Client(scope, [{"type": "http.request", "body": body}]).go(leased)
+            assert len(manager) == 0
+        assert [goodbye["headers"][-1] for goodbye in app.goodbyes()] == [(b"mcp-session-id", b"one")]
 
 
 class Verifier:
@@ -350,27 +344,32 @@ def endpoint(app: Starlette) -> Any:
     return getattr(route, "endpoint", None)
 
 
-@pytest.mark.parametrize("make", [sdk, sdk_with_authentication, fast, fast_with_authentication])
-@pytest.mark.parametrize("prefix", ["", "/tools"])
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-async def test_abandoned_sessions_leave_nothing_in_the_app(clock: Clock, make: Callable[[], Made], prefix: str) -> None:
-    mcp_app, inside, counted = make()
-    ending = EndInApp(mcp_app, inside)
-    manager: SessionManager[None] = SessionManager(CONFIG, clock=clock, on_close=ending.end)
-    leased = SessionLeaseMiddleware(ending, manager, McpMatcher(), on_stray=ending.end_stray)
-    app = Starlette(routes=[Mount(prefix, leased)], lifespan=lifespan(manager, mcp_app.router.lifespan_context))
-    http = httpx2.AsyncClient(
-        transport=httpx2.ASGITransport(app), base_url=f"http://127.0.0.1:8000{prefix}", headers=HEADERS
-    )
-    async with app.router.lifespan_context(app), http:
-        for _round in range(4):
-            for _client in range(5):
-                answer = await http.post("/mcp", json=INITIALIZE)
-                assert answer.status_code == 200
-            assert (len(manager), len(counted()._server_instances)) == (5, 5)
-            clock.skew += 30
-            report = await manager.cleanup_stale_sessions()
-            assert (report.total_cleaned, report.hook_errors) == (5, 0)
-            assert (len(manager), len(counted()._server_instances)) == (0, 0)
-        await http.post("/mcp", json=INITIALIZE)
-    assert manager.get_metrics().cleanup_errors == 0
+class TestRealMcpServers:
+    """The middleware in front of real MCP servers."""
+
+    @pytest.mark.parametrize("make", [sdk, sdk_with_authentication, fast, fast_with_authentication])
+    @pytest.mark.parametrize("prefix", ["", "/tools"])
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+    async def test_abandoned_sessions_leave_nothing_in_the_app(
+        self, clock: Clock, make: Callable[[], Made], prefix: str
+    ) -> None:
+        mcp_app, inside, counted = make()
+        ending = EndInApp(mcp_app, inside)
+        manager: SessionManager[None] = SessionManager(CONFIG, clock=clock, on_close=ending.end)
+        leased = SessionLeaseMiddleware(ending, manager, McpMatcher(), on_stray=ending.end_stray)
+        app = Starlette(routes=[Mount(prefix, leased)], lifespan=lifespan(manager, mcp_app.router.lifespan_context))
+        http = httpx2.AsyncClient(
+            transport=httpx2.ASGITransport(app), base_url=f"http://127.0.0.1:8000{prefix}", headers=HEADERS
+        )
+        async with app.router.lifespan_context(app), http:
+            for _round in range(4):
+                for _client in range(5):
+                    answer = await http.post("/mcp", json=INITIALIZE)
+                    assert answer.status_code == 200
+                assert (len(manager), len(counted()._server_instances)) == (5, 5)
+                clock.skew += 30
+                report = await manager.cleanup_stale_sessions()
+                assert (report.total_cleaned, report.hook_errors) == (5, 0)
+                assert (len(manager), len(counted()._server_instances)) == (0, 0)
+            await http.post("/mcp", json=INITIALIZE)
+        assert manager.get_metrics().cleanup_errors == 0

@@ -158,93 +158,92 @@ def test_a_matcher_names_every_value_once() -> None:
     assert CookieMatcher().match(scope) == Match(session_ids=("stale", "live"), opens=Opens.YES)
 
 
-# What browsers are told
+class TestWhatBrowsersAreTold:
+    """What browsers are told in Set-Cookie."""
 
+    @pytest.mark.parametrize(
+        ("matcher", "said"),
+        [
+            (CookieMatcher(), "otel-session=s; Path=/; HttpOnly; SameSite=Lax"),
+            (CookieMatcher(max_age=60), "otel-session=s; Path=/; Max-Age=60; HttpOnly; SameSite=Lax"),
+            (
+                CookieMatcher("a", domain="example.org", path="/app", same_site="Strict"),
+                "a=s; Path=/app; Domain=example.org; HttpOnly; SameSite=Strict",
+            ),
+            (CookieMatcher("__Host-id"), "__Host-id=s; Path=/; HttpOnly; SameSite=Lax; Secure"),
+            (CookieMatcher("__secure-id", path="/x"), "__secure-id=s; Path=/x; HttpOnly; SameSite=Lax; Secure"),
+            (CookieMatcher(same_site="None"), "otel-session=s; Path=/; HttpOnly; SameSite=None; Secure"),
+            (
+                CookieMatcher(partitioned=True),
+                "otel-session=s; Path=/; HttpOnly; SameSite=Lax; Partitioned; Secure",
+            ),
+        ],
+    )
+    def test_a_cookie_has_what_was_asked_for_and_what_browsers_need(self, matcher: CookieMatcher, said: str) -> None:
+        headers = matcher.announce("s", http(scheme="http"), [])
 
-@pytest.mark.parametrize(
-    ("matcher", "said"),
-    [
-        (CookieMatcher(), "otel-session=s; Path=/; HttpOnly; SameSite=Lax"),
-        (CookieMatcher(max_age=60), "otel-session=s; Path=/; Max-Age=60; HttpOnly; SameSite=Lax"),
-        (
-            CookieMatcher("a", domain="example.org", path="/app", same_site="Strict"),
-            "a=s; Path=/app; Domain=example.org; HttpOnly; SameSite=Strict",
-        ),
-        (CookieMatcher("__Host-id"), "__Host-id=s; Path=/; HttpOnly; SameSite=Lax; Secure"),
-        (CookieMatcher("__secure-id", path="/x"), "__secure-id=s; Path=/x; HttpOnly; SameSite=Lax; Secure"),
-        (CookieMatcher(same_site="None"), "otel-session=s; Path=/; HttpOnly; SameSite=None; Secure"),
-        (
-            CookieMatcher(partitioned=True),
-            "otel-session=s; Path=/; HttpOnly; SameSite=Lax; Partitioned; Secure",
-        ),
-    ],
-)
-def test_a_cookie_has_what_was_asked_for_and_what_browsers_need(matcher: CookieMatcher, said: str) -> None:
-    headers = matcher.announce("s", http(scheme="http"), [])
+        assert headers == [(b"set-cookie", said.encode())]
+        SimpleCookie().load(said)
 
-    assert headers == [(b"set-cookie", said.encode())]
-    SimpleCookie().load(said)
+    def test_what_the_app_sets_under_that_name_is_replaced(self) -> None:
+        said = [(b"Set-Cookie", b"otel-session=app; Path=/x"), (b"set-cookie", b"otel-session-2=b")]
 
+        headers = CookieMatcher().announce("s", http(), said)
 
-def test_what_the_app_sets_under_that_name_is_replaced() -> None:
-    said = [(b"Set-Cookie", b"otel-session=app; Path=/x"), (b"set-cookie", b"otel-session-2=b")]
+        assert [value.partition(b";")[0] for _, value in headers] == [b"otel-session-2=b", b"otel-session=s"]
 
-    headers = CookieMatcher().announce("s", http(), said)
+    @pytest.mark.parametrize(
+        ("settings", "says"),
+        [
+            ({"name": "__Host-id", "secure": False}, "secure=False does not go with a name that begins with __Host-"),
+            ({"name": "__SECURE-id", "secure": False}, "secure=False does not go with a name"),
+            ({"same_site": "None", "secure": False}, "secure=False does not go with same_site='None'"),
+            ({"partitioned": True, "secure": False}, "secure=False does not go with partitioned=True"),
+            ({"name": "__Host-id", "path": "/app"}, "__Host- takes path='/' and no domain"),
+            ({"name": "__host-id", "domain": "example.org"}, "__Host- takes path='/' and no domain"),
+            ({"same_site": "lax"}, "same_site takes Lax, Strict or None, not 'lax'"),
+            ({"name": "a b"}, "the name of a cookie takes"),
+            ({"name": ""}, "the name of a cookie takes"),
+            ({"name": "a=b"}, "the name of a cookie takes"),
+            ({"path": "app"}, "path takes a path that begins with /"),
+            ({"path": "/; Domain=evil"}, "path takes a path that begins with /"),
+            ({"path": "/\r\n"}, "path takes a path that begins with /"),
+            ({"domain": "example.org; Path=/"}, "domain takes a host's name"),
+            ({"domain": ""}, "domain takes a host's name"),
+            ({"domain": "-a.org"}, "domain takes a host's name"),
+            ({"domain": "1.2.3.4"}, "domain takes a host's name"),
+            ({"domain": ".10.0.0.1"}, "domain takes a host's name"),
+            ({"domain": "127.1"}, "domain takes a host's name"),
+            ({"domain": "::1"}, "domain takes a host's name"),
+            ({"domain": "a" * 64 + ".org"}, "domain takes a host's name"),
+            ({"domain": ".".join(["a" * 60] * 5)}, "domain takes a host's name"),
+            ({"domain": b"example.org"}, "domain takes a host's name"),
+            ({"secure": "no"}, "secure takes True or False or None, not 'no'"),
+            ({"secure": 0}, "secure takes True or False or None, not 0"),
+            ({"partitioned": "no"}, "partitioned takes True or False, not 'no'"),
+            ({"partitioned": None}, "partitioned takes True or False, not None"),
+            ({"name": "a" * 3841}, "the name of a cookie takes at most 3840 bytes"),
+            ({"name": b"a"}, "the name of a cookie takes"),
+            ({"name": None}, "the name of a cookie takes"),
+            ({"name": "__Http-id", "secure": False}, "secure=False does not go with a name"),
+            ({"path": "/" + "a" * 1024}, "path takes at most 1024 bytes"),
+            ({"path": None}, "path takes a path that begins with /"),
+            ({"same_site": None}, "same_site takes Lax, Strict or None, not None"),
+            ({"max_age": "60"}, "max_age takes a whole number of seconds"),
+            ({"max_age": 0}, "max_age takes a whole number of seconds"),
+            ({"max_age": 1.5}, "max_age takes a whole number of seconds"),
+            ({"max_age": True}, "max_age takes a whole number of seconds"),
+        ],
+    )
+    def test_what_browsers_would_reject_is_refused_when_the_matcher_is_made(
+        self, settings: dict[str, object], says: str
+    ) -> None:
+        with pytest.raises(ConfigError) as caught:
+            CookieMatcher(**settings)  # type: ignore[arg-type]  # wrong on purpose
 
-    assert [value.partition(b";")[0] for _, value in headers] == [b"otel-session-2=b", b"otel-session=s"]
+        assert says in str(caught.value)
 
-
-@pytest.mark.parametrize(
-    ("settings", "says"),
-    [
-        ({"name": "__Host-id", "secure": False}, "secure=False does not go with a name that begins with __Host-"),
-        ({"name": "__SECURE-id", "secure": False}, "secure=False does not go with a name"),
-        ({"same_site": "None", "secure": False}, "secure=False does not go with same_site='None'"),
-        ({"partitioned": True, "secure": False}, "secure=False does not go with partitioned=True"),
-        ({"name": "__Host-id", "path": "/app"}, "__Host- takes path='/' and no domain"),
-        ({"name": "__host-id", "domain": "example.org"}, "__Host- takes path='/' and no domain"),
-        ({"same_site": "lax"}, "same_site takes Lax, Strict or None, not 'lax'"),
-        ({"name": "a b"}, "the name of a cookie takes"),
-        ({"name": ""}, "the name of a cookie takes"),
-        ({"name": "a=b"}, "the name of a cookie takes"),
-        ({"path": "app"}, "path takes a path that begins with /"),
-        ({"path": "/; Domain=evil"}, "path takes a path that begins with /"),
-        ({"path": "/\r\n"}, "path takes a path that begins with /"),
-        ({"domain": "example.org; Path=/"}, "domain takes a host's name"),
-        ({"domain": ""}, "domain takes a host's name"),
-        ({"domain": "-a.org"}, "domain takes a host's name"),
-        ({"domain": "1.2.3.4"}, "domain takes a host's name"),
-        ({"domain": ".10.0.0.1"}, "domain takes a host's name"),
-        ({"domain": "127.1"}, "domain takes a host's name"),
-        ({"domain": "::1"}, "domain takes a host's name"),
-        ({"domain": "a" * 64 + ".org"}, "domain takes a host's name"),
-        ({"domain": ".".join(["a" * 60] * 5)}, "domain takes a host's name"),
-        ({"domain": b"example.org"}, "domain takes a host's name"),
-        ({"secure": "no"}, "secure takes True or False or None, not 'no'"),
-        ({"secure": 0}, "secure takes True or False or None, not 0"),
-        ({"partitioned": "no"}, "partitioned takes True or False, not 'no'"),
-        ({"partitioned": None}, "partitioned takes True or False, not None"),
-        ({"name": "a" * 3841}, "the name of a cookie takes at most 3840 bytes"),
-        ({"name": b"a"}, "the name of a cookie takes"),
-        ({"name": None}, "the name of a cookie takes"),
-        ({"name": "__Http-id", "secure": False}, "secure=False does not go with a name"),
-        ({"path": "/" + "a" * 1024}, "path takes at most 1024 bytes"),
-        ({"path": None}, "path takes a path that begins with /"),
-        ({"same_site": None}, "same_site takes Lax, Strict or None, not None"),
-        ({"max_age": "60"}, "max_age takes a whole number of seconds"),
-        ({"max_age": 0}, "max_age takes a whole number of seconds"),
-        ({"max_age": 1.5}, "max_age takes a whole number of seconds"),
-        ({"max_age": True}, "max_age takes a whole number of seconds"),
-    ],
-)
-def test_what_browsers_would_reject_is_refused_when_the_matcher_is_made(settings: dict[str, object], says: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        CookieMatcher(**settings)  # type: ignore[arg-type]  # wrong on purpose
-
-    assert says in str(caught.value)
-
-
-def test_a_cookie_is_sent_again_after_half_of_the_time_that_browsers_keep_it() -> None:
-    assert CookieMatcher().renew_after is None
-    assert CookieMatcher(max_age=60).renew_after == 30.0
-    assert CookieMatcher(max_age=10 * 365 * 86_400).renew_after == 200 * 86_400
+    def test_a_cookie_is_sent_again_after_half_of_the_time_that_browsers_keep_it(self) -> None:
+        assert CookieMatcher().renew_after is None
+        assert CookieMatcher(max_age=60).renew_after == 30.0
+        assert CookieMatcher(max_age=10 * 365 * 86_400).renew_after == 200 * 86_400

@@ -97,227 +97,219 @@ def pieces(data: bytes) -> list[bytes]:
     return [bytes([letter]) for letter in data]
 
 
-# Before a request is there
+class TestBeforeARequestIsThere:
+    """A connection before a request is there."""
+
+    @pytest.mark.deadline("a client that sends nothing after it has connected")
+    def test_a_client_that_never_says_anything_is_left(self) -> None:
+        async def story() -> None:
+            wire = connected()
+
+            assert await is_left_after(wire, HEAD)
+            assert wire.written == b""
+
+        on_virtual_time(story)
+
+    @pytest.mark.deadline("the head of a request, a WebSocket's handshake included")
+    @pytest.mark.parametrize("before", [b"", ASK], ids=["first", "second"])
+    @pytest.mark.parametrize(
+        "half", [b"G", b"GET /x HT", ASK[:-2], ASK[:-2] + b"Connection: upgrade\r\nUpgrade: websocket\r\nSec-W"]
+    )
+    def test_half_a_head_is_refused(self, before: bytes, half: bytes) -> None:
+        async def story() -> None:
+            wire = connected()
+            await wire.says([before + half])
+
+            assert await is_left_after(wire, HEAD)
+            assert statuses(bytes(wire.written)) == ([200, 408] if before else [408])
+
+        on_virtual_time(story)
+
+    @pytest.mark.deadline("the head of a request, a WebSocket's handshake included")
+    def test_a_head_that_drips_has_the_deadline_of_the_whole(self) -> None:
+        async def story() -> None:
+            wire, began = connected(), asyncio.get_running_loop().time()
+            for part in pieces(ASK[:-2] + b"X-A: " + b"a" * 100):
+                await wire.says([part])
+                await asyncio.sleep(1)
+                if wire.written:
+                    break
+
+            assert asyncio.get_running_loop().time() - began < HEAD + 2
+            assert statuses(bytes(wire.written)) == [408]
+
+        on_virtual_time(story)
+
+    @pytest.mark.deadline("a client without a request")
+    @pytest.mark.parametrize(("idle_timeout", "kept"), [(IDLE, IDLE), (None, NEXT), (NEXT * 2, NEXT)])
+    def test_a_client_without_a_request_is_left(self, idle_timeout: float | None, kept: float) -> None:
+        async def story() -> None:
+            wire = connected(idle_timeout=idle_timeout)
+            await wire.says([ASK])
+
+            assert await is_left_after(wire, kept)
+            assert statuses(bytes(wire.written)) == [200]
+
+        on_virtual_time(story)
 
 
-@pytest.mark.deadline("a client that sends nothing after it has connected")
-def test_a_client_that_never_says_anything_is_left() -> None:
-    async def story() -> None:
-        wire = connected()
+class TestWhileARequestIsUnderWay:
+    """A connection while a request is under way."""
 
-        assert await is_left_after(wire, HEAD)
-        assert wire.written == b""
+    @pytest.mark.deadline("a request that stops coming")
+    @framings
+    def test_a_request_that_stops_coming_is_refused(self, framing: bytes, part: bytes) -> None:
+        async def story() -> None:
+            wire = connected()
+            await wire.says([POST + framing + part])
 
-    on_virtual_time(story)
+            assert await is_left_after(wire, IDLE)
+            assert statuses(bytes(wire.written)) == [408]
 
+        on_virtual_time(story)
 
-@pytest.mark.deadline("the head of a request, a WebSocket's handshake included")
-@pytest.mark.parametrize("before", [b"", ASK], ids=["first", "second"])
-@pytest.mark.parametrize(
-    "half", [b"G", b"GET /x HT", ASK[:-2], ASK[:-2] + b"Connection: upgrade\r\nUpgrade: websocket\r\nSec-W"]
-)
-def test_half_a_head_is_refused(before: bytes, half: bytes) -> None:
-    async def story() -> None:
-        wire = connected()
-        await wire.says([before + half])
-
-        assert await is_left_after(wire, HEAD)
-        assert statuses(bytes(wire.written)) == ([200, 408] if before else [408])
-
-    on_virtual_time(story)
-
-
-@pytest.mark.deadline("the head of a request, a WebSocket's handshake included")
-def test_a_head_that_drips_has_the_deadline_of_the_whole() -> None:
-    async def story() -> None:
-        wire, began = connected(), asyncio.get_running_loop().time()
-        for part in pieces(ASK[:-2] + b"X-A: " + b"a" * 100):
-            await wire.says([part])
-            await asyncio.sleep(1)
-            if wire.written:
-                break
-
-        assert asyncio.get_running_loop().time() - began < HEAD + 2
-        assert statuses(bytes(wire.written)) == [408]
-
-    on_virtual_time(story)
-
-
-@pytest.mark.deadline("a client without a request")
-@pytest.mark.parametrize(("idle_timeout", "kept"), [(IDLE, IDLE), (None, NEXT), (NEXT * 2, NEXT)])
-def test_a_client_without_a_request_is_left(idle_timeout: float | None, kept: float) -> None:
-    async def story() -> None:
-        wire = connected(idle_timeout=idle_timeout)
-        await wire.says([ASK])
-
-        assert await is_left_after(wire, kept)
-        assert statuses(bytes(wire.written)) == [200]
-
-    on_virtual_time(story)
-
-
-# While a request is under way
-
-
-@pytest.mark.deadline("a request that stops coming")
-@framings
-def test_a_request_that_stops_coming_is_refused(framing: bytes, part: bytes) -> None:
-    async def story() -> None:
-        wire = connected()
-        await wire.says([POST + framing + part])
-
-        assert await is_left_after(wire, IDLE)
-        assert statuses(bytes(wire.written)) == [408]
-
-    on_virtual_time(story)
-
-
-@framings
-def test_a_request_that_goes_on_coming_has_no_deadline(framing: bytes, part: bytes) -> None:
-    async def story() -> None:
-        wire = connected()
-        await wire.says([POST + framing])
-        for _ in range(20):
-            await asyncio.sleep(IDLE - 1)
-            await wire.says([part])
-
-        assert (bytes(wire.written), wire.is_closing()) == (b"", False)
-
-    on_virtual_time(story)
-
-
-@pytest.mark.deadline("the rest of a request whose answer has been sent")
-@framings
-@pytest.mark.parametrize("drips", [False, True])
-def test_the_rest_of_a_request_that_is_answered_has_the_time_of_a_head(
-    framing: bytes, part: bytes, drips: bool
-) -> None:
-    async def story() -> None:
-        wire = connected(early)
-        await wire.says([POST + framing.replace(b"90000", b"9000") + part])
-        end = asyncio.get_running_loop().time() + HEAD + LEAVING * 2
-        while asyncio.get_running_loop().time() < end and not wire.is_closing():
-            await asyncio.sleep(1)
-            if drips:
+    @framings
+    def test_a_request_that_goes_on_coming_has_no_deadline(self, framing: bytes, part: bytes) -> None:
+        async def story() -> None:
+            wire = connected()
+            await wire.says([POST + framing])
+            for _ in range(20):
+                await asyncio.sleep(IDLE - 1)
                 await wire.says([part])
 
-        assert statuses(bytes(wire.written)) == [200]
-        assert wire.is_closing()
+            assert (bytes(wire.written), wire.is_closing()) == (b"", False)
 
-    on_virtual_time(story)
+        on_virtual_time(story)
+
+    @pytest.mark.deadline("the rest of a request whose answer has been sent")
+    @framings
+    @pytest.mark.parametrize("drips", [False, True])
+    def test_the_rest_of_a_request_that_is_answered_has_the_time_of_a_head(
+        self, framing: bytes, part: bytes, drips: bool
+    ) -> None:
+        async def story() -> None:
+            wire = connected(early)
+            await wire.says([POST + framing.replace(b"90000", b"9000") + part])
+            end = asyncio.get_running_loop().time() + HEAD + LEAVING * 2
+            while asyncio.get_running_loop().time() < end and not wire.is_closing():
+                await asyncio.sleep(1)
+                if drips:
+                    await wire.says([part])
+
+            assert statuses(bytes(wire.written)) == [200]
+            assert wire.is_closing()
+
+        on_virtual_time(story)
+
+    @pytest.mark.deadline("a client that was refused and does not leave")
+    @pytest.mark.parametrize("drips", [False, True])
+    def test_a_client_that_was_refused_has_two_seconds_to_leave(self, drips: bool) -> None:
+        async def story() -> None:
+            wire = connected()
+            await wire.says([b"NONSENSE\r\n\r\n"])
+            assert (statuses(bytes(wire.written)), wire.done) == ([400], ["eof"])
+            for _ in range(4):
+                await asyncio.sleep(LEAVING / 4 + 0.1)
+                if drips:
+                    await wire.says([b"x"])
+
+            assert wire.done == ["eof", "abort"]
+
+        on_virtual_time(story)
+
+    def test_an_exchange_has_no_deadline_but_its_apps(self) -> None:
+        async def story() -> None:
+            wire = connected(Waiting())
+            await wire.says([ASK])
+            await asyncio.sleep(IDLE * 20)
+
+            assert wire.done == []
+
+        on_virtual_time(story)
 
 
-@pytest.mark.deadline("a client that was refused and does not leave")
-@pytest.mark.parametrize("drips", [False, True])
-def test_a_client_that_was_refused_has_two_seconds_to_leave(drips: bool) -> None:
-    async def story() -> None:
-        wire = connected()
-        await wire.says([b"NONSENSE\r\n\r\n"])
-        assert (statuses(bytes(wire.written)), wire.done) == ([400], ["eof"])
-        for _ in range(4):
-            await asyncio.sleep(LEAVING / 4 + 0.1)
-            if drips:
-                await wire.says([b"x"])
+class TestWhileAnAnswerIsTaken:
+    """A connection while the client takes an answer."""
 
-        assert wire.done == ["eof", "abort"]
+    @pytest.mark.deadline("a client that takes nothing of its answer")
+    @pytest.mark.parametrize("answering", [early, Waiting()], ids=["whole", "half"])
+    @pytest.mark.parametrize("close", [b"", b"Connection: close\r\n"], ids=["kept", "last"])
+    @pytest.mark.parametrize("leaves", [False, True])
+    def test_a_client_that_takes_nothing_is_cut_off(self, answering: ASGIApp, close: bytes, leaves: bool) -> None:
+        async def story() -> None:
+            wire = connected(answering)
+            wire.is_stuck = True
+            await wire.says([ASK[:-2] + close + b"\r\n"])
+            await asyncio.sleep(1)
+            if leaves:
+                await wire.ends()
 
-    on_virtual_time(story)
+            await asyncio.sleep(IDLE - 2)
+            assert "abort" not in wire.done
+            await asyncio.sleep(
+                IDLE + LEAVING + 3
+            )  # what is written whole has its time behind the time of the connection
+            assert "abort" in wire.done
+
+        on_virtual_time(story)
+
+    @pytest.mark.parametrize("answering", [early, Waiting()], ids=["whole", "half"])
+    def test_a_client_that_goes_on_taking_is_not_cut_off(self, answering: ASGIApp) -> None:
+        async def story() -> None:
+            wire = connected(answering)
+            wire.is_stuck = True
+            await wire.says([ASK[:-2] + b"Connection: close\r\n\r\n"])
+            await asyncio.sleep(1)
+            for _ in range(20):
+                await asyncio.sleep(IDLE - LEAVING - 1)
+                wire.unwritten -= 1
+
+            assert "abort" not in wire.done
+
+        on_virtual_time(story)
 
 
-def test_an_exchange_has_no_deadline_but_its_apps() -> None:
-    async def story() -> None:
-        wire = connected(Waiting())
-        await wire.says([ASK])
-        await asyncio.sleep(IDLE * 20)
+class TestClientThatIsHalfGone:
+    """A client that has closed its sending side."""
 
-        assert wire.done == []
-
-    on_virtual_time(story)
-
-
-# While an answer is taken
-
-
-@pytest.mark.deadline("a client that takes nothing of its answer")
-@pytest.mark.parametrize("answering", [early, Waiting()], ids=["whole", "half"])
-@pytest.mark.parametrize("close", [b"", b"Connection: close\r\n"], ids=["kept", "last"])
-@pytest.mark.parametrize("leaves", [False, True])
-def test_a_client_that_takes_nothing_is_cut_off(answering: ASGIApp, close: bytes, leaves: bool) -> None:
-    async def story() -> None:
-        wire = connected(answering)
-        wire.is_stuck = True
-        await wire.says([ASK[:-2] + close + b"\r\n"])
-        await asyncio.sleep(1)
-        if leaves:
+    @pytest.mark.parametrize(
+        "said",
+        [b"", b"GET /x HT", POST + b"Content-Length: 5\r\n\r\nab", ASK[:-2]],
+        ids=["nothing", "line", "body", "head"],
+    )
+    def test_a_client_that_ends_before_its_request_is_whole_gets_nothing_and_is_left(self, said: bytes) -> None:
+        async def story() -> None:
+            wire = connected()
+            await wire.says([said] if said else [])
             await wire.ends()
+            await asyncio.sleep(1)
 
-        await asyncio.sleep(IDLE - 2)
-        assert "abort" not in wire.done
-        await asyncio.sleep(IDLE + LEAVING + 3)  # what is written whole has its time behind the time of the connection
-        assert "abort" in wire.done
+            assert (bytes(wire.written), wire.done) == (b"", ["close"])
 
-    on_virtual_time(story)
+        on_virtual_time(story)
 
+    def test_a_client_that_ends_while_its_answer_is_under_way_has_left(self) -> None:
+        async def story() -> None:
+            app = Waiting()
+            wire = connected(app)
+            await wire.says([ASK])
+            await asyncio.sleep(1)
+            await wire.ends()
+            await asyncio.sleep(1)
 
-@pytest.mark.parametrize("answering", [early, Waiting()], ids=["whole", "half"])
-def test_a_client_that_goes_on_taking_is_not_cut_off(answering: ASGIApp) -> None:
-    async def story() -> None:
-        wire = connected(answering)
-        wire.is_stuck = True
-        await wire.says([ASK[:-2] + b"Connection: close\r\n\r\n"])
-        await asyncio.sleep(1)
-        for _ in range(20):
-            await asyncio.sleep(IDLE - LEAVING - 1)
-            wire.unwritten -= 1
+            assert app.is_left
+            assert wire.done == ["close"]
 
-        assert "abort" not in wire.done
+        on_virtual_time(story)
 
-    on_virtual_time(story)
+    def test_a_client_that_ends_behind_its_answer_is_left_in_order(self) -> None:
+        async def story() -> None:
+            wire = connected()
+            await wire.says([ASK])
+            await asyncio.sleep(1)
+            await wire.ends()
+            await asyncio.sleep(IDLE)
 
+            assert (statuses(bytes(wire.written)), wire.done) == ([200], ["close"])
 
-# A client that is half gone
-
-
-@pytest.mark.parametrize(
-    "said",
-    [b"", b"GET /x HT", POST + b"Content-Length: 5\r\n\r\nab", ASK[:-2]],
-    ids=["nothing", "line", "body", "head"],
-)
-def test_a_client_that_ends_before_its_request_is_whole_gets_nothing_and_is_left(said: bytes) -> None:
-    async def story() -> None:
-        wire = connected()
-        await wire.says([said] if said else [])
-        await wire.ends()
-        await asyncio.sleep(1)
-
-        assert (bytes(wire.written), wire.done) == (b"", ["close"])
-
-    on_virtual_time(story)
-
-
-def test_a_client_that_ends_while_its_answer_is_under_way_has_left() -> None:
-    async def story() -> None:
-        app = Waiting()
-        wire = connected(app)
-        await wire.says([ASK])
-        await asyncio.sleep(1)
-        await wire.ends()
-        await asyncio.sleep(1)
-
-        assert app.is_left
-        assert wire.done == ["close"]
-
-    on_virtual_time(story)
-
-
-def test_a_client_that_ends_behind_its_answer_is_left_in_order() -> None:
-    async def story() -> None:
-        wire = connected()
-        await wire.says([ASK])
-        await asyncio.sleep(1)
-        await wire.ends()
-        await asyncio.sleep(IDLE)
-
-        assert (statuses(bytes(wire.written)), wire.done) == ([200], ["close"])
-
-    on_virtual_time(story)
+        on_virtual_time(story)

@@ -290,62 +290,11 @@ def test_a_client_that_keeps_an_idle_connection_does_not_hold_up_the_end(origin:
         assert "ERROR" not in started.process.said()
 
 
-# How many
-
-
-@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
-def test_a_process_out_of_descriptors_turns_others_away_and_answers_for_its_health(tmp_path: Path, loop: str) -> None:
-    upstream, front, health = Recorder({}), free_port(), free_port()
-    flags = f"--loop {loop} --head-timeout 4 --listen {HOST}:{front} --health {HOST}:{health} --upstream {upstream.url}"
-    program = f"ulimit -n 64; exec {sys.executable} -m otel_sessions.cli proxy {flags}"
-    with running("proxy", ["bash", "-c", program], tmp_path, PATIENT) as process:
-        until_answers(f"http://{HOST}:{health}/healthz", process)
-        began = time.monotonic()
-        with contextlib.ExitStack() as silent:
-            for _ in range(70):
-                silent.enter_context(socket.create_connection((HOST, front), PATIENCE))
-            for _ in range(10):
-                assert (
-                    httpx2.get(f"http://{HOST}:{health}/healthz", trust_env=False, timeout=PATIENCE).status_code == 200
-                )
-                assert answer_or_nothing(front)[:12] in (b"", b"HTTP/1.1 200", b"HTTP/1.1 503")
-            until(lambda: answer_or_nothing(front), lambda said: said.startswith(b"HTTP/1.1 200"))
-        lines = process.said().splitlines()
-
-    upstream.close()
-    refusals = [line for line in lines if "connections refused" in line]
-    assert 1 <= len(refusals) <= time.monotonic() - began + 1
-    assert "Traceback" not in "\n".join(lines)
-
-
 def answer_or_nothing(port: int) -> bytes:
     try:
         return talk(port, b"GET /x HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", seconds=PATIENCE)
     except ConnectionError:
         return b""
-
-
-def test_many_idle_connections_in_few_descriptors_refuse_no_client_and_no_health_check(tmp_path: Path) -> None:
-    upstream = Recorder({})
-    front, health = free_port(), free_port()
-    flags = f"--listen {HOST}:{front} --health {HOST}:{health} --upstream {upstream.url}"
-    program = f"ulimit -n 64; exec {sys.executable} -m otel_sessions.cli proxy {flags}"
-    with running("proxy", ["bash", "-c", program], tmp_path, PATIENT) as process:
-        until_answers(f"http://{HOST}:{health}/healthz", process)
-        with contextlib.ExitStack() as idle:
-            for _ in range(70):
-                client = idle.enter_context(socket.create_connection((HOST, front), PATIENCE))
-                client.sendall(ASK)
-                assert status_of(client) == 200
-            for _ in range(40):
-                client = idle.enter_context(socket.create_connection((HOST, health), PATIENCE))
-                client.sendall(b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")
-                assert status_of(client) == 200
-        log = process.said()
-
-    upstream.close()
-    assert "idle connections closed for new ones" in log
-    assert "connections refused" not in log
 
 
 @pytest.fixture(params=["uvloop", "asyncio"])
@@ -357,87 +306,138 @@ def crowded(request: pytest.FixtureRequest, origin: Origin, tmp_path: Path) -> I
         assert "Traceback" not in started.process.said()
 
 
-def test_a_new_connection_at_the_limit_closes_the_connection_that_has_idled_longest(crowded: Crowded) -> None:
-    first, second = crowded.idle(), crowded.idle()
-    first.sendall(ASK)
-    assert status_of(first) == 200
+class TestCaps:
+    """How many connections may be open."""
 
-    third = crowded.idle()
+    @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+    def test_a_process_out_of_descriptors_turns_others_away_and_answers_for_its_health(
+        self, tmp_path: Path, loop: str
+    ) -> None:
+        upstream, front, health = Recorder({}), free_port(), free_port()
+        flags = (
+            f"--loop {loop} --head-timeout 4 --listen {HOST}:{front} --health {HOST}:{health} --upstream {upstream.url}"
+        )
+        program = f"ulimit -n 64; exec {sys.executable} -m otel_sessions.cli proxy {flags}"
+        with running("proxy", ["bash", "-c", program], tmp_path, PATIENT) as process:
+            until_answers(f"http://{HOST}:{health}/healthz", process)
+            began = time.monotonic()
+            with contextlib.ExitStack() as silent:
+                for _ in range(70):
+                    silent.enter_context(socket.create_connection((HOST, front), PATIENCE))
+                for _ in range(10):
+                    assert (
+                        httpx2.get(f"http://{HOST}:{health}/healthz", trust_env=False, timeout=PATIENCE).status_code
+                        == 200
+                    )
+                    assert answer_or_nothing(front)[:12] in (b"", b"HTTP/1.1 200", b"HTTP/1.1 503")
+                until(lambda: answer_or_nothing(front), lambda said: said.startswith(b"HTTP/1.1 200"))
+            lines = process.said().splitlines()
 
-    assert second.recv(1000) == b""
-    for client in (first, third):
-        client.sendall(ASK)
-        assert status_of(client) == 200
-    assert "idle connections closed for new ones: 1; 2 are open, which is --max-connections" in crowded.log()
-    assert "connections refused" not in crowded.log()
+        upstream.close()
+        refusals = [line for line in lines if "connections refused" in line]
+        assert 1 <= len(refusals) <= time.monotonic() - began + 1
+        assert "Traceback" not in "\n".join(lines)
 
+    def test_many_idle_connections_in_few_descriptors_refuse_no_client_and_no_health_check(
+        self, tmp_path: Path
+    ) -> None:
+        upstream = Recorder({})
+        front, health = free_port(), free_port()
+        flags = f"--listen {HOST}:{front} --health {HOST}:{health} --upstream {upstream.url}"
+        program = f"ulimit -n 64; exec {sys.executable} -m otel_sessions.cli proxy {flags}"
+        with running("proxy", ["bash", "-c", program], tmp_path, PATIENT) as process:
+            until_answers(f"http://{HOST}:{health}/healthz", process)
+            with contextlib.ExitStack() as idle:
+                for _ in range(70):
+                    client = idle.enter_context(socket.create_connection((HOST, front), PATIENCE))
+                    client.sendall(ASK)
+                    assert status_of(client) == 200
+                for _ in range(40):
+                    client = idle.enter_context(socket.create_connection((HOST, health), PATIENCE))
+                    client.sendall(b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")
+                    assert status_of(client) == 200
+            log = process.said()
 
-def test_a_hundred_clients_that_idle_one_after_another_are_all_served_at_the_limit(crowded: Crowded) -> None:
-    for _ in range(100):
-        crowded.idle()
+        upstream.close()
+        assert "idle connections closed for new ones" in log
+        assert "connections refused" not in log
 
-    assert "connections refused" not in crowded.log()
+    def test_a_new_connection_at_the_limit_closes_the_connection_that_has_idled_longest(self, crowded: Crowded) -> None:
+        first, second = crowded.idle(), crowded.idle()
+        first.sendall(ASK)
+        assert status_of(first) == 200
 
+        third = crowded.idle()
 
-def test_at_the_limit_clients_with_requests_under_way_stay_and_a_new_one_is_refused(
-    crowded: Crowded, origin: Origin
-) -> None:
-    waiting = [crowded.asks(b"GET /held HTTP/1.1\r\nHost: h\r\n\r\n") for _ in range(2)]
-    origin.until("held", 2)
+        assert second.recv(1000) == b""
+        for client in (first, third):
+            client.sendall(ASK)
+            assert status_of(client) == 200
+        assert "idle connections closed for new ones: 1; 2 are open, which is --max-connections" in crowded.log()
+        assert "connections refused" not in crowded.log()
 
-    refused = crowded.connect().recv(1000)
-    origin.release()
+    def test_a_hundred_clients_that_idle_one_after_another_are_all_served_at_the_limit(self, crowded: Crowded) -> None:
+        for _ in range(100):
+            crowded.idle()
 
-    assert refused.startswith(b"HTTP/1.1 503 ")
-    assert b"\r\nretry-after: 1\r\n" in refused
-    assert [status_of(client) for client in waiting] == [200, 200]
-    assert "connections refused: 1; 2 are open, which is --max-connections" in crowded.log()
-    until(lambda: status_of(crowded.asks(ASK)), lambda status: status == 200)
+        assert "connections refused" not in crowded.log()
 
+    def test_at_the_limit_clients_with_requests_under_way_stay_and_a_new_one_is_refused(
+        self, crowded: Crowded, origin: Origin
+    ) -> None:
+        waiting = [crowded.asks(b"GET /held HTTP/1.1\r\nHost: h\r\n\r\n") for _ in range(2)]
+        origin.until("held", 2)
 
-@pytest.mark.parametrize(
-    ("asked", "rest"),
-    [
-        pytest.param(b"GET /half HTTP/1.1\r\nHo", b"st: h\r\n\r\n", id="half a head"),
-        pytest.param(b"\r\nG", b"ET /half HTTP/1.1\r\nHost: h\r\n\r\n", id="a letter"),
-        pytest.param(b"POST /half HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\na", b"b", id="half a body"),
-    ],
-)
-def test_at_the_limit_a_client_in_the_midst_of_its_next_request_is_never_closed(
-    crowded: Crowded, origin: Origin, asked: bytes, rest: bytes
-) -> None:
-    clients = [crowded.idle() for _ in range(2)]
-    for client in clients:
-        client.sendall(asked)
-    until(lambda: status_of(crowded.connect()), lambda status: status == 503)
-    for client in clients:
-        client.sendall(rest)
-        assert status_of(client) == 200
+        refused = crowded.connect().recv(1000)
+        origin.release()
 
+        assert refused.startswith(b"HTTP/1.1 503 ")
+        assert b"\r\nretry-after: 1\r\n" in refused
+        assert [status_of(client) for client in waiting] == [200, 200]
+        assert "connections refused: 1; 2 are open, which is --max-connections" in crowded.log()
+        until(lambda: status_of(crowded.asks(ASK)), lambda status: status == 200)
 
-def test_at_the_limit_a_client_that_has_not_read_all_of_its_answer_gets_the_rest(crowded: Crowded) -> None:
-    large = b"GET /large?mib=16 HTTP/1.1\r\nHost: h\r\n\r\n"
-    readers = [crowded.asks(large) for _ in range(2)]
-    until(lambda: status_of(crowded.connect()), lambda status: status == 503)
-
-    for reader in readers:
-        said = b""
-        while not said.endswith(b"\r\n0\r\n\r\n"):
-            more = reader.recv(1024 * 1024)
-            assert more
-            said = said[-8:] + more
-
-
-def test_a_websocket_never_gives_way_to_a_new_connection(crowded: Crowded) -> None:
-    handshake = (
-        b"GET /echo HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    @pytest.mark.parametrize(
+        ("asked", "rest"),
+        [
+            pytest.param(b"GET /half HTTP/1.1\r\nHo", b"st: h\r\n\r\n", id="half a head"),
+            pytest.param(b"\r\nG", b"ET /half HTTP/1.1\r\nHost: h\r\n\r\n", id="a letter"),
+            pytest.param(b"POST /half HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\na", b"b", id="half a body"),
+        ],
     )
-    sockets = [crowded.asks(handshake) for _ in range(2)]
-    assert all(client.recv(1000).startswith(b"HTTP/1.1 101 ") for client in sockets)
+    def test_at_the_limit_a_client_in_the_midst_of_its_next_request_is_never_closed(
+        self, crowded: Crowded, origin: Origin, asked: bytes, rest: bytes
+    ) -> None:
+        clients = [crowded.idle() for _ in range(2)]
+        for client in clients:
+            client.sendall(asked)
+        until(lambda: status_of(crowded.connect()), lambda status: status == 503)
+        for client in clients:
+            client.sendall(rest)
+            assert status_of(client) == 200
 
-    assert status_of(crowded.connect()) == 503
+    def test_at_the_limit_a_client_that_has_not_read_all_of_its_answer_gets_the_rest(self, crowded: Crowded) -> None:
+        large = b"GET /large?mib=16 HTTP/1.1\r\nHost: h\r\n\r\n"
+        readers = [crowded.asks(large) for _ in range(2)]
+        until(lambda: status_of(crowded.connect()), lambda status: status == 503)
 
-    for client in sockets:
-        client.sendall(b"\x89\x80" + bytes(4))
-        assert client.recv(1000) == b"\x8a\x00"
+        for reader in readers:
+            said = b""
+            while not said.endswith(b"\r\n0\r\n\r\n"):
+                more = reader.recv(1024 * 1024)
+                assert more
+                said = said[-8:] + more
+
+    def test_a_websocket_never_gives_way_to_a_new_connection(self, crowded: Crowded) -> None:
+        handshake = (
+            b"GET /echo HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        sockets = [crowded.asks(handshake) for _ in range(2)]
+        assert all(client.recv(1000).startswith(b"HTTP/1.1 101 ") for client in sockets)
+
+        assert status_of(crowded.connect()) == 503
+
+        for client in sockets:
+            client.sendall(b"\x89\x80" + bytes(4))
+            assert client.recv(1000) == b"\x8a\x00"

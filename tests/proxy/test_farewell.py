@@ -199,43 +199,41 @@ async def test_an_upstream_that_never_answers_is_given_up_after_the_close_timeou
     assert ID not in caplog.text
 
 
-# Sessions that can be none of ours
+class TestForeignSessions:
+    """Sessions of the upstream that cannot be sessions here."""
 
-
-@pytest.mark.parametrize("status", [204, 405])
-async def test_a_stray_session_is_ended_in_silence(
-    server: FakeUpstream, status: int, caplog: pytest.LogCaptureFixture
-) -> None:
-    server.breaks, server.status = 1, status
-    async with proxying(server.url) as (_, farewell):
-        await farewell.to_stray(ID, b"/mcp", [])
-
-    assert [delete[1:] for delete in server.deletes] == [(ID, "/mcp")] * 2
-    assert caplog.record_tuples == []
-
-
-async def test_a_stray_session_that_stays_upstream_is_told_in_one_line(
-    server: FakeUpstream, caplog: pytest.LogCaptureFixture
-) -> None:
-    server.status = 403
-    async with proxying(server.url) as (_, farewell):
-        await farewell.to_stray(ID, b"/mcp", [])
-
-    (record,) = caplog.records
-    assert (record.name, record.levelno) == ("otel_sessions.proxy", logging.WARNING)
-    assert record.getMessage() == (
-        f"the upstream may still hold session {fingerprint(ID)}, which is not counted: "
-        "the upstream answered 403 to the DELETE for a session"
-    )
-
-
-async def test_a_stray_session_is_given_up_in_time_also_by_a_request_that_is_cancelled(
-    server: FakeUpstream, caplog: pytest.LogCaptureFixture
-) -> None:
-    server.silent.clear()
-    async with proxying(server.url, close_timeout=0.2) as (_, farewell):
-        with anyio.CancelScope() as cancelled:
-            cancelled.cancel()
+    @pytest.mark.parametrize("status", [204, 405])
+    async def test_a_stray_session_is_ended_in_silence(
+        self, server: FakeUpstream, status: int, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        server.breaks, server.status = 1, status
+        async with proxying(server.url) as (_, farewell):
             await farewell.to_stray(ID, b"/mcp", [])
 
-    assert f"the upstream may still hold session {fingerprint(ID)}" in caplog.text
+        assert [delete[1:] for delete in server.deletes] == [(ID, "/mcp")] * 2
+        assert caplog.record_tuples == []
+
+    async def test_a_stray_session_that_stays_upstream_is_told_in_one_line(
+        self, server: FakeUpstream, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        server.status = 403
+        async with proxying(server.url) as (_, farewell):
+            await farewell.to_stray(ID, b"/mcp", [])
+
+        (record,) = caplog.records
+        assert (record.name, record.levelno) == ("otel_sessions.proxy", logging.WARNING)
+        assert record.getMessage() == (
+            f"the upstream may still hold session {fingerprint(ID)}, which is not counted: "
+            "the upstream answered 403 to the DELETE for a session"
+        )
+
+    async def test_a_stray_session_is_given_up_in_time_also_by_a_request_that_is_cancelled(
+        self, server: FakeUpstream, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        server.silent.clear()
+        async with proxying(server.url, close_timeout=0.2) as (_, farewell):
+            with anyio.CancelScope() as cancelled:
+                cancelled.cancel()
+                await farewell.to_stray(ID, b"/mcp", [])
+
+        assert f"the upstream may still hold session {fingerprint(ID)}" in caplog.text

@@ -107,78 +107,77 @@ def until_accepted(client: socket.socket) -> None:
     assert head.startswith(b"HTTP/1.1 101 ")
 
 
-# Clients
+class TestClients:
+    """Clients that have closed their sending side."""
+
+    def test_a_client_that_ends_within_a_stream_of_events_has_left(self, port: int, origin: Origin) -> None:
+        with connected(port, b"GET /events HTTP/1.1\r\nHost: h\r\n\r\n") as client:
+            origin.until("streams", 1)
+            client.shutdown(socket.SHUT_WR)
+
+            assert statuses(rest(client)) == [200]
+        origin.until_none("streams")
+
+    def test_a_client_that_ends_before_its_answer_has_left(self, port: int, origin: Origin) -> None:
+        with connected(port, b"GET /never HTTP/1.1\r\nHost: h\r\n\r\n") as client:
+            origin.until("waiting", 1)
+            client.shutdown(socket.SHUT_WR)
+
+            assert rest(client) == b""
+        origin.until_none("waiting")
+
+    @pytest.mark.parametrize("half", [SIZED, CHUNKED], ids=["sized", "chunked"])
+    def test_a_client_that_ends_within_its_request_gets_no_answer(self, port: int, half: bytes) -> None:
+        with connected(port, half) as client:
+            client.shutdown(socket.SHUT_WR)
+
+            assert rest(client) == b""
+
+    def test_a_websockets_client_that_ends_without_a_close_has_left_behind_its_messages(
+        self, port: int, origin: Origin
+    ) -> None:
+        with connected(port, HANDSHAKE) as client:
+            until_accepted(client)
+            origin.until("sockets", 1)
+            client.sendall(HELLO)
+            assert client.recv(7) == b"\x81\x05hello"
+            client.shutdown(socket.SHUT_WR)
+
+            rest(client)
+        origin.until_none("sockets")
 
 
-def test_a_client_that_ends_within_a_stream_of_events_has_left(port: int, origin: Origin) -> None:
-    with connected(port, b"GET /events HTTP/1.1\r\nHost: h\r\n\r\n") as client:
-        origin.until("streams", 1)
-        client.shutdown(socket.SHUT_WR)
+class TestUpstreams:
+    """Upstreams that have closed their sending side."""
 
-        assert statuses(rest(client)) == [200]
-    origin.until_none("streams")
+    @pytest.mark.parametrize(
+        "asked", [b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n", SIZED, CHUNKED], ids=["get", "sized", "chunked"]
+    )
+    def test_an_upstream_that_ends_before_its_answer_is_502(
+        self, before_half_gone: int, half_gone: HalfGone, asked: bytes
+    ) -> None:
+        before = half_gone.left
+        with connected(before_half_gone, asked) as client:
+            assert client.recv(65536).startswith(b"HTTP/1.1 502 ")
 
+        until(lambda: half_gone.left, lambda left: left > before)
 
-def test_a_client_that_ends_before_its_answer_has_left(port: int, origin: Origin) -> None:
-    with connected(port, b"GET /never HTTP/1.1\r\nHost: h\r\n\r\n") as client:
-        origin.until("waiting", 1)
-        client.shutdown(socket.SHUT_WR)
+    def test_an_upstream_that_ends_without_a_close_ends_its_websocket(
+        self, before_half_gone: int, half_gone: HalfGone
+    ) -> None:
+        before = half_gone.left
+        with connected(before_half_gone, HANDSHAKE) as client:
+            until_accepted(client)
+            said = client.recv(4)
+            client.sendall(b"\x88\x82" + bytes(4) + said[2:])
 
-        assert rest(client) == b""
-    origin.until_none("waiting")
+            assert (said, rest(client)) == (BROKEN, b"")
+        until(lambda: half_gone.left, lambda left: left == before + 1)
 
+    def test_a_websocket_whose_sides_have_both_ended_is_over(self, before_half_gone: int, half_gone: HalfGone) -> None:
+        before = half_gone.left
+        with connected(before_half_gone, HANDSHAKE) as client:
+            client.shutdown(socket.SHUT_WR)
 
-@pytest.mark.parametrize("half", [SIZED, CHUNKED], ids=["sized", "chunked"])
-def test_a_client_that_ends_within_its_request_gets_no_answer(port: int, half: bytes) -> None:
-    with connected(port, half) as client:
-        client.shutdown(socket.SHUT_WR)
-
-        assert rest(client) == b""
-
-
-def test_a_websockets_client_that_ends_without_a_close_has_left_behind_its_messages(port: int, origin: Origin) -> None:
-    with connected(port, HANDSHAKE) as client:
-        until_accepted(client)
-        origin.until("sockets", 1)
-        client.sendall(HELLO)
-        assert client.recv(7) == b"\x81\x05hello"
-        client.shutdown(socket.SHUT_WR)
-
-        rest(client)
-    origin.until_none("sockets")
-
-
-# Upstreams
-
-
-@pytest.mark.parametrize(
-    "asked", [b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n", SIZED, CHUNKED], ids=["get", "sized", "chunked"]
-)
-def test_an_upstream_that_ends_before_its_answer_is_502(
-    before_half_gone: int, half_gone: HalfGone, asked: bytes
-) -> None:
-    before = half_gone.left
-    with connected(before_half_gone, asked) as client:
-        assert client.recv(65536).startswith(b"HTTP/1.1 502 ")
-
-    until(lambda: half_gone.left, lambda left: left > before)
-
-
-def test_an_upstream_that_ends_without_a_close_ends_its_websocket(before_half_gone: int, half_gone: HalfGone) -> None:
-    before = half_gone.left
-    with connected(before_half_gone, HANDSHAKE) as client:
-        until_accepted(client)
-        said = client.recv(4)
-        client.sendall(b"\x88\x82" + bytes(4) + said[2:])
-
-        assert (said, rest(client)) == (BROKEN, b"")
-    until(lambda: half_gone.left, lambda left: left == before + 1)
-
-
-def test_a_websocket_whose_sides_have_both_ended_is_over(before_half_gone: int, half_gone: HalfGone) -> None:
-    before = half_gone.left
-    with connected(before_half_gone, HANDSHAKE) as client:
-        client.shutdown(socket.SHUT_WR)
-
-        rest(client)
-    until(lambda: half_gone.left, lambda left: left == before + 1)
+            rest(client)
+        until(lambda: half_gone.left, lambda left: left == before + 1)

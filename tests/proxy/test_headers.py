@@ -110,9 +110,6 @@ def test_a_header_that_decides_is_refused_by_its_name_in_another_spelling(name: 
     assert refused[1].startswith(f"the header {name.decode()} is repeated, ")
 
 
-# Whoever connects over a Unix socket has no address
-
-
 def over_unix(**said: str) -> dict[str, Any]:
     return {**scope(None, **said), "server": ("/run/proxy.sock", None)}
 
@@ -125,42 +122,45 @@ def over_tcp(**said: str) -> dict[str, Any]:
 UNIX = Trust(unix=True, networks=(read_network("10.0.0.0/8"),))
 
 
-@pytest.mark.parametrize(
-    ("entries", "client"),
-    [
-        ("203.0.113.7", "203.0.113.7"),
-        ("203.0.113.7, 10.0.0.5", "203.0.113.7"),
-        ("203.0.113.7, 198.51.100.1", "198.51.100.1"),
-        ("10.0.0.5", "10.0.0.5"),
-        ("203.0.113.7, unknown", None),
-        ("", None),
-    ],
-)
-def test_a_client_behind_a_trusted_proxy_on_a_unix_socket_has_its_address(entries: str, client: str | None) -> None:
-    assert UNIX.client(over_unix(x_forwarded_for=entries)) == client
-    assert TRUST.client(over_unix(x_forwarded_for=entries)) is None
-    assert UNIX.client(over_tcp(x_forwarded_for=entries)) is None
+class TestUnixSockets:
+    """Whoever connects over a Unix socket has no address."""
 
+    @pytest.mark.parametrize(
+        ("entries", "client"),
+        [
+            ("203.0.113.7", "203.0.113.7"),
+            ("203.0.113.7, 10.0.0.5", "203.0.113.7"),
+            ("203.0.113.7, 198.51.100.1", "198.51.100.1"),
+            ("10.0.0.5", "10.0.0.5"),
+            ("203.0.113.7, unknown", None),
+            ("", None),
+        ],
+    )
+    def test_a_client_behind_a_trusted_proxy_on_a_unix_socket_has_its_address(
+        self, entries: str, client: str | None
+    ) -> None:
+        assert UNIX.client(over_unix(x_forwarded_for=entries)) == client
+        assert TRUST.client(over_unix(x_forwarded_for=entries)) is None
+        assert UNIX.client(over_tcp(x_forwarded_for=entries)) is None
 
-@pytest.mark.parametrize(
-    ("entries", "chain"),
-    [("203.0.113.7, 10.0.0.5", "203.0.113.7, 10.0.0.5"), ("unknown", "unknown"), ("", "unknown")],
-)
-def test_a_trusted_proxy_on_a_unix_socket_adds_nothing_to_the_addresses(entries: str, chain: str) -> None:
-    assert told(over_unix(x_forwarded_for=entries), b"x-forwarded-for", UNIX) == [chain]
-    assert told(over_unix(x_forwarded_for=entries), b"x-forwarded-for") == ["unknown"]
-    assert told(over_tcp(x_forwarded_for=entries), b"x-forwarded-for", UNIX) == ["unknown"]
+    @pytest.mark.parametrize(
+        ("entries", "chain"),
+        [("203.0.113.7, 10.0.0.5", "203.0.113.7, 10.0.0.5"), ("unknown", "unknown"), ("", "unknown")],
+    )
+    def test_a_trusted_proxy_on_a_unix_socket_adds_nothing_to_the_addresses(self, entries: str, chain: str) -> None:
+        assert told(over_unix(x_forwarded_for=entries), b"x-forwarded-for", UNIX) == [chain]
+        assert told(over_unix(x_forwarded_for=entries), b"x-forwarded-for") == ["unknown"]
+        assert told(over_tcp(x_forwarded_for=entries), b"x-forwarded-for", UNIX) == ["unknown"]
 
+    def test_only_a_trusted_proxy_on_a_unix_socket_says_the_scheme_and_the_owner(self) -> None:
+        asked = {"x_forwarded_proto": "https", "x_user": "ada"}
+        trust = Trust(unix=True, words=frozenset({b"x-user"}))
 
-def test_only_a_trusted_proxy_on_a_unix_socket_says_the_scheme_and_the_owner() -> None:
-    asked = {"x_forwarded_proto": "https", "x_user": "ada"}
-    trust = Trust(unix=True, words=frozenset({b"x-user"}))
-
-    assert scheme_of(over_unix(**asked), trust) == "https"
-    assert scheme_of(over_tcp(**asked), trust) == "http"
-    assert told(over_unix(**asked), b"x-user", trust) == ["ada"]
-    assert told(over_tcp(**asked), b"x-user", trust) == []
-    assert told(over_unix(**asked, forwarded="for=203.0.113.7"), b"forwarded", trust) == [
-        "for=203.0.113.7",
-        "for=unknown",
-    ]
+        assert scheme_of(over_unix(**asked), trust) == "https"
+        assert scheme_of(over_tcp(**asked), trust) == "http"
+        assert told(over_unix(**asked), b"x-user", trust) == ["ada"]
+        assert told(over_tcp(**asked), b"x-user", trust) == []
+        assert told(over_unix(**asked, forwarded="for=203.0.113.7"), b"forwarded", trust) == [
+            "for=203.0.113.7",
+            "for=unknown",
+        ]

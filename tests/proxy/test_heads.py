@@ -178,9 +178,6 @@ def test_whatever_comes_is_a_head_or_malformed(lines: bytes) -> None:
     assert [value for name, value in read.headers if name == b"host"] == [b"h"]
 
 
-# Bodies
-
-
 def read_in(body: Chunked | Sized, raw: bytes, cuts: list[int]) -> tuple[bytes, bytes]:
     """Return the content and what is left, fed in pieces that end at the cuts."""
     content, pending = b"", bytearray()
@@ -194,72 +191,71 @@ def read_in(body: Chunked | Sized, raw: bytes, cuts: list[int]) -> tuple[bytes, 
     return content, bytes(pending)
 
 
-@given(
-    parts=st.lists(st.binary(min_size=1, max_size=40), max_size=8),
-    extension=st.sampled_from([b"", b";a", b';a="b c"']),
-    trailer=st.sampled_from([b"", b"Host: evil\r\n", b"a: b\r\nc:\r\n"]),
-    cuts=st.lists(st.integers(0, 60), max_size=6).map(sorted),
-)
-def test_chunks_are_the_same_however_they_are_cut(
-    parts: list[bytes], extension: bytes, trailer: bytes, cuts: list[int]
-) -> None:
-    raw = b"".join(b"%X%s\r\n%s\r\n" % (len(part), extension, part) for part in parts)
-    raw += b"0%s\r\n%s\r\n" % (extension, trailer)
-    body = Chunked()
+class TestBodies:
+    """How the body of a request is read."""
 
-    content, left = read_in(body, raw + b"GET /next", [min(cut, len(raw)) for cut in cuts])
+    @given(
+        parts=st.lists(st.binary(min_size=1, max_size=40), max_size=8),
+        extension=st.sampled_from([b"", b";a", b';a="b c"']),
+        trailer=st.sampled_from([b"", b"Host: evil\r\n", b"a: b\r\nc:\r\n"]),
+        cuts=st.lists(st.integers(0, 60), max_size=6).map(sorted),
+    )
+    def test_chunks_are_the_same_however_they_are_cut(
+        self, parts: list[bytes], extension: bytes, trailer: bytes, cuts: list[int]
+    ) -> None:
+        raw = b"".join(b"%X%s\r\n%s\r\n" % (len(part), extension, part) for part in parts)
+        raw += b"0%s\r\n%s\r\n" % (extension, trailer)
+        body = Chunked()
 
-    assert (content, left, body.is_whole) == (b"".join(parts), b"GET /next", True)
+        content, left = read_in(body, raw + b"GET /next", [min(cut, len(raw)) for cut in cuts])
 
+        assert (content, left, body.is_whole) == (b"".join(parts), b"GET /next", True)
 
-def test_a_body_of_a_known_length_ends_where_it_says() -> None:
-    body = Sized(3)
+    def test_a_body_of_a_known_length_ends_where_it_says(self) -> None:
+        body = Sized(3)
 
-    assert read_in(body, b"abcGET", [1]) == (b"abc", b"GET")
-    assert body.is_whole
+        assert read_in(body, b"abcGET", [1]) == (b"abc", b"GET")
+        assert body.is_whole
 
+    @pytest.mark.parametrize(
+        "raw",
+        [
+            b"3 \r\nabc\r\n0\r\n\r\n",
+            b" 3\r\nabc\r\n0\r\n\r\n",
+            b"3\nabc\r\n0\r\n\r\n",
+            b"3\r\nabc\n0\r\n\r\n",
+            b"3\r\nabcd\r\n0\r\n\r\n",
+            b"0x3\r\nabc\r\n0\r\n\r\n",
+            b"-3\r\nabc\r\n0\r\n\r\n",
+            b"+3\r\nabc\r\n0\r\n\r\n",
+            b"3_0\r\nabc",
+            b"\r\nabc",
+            b"zz\r\n",
+            b"FFFFFFFFFFFFFFFF\r\n",
+            b"10000000000000003\r\nabc\r\n",
+            b"3\r;\r\nabc\r\n",
+            b"3;a\x00\r\nabc\r\n",
+            b"3;" + b"a" * 2000,
+            b"0\r\nno trailer\r\n\r\n",
+            b"0\r\n folded\r\n\r\n",
+            b"0\r\nHost : a\r\n\r\n",
+            b"0\r\nHost: a\n\r\n",
+            b"0\n\n",
+        ],
+    )
+    def test_a_chunk_that_may_mean_two_things_is_refused(self, raw: bytes) -> None:
+        with pytest.raises(Malformed):
+            read_in(Chunked(), raw, [])
 
-@pytest.mark.parametrize(
-    "raw",
-    [
-        b"3 \r\nabc\r\n0\r\n\r\n",
-        b" 3\r\nabc\r\n0\r\n\r\n",
-        b"3\nabc\r\n0\r\n\r\n",
-        b"3\r\nabc\n0\r\n\r\n",
-        b"3\r\nabcd\r\n0\r\n\r\n",
-        b"0x3\r\nabc\r\n0\r\n\r\n",
-        b"-3\r\nabc\r\n0\r\n\r\n",
-        b"+3\r\nabc\r\n0\r\n\r\n",
-        b"3_0\r\nabc",
-        b"\r\nabc",
-        b"zz\r\n",
-        b"FFFFFFFFFFFFFFFF\r\n",
-        b"10000000000000003\r\nabc\r\n",
-        b"3\r;\r\nabc\r\n",
-        b"3;a\x00\r\nabc\r\n",
-        b"3;" + b"a" * 2000,
-        b"0\r\nno trailer\r\n\r\n",
-        b"0\r\n folded\r\n\r\n",
-        b"0\r\nHost : a\r\n\r\n",
-        b"0\r\nHost: a\n\r\n",
-        b"0\n\n",
-    ],
-)
-def test_a_chunk_that_may_mean_two_things_is_refused(raw: bytes) -> None:
-    with pytest.raises(Malformed):
-        read_in(Chunked(), raw, [])
+    def test_what_is_beside_the_content_of_a_body_is_limited(self) -> None:
+        chunk = b"1;" + b"a" * 900 + b"\r\nx\r\n"
 
+        with pytest.raises(Malformed):
+            read_in(Chunked(), chunk * 100, [])
+        with pytest.raises(Malformed):
+            read_in(Chunked(), b"0\r\n" + b"a: b\r\n" * 20_000, [])
 
-def test_what_is_beside_the_content_of_a_body_is_limited() -> None:
-    chunk = b"1;" + b"a" * 900 + b"\r\nx\r\n"
+    def test_one_step_reads_a_bounded_number_of_chunks(self) -> None:
+        pending = bytearray(b"1\r\nx\r\n" * 40_000)
 
-    with pytest.raises(Malformed):
-        read_in(Chunked(), chunk * 100, [])
-    with pytest.raises(Malformed):
-        read_in(Chunked(), b"0\r\n" + b"a: b\r\n" * 20_000, [])
-
-
-def test_one_step_reads_a_bounded_number_of_chunks() -> None:
-    pending = bytearray(b"1\r\nx\r\n" * 40_000)
-
-    assert len(Chunked().take(pending)) < 1_000
+        assert len(Chunked().take(pending)) < 1_000

@@ -201,50 +201,29 @@ async def test_an_embedder_names_a_unix_socket_by_its_path(
             _ = proxy.address
 
 
-# A Unix socket's path
+class TestSocketPath:
+    """What may be at the path of a Unix socket."""
 
+    def test_a_proxy_that_was_killed_leaves_a_path_that_the_next_one_takes(
+        self, start: StartProxy, folder: Path
+    ) -> None:
+        path = folder / "p"
+        with start("--listen", f"unix:{path}") as proxy:
+            proxy.process.kill()
+        assert path.is_socket()
+        with start("--listen", f"unix:{path}"), over(path) as local:
+            assert local.get("http://h/asked").status_code == 200
 
-def test_a_proxy_that_was_killed_leaves_a_path_that_the_next_one_takes(start: StartProxy, folder: Path) -> None:
-    path = folder / "p"
-    with start("--listen", f"unix:{path}") as proxy:
-        proxy.process.kill()
-    assert path.is_socket()
-    with start("--listen", f"unix:{path}"), over(path) as local:
-        assert local.get("http://h/asked").status_code == 200
-
-
-def test_a_path_that_another_proxy_has_is_an_error_and_stays_with_it(
-    start: StartProxy, folder: Path, tmp_path: Path
-) -> None:
-    path = folder / "p"
-    flags = ("--upstream", "http://127.0.0.1:1", "--listen", f"unix:{path}")
-    with start("--listen", f"unix:{path}"), over(path) as local:
-        with running_module("cli", tmp_path, "proxy", *flags, name="other") as other:
-            assert other.end() == 2
-            assert f"otel-sessions: --listen unix:{path}: Address already in use" in other.said()
-        assert local.get("http://h/asked").status_code == 200
-
-
-# Whoever connects over a Unix socket
-
-
-@on_both_loops
-@pytest.mark.parametrize("trusted", [(), ("--trusted-proxy", "unix"), ("--trusted-proxy", HOST)])
-def test_a_peer_on_a_unix_socket_is_trusted_only_if_unix_is(
-    start: StartProxy, folder: Path, http: httpx2.Client, loop: str, trusted: tuple[str, ...]
-) -> None:
-    path = folder / "p"
-    forged = {"x-forwarded-for": "203.0.113.7, 198.51.100.1", "x-forwarded-proto": "https"}
-    with start("--loop", loop, "--listen", f"unix:{path}", *trusted) as proxy, over(path) as local:
-        over_unix = headers_of(local.get("http://h/asked", headers=forged))
-        over_tcp = headers_of(http.get(f"{proxy.url}/asked", headers=forged))
-        upgraded = asyncio.run(headers_behind(path, forged))
-
-    kept, dropped = ("203.0.113.7, 198.51.100.1", "https"), ("unknown", "http")
-    expected = kept if "unix" in trusted else dropped
-    assert (over_unix["x-forwarded-for"], over_unix["x-forwarded-proto"]) == expected
-    assert (upgraded["x-forwarded-for"], upgraded["x-forwarded-proto"]) == expected
-    assert over_tcp["x-forwarded-for"] == (f"{kept[0]}, {HOST}" if HOST in trusted else HOST)
+    def test_a_path_that_another_proxy_has_is_an_error_and_stays_with_it(
+        self, start: StartProxy, folder: Path, tmp_path: Path
+    ) -> None:
+        path = folder / "p"
+        flags = ("--upstream", "http://127.0.0.1:1", "--listen", f"unix:{path}")
+        with start("--listen", f"unix:{path}"), over(path) as local:
+            with running_module("cli", tmp_path, "proxy", *flags, name="other") as other:
+                assert other.end() == 2
+                assert f"otel-sessions: --listen unix:{path}: Address already in use" in other.said()
+            assert local.get("http://h/asked").status_code == 200
 
 
 async def headers_behind(path: Path, headers: dict[str, str]) -> dict[str, str]:
@@ -254,7 +233,26 @@ async def headers_behind(path: Path, headers: dict[str, str]) -> dict[str, str]:
         return dict(json.loads(await behind.recv()))
 
 
-# An upstream on a Unix socket
+class TestUnixSocketClients:
+    """Who connects over a Unix socket."""
+
+    @on_both_loops
+    @pytest.mark.parametrize("trusted", [(), ("--trusted-proxy", "unix"), ("--trusted-proxy", HOST)])
+    def test_a_peer_on_a_unix_socket_is_trusted_only_if_unix_is(
+        self, start: StartProxy, folder: Path, http: httpx2.Client, loop: str, trusted: tuple[str, ...]
+    ) -> None:
+        path = folder / "p"
+        forged = {"x-forwarded-for": "203.0.113.7, 198.51.100.1", "x-forwarded-proto": "https"}
+        with start("--loop", loop, "--listen", f"unix:{path}", *trusted) as proxy, over(path) as local:
+            over_unix = headers_of(local.get("http://h/asked", headers=forged))
+            over_tcp = headers_of(http.get(f"{proxy.url}/asked", headers=forged))
+            upgraded = asyncio.run(headers_behind(path, forged))
+
+        kept, dropped = ("203.0.113.7, 198.51.100.1", "https"), ("unknown", "http")
+        expected = kept if "unix" in trusted else dropped
+        assert (over_unix["x-forwarded-for"], over_unix["x-forwarded-proto"]) == expected
+        assert (upgraded["x-forwarded-for"], upgraded["x-forwarded-proto"]) == expected
+        assert over_tcp["x-forwarded-for"] == (f"{kept[0]}, {HOST}" if HOST in trusted else HOST)
 
 
 @pytest.fixture
@@ -271,50 +269,51 @@ def answers(path: Path, process: Running) -> bool:
         return client.connect_ex(str(path)) == 0
 
 
-@on_both_loops
-def test_an_upstream_on_a_unix_socket_gets_requests_and_websockets(
-    local_origin: Path, tmp_path: Path, http: httpx2.Client, loop: str
-) -> None:
-    with start_proxy(tmp_path, f"unix:{local_origin}", "--loop", loop) as proxy:
-        passed = http.get(f"{proxy.url}/asked?a=b", headers={"host": "app.example"})
-        echoed = asyncio.run(echo_once(proxy))
-        assert f"for unix:{local_origin}" in proxy.process.said()
-
-    assert headers_of(passed)["host"] == "app.example"
-    assert passed.json()["query"] == "a=b"
-    assert echoed == "hello"
-
-
-@on_both_loops
-def test_an_upstream_on_a_unix_socket_is_localhost_to_itself(folder: Path, tmp_path: Path, loop: str) -> None:
-    location = b"HTTP/1.1 302 Found\r\nlocation: http://localhost/there\r\ncontent-length: 0\r\n\r\n"
-    upstream = Recorder({"/here": location}, folder / "u")
-    flags = ("--loop", loop, "--rewrite-host", "--allow-host", "app.example")
-    with start_proxy(tmp_path, upstream.url, *flags) as proxy, httpx2.Client(trust_env=False) as http:
-        answer = http.get(f"{proxy.url}/here", headers={"host": "app.example"}, timeout=PATIENCE)
-    upstream.close()
-
-    [seen] = upstream.taken()
-    assert seen.values("host") == ["localhost"]
-    assert answer.headers["location"] == "http://app.example/there"
-
-
-@on_both_loops
-def test_an_upstream_whose_path_is_not_there_is_a_502(folder: Path, tmp_path: Path, loop: str) -> None:
-    with start_proxy(tmp_path, f"unix:{folder / 'no'}", "--loop", loop) as proxy:
-        with httpx2.Client(trust_env=False) as http:
-            gone = http.get(f"{proxy.url}/x", timeout=PATIENCE)
-        upstream = Recorder({"/x": OK}, folder / "no")
-        until_answers(f"{proxy.url}/x", proxy.process)
-        upstream.close()
-        said = proxy.process.said()
-
-    assert gone.status_code == 502
-    assert "FileNotFoundError" in said
-    assert "Traceback" not in said
-
-
 async def echo_once(proxy: Proxy) -> str | bytes:
     async with connect(f"{proxy.url.replace('http', 'ws')}/echo", proxy=None) as client:
         await client.send("hello")
         return await client.recv()
+
+
+class TestUnixSocketUpstreams:
+    """An upstream that listens on a Unix socket."""
+
+    @on_both_loops
+    def test_an_upstream_on_a_unix_socket_gets_requests_and_websockets(
+        self, local_origin: Path, tmp_path: Path, http: httpx2.Client, loop: str
+    ) -> None:
+        with start_proxy(tmp_path, f"unix:{local_origin}", "--loop", loop) as proxy:
+            passed = http.get(f"{proxy.url}/asked?a=b", headers={"host": "app.example"})
+            echoed = asyncio.run(echo_once(proxy))
+            assert f"for unix:{local_origin}" in proxy.process.said()
+
+        assert headers_of(passed)["host"] == "app.example"
+        assert passed.json()["query"] == "a=b"
+        assert echoed == "hello"
+
+    @on_both_loops
+    def test_an_upstream_on_a_unix_socket_is_localhost_to_itself(self, folder: Path, tmp_path: Path, loop: str) -> None:
+        location = b"HTTP/1.1 302 Found\r\nlocation: http://localhost/there\r\ncontent-length: 0\r\n\r\n"
+        upstream = Recorder({"/here": location}, folder / "u")
+        flags = ("--loop", loop, "--rewrite-host", "--allow-host", "app.example")
+        with start_proxy(tmp_path, upstream.url, *flags) as proxy, httpx2.Client(trust_env=False) as http:
+            answer = http.get(f"{proxy.url}/here", headers={"host": "app.example"}, timeout=PATIENCE)
+        upstream.close()
+
+        [seen] = upstream.taken()
+        assert seen.values("host") == ["localhost"]
+        assert answer.headers["location"] == "http://app.example/there"
+
+    @on_both_loops
+    def test_an_upstream_whose_path_is_not_there_is_a_502(self, folder: Path, tmp_path: Path, loop: str) -> None:
+        with start_proxy(tmp_path, f"unix:{folder / 'no'}", "--loop", loop) as proxy:
+            with httpx2.Client(trust_env=False) as http:
+                gone = http.get(f"{proxy.url}/x", timeout=PATIENCE)
+            upstream = Recorder({"/x": OK}, folder / "no")
+            until_answers(f"{proxy.url}/x", proxy.process)
+            upstream.close()
+            said = proxy.process.said()
+
+        assert gone.status_code == 502
+        assert "FileNotFoundError" in said
+        assert "Traceback" not in said

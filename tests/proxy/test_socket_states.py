@@ -121,9 +121,6 @@ async def to_a_client(app: App) -> Wire:
     return wire
 
 
-# Frames that are cut anywhere
-
-
 def check_what_the_upstream_says(at: list[int]) -> None:
     async def story() -> None:
         socket, wire = await to_an_upstream()
@@ -153,166 +150,109 @@ def check_what_the_client_says(at: list[int]) -> None:
     on_virtual_time(story)
 
 
-@pytest.mark.parametrize(
-    ("check", "length"),
-    [(check_what_the_upstream_says, LENGTHS[False]), (check_what_the_client_says, LENGTHS[True])],
-    ids=["upstream", "client"],
-)
-def test_frames_cut_at_any_one_byte_are_the_same_messages(check: Callable[[list[int]], None], length: int) -> None:
-    for place in range(1, length):
-        check([place])
-    check(list(range(1, length)))
+class TestFramesThatAreCutAnywhere:
+    """Frames that are cut anywhere."""
+
+    @pytest.mark.parametrize(
+        ("check", "length"),
+        [(check_what_the_upstream_says, LENGTHS[False]), (check_what_the_client_says, LENGTHS[True])],
+        ids=["upstream", "client"],
+    )
+    def test_frames_cut_at_any_one_byte_are_the_same_messages(
+        self, check: Callable[[list[int]], None], length: int
+    ) -> None:
+        for place in range(1, length):
+            check([place])
+        check(list(range(1, length)))
+
+    @settings(deadline=None, max_examples=50)
+    @given(at=st.lists(st.integers(1, LENGTHS[False] - 1), max_size=40))
+    def test_an_upstreams_frames_cut_anywhere_are_the_same_messages(self, at: list[int]) -> None:
+        check_what_the_upstream_says(at)
+
+    @settings(deadline=None, max_examples=50)
+    @given(at=st.lists(st.integers(1, LENGTHS[True] - 1), max_size=40))
+    def test_a_clients_frames_cut_anywhere_are_the_same_messages(self, at: list[int]) -> None:
+        check_what_the_client_says(at)
 
 
-@settings(deadline=None, max_examples=50)
-@given(at=st.lists(st.integers(1, LENGTHS[False] - 1), max_size=40))
-def test_an_upstreams_frames_cut_anywhere_are_the_same_messages(at: list[int]) -> None:
-    check_what_the_upstream_says(at)
+class TestDeadlinesTowardsTheUpstream:
+    """Deadlines towards the upstream."""
 
+    @pytest.mark.deadline("a WebSocket's upstream that does not answer a close")
+    def test_an_upstream_that_never_answers_a_close_is_cut_off(self) -> None:
+        async def story() -> None:
+            socket, wire = await to_an_upstream()
+            closing = asyncio.create_task(socket.close(4000))
 
-@settings(deadline=None, max_examples=50)
-@given(at=st.lists(st.integers(1, LENGTHS[True] - 1), max_size=40))
-def test_a_clients_frames_cut_anywhere_are_the_same_messages(at: list[int]) -> None:
-    check_what_the_client_says(at)
+            await asyncio.sleep(CLOSE - 1)
+            assert "abort" not in wire.done
+            await asyncio.sleep(2)
+            assert "abort" in wire.done
+            await closing
 
+        on_virtual_time(story)
 
-# Deadlines towards the upstream
+    @pytest.mark.deadline("a WebSocket's upstream that has closed and keeps its connection")
+    def test_an_upstream_that_closes_and_keeps_its_connection_is_cut_off(self) -> None:
+        async def story() -> None:
+            socket, wire = await to_an_upstream()
+            await wire.says([GOODBYE.serialize(mask=False)])
 
+            await asyncio.sleep(CLOSE - 1)
+            assert "abort" not in wire.done
+            await asyncio.sleep(2)
+            assert "abort" in wire.done
+            assert (socket.close_code, socket.close_reason) == (1000, "bye")
 
-@pytest.mark.deadline("a WebSocket's upstream that does not answer a close")
-def test_an_upstream_that_never_answers_a_close_is_cut_off() -> None:
-    async def story() -> None:
-        socket, wire = await to_an_upstream()
-        closing = asyncio.create_task(socket.close(4000))
+        on_virtual_time(story)
 
-        await asyncio.sleep(CLOSE - 1)
-        assert "abort" not in wire.done
-        await asyncio.sleep(2)
-        assert "abort" in wire.done
-        await closing
+    @pytest.mark.deadline("a WebSocket's upstream that takes nothing of what waits for it")
+    def test_an_upstream_that_takes_nothing_is_cut_off_and_frees_who_waits_for_it(self) -> None:
+        async def story() -> None:
+            socket, wire = await to_an_upstream()
+            wire.unwritten = 70_000
+            socket.pause_writing()
+            ways = [asyncio.create_task(way) for way in (socket.send("waits"), socket.close())]
 
-    on_virtual_time(story)
-
-
-@pytest.mark.deadline("a WebSocket's upstream that has closed and keeps its connection")
-def test_an_upstream_that_closes_and_keeps_its_connection_is_cut_off() -> None:
-    async def story() -> None:
-        socket, wire = await to_an_upstream()
-        await wire.says([GOODBYE.serialize(mask=False)])
-
-        await asyncio.sleep(CLOSE - 1)
-        assert "abort" not in wire.done
-        await asyncio.sleep(2)
-        assert "abort" in wire.done
-        assert (socket.close_code, socket.close_reason) == (1000, "bye")
-
-    on_virtual_time(story)
-
-
-@pytest.mark.deadline("a WebSocket's upstream that takes nothing of what waits for it")
-def test_an_upstream_that_takes_nothing_is_cut_off_and_frees_who_waits_for_it() -> None:
-    async def story() -> None:
-        socket, wire = await to_an_upstream()
-        wire.unwritten = 70_000
-        socket.pause_writing()
-        ways = [asyncio.create_task(way) for way in (socket.send("waits"), socket.close())]
-
-        await asyncio.sleep(IDLE - 1)
-        assert (wire.done, [way.done() for way in ways]) == ([], [False, False])
-        await asyncio.sleep(2)
-        assert "abort" in wire.done
-        await asyncio.wait(ways)
-        with pytest.raises(ConnectionClosed):
-            await socket.send("more")
-        await asyncio.gather(*ways, return_exceptions=True)
-
-    on_virtual_time(story)
-
-
-def test_an_upstream_that_goes_on_taking_is_not_cut_off() -> None:
-    async def story() -> None:
-        socket, wire = await to_an_upstream()
-        wire.unwritten = 70_000
-        socket.pause_writing()
-        for _ in range(5):
             await asyncio.sleep(IDLE - 1)
-            wire.unwritten -= 1000
-        assert wire.done == []
-        wire.unwritten = 0
-        socket.resume_writing()
-        await asyncio.sleep(IDLE * 3)
+            assert (wire.done, [way.done() for way in ways]) == ([], [False, False])
+            await asyncio.sleep(2)
+            assert "abort" in wire.done
+            await asyncio.wait(ways)
+            with pytest.raises(ConnectionClosed):
+                await socket.send("more")
+            await asyncio.gather(*ways, return_exceptions=True)
 
-        assert wire.done == []
+        on_virtual_time(story)
 
-    on_virtual_time(story)
+    def test_an_upstream_that_goes_on_taking_is_not_cut_off(self) -> None:
+        async def story() -> None:
+            socket, wire = await to_an_upstream()
+            wire.unwritten = 70_000
+            socket.pause_writing()
+            for _ in range(5):
+                await asyncio.sleep(IDLE - 1)
+                wire.unwritten -= 1000
+            assert wire.done == []
+            wire.unwritten = 0
+            socket.resume_writing()
+            await asyncio.sleep(IDLE * 3)
 
+            assert wire.done == []
 
-def test_without_an_idle_timeout_an_upstream_may_take_nothing() -> None:
-    async def story() -> None:
-        socket, wire = await to_an_upstream(idle_timeout=None)
-        wire.unwritten = 70_000
-        socket.pause_writing()
-        await asyncio.sleep(IDLE * 100)
+        on_virtual_time(story)
 
-        assert wire.done == []
+    def test_without_an_idle_timeout_an_upstream_may_take_nothing(self) -> None:
+        async def story() -> None:
+            socket, wire = await to_an_upstream(idle_timeout=None)
+            wire.unwritten = 70_000
+            socket.pause_writing()
+            await asyncio.sleep(IDLE * 100)
 
-    on_virtual_time(story)
+            assert wire.done == []
 
-
-# Deadlines towards the client
-
-
-@pytest.mark.deadline("a WebSocket's client that does not answer a close")
-def test_a_client_that_never_answers_a_close_is_left() -> None:
-    async def story() -> None:
-        wire = await to_a_client(App({"type": "websocket.close", "code": 4001}))
-
-        await asyncio.sleep(CLIENT_CLOSE - 1)
-        assert wire.done == []
-        await asyncio.sleep(2)
-        assert "close" in wire.done
-
-    on_virtual_time(story)
-
-
-@pytest.mark.deadline("a WebSocket's client that takes nothing of what waits for it")
-def test_a_client_that_takes_nothing_is_cut_off() -> None:
-    async def story() -> None:
-        wire = await to_a_client(App({"type": "websocket.send", "bytes": bytes(70_000)}))
-        wire.unwritten = 70_000
-        wire.protocol.pause_writing()
-
-        await asyncio.sleep(IDLE - 1)
-        assert "abort" not in wire.done
-        await asyncio.sleep(2)
-        assert "abort" in wire.done
-
-    on_virtual_time(story)
-
-
-def test_a_client_that_goes_on_taking_is_not_cut_off() -> None:
-    async def story() -> None:
-        wire = await to_a_client(App({"type": "websocket.send", "bytes": bytes(70_000)}))
-        wire.unwritten = 70_000
-        wire.protocol.pause_writing()
-        for _ in range(20):
-            await asyncio.sleep(IDLE - 1)
-            wire.unwritten -= 1000
-
-        assert "abort" not in wire.done
-
-    on_virtual_time(story)
-
-
-def test_a_client_that_takes_nothing_of_a_close_is_cut_off() -> None:
-    async def story() -> None:
-        wire = await to_a_client(App({"type": "websocket.close", "code": 4001}))
-        wire.unwritten = 1000
-
-        await asyncio.sleep(CLIENT_CLOSE + IDLE * 2)
-        assert "abort" in wire.done
-
-    on_virtual_time(story)
+        on_virtual_time(story)
 
 
 def pong_to(wire: Wire) -> bytes:
@@ -321,139 +261,185 @@ def pong_to(wire: Wire) -> bytes:
     return Frame(Opcode.PONG, bytes(wire.written[-4:])).serialize(mask=True)
 
 
-@pytest.mark.deadline("a WebSocket's client that does not answer a ping")
-def test_a_client_that_answers_no_ping_is_closed() -> None:
-    async def story() -> None:
-        wire = await to_a_client(App())
+class TestDeadlinesTowardsTheClient:
+    """Deadlines towards the client."""
 
-        await asyncio.sleep(PING + IDLE - 1)
-        assert wire.done == []
-        await asyncio.sleep(2)
-        assert "close" in wire.done
-        assert b"keepalive ping timeout" in wire.written
+    @pytest.mark.deadline("a WebSocket's client that does not answer a close")
+    def test_a_client_that_never_answers_a_close_is_left(self) -> None:
+        async def story() -> None:
+            wire = await to_a_client(App({"type": "websocket.close", "code": 4001}))
 
-    on_virtual_time(story)
+            await asyncio.sleep(CLIENT_CLOSE - 1)
+            assert wire.done == []
+            await asyncio.sleep(2)
+            assert "close" in wire.done
 
+        on_virtual_time(story)
 
-def test_a_client_that_answers_each_ping_stays() -> None:
-    async def story() -> None:
-        wire = await to_a_client(App())
-        for _ in range(10):
-            await asyncio.sleep(PING + 1)
-            await wire.says([pong_to(wire)])
+    @pytest.mark.deadline("a WebSocket's client that takes nothing of what waits for it")
+    def test_a_client_that_takes_nothing_is_cut_off(self) -> None:
+        async def story() -> None:
+            wire = await to_a_client(App({"type": "websocket.send", "bytes": bytes(70_000)}))
+            wire.unwritten = 70_000
+            wire.protocol.pause_writing()
 
-        assert wire.done == []
-
-    on_virtual_time(story)
-
-
-def test_a_client_that_goes_on_sending_stays_while_its_pong_is_on_the_way() -> None:
-    async def story() -> None:
-        wire = await to_a_client(App())
-        for _ in range(20):
             await asyncio.sleep(IDLE - 1)
-            await wire.says([b"\x81\x81" + bytes(4) + b"a"])
+            assert "abort" not in wire.done
+            await asyncio.sleep(2)
+            assert "abort" in wire.done
 
-        assert wire.done == []
+        on_virtual_time(story)
 
-    on_virtual_time(story)
+    def test_a_client_that_goes_on_taking_is_not_cut_off(self) -> None:
+        async def story() -> None:
+            wire = await to_a_client(App({"type": "websocket.send", "bytes": bytes(70_000)}))
+            wire.unwritten = 70_000
+            wire.protocol.pause_writing()
+            for _ in range(20):
+                await asyncio.sleep(IDLE - 1)
+                wire.unwritten -= 1000
 
+            assert "abort" not in wire.done
 
-@pytest.mark.parametrize("before", [1.0, PING + 1], ids=["before the ping", "after the ping"])
-def test_the_time_for_a_pong_stands_still_while_its_client_is_not_read(before: float) -> None:
-    async def story() -> None:
-        app = App()
-        app.reads.clear()
-        wire = await to_a_client(app)
-        await asyncio.sleep(before)
-        saying = asyncio.create_task(wire.says([b"\x81\x81" + bytes(4) + b"a"]))
-        await asyncio.sleep(PING)
-        assert wire.is_paused
-        answering = asyncio.create_task(wire.says([pong_to(wire)]))
-        await asyncio.sleep(IDLE * 10)
-        assert (wire.done, answering.done()) == ([], False)
+        on_virtual_time(story)
 
-        app.reads.set()
-        await asyncio.gather(saying, answering)
-        await asyncio.sleep(PING)
-        assert (wire.done, app.received) == ([], ["a"])
-        await asyncio.sleep(IDLE * 3)
-        assert "close" in wire.done
+    def test_a_client_that_takes_nothing_of_a_close_is_cut_off(self) -> None:
+        async def story() -> None:
+            wire = await to_a_client(App({"type": "websocket.close", "code": 4001}))
+            wire.unwritten = 1000
 
-    on_virtual_time(story)
+            await asyncio.sleep(CLIENT_CLOSE + IDLE * 2)
+            assert "abort" in wire.done
 
+        on_virtual_time(story)
 
-def test_a_ping_behind_a_message_that_waits_is_answered_once_the_message_is_taken() -> None:
-    async def story() -> None:
-        app = App()
-        app.reads.clear()
-        wire = await to_a_client(app)
-        wire.written.clear()
-        frames = [Frame(Opcode.TEXT, b"a" * 600), *[Frame(Opcode.PING, b"late")] * 3]
-        saying = asyncio.create_task(wire.says([frame.serialize(mask=True) for frame in frames]))
-        await asyncio.sleep(PING - 1)
-        assert (bytes(wire.written), wire.is_paused) == (b"", True)
+    @pytest.mark.deadline("a WebSocket's client that does not answer a ping")
+    def test_a_client_that_answers_no_ping_is_closed(self) -> None:
+        async def story() -> None:
+            wire = await to_a_client(App())
 
-        app.reads.set()
-        await saying
-        await asyncio.sleep(0)
-        assert bytes(wire.written) == Frame(Opcode.PONG, b"late").serialize(mask=False) * 3
+            await asyncio.sleep(PING + IDLE - 1)
+            assert wire.done == []
+            await asyncio.sleep(2)
+            assert "close" in wire.done
+            assert b"keepalive ping timeout" in wire.written
 
-    on_virtual_time(story)
+        on_virtual_time(story)
 
+    def test_a_client_that_answers_each_ping_stays(self) -> None:
+        async def story() -> None:
+            wire = await to_a_client(App())
+            for _ in range(10):
+                await asyncio.sleep(PING + 1)
+                await wire.says([pong_to(wire)])
 
-# Sides that are half gone
+            assert wire.done == []
 
+        on_virtual_time(story)
 
-@pytest.mark.parametrize("waits", [False, True], ids=["read", "unread"])
-def test_a_client_that_ends_without_a_close_has_left_behind_what_it_said(waits: bool) -> None:
-    async def story() -> None:
-        app = App()
-        if waits:
+    def test_a_client_that_goes_on_sending_stays_while_its_pong_is_on_the_way(self) -> None:
+        async def story() -> None:
+            wire = await to_a_client(App())
+            for _ in range(20):
+                await asyncio.sleep(IDLE - 1)
+                await wire.says([b"\x81\x81" + bytes(4) + b"a"])
+
+            assert wire.done == []
+
+        on_virtual_time(story)
+
+    @pytest.mark.parametrize("before", [1.0, PING + 1], ids=["before the ping", "after the ping"])
+    def test_the_time_for_a_pong_stands_still_while_its_client_is_not_read(self, before: float) -> None:
+        async def story() -> None:
+            app = App()
             app.reads.clear()
-        wire = await to_a_client(app)
-        frames = [b"\x81\x81" + bytes(4) + letter for letter in (b"a", b"b", b"c")]
-        saying = asyncio.create_task(wire.says([b"".join(frames)]))
-        ending = asyncio.create_task(wire.ends())
-        await asyncio.sleep(1)
-        assert (wire.done != []) is not waits
-        app.reads.set()
-        await asyncio.gather(saying, ending)
-        await asyncio.sleep(1)
+            wire = await to_a_client(app)
+            await asyncio.sleep(before)
+            saying = asyncio.create_task(wire.says([b"\x81\x81" + bytes(4) + b"a"]))
+            await asyncio.sleep(PING)
+            assert wire.is_paused
+            answering = asyncio.create_task(wire.says([pong_to(wire)]))
+            await asyncio.sleep(IDLE * 10)
+            assert (wire.done, answering.done()) == ([], False)
 
-        assert app.received == ["a", "b", "c"]
-        assert app.left is not None
-        assert "close" in wire.done
+            app.reads.set()
+            await asyncio.gather(saying, answering)
+            await asyncio.sleep(PING)
+            assert (wire.done, app.received) == ([], ["a"])
+            await asyncio.sleep(IDLE * 3)
+            assert "close" in wire.done
 
-    on_virtual_time(story)
+        on_virtual_time(story)
+
+    def test_a_ping_behind_a_message_that_waits_is_answered_once_the_message_is_taken(self) -> None:
+        async def story() -> None:
+            app = App()
+            app.reads.clear()
+            wire = await to_a_client(app)
+            wire.written.clear()
+            frames = [Frame(Opcode.TEXT, b"a" * 600), *[Frame(Opcode.PING, b"late")] * 3]
+            saying = asyncio.create_task(wire.says([frame.serialize(mask=True) for frame in frames]))
+            await asyncio.sleep(PING - 1)
+            assert (bytes(wire.written), wire.is_paused) == (b"", True)
+
+            app.reads.set()
+            await saying
+            await asyncio.sleep(0)
+            assert bytes(wire.written) == Frame(Opcode.PONG, b"late").serialize(mask=False) * 3
+
+        on_virtual_time(story)
 
 
-def test_an_upstream_that_ends_without_a_close_is_over_behind_what_it_said() -> None:
-    async def story() -> None:
-        socket, wire = await to_an_upstream()
-        saying = asyncio.create_task(wire.says([b"\x81\x01a\x81\x01b\x81\x01c"]))
-        await asyncio.sleep(1)
-        ending = asyncio.create_task(wire.ends())
-        await asyncio.sleep(1)
-        assert wire.done == []
+class TestSidesThatAreHalfGone:
+    """Sides that have closed one direction."""
 
-        received = [await socket.recv() for _ in range(3)]
-        with pytest.raises(ConnectionClosed):
-            await socket.recv()
-        await asyncio.gather(saying, ending)
-        assert (received, socket.close_code) == (["a", "b", "c"], 1006)
+    @pytest.mark.parametrize("waits", [False, True], ids=["read", "unread"])
+    def test_a_client_that_ends_without_a_close_has_left_behind_what_it_said(self, waits: bool) -> None:
+        async def story() -> None:
+            app = App()
+            if waits:
+                app.reads.clear()
+            wire = await to_a_client(app)
+            frames = [b"\x81\x81" + bytes(4) + letter for letter in (b"a", b"b", b"c")]
+            saying = asyncio.create_task(wire.says([b"".join(frames)]))
+            ending = asyncio.create_task(wire.ends())
+            await asyncio.sleep(1)
+            assert (wire.done != []) is not waits
+            app.reads.set()
+            await asyncio.gather(saying, ending)
+            await asyncio.sleep(1)
 
-    on_virtual_time(story)
+            assert app.received == ["a", "b", "c"]
+            assert app.left is not None
+            assert "close" in wire.done
 
+        on_virtual_time(story)
 
-def test_a_close_of_an_upstream_that_has_ended_too_comes_in_its_words() -> None:
-    async def story() -> None:
-        socket, wire = await to_an_upstream()
-        await wire.says([GOODBYE.serialize(mask=False)])
-        await wire.ends()
-        await asyncio.sleep(1)
+    def test_an_upstream_that_ends_without_a_close_is_over_behind_what_it_said(self) -> None:
+        async def story() -> None:
+            socket, wire = await to_an_upstream()
+            saying = asyncio.create_task(wire.says([b"\x81\x01a\x81\x01b\x81\x01c"]))
+            await asyncio.sleep(1)
+            ending = asyncio.create_task(wire.ends())
+            await asyncio.sleep(1)
+            assert wire.done == []
 
-        assert (socket.close_code, socket.close_reason) == (1000, "bye")
-        assert wire.is_closing()
+            received = [await socket.recv() for _ in range(3)]
+            with pytest.raises(ConnectionClosed):
+                await socket.recv()
+            await asyncio.gather(saying, ending)
+            assert (received, socket.close_code) == (["a", "b", "c"], 1006)
 
-    on_virtual_time(story)
+        on_virtual_time(story)
+
+    def test_a_close_of_an_upstream_that_has_ended_too_comes_in_its_words(self) -> None:
+        async def story() -> None:
+            socket, wire = await to_an_upstream()
+            await wire.says([GOODBYE.serialize(mask=False)])
+            await wire.ends()
+            await asyncio.sleep(1)
+
+            assert (socket.close_code, socket.close_reason) == (1000, "bye")
+            assert wire.is_closing()
+
+        on_virtual_time(story)
