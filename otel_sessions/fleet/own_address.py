@@ -53,7 +53,7 @@ class Port:
         self._port = listening.getsockname()[1]
         return listening
 
-    def address_of(self, name: str) -> str:  # noqa: ARG002
+    def address_of(self, name: str) -> str:  # noqa: ARG002  # a port has no name
         """Return the address of the port at which this process listens."""
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"http://{host}:{self._port}"

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -160,22 +161,25 @@ async def test_an_event_stream_comes_part_by_part_and_holds_its_session_at_the_o
             assert [part async for part in parts] == []
 
 
+def waiting_for_its_client(reached: asyncio.Event, left: asyncio.Event, name: str) -> ASGIApp:  # a fleet names it
+    """Return an app that waits on one path until its client has left."""
+
+    async def app(scope: Any, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/wait":
+            reached.set()
+            await body_of(receive)
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            left.set()
+        await answer(send, b"")
+
+    return app
+
+
 async def test_a_client_that_leaves_takes_its_request_at_the_owner_with_it() -> None:
     reached, left = asyncio.Event(), asyncio.Event()
 
-    def waiting(name: str) -> ASGIApp:
-        async def app(scope: Any, receive: Receive, send: Send) -> None:
-            if scope["path"] == "/wait":
-                reached.set()
-                await body_of(receive)
-                while (await receive())["type"] != "http.disconnect":
-                    pass
-                left.set()
-            await answer(send, b"")
-
-        return app
-
-    async with fleet_of(waiting, HeaderMatcher) as fleet:
+    async with fleet_of(partial(waiting_for_its_client, reached, left), HeaderMatcher) as fleet:
         session_id = await opened(fleet["w1"])
         for content in (None, b"x"):
             reached.clear()
@@ -683,19 +687,7 @@ class Leaver:
 async def test_a_client_whose_server_says_that_it_leaves_takes_its_request_with_it(parts: list[bytes]) -> None:
     reached, left = asyncio.Event(), asyncio.Event()
 
-    def waiting(name: str) -> ASGIApp:
-        async def app(scope: Any, receive: Receive, send: Send) -> None:
-            if scope["path"] == "/wait":
-                reached.set()
-                await body_of(receive)
-                while (await receive())["type"] != "http.disconnect":
-                    pass
-                left.set()
-            await answer(send, b"")
-
-        return app
-
-    async with fleet_of(waiting, HeaderMatcher) as fleet:
+    async with fleet_of(partial(waiting_for_its_client, reached, left), HeaderMatcher) as fleet:
         session_id = await opened(fleet["w1"])
         peer, leaver = Peer(name="w1", address=fleet["w1"].url), Leaver()
         scope = {**http("POST", x_session_id=session_id, content_length="2"), "path": "/wait", LEAVING: leaver}

@@ -10,6 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from tests.fleet.servers import Program, program, valkey_program
 from tests.processes import HOST, Running, free_port, running_module, until_answers
 from tests.waiting import NEVER, PATIENCE, until
 
@@ -82,6 +83,20 @@ StartProxy = Callable[..., contextlib.AbstractContextManager[Proxy]]
 def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Origin]:
     with start_origin(tmp_path_factory.mktemp("origin")) as origin:
         yield origin
+
+
+@pytest.fixture
+def own_origin(tmp_path: Path) -> Iterator[Origin]:
+    """An origin of a test's own, which counts the sessions that nobody has ended."""
+    with start_origin(tmp_path) as origin:
+        yield origin
+
+
+@pytest.fixture
+def store() -> Iterator[Program]:
+    """A Valkey of a test's own."""
+    with program(valkey_program()) as started:
+        yield started
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from tests.fleet.servers import Program, program, valkey_program
 from tests.processes import HOST, ROOT, clean_environ, free_port, running, running_module, until_answers, until_listens
 from tests.waiting import NEVER, PATIENCE, until
 
-from .conftest import Origin, Proxy, start_origin
+from .conftest import Origin, Proxy
 from .store_fleets import SHORT, opened, opening, refused, said, start_member, until_counted, used
 
 pytestmark = pytest.mark.processes
@@ -27,27 +27,14 @@ StartTwo = Callable[..., contextlib.AbstractContextManager[tuple[Proxy, Proxy]]]
 
 
 @pytest.fixture
-def origin(tmp_path: Path) -> Iterator[Origin]:
-    """An origin of a test's own, which counts the sessions that nobody has ended."""
-    with start_origin(tmp_path) as origin:
-        yield origin
-
-
-@pytest.fixture
-def store() -> Iterator[Program]:
-    with program(valkey_program()) as started:
-        yield started
-
-
-@pytest.fixture
-def start_two(origin: Origin, store: Program, tmp_path: Path) -> StartTwo:
+def start_two(own_origin: Origin, store: Program, tmp_path: Path) -> StartTwo:
     """Start two proxies of the fleet, with the same flags and settings."""
 
     @contextlib.contextmanager
     def start(*flags: str, **settings: str) -> Iterator[tuple[Proxy, Proxy]]:
         with (
-            start_member(tmp_path, store, origin.url, *flags, **settings) as one,
-            start_member(tmp_path, store, origin.url, *flags, **settings) as other,
+            start_member(tmp_path, store, own_origin.url, *flags, **settings) as one,
+            start_member(tmp_path, store, own_origin.url, *flags, **settings) as other,
         ):
             yield one, other
 
@@ -55,7 +42,7 @@ def start_two(origin: Origin, store: Program, tmp_path: Path) -> StartTwo:
 
 
 def test_a_session_is_served_through_the_other_proxy_and_both_leave_nothing(
-    origin: Origin, store: Program, start_two: StartTwo, http: httpx2.Client
+    own_origin: Origin, store: Program, start_two: StartTwo, http: httpx2.Client
 ) -> None:
     with start_two() as (one, other):
         session_id = opened(http, one)
@@ -63,37 +50,37 @@ def test_a_session_is_served_through_the_other_proxy_and_both_leave_nothing(
         assert http.delete(f"{other.url}/mcp", headers={"mcp-session-id": session_id}).status_code == 204
         one.until_active(0)
         opened(http, other)
-        assert origin.counts()["sessions"] == 1
+        assert own_origin.counts()["sessions"] == 1
     until_counted(store, created=2, active=0)
-    assert origin.counts()["sessions"] == 0
+    assert own_origin.counts()["sessions"] == 0
 
 
 def test_a_survivor_ends_the_sessions_of_a_killed_proxy_at_the_upstream(
-    origin: Origin, store: Program, start_two: StartTwo, http: httpx2.Client
+    own_origin: Origin, store: Program, start_two: StartTwo, http: httpx2.Client
 ) -> None:
     with start_two(FAREWELL, lease=SHORT) as (killed, survivor):
         opened(http, killed, authorization="Bearer of the client")
         kept = opened(http, survivor)
         assert b"Bearer" not in store.send("HGETALL", "{f.0}:s") + store.send("HGETALL", "{f.1}:s")
         killed.process.kill()
-        origin.until("sessions", 1)
+        own_origin.until("sessions", 1)
         until_counted(store, orphaned=1, active=1)
         assert used(http, survivor, kept) == 200
         assert "Bearer" not in said(survivor)
 
 
 def test_without_farewell_orphans_are_counted_and_stay_at_the_upstream(
-    origin: Origin, store: Program, start_two: StartTwo, http: httpx2.Client
+    own_origin: Origin, store: Program, start_two: StartTwo, http: httpx2.Client
 ) -> None:
     with start_two(lease=SHORT) as (killed, _):
         opened(http, killed)
         killed.process.kill()
         until_counted(store, orphaned=1, active=0)
-    assert (origin.counts()["sessions"], origin.counts()["farewells"]) == (1, 0)
+    assert (own_origin.counts()["sessions"], own_origin.counts()["farewells"]) == (1, 0)
 
 
 def test_a_proxy_that_was_counted_as_dead_says_no_second_farewell(
-    origin: Origin, store: Program, start_two: StartTwo, http: httpx2.Client
+    own_origin: Origin, store: Program, start_two: StartTwo, http: httpx2.Client
 ) -> None:
     with start_two(FAREWELL, lease=SHORT) as (paused, survivor):
         session_id = opened(http, paused)
@@ -102,11 +89,11 @@ def test_a_proxy_that_was_counted_as_dead_says_no_second_farewell(
         paused.process.resume()
         paused.until_active(0)
         assert [used(http, proxy, session_id) for proxy in (paused, survivor)] == [404, 404]
-    assert (origin.counts()["sessions"], origin.counts()["farewells"]) == (0, 1)
+    assert (own_origin.counts()["sessions"], own_origin.counts()["farewells"]) == (0, 1)
 
 
 def test_credentials_that_do_not_fit_cost_the_farewell_only(
-    origin: Origin, store: Program, start_two: StartTwo, http: httpx2.Client
+    own_origin: Origin, store: Program, start_two: StartTwo, http: httpx2.Client
 ) -> None:
     with start_two(FAREWELL, lease=SHORT) as (killed, survivor):
         for _ in range(2):
@@ -115,47 +102,47 @@ def test_credentials_that_do_not_fit_cost_the_farewell_only(
         killed.process.kill()
         until_counted(store, orphaned=2, active=0)
         until(lambda: said(survivor), lambda text: "it has no ticket" in text)
-    assert (origin.counts()["sessions"], origin.counts()["farewells"]) == (2, 0)
+    assert (own_origin.counts()["sessions"], own_origin.counts()["farewells"]) == (2, 0)
 
 
 def test_a_proxy_with_another_secret_gets_nothing_and_ends_nothing(
-    origin: Origin, store: Program, tmp_path: Path, http: httpx2.Client
+    own_origin: Origin, store: Program, tmp_path: Path, http: httpx2.Client
 ) -> None:
     with (
-        start_member(tmp_path, store, origin.url, FAREWELL, lease=SHORT) as one,
-        start_member(tmp_path, store, origin.url, FAREWELL, lease=SHORT, secret="quite another secret") as other,
+        start_member(tmp_path, store, own_origin.url, FAREWELL, lease=SHORT) as one,
+        start_member(tmp_path, store, own_origin.url, FAREWELL, lease=SHORT, secret="quite another secret") as other,
     ):
         session_id = opened(http, one)
         until(lambda: used(http, other, session_id), lambda status: status == 503)
         one.process.kill()
         until_counted(store, orphaned=1, active=0)
         until(lambda: said(other), lambda text: "no secret of this proxy opens its ticket" in text)
-    assert origin.counts()["sessions"] == 1
+    assert own_origin.counts()["sessions"] == 1
 
 
 def test_at_the_cap_of_the_fleet_every_proxy_says_when_to_come_back(
-    origin: Origin, store: Program, start_two: StartTwo, http: httpx2.Client
+    own_origin: Origin, store: Program, start_two: StartTwo, http: httpx2.Client
 ) -> None:
     with start_two("--fleet-max-sessions=1") as (one, other):
         opened(http, one)
         assert [refused(opening(http, proxy)) for proxy in (one, other)] == [True, True]
-        assert origin.counts()["sessions"] == 1
+        assert own_origin.counts()["sessions"] == 1
 
 
 def test_a_store_that_stands_still_holds_no_request_no_health_answer_and_no_exit(
-    origin: Origin, store: Program, tmp_path: Path, http: httpx2.Client
+    own_origin: Origin, store: Program, tmp_path: Path, http: httpx2.Client
 ) -> None:
-    with start_member(tmp_path, store, origin.url, lease=SHORT) as proxy:
+    with start_member(tmp_path, store, own_origin.url, lease=SHORT) as proxy:
         session_id = opened(http, proxy)
         store.pause()
         assert proxy.said_of_itself()["active"] == 1
         assert used(http, proxy, session_id) == 200
         opened(http, proxy)  # after a third of a lease, within the last grant
-        with start_member(tmp_path, store, origin.url, lease=SHORT) as late:
+        with start_member(tmp_path, store, own_origin.url, lease=SHORT) as late:
             assert refused(opening(http, late))
             assert late.process.terminate() == 0
         assert proxy.process.terminate() == 0
-    assert origin.counts()["sessions"] == 0
+    assert own_origin.counts()["sessions"] == 0
 
 
 def test_health_is_answered_while_a_proxy_waits_for_its_store(
@@ -216,26 +203,26 @@ def asked_in_vain(url: str) -> None:
 
 
 def test_an_opening_that_the_store_does_not_take_is_ended_at_the_upstream(
-    origin: Origin, store: Program, tmp_path: Path, http: httpx2.Client
+    own_origin: Origin, store: Program, tmp_path: Path, http: httpx2.Client
 ) -> None:
     answers: list[httpx2.Response] = []
-    with start_member(tmp_path, store, origin.url, "--fleet-outage=closed", lease=SHORT) as proxy:
+    with start_member(tmp_path, store, own_origin.url, "--fleet-outage=closed", lease=SHORT) as proxy:
         held = threading.Thread(target=lambda: answers.append(opening(http, proxy, "/mcp?held")))
         held.start()
-        origin.until("held", 1)
+        own_origin.until("held", 1)
         store.pause()
-        origin.release()
+        own_origin.release()
         held.join(PATIENCE)
         assert [refused(answer) for answer in answers] == [True]
-        origin.until_none("sessions")
+        own_origin.until_none("sessions")
         assert refused(opening(http, proxy))
         store.go_on()
 
 
 def test_a_store_that_was_away_and_forgot_all_is_told_all_again(
-    origin: Origin, store: Program, tmp_path: Path, http: httpx2.Client
+    own_origin: Origin, store: Program, tmp_path: Path, http: httpx2.Client
 ) -> None:
-    with start_member(tmp_path, store, origin.url, lease=SHORT) as proxy:
+    with start_member(tmp_path, store, own_origin.url, lease=SHORT) as proxy:
         before = opened(http, proxy)
         store.kill()
         during = opened(http, proxy)
@@ -244,7 +231,7 @@ def test_a_store_that_was_away_and_forgot_all_is_told_all_again(
         until_counted(store, active=2)
         assert [used(http, proxy, each) for each in (before, during)] == [200, 200]
     until_counted(store, created=2, active=0)
-    assert origin.counts()["sessions"] == 0
+    assert own_origin.counts()["sessions"] == 0
 
 
 FLEET = {

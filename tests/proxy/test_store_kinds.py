@@ -26,7 +26,7 @@ from tests.fleet.servers import (
 from tests.processes import HOST, free_port, running_module
 from tests.waiting import PATIENCE, until
 
-from .conftest import Origin, Proxy, start_origin
+from .conftest import Origin, Proxy
 from .store_fleets import SECRET, SHORT, opened, said, start_member, until_counted, used
 
 pytestmark = pytest.mark.processes
@@ -39,13 +39,6 @@ class Url:
     """The URL of a store with several servers."""
 
     url: str
-
-
-@pytest.fixture
-def origin(tmp_path: Path) -> Iterator[Origin]:
-    """An origin of a test's own, which counts the sessions that nobody has ended."""
-    with start_origin(tmp_path) as origin:
-        yield origin
 
 
 @pytest.fixture
@@ -94,11 +87,11 @@ def until_heard(*proxies: Proxy) -> None:
 class TestFailover:
     """A primary is killed while clients go on: no request fails, and the store has all sessions afterwards."""
 
-    def test_sentinels_name_another_primary(self, origin: Origin, tmp_path: Path, http: httpx2.Client) -> None:
+    def test_sentinels_name_another_primary(self, own_origin: Origin, tmp_path: Path, http: httpx2.Client) -> None:
         with (
             sentinels(valkey_program()) as watched,
-            start_member(tmp_path, watched, origin.url, "--fleet-sentinel=main", lease=SHORT) as one,
-            start_member(tmp_path, watched, origin.url, "--fleet-sentinel=main", lease=SHORT) as other,
+            start_member(tmp_path, watched, own_origin.url, "--fleet-sentinel=main", lease=SHORT) as one,
+            start_member(tmp_path, watched, own_origin.url, "--fleet-sentinel=main", lease=SHORT) as other,
         ):
             session_id = opened(http, one)
             until_told([watched.replica], 1)
@@ -113,17 +106,17 @@ class TestFailover:
             assert [proxy.process.terminate() for proxy in (one, other)] == [0, 0]
             until_counted(watched.replica, created=3, active=0)
             assert "Traceback" not in said(one) + said(other)
-        assert origin.counts()["sessions"] == 0
+        assert own_origin.counts()["sessions"] == 0
 
     def test_a_cluster_with_tls_has_another_master(
-        self, origin: Origin, tmp_path: Path, http: httpx2.Client, authority: trustme.CA, ca: str
+        self, own_origin: Origin, tmp_path: Path, http: httpx2.Client, authority: trustme.CA, ca: str
     ) -> None:
         flags = ("--fleet-cluster", ca)
         with cluster(redis_program(), masters=3, replicas=3, tls=tls_by(authority, tmp_path)) as nodes:
             store = Url(url=url_of(nodes))
             with (
-                start_member(tmp_path, store, origin.url, *flags, lease=SHORT) as one,
-                start_member(tmp_path, store, origin.url, *flags, lease=SHORT) as other,
+                start_member(tmp_path, store, own_origin.url, *flags, lease=SHORT) as one,
+                start_member(tmp_path, store, own_origin.url, *flags, lease=SHORT) as other,
             ):
                 session_id = opened(http, one)
                 until_told(nodes, 1)
@@ -140,15 +133,15 @@ class TestFailover:
                 assert [proxy.process.terminate() for proxy in (one, other)] == [0, 0]
                 until_told(nodes, 0)
                 assert "Traceback" not in said(one) + said(other)
-        assert origin.counts()["sessions"] == 0
+        assert own_origin.counts()["sessions"] == 0
 
     def test_a_server_with_tls_and_a_password_is_started_again(
-        self, origin: Origin, tmp_path: Path, http: httpx2.Client, authority: trustme.CA, ca: str
+        self, own_origin: Origin, tmp_path: Path, http: httpx2.Client, authority: trustme.CA, ca: str
     ) -> None:
         with program(redis_program(), tls=tls_by(authority, tmp_path)) as server:
             server.send("ACL", "SETUSER", "fleet", "on", f">{PASSWORD}", "~*", "+@all")
             store = Url(url=server.url.replace("://", f"://fleet:{PASSWORD}@"))
-            with start_member(tmp_path, store, origin.url, ca, lease=SHORT) as proxy:
+            with start_member(tmp_path, store, own_origin.url, ca, lease=SHORT) as proxy:
                 session_id = opened(http, proxy)
                 with using([proxy], session_id) as statuses:
                     server.kill()

@@ -2,18 +2,17 @@
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
 import pytest
 
 from tests.exchanges import INITIALIZE
-from tests.fleet.servers import Program, program, valkey_program
+from tests.fleet.servers import Program
 from tests.processes import HOST, free_port, running_module, until_answers
 from tests.waiting import NEVER
 
-from .conftest import Origin, Proxy, start_origin, start_proxy
+from .conftest import Origin, Proxy, start_proxy
 from .several import MCP, asked, hint_of, opened, start_workers, used, workers_of
 from .store_fleets import SHORT, said, until_counted, variables_of
 
@@ -23,57 +22,46 @@ WORKERS = 2
 
 
 @pytest.fixture
-def origin(tmp_path: Path) -> Iterator[Origin]:
-    """An origin of a test's own, which counts the sessions that nobody has ended."""
-    with start_origin(tmp_path) as origin:
-        yield origin
-
-
-@pytest.fixture
-def store() -> Iterator[Program]:
-    with program(valkey_program()) as started:
-        yield started
-
-
-@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "own"
 
 
 def test_workers_serve_each_others_sessions_and_share_the_books_of_the_fleet(
-    origin: Origin, store: Program, tmp_path: Path
+    own_origin: Origin, store: Program, tmp_path: Path
 ) -> None:
-    with start_workers(tmp_path, origin.url, "--max-sessions=7", count=WORKERS, **variables_of(store, "auto")) as proxy:
+    with start_workers(
+        tmp_path, own_origin.url, "--max-sessions=7", count=WORKERS, **variables_of(store, "auto")
+    ) as proxy:
         ids = [opened(proxy) for _ in range(6)]
         for session_id in ids:
             assert [used(proxy, session_id).status_code for _ in range(3)] == [200] * 3
         until_counted(store, created=6, active=6)
         assert (proxy.said_of_itself()["active"], proxy.said_of_itself()["workers"]) == (6, WORKERS)
     until_counted(store, created=6, active=0)
-    assert origin.counts()["sessions"] == 0
+    assert own_origin.counts()["sessions"] == 0
     assert list((tmp_path / "t").iterdir()) == []
 
 
-def test_the_cap_of_the_fleet_holds_over_all_workers(origin: Origin, store: Program, tmp_path: Path) -> None:
+def test_the_cap_of_the_fleet_holds_over_all_workers(own_origin: Origin, store: Program, tmp_path: Path) -> None:
     flags = ("--fleet-max-sessions=3", "--max-sessions=1000")
-    with start_workers(tmp_path, origin.url, *flags, count=WORKERS, **variables_of(store, "auto")) as proxy:
+    with start_workers(tmp_path, own_origin.url, *flags, count=WORKERS, **variables_of(store, "auto")) as proxy:
         statuses = [opening(proxy) for _ in range(12)]
         assert set(statuses) == {200, 503}
         assert statuses.count(200) <= 3
         until_counted(store, active=statuses.count(200))
 
 
-def test_the_places_of_a_worker_are_its_own_and_not_a_share(origin: Origin, store: Program, tmp_path: Path) -> None:
+def test_the_places_of_a_worker_are_its_own_and_not_a_share(own_origin: Origin, store: Program, tmp_path: Path) -> None:
     flags = ("--max-sessions=1", "--max-connections=1000")
-    with start_workers(tmp_path, origin.url, *flags, count=WORKERS, **variables_of(store, "auto")) as proxy:
+    with start_workers(tmp_path, own_origin.url, *flags, count=WORKERS, **variables_of(store, "auto")) as proxy:
         opened(proxy)
 
 
 def test_the_sessions_of_a_killed_worker_are_ended_by_the_others_at_the_upstream(
-    origin: Origin, store: Program, tmp_path: Path
+    own_origin: Origin, store: Program, tmp_path: Path
 ) -> None:
     variables = variables_of(store, "auto", lease=SHORT)
-    with start_workers(tmp_path, origin.url, "--fleet-farewell", count=WORKERS, **variables) as proxy:
+    with start_workers(tmp_path, own_origin.url, "--fleet-farewell", count=WORKERS, **variables) as proxy:
         ids: list[str] = []
         while len(set(map(hint_of, ids))) < WORKERS:
             ids.append(opened(proxy))
@@ -81,7 +69,7 @@ def test_the_sessions_of_a_killed_worker_are_ended_by_the_others_at_the_upstream
         lost = [session_id for session_id in ids if used(proxy, session_id).status_code != 200]
         assert len(set(map(hint_of, lost))) == 1
         until_counted(store, orphaned=len(lost), active=len(ids) - len(lost))
-        origin.until("sessions", len(ids) - len(lost))
+        own_origin.until("sessions", len(ids) - len(lost))
         proxy.until_whole(WORKERS)
         assert [used(proxy, session_id).status_code for session_id in lost] == [404] * len(lost)
         assert used(proxy, opened(proxy)).status_code == 200
@@ -89,19 +77,19 @@ def test_the_sessions_of_a_killed_worker_are_ended_by_the_others_at_the_upstream
 
 
 def test_workers_of_two_proxies_may_share_a_folder_and_each_other_s_sessions(
-    origin: Origin, store: Program, tmp_path: Path, folder: Path
+    own_origin: Origin, store: Program, tmp_path: Path, folder: Path
 ) -> None:
     variables = variables_of(store, f"auto:{folder}")
     with (
-        start_workers(tmp_path, origin.url, count=WORKERS, **variables) as proxy,
-        start_proxy(tmp_path, origin.url, **variables) as other,
+        start_workers(tmp_path, own_origin.url, count=WORKERS, **variables) as proxy,
+        start_proxy(tmp_path, own_origin.url, **variables) as other,
     ):
         assert {path.stat().st_mode & 0o777 for path in (folder, *folder.iterdir())} == {0o700, 0o600}
         assert len(list(folder.iterdir())) == WORKERS + 1
         session_id = opened(proxy)
         assert [used(each, session_id).status_code for each in (other, proxy)] == [200, 200]
         other.process.kill()
-        with start_proxy(tmp_path, origin.url, **variables):
+        with start_proxy(tmp_path, own_origin.url, **variables):
             assert len(list(folder.iterdir())) == WORKERS + 1
     assert list(folder.iterdir()) == []
 

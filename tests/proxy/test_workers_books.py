@@ -19,7 +19,7 @@ from tests.exchanges import INITIALIZE
 from tests.processes import HOST, free_port
 from tests.waiting import until
 
-from .conftest import Origin, Proxy, start_origin
+from .conftest import Origin, Proxy
 from .several import LIST, MCP, WORKERS, asked, hint_of, opened, start_workers, workers_of
 
 pytestmark = pytest.mark.processes
@@ -27,17 +27,11 @@ _UNDECIDED = 503
 """The answer while the owner is about to end, or stands still."""
 
 
-@pytest.fixture
-def origin(tmp_path: Path) -> Iterator[Origin]:
-    with start_origin(tmp_path) as origin:
-        yield origin
-
-
 @contextlib.contextmanager
-def steered(folder: Path, origin: Origin, *flags: str) -> Iterator[tuple[Proxy, str]]:
+def steered(folder: Path, own_origin: Origin, *flags: str) -> Iterator[tuple[Proxy, str]]:
     """Start workers with an admin API, and return its URL, too."""
     port = free_port()
-    with start_workers(folder, origin.url, "--admin", f"{HOST}:{port}", *flags) as proxy:
+    with start_workers(folder, own_origin.url, "--admin", f"{HOST}:{port}", *flags) as proxy:
         yield proxy, f"http://{HOST}:{port}"
 
 
@@ -105,9 +99,9 @@ class Clients:
     "how", [signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM], ids=["killed", "stopped", "restarted"]
 )
 def test_the_books_of_each_worker_are_what_its_clients_have_counted(
-    origin: Origin, tmp_path: Path, how: signal.Signals
+    own_origin: Origin, tmp_path: Path, how: signal.Signals
 ) -> None:
-    with steered(tmp_path, origin) as (proxy, url), ThreadPoolExecutor(6) as threads:
+    with steered(tmp_path, own_origin) as (proxy, url), ThreadPoolExecutor(6) as threads:
         victim = workers_of(proxy)[1]
         clients = Clients(proxy, victim="nobody" if how is signal.SIGSTOP else "2-")
         lives = [threads.submit(clients.live, number) for number in range(6)]
@@ -137,7 +131,7 @@ def test_the_books_of_each_worker_are_what_its_clients_have_counted(
         for key in ("total_created", "total_cleaned", "currently_active"):
             assert stats[key] == sum(one[key] for one in books.values())
         if how is not signal.SIGKILL:  # nobody tells the upstream of the sessions of a killed worker
-            origin.until("sessions", stats["currently_active"])
+            own_origin.until("sessions", stats["currently_active"])
 
 
 def _let_go_on(pid: int) -> None:
@@ -149,9 +143,9 @@ COUNT = 10_000
 
 
 def test_each_of_many_sessions_of_all_workers_is_listed_once_while_others_come_and_go(
-    origin: Origin, tmp_path: Path
+    own_origin: Origin, tmp_path: Path
 ) -> None:
-    with steered(tmp_path, origin, "--max-sessions", "20000") as (proxy, url), ThreadPoolExecutor(8) as threads:
+    with steered(tmp_path, own_origin, "--max-sessions", "20000") as (proxy, url), ThreadPoolExecutor(8) as threads:
         made = [one for some in threads.map(lambda _: list(many(proxy, COUNT // 8)), range(8)) for one in some]
         assert len(set(map(hint_of, made))) == WORKERS
         going, is_over, gone = iter(made[::7]), threading.Event(), set[str]()
