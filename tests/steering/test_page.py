@@ -5,11 +5,11 @@ import os
 import re
 import shutil
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from otel_sessions import fingerprint
 from tests.steering.conftest import TOKEN, Served
@@ -74,6 +74,27 @@ def opened(browser: Browser, served: Served) -> Iterator[Page]:
 def enter(page: Page, token: str = TOKEN) -> None:
     page.get_by_label("Admin token").fill(token)
     page.get_by_role("button", name="Enter").click()
+
+
+def held(page: Page, path: str) -> Callable[[], Route]:
+    """Hold the page's next request of this path. What is returned waits for it."""
+    caught: list[Route] = []
+    page.route(path, lambda route: caught.append(route), times=1)
+
+    def caught_one() -> Route:
+        while not caught:
+            page.wait_for_timeout(10)
+        return caught[0]
+
+    return caught_one
+
+
+def let_through(page: Page, route: Route) -> None:
+    """Send what was held, and wait until the page has had the answer."""
+    with page.expect_response(route.request.url) as answer:
+        route.continue_()
+    answer.value.finished()
+    page.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
 
 
 class TestInABrowser:
@@ -161,6 +182,57 @@ class TestInABrowser:
         page.get_by_role("button", name="End 1 session").click()
         expect(page.locator("#said")).to_contain_text("The pass ended 1 session: 1 idle_timeout.")
         expect(page.locator("#cleaned")).to_contain_text("idle_timeout1")
+
+    def test_a_question_that_was_just_closed_does_not_answer_the_next(self, page: Page, served: Served) -> None:
+        served.create("a")
+        enter(page)
+        end = page.get_by_role("button", name="End session")
+        end.click()
+        end.evaluate("button => { document.querySelector('dialog').close(); button.click(); }")
+        page.get_by_role("button", name="End this session").click()
+        expect(page.locator("#said")).to_contain_text("1 session ended")
+
+    def test_a_question_waits_for_the_one_before_it(self, page: Page, served: Served) -> None:
+        for name in "ab":
+            served.create(name)
+        served.clock.skew += 60
+        enter(page)
+        page.get_by_label("End sessions idle for").fill("30s")
+        preview = held(page, "**/v1/cleanup?preview=true")
+        page.get_by_role("button", name="Clean up now").click()
+        page.get_by_role("button", name=f"End session {fingerprint('a')}").click()
+        let_through(page, preview())
+        expect(page.get_by_role("dialog")).to_contain_text(f"End session {fingerprint('a')}?")
+        page.get_by_role("button", name="End this session").click()
+        expect(page.get_by_role("dialog")).to_contain_text("A pass would end 2 sessions: 2 idle_timeout.")
+        page.get_by_role("button", name="Keep").click()
+        expect(page.locator("tbody tr")).to_have_count(1)
+        assert len(served.manager) == 1
+
+    def test_two_searches_at_once_list_each_session_once(self, page: Page, served: Served) -> None:
+        for name in "ab":
+            served.create(name)
+        enter(page)
+        expect(page.locator("tbody tr")).to_have_count(2)
+        first = held(page, "**/v1/sessions?*")
+        page.get_by_role("button", name="Search").click()
+        late = first()
+        page.get_by_role("button", name="Search").click()
+        expect(page.locator("#found")).to_contain_text("2 sessions")
+        let_through(page, late)
+        expect(page.locator("tbody tr")).to_have_count(2)
+
+    def test_an_answer_after_the_token_was_forgotten_shows_nothing(self, page: Page, served: Served) -> None:
+        served.create("a")
+        enter(page)
+        expect(page.locator("tbody tr")).to_have_count(1)
+        stats = held(page, "**/v1/stats")
+        late = stats()
+        page.get_by_role("button", name="Forget the token").click()
+        let_through(page, late)
+        page.get_by_label("Admin token").fill("typed meanwhile")
+        expect(page.locator("#main")).to_be_hidden()
+        expect(page.get_by_label("Admin token")).to_have_value("typed meanwhile")
 
     def test_the_state_is_said_in_words(self, page: Page, served: Served) -> None:
         enter(page)

@@ -7,6 +7,8 @@ const whole = number => number.toLocaleString("en");
 const clock = (when = new Date()) => when.toLocaleTimeString("en-GB");
 const history = [];
 let config = null, goneSince = null, asked = 0, cursor = null, timer = 0;
+// Answers come late: only the newest look and the newest search may show what they were told.
+let newestLook = 0, newestSearch = 0, questions = Promise.resolve();
 
 class Refused extends Error {
   constructor(status, text) { super(text); this.status = status; }
@@ -142,10 +144,13 @@ function say(text) {
 // --- asking again and again
 
 async function look() {
+  const mine = ++newestLook;
   clearTimeout(timer);
   try {
-    if (!config || asked++ % 15 === 0) config = await ask("GET", "v1/config");
+    const settings = !config || asked++ % 15 === 0 ? await ask("GET", "v1/config") : config;
     const [stats, recent, isReady] = await Promise.all([ask("GET", "v1/stats"), ask("GET", "v1/recent"), ready()]);
+    if (mine !== newestLook) return;
+    config = settings;
     history.push(stats.currently_active);
     history.splice(0, history.length - POINTS);
     gone(false);
@@ -157,6 +162,7 @@ async function look() {
     await enter();
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
+    if (mine !== newestLook) return;
     if (error.status === 401) return leave();
     if (error.status === 0) gone(true);
     else if (error.status !== 429) gone(true, ` (${error.message})`);
@@ -180,6 +186,9 @@ async function enter() {
 
 function leave(why = sessionStorage.getItem(KEY) ? "The token is wrong. Nothing was shown." : "") {
   sessionStorage.removeItem(KEY);
+  newestLook++;
+  newestSearch++;
+  clearTimeout(timer);
   config = null;
   history.length = 0;
   $("rows").replaceChildren();
@@ -204,6 +213,7 @@ async function search(event) {
 }
 
 async function further() {
+  const mine = ++newestSearch;
   await shown(async () => {
     const text = $("text").value.trim().toLowerCase(), query = new URLSearchParams({ limit: text ? 200 : ROWS });
     if ($("which").value) query.set("state", $("which").value);
@@ -212,6 +222,7 @@ async function further() {
     for (let pages = 0; pages < MOST_PAGES && added < ROWS; pages++) {
       if (cursor !== null) query.set("after", cursor);
       const page = await ask("GET", `v1/sessions?${query}`);
+      if (mine !== newestSearch) return;
       const fitting = page.sessions.filter(one => !text || `${one.fingerprint} ${one.client ?? ""}`.toLowerCase().includes(text));
       const rows = fitting.map(row);
       $("rows").append(...rows);
@@ -251,7 +262,12 @@ function row(session) {
 
 // --- what ends sessions
 
-function question(text, one, all = "") {
+function question(...words) {
+  // One at a time: a dialog that was closed says so later, and would answer the question after it.
+  return questions = questions.then(() => put(...words));
+}
+
+function put(text, one, all = "") {
   $("asked").textContent = text;
   $("one").textContent = one;
   $("all").textContent = all;
@@ -313,7 +329,7 @@ $("entrance").addEventListener("submit", event => {
   sessionStorage.setItem(KEY, token);
   look();
 });
-$("forget").addEventListener("click", () => { clearTimeout(timer); sessionStorage.removeItem(KEY); leave(""); });
+$("forget").addEventListener("click", () => leave(""));
 $("search").addEventListener("submit", search);
 $("more").addEventListener("click", further);
 $("cleanup").addEventListener("submit", cleanUp);
