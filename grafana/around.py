@@ -8,21 +8,23 @@ from grafana_foundation_sdk.builders import dashboard, prometheus
 from grafana_foundation_sdk.models import units
 
 from . import colors
-from .asks import EACH, PROCESS, latest, quantile, rate
+from .asks import EACH, PROCESS, flow, latest, quantile, rate, recently, silent
 from .panels import COUNT, NONE_IS_GOOD, curves, query
 
 REQUESTS: Final = "http_server_request_duration_seconds"
 A_SECOND: Final = "suffix:/s"
 HERE: Final = 'instance=~"$collector"'
+SILENT: Final = silent(f"otelcol_process_uptime_seconds_total{{{HERE}}}")
+"""The collectors that are gone."""
 
 
 def requests(board: dashboard.Dashboard) -> None:
     """Add the row of requests: their rate, their errors and their duration, and how many there are now."""
-    each = partial(rate, f"{REQUESTS}_count")
-    answered = each(f"{EACH}, http_response_status_code", PROCESS)
+    count = f"{REQUESTS}_count"
+    answered = rate(count, f"{EACH}, http_response_status_code", PROCESS)
     by_class = f'label_replace({answered}, "class", "${{1}}xx", "http_response_status_code", "(.).*")'
     by_class = f'label_replace({by_class}, "class", "no answer", "http_response_status_code", "")'
-    failed = each(EACH, f'{PROCESS}, error_type!=""')
+    asked, failed = recently(count, EACH, PROCESS), recently(count, EACH, f'{PROCESS}, error_type!=""')
     board.with_row(dashboard.Row("Requests, of every instance"))
     board.with_panel(
         curves(
@@ -40,7 +42,7 @@ def requests(board: dashboard.Dashboard) -> None:
             "Failed requests",
             "The share of the requests with a status from 500 on, with no answer, or with half of one.",
             units.PercentUnit,
-            query(f"({failed} or {each(EACH, PROCESS)} * 0) / ({each(EACH, PROCESS)} > 0)", "{{instance}}"),
+            query(f"({failed} or {asked} * 0) / ({asked} > 0)", "{{instance}}"),
             steps=[(None, "green"), (0.01, "orange"), (0.05, "red")],
             decimals=2,
             width=6,
@@ -64,8 +66,8 @@ def requests(board: dashboard.Dashboard) -> None:
 
 
 def process(board: dashboard.Dashboard) -> None:
-    cpu = rate("process_cpu_time_seconds_total", f"{EACH}, type", PROCESS)
-    collections = rate("cpython_gc_collections_total", f"{EACH}, cpython_gc_generation", PROCESS)
+    cpu = flow("process_cpu_time_seconds_total", f"{EACH}, type", PROCESS)
+    collections = flow("cpython_gc_collections_total", f"{EACH}, cpython_gc_generation", PROCESS)
     row = dashboard.Row("Process, of every instance")
     row.with_panel(
         curves("CPU", "Cores in use, by kind.", "suffix:cores", query(cpu, "{{instance}} {{type}}"), decimals=2)
@@ -94,7 +96,7 @@ def process(board: dashboard.Dashboard) -> None:
 
 def pipeline(board: dashboard.Dashboard) -> None:
     kinds = {"metric_points": "metrics", "spans": "traces", "log_records": "logs"}
-    size, capacity = (latest(f"otelcol_exporter_queue_{what}", HERE) for what in ("size", "capacity"))
+    size, capacity = (latest(f"otelcol_exporter_queue_{what}", HERE, SILENT) for what in ("size", "capacity"))
 
     def flows(ask: Callable[[str], str], **verbs: str) -> list[prometheus.Dataquery]:
         return [
@@ -104,7 +106,7 @@ def pipeline(board: dashboard.Dashboard) -> None:
         ]
 
     def in_all(metric: str) -> str:  # a rate would miss the first loss, with which the series begins
-        return f"sum by (instance) ({latest(metric, HERE)})"
+        return f"sum by (instance) ({latest(metric, HERE, SILENT)})"
 
     row = dashboard.Row("Telemetry itself")
     row.with_panel(
@@ -112,7 +114,7 @@ def pipeline(board: dashboard.Dashboard) -> None:
             "Into the collector and on",
             "What the collector took in and sent on: points, spans and lines, its own too. The curves should agree.",
             A_SECOND,
-            *flows(partial(rate, by="instance", where=HERE), receiver_accepted="in", exporter_sent="on"),
+            *flows(partial(flow, by="instance", where=HERE, silent=SILENT), receiver_accepted="in", exporter_sent="on"),
             decimals=1,
         )
     )

@@ -1,7 +1,7 @@
 """What the dashboards ask: the expressions that panels share, under the dashboards' variables.
 
-A counter or a gauge is asked for within `$window`. So a window of four exports or more always has an answer, and an
-instance that died ends in the picture when the window has passed it.
+A counter or a gauge is asked for within `$window`. So a window of four exports or more always has an answer. OTLP does
+not say that an instance has ended, and its last values would stay. So an instance that is `silent` has no answer.
 """
 
 from typing import Final
@@ -20,32 +20,71 @@ EACH: Final = "job, instance"
 WHO: Final = f"{EACH}, otel_sessions_manager_name"
 """The labels that tell one manager's series from another's."""
 NAMED: Final = "{{instance}}/{{otel_sessions_manager_name}}"
+SECONDS: Final = "scalar(count_over_time(vector(1)[$window:1s]))"
+"""The seconds of the window. Grafana has them as text only."""
 
 
-def latest(metric: str, where: str = MANAGER) -> str:
-    """Return each series' last value within the window."""
-    return f"last_over_time({metric}{{{where}}}[$window])"
+def silent(series: str) -> str:
+    """Return who has not been heard of for more than two of its own exports, or 5 s where it exports more often.
+
+    An export takes a while to arrive: so 5 s. How often an instance exports, its samples of a quarter of an hour say: A
+    was the last one ago and F the first one, and they are N intervals apart. `A > 2 * (F - A) / N` is what is asked
+    here, without asking for A twice. Of a single sample nothing follows, so its instance has 450 s.
+    """
+    told = f"timestamp({series})[15m:2s]"
+    heard = f"max by ({EACH}) (timestamp({series}) or max_over_time({told}))"
+    first = f"min by ({EACH}) (min_over_time({told}))"
+    limit = f"clamp(2 * (time() - {first}) / (2 + max by ({EACH}) (changes({told}))), 5, 450)"
+    return f"(time() - {heard} > {limit})"
+
+
+SILENT: Final = silent(f"otel_sessions_session_created_total{{{PROCESS}}}")
+"""The instances that are gone, as far as one can know."""
+
+
+def there(expression: str, silent: str = SILENT) -> str:
+    """Return an expression of series without those of instances that are gone."""
+    return f"({expression} unless on ({EACH}) {silent})"
+
+
+def latest(metric: str, where: str = MANAGER, silent: str = SILENT) -> str:
+    """Return each series' last value within the window, of the instances that are there."""
+    return there(f"last_over_time({metric}{{{where}}}[$window])", silent)
+
+
+def risen(series: str, window: str) -> str:
+    """Return how much each series of a counter has risen within a window.
+
+    A series that begins has risen by its first value: an `increase` does not see it, and misses the first error. What
+    was silent for less than a quarter of an hour does not begin.
+    """
+    begun = f"last_over_time({series}[{window}]) unless last_over_time({series}[15m] offset {window})"
+    return f"(({begun}) or increase({series}[{window}]))"
+
+
+def recently(metric: str, by: str, where: str = MANAGER) -> str:
+    """Return how much a counter has risen within the window, by labels, of the instances that are there."""
+    return f"sum by ({by}) {there(risen(f'{metric}{{{where}}}', '$window'))}"
 
 
 def rate(metric: str, by: str, where: str = MANAGER) -> str:
-    """Return how much a counter rises a second, by labels."""
-    return f"sum by ({by}) (rate({metric}{{{where}}}[$window]))"
+    """Return how much a counter rises a second, by labels, of the instances that are there."""
+    return f"{recently(metric, by, where)} / {SECONDS}"
+
+
+def flow(metric: str, by: str, where: str, silent: str = SILENT) -> str:
+    """Return how much a counter that never rests rises a second: what it was when it was first seen says nothing."""
+    return f"sum by ({by}) {there(f'rate({metric}{{{where}}}[$window])', silent)}"
 
 
 def happened(metric: str, by: str, where: str = MANAGER) -> str:
-    """Return how much a counter has risen within `$__interval`, by labels.
-
-    A series that begins has risen by its first value: an `increase` does not see it. What was silent for less than a
-    quarter of an hour does not begin.
-    """
-    series = f"{metric}{{{where}}}"
-    begun = f"last_over_time({series}[$__interval]) unless last_over_time({series}[15m] offset $__interval)"
-    return f"sum by ({by}) (({begun}) or increase({series}[$__interval]))"
+    """Return how much a counter has risen within `$__interval`, by labels, also that of an instance that is gone."""
+    return f"sum by ({by}) ({risen(f'{metric}{{{where}}}', '$__interval')})"
 
 
 def quantile(share: float, histogram: str, by: str, where: str = MANAGER) -> str:
     """Return the value that this share of the measured values does not pass, by labels."""
-    return f"histogram_quantile({share}, {rate(f'{histogram}_bucket', f'{by}, le', where)})"
+    return f"histogram_quantile({share}, {recently(f'{histogram}_bucket', f'{by}, le', where)})"
 
 
 def alerts_firing(*instances: str) -> str:

@@ -7,7 +7,7 @@ from grafana_foundation_sdk.builders import dashboard, loki, prometheus
 from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.models import dashboard as models
 
-from .asks import EACH, LOGS, METRICS, PROCESS, alerts_firing
+from .asks import EACH, LOGS, METRICS, PROCESS, SILENT, alerts_firing
 
 SESSIONS_UID: Final = "otel-sessions"
 PASSES_UID: Final = "otel-sessions-pass"
@@ -93,10 +93,9 @@ def alerts(*instances: str) -> dashboard.AnnotationQuery:
 
 def died() -> dashboard.AnnotationQuery:
     """Return marks where an instance that had sessions was gone. A shutdown in order leaves no session."""
-    active = f"otel_sessions_session_active{{{PROCESS}}}[$window]"
-    before = f"sum by ({EACH}) (last_over_time({active} offset $window)) > 0"
-    gone = f"({before}) unless sum by ({EACH}) (last_over_time({active}))"
-    return _mark("Died", "purple", gone, "{{instance}} died", "Its sessions are lost with it.")
+    had = f"sum by ({EACH}) (last_over_time(otel_sessions_session_active{{{PROCESS}}}[$window])) > 0"
+    text = "It was killed with its sessions, or its telemetry is lost."
+    return _mark("Died", "purple", f"({had}) and on ({EACH}) {SILENT}", "{{instance}} died or fell silent", text)
 
 
 def _mark(name: str, color: str, expression: str, title: str, text: str) -> dashboard.AnnotationQuery:

@@ -9,7 +9,7 @@ from grafana_foundation_sdk.builders import dashboard, stat, timeseries
 from grafana_foundation_sdk.models import dashboard as models
 from grafana_foundation_sdk.models import units
 
-from .asks import ACTIVE, CLEANED, CREATED, EACH, LIMIT, MANAGER, MEMORY, NAMED, PROCESS, WHO
+from .asks import ACTIVE, CLEANED, CREATED, EACH, LIMIT, MANAGER, MEMORY, NAMED, PROCESS, SILENT, WHO, latest
 from .panels import SESSIONS, alerts, called, curves, dashed, figures, fixed, having, now, query
 
 GONE: Final = "15m"
@@ -17,9 +17,16 @@ GONE: Final = "15m"
 SEEN: Final = f"sum by ({EACH}) (last_over_time(process_memory_usage_bytes{{{PROCESS}}}[{GONE}]))"
 NOW: Final = f"sum by ({EACH}) ({MEMORY})"
 """Summed, although each instance has one: what has lost its name would be another series than what has it."""
-STARTING: Final = 99
-"""What stands for the change of an instance that is younger than five minutes."""
-CREATED_EACH: Final = f"sum by ({EACH}) (last_over_time(otel_sessions_session_created_total{{{MANAGER}}}[$window]))"
+BEGUN_ANEW: Final = f"sum by ({EACH}) (resets(process_cpu_time_seconds_total{{{PROCESS}}}[5m])) > 0"
+"""The instances whose process is another one than five minutes ago."""
+OLD: Final = f"sum by ({EACH}) (last_over_time(process_memory_usage_bytes{{{PROCESS}}}[15m] offset 5m))"
+"""The instances that were there more than five minutes ago."""
+UNKNOWN, STARTING, RESTARTED, NOT_THERE = 96, 97, 98, 99
+"""What stands for a change that cannot be told, for want of a second sample for example.
+
+A change is never more than the memory now. But it may be less than minus 100 % of it.
+"""
+CREATED_EACH: Final = f"sum by ({EACH}) ({latest('otel_sessions_session_created_total')})"
 
 
 def first_screen(board: dashboard.Dashboard) -> None:
@@ -42,17 +49,35 @@ def _memory_now() -> stat.Panel:
 
 
 def _memory_change() -> stat.Panel:
+    """Return how memory has changed; whether it is too much is said only of an instance that is old enough.
+
+    Every start takes memory. So the color of a young instance, and what it is called, gives no verdict.
+    """
     change = f"sum by ({EACH}) (delta(process_memory_usage_bytes{{{PROCESS}}}[5m])) / {NOW}"
-    known = f"sum by ({EACH}) (last_over_time(process_memory_usage_bytes{{{PROCESS}}}[$window] offset 5m))"
-    return figures(
+    panel = figures(
         "Memory, change in 5 min",
-        "As a share of the memory now. Under a load that is steady, it stays within 5 %.",
+        "As a share of the memory now. Under a load that is steady, it stays within 5 %. "
+        "An instance that is younger shows the change since its start, in blue.",
         units.PercentUnit,
-        now(f"({change} and {known}) or {NOW} * 0 + {STARTING} or {SEEN} * 0 - 1", "{{instance}}"),
+        now(
+            f"(({change} or {NOW} * 0 + {UNKNOWN}) and {OLD} unless {BEGUN_ANEW})"
+            f" or ({SEEN} * 0 + {NOT_THERE} unless {NOW})",
+            "{{instance}}",
+        ),
+        now(
+            f"({NOW} * 0 + {RESTARTED} and {BEGUN_ANEW}) or (({change} or {NOW} * 0 + {STARTING}) unless {OLD})",
+            "{{instance}}, since its start",
+        ),
         steps=[(None, "blue"), (-0.05, "green"), (0.05, "orange"), (0.25, "red")],
-        mappings=[called(-1, -1, "gone", "purple"), called(STARTING, STARTING, "starting", "blue")],
+        mappings=[
+            called(NOT_THERE, NOT_THERE, "gone", "purple"),
+            called(RESTARTED, RESTARTED, "restarted", "blue"),
+            called(STARTING, STARTING, "starting", "blue"),
+            called(UNKNOWN, UNKNOWN, "unknown", "blue"),
+        ],
         decimals=1,
     )
+    return panel.override_by_regexp("/ since its start$/", [fixed("blue")])
 
 
 def _filled() -> stat.Panel:
@@ -66,11 +91,11 @@ def _filled() -> stat.Panel:
         units.PercentUnit,
         now(f"{ACTIVE} / on ({WHO}) group_left (cap) ({cap} * 0 + on ({WHO}) group_left () ({LIMIT} > 0))", CAPPED),
         now(f"{ACTIVE} unless {LIMIT}", "{{instance}}, NO CAP"),
-        now(f"{killed} unless sum by ({EACH}) ({ACTIVE})", "{{instance}} DIED with"),
+        now(f"{killed} and on ({EACH}) {SILENT}", "{{instance}} GONE with"),
         steps=[(None, "green"), (0.9, "orange"), (1.0001, "red")],
     )
     panel.override_by_regexp("/NO CAP$/", [in_sessions, fixed("orange")])
-    return panel.override_by_regexp("/DIED with$/", [in_sessions, fixed("purple")])
+    return panel.override_by_regexp("/GONE with$/", [in_sessions, fixed("purple")])
 
 
 CAPPED: Final = "{{instance}}, of {{cap}}"

@@ -6,7 +6,7 @@ from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.models import units
 
 from . import colors
-from .asks import EACH, MANAGER, NAMED, REASON, WHO, latest, quantile, rate
+from .asks import EACH, MANAGER, NAMED, REASON, WHO, latest, quantile, rate, recently
 from .fleet_asks import FLEET_NAMED, UNACCOUNTED, happened_at_each, of_fleet
 from .panels import COUNT, NONE_IS_GOOD, SESSIONS, buckets, counted, curves, durations, query
 
@@ -148,7 +148,9 @@ def requests(board: dashboard.Dashboard) -> None:
 
 def store(board: dashboard.Dashboard) -> None:
     calls = rate(f"{STORE}_count", WHO)
-    failing = rate(f"{STORE}_count", WHO, f'{MANAGER}, {OUTCOME}!="answered"')
+    asked, failing = (
+        recently(f"{STORE}_count", WHO, where) for where in (MANAGER, f'{MANAGER}, {OUTCOME}!="answered"')
+    )
     board.with_row(dashboard.Row("The store, of every instance"))
     board.with_panel(
         curves("Calls to the store", "Calls a second.", A_SECOND, query(calls, NAMED), decimals=1, width=6)
@@ -167,7 +169,7 @@ def store(board: dashboard.Dashboard) -> None:
             "Calls without an answer",
             "The share of the calls that the store did not answer in time.",
             units.PercentUnit,
-            query(f"({failing} or {calls} * 0) / ({calls} > 0)", NAMED),
+            query(f"({failing} or {asked} * 0) / ({asked} > 0)", NAMED),
             steps=[(None, "green"), (0.01, "orange"), (0.1, "red")],
             decimals=1,
             width=6,

@@ -11,7 +11,7 @@ from grafana_foundation_sdk.models import units
 
 from . import boards, colors
 from .around import pipeline, process, requests
-from .asks import EACH, MANAGER, NAMED, REASON, WHO, happened, latest, quantile, rate
+from .asks import EACH, MANAGER, NAMED, REASON, WHO, happened, latest, quantile, rate, recently
 from .first_screen import first_screen
 from .panels import (
     COUNT,
@@ -239,6 +239,6 @@ def _mean_lifetime() -> timeseries.Panel:
         "Mean lifetime, by reason",
         "Who is ended for its age has lived longest; who is evicted should have lived for a while.",
         units.Seconds,
-        query(f"{rate(f'{LIFETIME}_sum', by)} / ({rate(f'{LIFETIME}_count', by)} > 0)", BY_REASON),
+        query(f"{recently(f'{LIFETIME}_sum', by)} / ({recently(f'{LIFETIME}_count', by)} > 0)", BY_REASON),
         words=colors.REASONS,
     )

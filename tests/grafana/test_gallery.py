@@ -52,7 +52,7 @@ def test_a_picture_has_every_title_and_mark(drawn: list[str]) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *("64.0 MiB", "gone", "2.1%", "one, of 200", "87%", "two DIED with", "1.53 K sessions", "5.32 K sessions"),
+        *("64.0 MiB", "gone", "2.1%", "one, of 200", "87%", "two GONE with", "1.53 K sessions", "5.32 K sessions"),
         *("one/mcp", "0 sessions", "memory limit", "256 MiB", "no data"),
     ],
 )

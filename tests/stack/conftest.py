@@ -296,14 +296,18 @@ def start_load(stack: Stack, proxy: Proxy, name: str, *arguments: str) -> Iterat
         yield load
 
 
-def start_prometheus(started: contextlib.ExitStack, folder: Path) -> str:
-    """Start a Prometheus on what stands in the folder, and return its address."""
+def start_prometheus(started: contextlib.ExitStack, folder: Path, *, lookback: str | None = None) -> str:
+    """Start a Prometheus on what stands in the folder, and return its address.
+
+    Without a lookback of its own, it has the one of Compose.
+    """
     port = free_port()
     flags = {
         "--config.file": str(ROOT / "grafana/prometheus.yaml"),
         "--storage.tsdb.path": str(folder / "prometheus"),
         "--web.listen-address": f"{HOST}:{port}",
         "--web.external-url": f"http://{HOST}:{port}",
+        **({} if lookback is None else {"--query.lookback-delta": lookback}),
     }
     command = [program("prometheus")]
     for flag in COMPOSE["services"]["prometheus"]["command"]:

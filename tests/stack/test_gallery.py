@@ -116,4 +116,4 @@ def test_the_first_screen_is_drawn(stack: Stack, run: Run, report: Path, name: s
     assert "bounded" in drawn
     assert ("leaking" in drawn) == (name != "alone")
     assert ("NO CAP" in drawn) == (name == "before")
-    assert ("DIED with" in drawn) == ("leaking died" in drawn) == (name == "after")
+    assert ("GONE with" in drawn) == ("leaking died" in drawn) == (name == "after")

@@ -54,7 +54,7 @@ ALWAYS_EMPTY_HERE = (  # their answers are in test_alerts: two take hours, and o
     "alert OtelSessionsLeaseHeld",
     "alert OtelSessionsBooksDoNotBalance",
 )
-EMPTY_PARTS_WHEN_ALL_IS_WELL = ("exporter_send_failed", "{{instance}}, NO CAP", "{{instance}} DIED with")
+EMPTY_PARTS_WHEN_ALL_IS_WELL = ("exporter_send_failed", "{{instance}}, NO CAP", "{{instance}} GONE with")
 """What a query asks for or is called that is one of several of its panel."""
 WELL = f"story|{FLEET_STORY}"
 """The instances of the run that goes well."""
@@ -244,8 +244,8 @@ def test_the_panels_that_give_a_verdict_say_what_is_the_case(stack: Stack, story
     assert not said("Active of cap", "{{instance}}, of {{cap}}", "leaking")
     assert max(said("Active of cap", "{{instance}}, NO CAP", "leaking")) > 100
     assert not said("Active of cap", "{{instance}}, NO CAP", "bounded")
-    assert len(said("Active of cap", "{{instance}} DIED with", "leaking")) == 1
-    assert not said("Active of cap", "{{instance}} DIED with", "story")  # it ended in order
+    assert len(said("Active of cap", "{{instance}} GONE with", "leaking")) == 1
+    assert not said("Active of cap", "{{instance}} GONE with", "story")  # it ended in order
     assert said("Unaccounted for", NAMED, ".*") == {0.0}
     assert 0.0 in said("Memory now", "{{instance}}", "leaking")  # which is called "gone"
 
