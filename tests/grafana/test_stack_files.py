@@ -86,6 +86,16 @@ class TestAlerts:
 
         assert all(unit == "h" or int(number) >= 5 for number, unit in windows)
 
+    @pytest.mark.parametrize("rule", ALERTS, ids=[rule["alert"] for rule in ALERTS])
+    def test_an_alert_counts_the_first_value_with_which_a_series_begins(self, rule: dict[str, Any]) -> None:
+        text = " ".join(rule["expr"].split())
+        rising = set(re.findall(r"(?:increase|rate)\(\s*(\w+)", text))
+        before = re.findall(r'last_over_time\( ?(?:(\w+)|{__name__=~"([^"]+)"})(?:{[^}]*})?\[1h\] offset 5m', text)
+
+        assert "rate(" not in text
+        for name in rising:
+            assert any(re.fullmatch(one or other, name) for one, other in before), name
+
     def test_the_links_of_alerts_lead_to_this_stacks_grafana(self, compose: dict[str, Any]) -> None:
         links = yaml.safe_load((ROOT / "grafana/prometheus.yaml").read_text())["global"]["external_labels"]
 

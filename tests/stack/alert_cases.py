@@ -82,6 +82,29 @@ CASES: Final = [
     ),
     Case(
         alert="OtelSessionsLeaking",
+        name="a young one, whose first pass is the beginning of its series",
+        at=5 * MINUTE,
+        series={
+            "session_created_total": ramp(40),
+            "session_cleaned_total": flat(0),
+            "cleanup_runs_total": steps((0, None), (2 * MINUTE, 1)),
+            "cleanup_interval_seconds": flat(120),
+        },
+    ),
+    Case(
+        alert="OtelSessionsLeaking",
+        name="the first pass after a long idle time is the beginning of its series",
+        at=15 * MINUTE,
+        series={
+            "session_created_total": ramp(40),
+            "session_cleaned_total": flat(0),
+            'cleanup_runs_total{otel_sessions_cleanup_outcome="success"}': steps((0, 0), (8 * MINUTE, 1)),
+            'cleanup_runs_total{otel_sessions_cleanup_outcome="partial"}': steps((0, None), (12 * MINUTE, 1)),
+            "cleanup_interval_seconds": flat(150),
+        },
+    ),
+    Case(
+        alert="OtelSessionsLeaking",
         name="a restart, after which passes run",
         at=15 * MINUTE,
         series={
@@ -237,6 +260,27 @@ CASES: Final = [
             'session_created_total{instance="ending"}': flat(0),
             'session_rejected_total{instance="ending",otel_sessions_rejection_reason="shutdown"}': ramp(600),
         },
+    ),
+    Case(
+        alert="OtelSessionsRejections",
+        name="two times a few at once, each for a new reason, with which a series begins",
+        at=16 * MINUTE,
+        series={
+            "session_created_total": ramp(30),
+            AT_THE_CAP: steps((0, None), (8 * MINUTE, 50)),
+            AT_THE_CAP.replace("max_sessions", "fleet"): steps((0, None), (12 * MINUTE, 50)),
+        },
+    ),
+    Case(
+        alert="OtelSessionsRejections",
+        name="everybody, from the first refusal on, with which the series begins",
+        at=14 * MINUTE,
+        series={
+            "session_created_total": flat(30),
+            AT_THE_CAP: steps((0, None), (8 * MINUTE, 50), (12 * MINUTE, 100)),
+        },
+        labels={**WARNING, "otel_sessions_rejection_reason": "max_sessions"},
+        says=("i m keeps refusing sessions", "100% of the sessions of the last five minutes, for max_sessions."),
     ),
     Case(
         alert="OtelSessionsRejections",

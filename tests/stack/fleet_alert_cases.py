@@ -115,6 +115,17 @@ FLEET_CASES: Final = [
     ),
     Case(
         alert="OtelSessionsFleetResyncs",
+        name="a first loss, with which the series begins",
+        at=10 * MINUTE,
+        series={ENDED: steps((0, None), (7 * MINUTE, 40))},
+        labels={"severity": "warning", **USUAL, KIND: "ended"},
+        says=(
+            "The store of i m had lost what it knew",
+            "About 40 sessions within five minutes were told again, of the kind ended.",
+        ),
+    ),
+    Case(
+        alert="OtelSessionsFleetResyncs",
         name="half an hour ago, and never",
         at=35 * MINUTE,
         series={ENDED: steps((0, 0), (5 * MINUTE, 40)), at("j", ENDED): flat(0)},
@@ -170,6 +181,14 @@ FLEET_CASES: Final = [
         name="one call in four gets no answer",
         at=15 * MINUTE,
         series={ANSWERED: ramp(90), UNAVAILABLE: ramp(30)},
+        labels={"severity": "warning", **USUAL},
+        says=("The store does not answer i m", "25% of the calls of the last five minutes got no answer in time."),
+    ),
+    Case(
+        alert="OtelSessionsFleetStoreFailing",
+        name="the first calls without an answer, with which the series begins",
+        at=13 * MINUTE,
+        series={ANSWERED: ramp(90), UNAVAILABLE: steps((0, None), (10 * MINUTE, 150))},
         labels={"severity": "warning", **USUAL},
         says=("The store does not answer i m", "25% of the calls of the last five minutes got no answer in time."),
     ),
