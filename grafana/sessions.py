@@ -99,7 +99,7 @@ def _waiting() -> timeseries.Panel:
         COUNT,
         query(f"sum by ({WHO}) ({latest('otel_sessions_session_pending')})", f"{NAMED} waiting"),
         query(f"sum by ({WHO}) ({latest('otel_sessions_session_reserved')})", f"{NAMED} reserved"),
-        query(quantile(0.95, "otel_sessions_session_wait_time_seconds", WHO), f"{NAMED} wait"),
+        query(quantile(0.95, "otel_sessions_session_wait_time_seconds", WHO), f"{NAMED} p95 wait"),
         width=6,
     )
     return panel.override_by_regexp(
