@@ -38,7 +38,9 @@ def silent(series: str) -> str:
     return f"(time() - {heard} > {limit})"
 
 
-SILENT: Final = silent(f"otel_sessions_session_created_total{{{PROCESS}}}")
+EXPORTED: Final = f"otel_sessions_session_created_total{{{PROCESS}}}"
+"""What each instance has in each of its exports."""
+SILENT: Final = silent(EXPORTED)
 """The instances that are gone, as far as one can know."""
 
 
@@ -56,10 +58,14 @@ def risen(series: str, window: str) -> str:
     """Return how much each series of a counter has risen within a window.
 
     A series that begins has risen by its first value: an `increase` does not see it, and misses the first error. What
-    was silent for less than a quarter of an hour does not begin.
+    was there in the window before does not begin. Nor does what was there a quarter of an hour ago, if its instance was
+    silent since: only its telemetry was lost then.
     """
-    begun = f"last_over_time({series}[{window}]) unless last_over_time({series}[15m] offset {window})"
-    return f"(({begun}) or increase({series}[{window}]))"
+    before = f"last_over_time({series}[{window}] offset {window})"
+    long_before = f"last_over_time({series}[15m] offset {window})"
+    heard = f"last_over_time({EXPORTED}[{window}] offset {window})"
+    known = f"({before} or ({long_before} unless on ({EACH}) {heard}))"
+    return f"((last_over_time({series}[{window}]) unless {known}) or increase({series}[{window}]))"
 
 
 def recently(metric: str, by: str, where: str = MANAGER) -> str:

@@ -201,12 +201,24 @@ CASES: Final = [
     ),
     Case(
         alert="OtelSessionsCleanupErrors",
+        name="the first errors after a restart, with which the series begins again",
+        at=20 * MINUTE,
+        series={
+            "session_created_total": restarted(ramp(60), 9 * MINUTE),
+            HOOK: steps((0, 153), (9 * MINUTE, None), (17 * MINUTE, 2)),
+        },
+        labels={**WARNING, "otel_sessions_cleanup_stage": "hook", "error_type": "OSError"},
+        says=("Cleanup of i m has errors", "About 2 in stage hook, of type OSError, within five minutes."),
+    ),
+    Case(
+        alert="OtelSessionsCleanupErrors",
         name="one error, old errors, and old errors behind a gap of a quarter of an hour",
         at=40 * MINUTE,
         series={
             HOOK.replace("{", '{instance="one",'): steps((0, 0), (38 * MINUTE, 1)),
             HOOK.replace("{", '{instance="old",'): flat(153),
             HOOK.replace("{", '{instance="gap",'): steps((0, 153), (24 * MINUTE, None), (39 * MINUTE, 153)),
+            'session_created_total{instance="gap"}': steps((0, 9), (24 * MINUTE, None), (39 * MINUTE, 9)),
         },
     ),
     Case(

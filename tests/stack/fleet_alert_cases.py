@@ -194,6 +194,18 @@ FLEET_CASES: Final = [
     ),
     Case(
         alert="OtelSessionsFleetStoreFailing",
+        name="the first calls without an answer after a restart",
+        at=23 * MINUTE,
+        series={
+            "session_created_total": restarted(ramp(60), 9 * MINUTE),
+            ANSWERED: restarted(ramp(90), 9 * MINUTE),
+            UNAVAILABLE: steps((0, 900), (9 * MINUTE, None), (20 * MINUTE, 150)),
+        },
+        labels={"severity": "warning", **USUAL},
+        says=("The store does not answer i m", "25% of the calls of the last five minutes got no answer in time."),
+    ),
+    Case(
+        alert="OtelSessionsFleetStoreFailing",
         name="one call in a hundred, a failover of some seconds, and no call at all",
         at=15 * MINUTE,
         series={
