@@ -24,7 +24,7 @@ else:
 
 DataT = TypeVar("DataT", default=None)
 
-_OPENING: Final = True
+OPENING: Final = True
 """The count of a session that has had its first lease, and no touch. True adds like 1, but is not the same object as 1.
 So the count tells a first lease from a touch without one more attribute, and a touch stays fast."""
 
@@ -129,11 +129,6 @@ class Session(Generic[DataT]):
         """Note activity without counting it: for a further part of a message that is counted already."""
         self._last = self._shared.clock()
 
-    def _begin_lease(self, now: float) -> None:
-        """Note activity as `touch` does, but count the first lease of an unused session as `_OPENING`."""
-        self._last = now
-        self._count = self._count + 1 if self._count else _OPENING
-
     def fail(self, why: str | BaseException) -> None:
         """Hide the session at once. The next pass that finds the session unleased ends it as `failed`.
 
@@ -219,14 +214,7 @@ class Session(Generic[DataT]):
 
     def _is_unused(self) -> bool:
         """Return whether the session has had neither a second lease nor a touch."""
-        return not self._count or self._count is _OPENING
-
-    def _usable(self, now: float) -> bool:
-        """Return whether the session may be handed out. Mostly, its bucket says so without a look at its limits."""
-        bucket = self._bucket
-        if bucket is not None and now < bucket.not_before:
-            return self._end is None
-        return self._due(now, self._shared) is None
+        return not self._count or self._count is OPENING
 
     def _due(self, now: float, limits: Limits) -> EndReason | None:
         """Return why the session is due, or None if it may be handed out: failed before age before idleness."""

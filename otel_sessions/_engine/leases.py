@@ -18,8 +18,9 @@ from otel_sessions._core.clock import never_failing
 from otel_sessions._core.events import Event
 from otel_sessions._core.exceptions import SessionNotFound
 from otel_sessions._core.ids import fingerprint
-from otel_sessions._core.session import DataT, Session
-from otel_sessions._core.store import Store
+from otel_sessions._core.loops import Home
+from otel_sessions._core.session import OPENING, DataT, Session
+from otel_sessions._core.store import Store, loop_closed
 from otel_sessions._core.words import EndReason
 
 from .quiet import Quiet
@@ -49,20 +50,35 @@ class Leases(Generic[DataT]):
         """For each holder that has to leave: the function to call when the holder has left."""
         self._quiet = Quiet()
         self.new_scope: Callable[[], anyio.CancelScope] = anyio.CancelScope
+        self.is_here = self.is_loop_closed = _no
         self.require_here: Final = store.require_here
-        self.require_open_loop: Final = store.require_open_loop
 
-    def enter_loop(self) -> None:
-        """Learn the class of cancel scopes on the running loop: `anyio.CancelScope` looks the loop up every time."""
+    def enter_loop(self, home: Home) -> None:
+        """Serve the running loop. Learn its class of cancel scopes: `anyio.CancelScope` looks it up every time."""
         self.new_scope = type(anyio.CancelScope())
+        self.is_here, self.is_loop_closed = home.is_here, home.is_closed
 
     def acquire(self, lease: "Pin[DataT] | Holder[DataT]", session_id: str | Session[DataT]) -> Session[DataT]:
-        """Lease a session and return it. Raises `ManagerClosed` or `SessionNotFound`."""
-        session = self._store.use(session_id)
+        """Touch and lease a session, and return it.
+
+        Raises `ManagerClosed`, and `SessionNotFound` with the reason for which the session is due or was ended.
+        """
+        store = self._store
+        if not store.accepting:
+            store.require_accepting()
+        session = store.visible.get(session_id)  # type: ignore[arg-type]  # a session is not found
+        if session is None:
+            session = store.hidden(session_id)
+        now, bucket = store.clock(), session._bucket
+        if session._end is not None or bucket is None or now >= bucket.not_before:  # else the session is not due
+            due = session._due(now, session._shared)
+            if due is not None:
+                raise SessionNotFound(session.id, due)
+        session._last = self._since[lease] = now
+        session._count = session._count + 1 if session._count else OPENING
         if not session._pins:
             self._books.add_leased()
         session._pins += 1
-        self._since[lease] = session._last
         return session
 
     def oldest(self) -> float | None:
@@ -90,7 +106,9 @@ class Leases(Generic[DataT]):
         self._books.add_released()
         if self._quiet.awaited is not None:
             self._quiet.note()
-        if not session._usable(now):
+        bucket = session._bucket
+        may_be_due = end is not None or bucket is None or now >= bucket.not_before
+        if may_be_due and session._due(now, session._shared) is not None:
             session._file_due()
 
     async def wait_quiet(self) -> None:
@@ -176,7 +194,8 @@ class Pin(Generic[DataT]):
     def __enter__(self) -> Session[DataT]:
         if self._session_id is _ENTERED:
             raise RuntimeError("a pin is entered once; call pin() again")
-        self._leases.require_open_loop()
+        if self._leases.is_loop_closed():
+            raise loop_closed()
         session = self.session = self._leases.acquire(self, self._session_id)
         self._session_id = _ENTERED
         return session
@@ -227,7 +246,8 @@ class Hold(Holder[DataT]):
     def __enter__(self) -> Session[DataT]:
         if self._session_id is _ENTERED:
             raise RuntimeError("a hold is entered once; call hold() again")
-        self._leases.require_open_loop()
+        if self._leases.is_loop_closed():
+            raise loop_closed()
         session = self.session = self._leases.bind(self, self._session_id)
         self._session_id = _ENTERED
         return session
@@ -269,9 +289,11 @@ class Lease(Holder[DataT]):
     async def __aenter__(self) -> Session[DataT]:
         if self._session_id is _ENTERED:
             raise RuntimeError("a lease is entered once; call lease() again")
-        self._leases.require_here()
-        scope = self._scope = self._leases.new_scope()
-        session = self.session = self._leases.bind(self, self._session_id)
+        leases = self._leases
+        if not leases.is_here():
+            leases.require_here()
+        scope = self._scope = leases.new_scope()
+        session = self.session = leases.bind(self, self._session_id)
         self._session_id = _ENTERED
         scope.__enter__()
         return session
@@ -285,12 +307,16 @@ class Lease(Holder[DataT]):
             self._leases.unbind(self, session)
         finally:
             handled = bool(self._scope.__exit__(exc_type, exc, traceback))
-        if self._scope.cancelled_caught:
+        if handled and self._scope.cancelled_caught:
             raise SessionNotFound(session.id, session.end_reason) from None
         return handled
 
     def end(self, reason: EndReason) -> None:  # noqa: ARG002  # the block reads the reason from the session
         self._scope.cancel()
+
+
+def _no() -> bool:
+    return False
 
 
 def _oldest(since: "Mapping[Pin[Any] | Holder[Any], float]") -> float | None:

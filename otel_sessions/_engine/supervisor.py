@@ -89,7 +89,7 @@ class Supervisor(Generic[DataT]):
     def start(self) -> None:
         home = Home()
         self._store.open(home)
-        self._leases.enter_loop()
+        self._leases.enter_loop(home)
         self._telemetry.open(home, self._store.clock, self._config.cleanup_interval, self._leases.oldest)
         self._ticking.start("otel-sessions supervisor", self._tick, on_end=self._note_tick_end)
         if self._shared is not None:
