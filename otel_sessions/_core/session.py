@@ -91,7 +91,7 @@ class Session(Generic[DataT]):
         "_created",
         "_end",
         "_last",
-        "_pins",
+        "_leases",
         "_shared",
         "client",
         "data",
@@ -112,7 +112,7 @@ class Session(Generic[DataT]):
         self._shared = shared
         self._created = self._last = now
         self._count = 0
-        self._pins = 0
+        self._leases: dict[Any, None] | None = None
         self._bucket: Bucket[Any] | None = None
         self._end: End | None = None
 
@@ -136,7 +136,7 @@ class Session(Generic[DataT]):
         """
         if self._end is None:
             self._end = End(failure=why)
-            if not self._pins:
+            if not self._leases:
                 self._file_due()
 
     def registered(self) -> Awaitable[None]:
@@ -153,7 +153,7 @@ class Session(Generic[DataT]):
     def is_stale(self, max_idle_time: float) -> bool:
         """Return whether the session is unleased and has been idle for `max_idle_time` seconds or longer."""
         _, last, now = self._use()
-        return not self._pins and now >= last + max_idle_time
+        return not self._leases and now >= last + max_idle_time
 
     @property
     def state(self) -> SessionState:
@@ -178,7 +178,7 @@ class Session(Generic[DataT]):
     @property
     def idle_for(self) -> float:
         """Seconds since the last activity; 0 while the session is leased. Stands still after the end of the session."""
-        if self._pins:
+        if self._leases:
             return 0.0
         _, last, now = self._use()
         return max(0.0, now - last)
@@ -222,9 +222,9 @@ class Session(Generic[DataT]):
             return self._end.reason or EndReason.FAILED
         if now >= self._created + limits.age:
             return EndReason.MAX_AGE
-        if not self._pins and now >= self._last + limits.idle:
+        if not self._leases and now >= self._last + limits.idle:
             return EndReason.IDLE_TIMEOUT
-        if not self._pins and now >= self._last + limits.unused and self._is_unused():
+        if not self._leases and now >= self._last + limits.unused and self._is_unused():
             return EndReason.IDLE_TIMEOUT
         return None
 
@@ -237,7 +237,7 @@ class Session(Generic[DataT]):
         idle = limits.idle
         if limits.unused < idle and self._is_unused():
             idle = limits.unused
-        return min((now if self._pins else self._last) + idle, self._created + limits.age)
+        return min((now if self._leases else self._last) + idle, self._created + limits.age)
 
     def __repr__(self) -> str:
         return f"<Session {fingerprint(self.id)} {self.state}>"

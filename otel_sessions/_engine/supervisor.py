@@ -145,6 +145,7 @@ class Supervisor(Generic[DataT]):
         self.disowned = self.over = self._asked = self.places.over = True
         self.hooks.forget()
         self.closer.forget()
+        self._leases.forget()
         self._store.write_off()
 
     def _new_id(self) -> str:
