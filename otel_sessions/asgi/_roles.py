@@ -45,20 +45,19 @@ class Role(Protocol):
     def stray(self) -> str | None:
         """The id of a session that the app has made and the manager does not have, or None."""
 
+    @property
+    def answer_sent(self) -> Callable[[], None] | None:
+        """Notes that the start of the answer was sent to a client that has not left. None if it makes no difference."""
+
     def answer_starts(self, status: int, headers: Headers) -> Headers:
         """Note the start of the app's answer. Return its headers as the client gets them."""
-
-    def answer_sent(self) -> None:
-        """Note that the start of the answer has been sent, to a client that has not left."""
 
 
 class _Silent:
     """A role for which it does not matter whether the answer reaches the client."""
 
     __slots__ = ()
-
-    def answer_sent(self) -> None:
-        pass
+    answer_sent = None
 
 
 class Outside(_Silent):
@@ -110,12 +109,26 @@ class Only(_Silent):
         return headers
 
 
-class Using:
-    """An exchange in a session whose id the manager has made."""
+class Staying(_Silent):
+    """An exchange in a session whose id the manager has made. The answer is not changed."""
 
+    __slots__ = ("session",)
     closes = False
     stray = None
+
+    def __init__(self, session: Session[Any]) -> None:
+        self.session = session
+
+    def answer_starts(self, _status: int, headers: Headers) -> Headers:
+        return headers
+
+
+class Renewing:
+    """An exchange in a session whose id is announced again after `matcher.renew_after` seconds."""
+
     __slots__ = ("_matcher", "_renewals", "_renews", "_scope", "session")
+    closes = False
+    stray = None
 
     def __init__(self, matcher: IssuingMatcher, session: Session[Any], scope: Scope, renewals: "Renewals") -> None:
         self.session = session
@@ -126,12 +139,13 @@ class Using:
 
     def answer_starts(self, status: int, headers: Headers) -> Headers:
         session, renew_after = self.session, self._matcher.renew_after
-        if renew_after is None or status >= 400 or session.end_reason is not None:
-            return headers
-        if not self._renewals.is_due(session, renew_after):
-            return headers
-        self._renews = True
-        return _announced(self._matcher, session, self._scope, headers)
+        self._renews = (
+            renew_after is not None
+            and status < 400
+            and session.end_reason is None
+            and self._renewals.is_due(session, renew_after)
+        )
+        return _announced(self._matcher, session, self._scope, headers) if self._renews else headers
 
     def answer_sent(self) -> None:
         if self._renews:
