@@ -243,9 +243,10 @@ class SessionLeaseMiddleware:
         if self._adopting is not None:
             return Asking(self._adopting, session, inner)
         assert self._issuing is not None
-        if self._issuing.renew_after is None:
+        renew_after = self._issuing.renew_after
+        if renew_after is None:
             return Staying(session)
-        return Renewing(self._issuing, session, inner, self._renewals)
+        return Renewing(self._issuing, session, inner, self._renewals, renew_after)
 
     def _role_for(self, session: Session[Any], match: Match, inner: Scope) -> Role:
         """Return the role of the exchange that has opened a session."""

@@ -124,27 +124,32 @@ class Staying(_Silent):
 
 
 class Renewing:
-    """An exchange in a session whose id is announced again after `matcher.renew_after` seconds."""
+    """An exchange in a session whose id is announced again `renew_after` seconds after it was announced last."""
 
-    __slots__ = ("_matcher", "_renewals", "_renews", "_scope", "session")
+    __slots__ = ("_matcher", "_renew_after", "_renewals", "_renews", "_scope", "session")
     closes = False
     stray = None
 
-    def __init__(self, matcher: IssuingMatcher, session: Session[Any], scope: Scope, renewals: "Renewals") -> None:
+    def __init__(
+        self,
+        matcher: IssuingMatcher,
+        session: Session[Any],
+        scope: Scope,
+        renewals: "Renewals",
+        renew_after: float,
+    ) -> None:
         self.session = session
+        self._renew_after = renew_after
         self._matcher = matcher
         self._scope = scope
         self._renewals = renewals
         self._renews = False
 
     def answer_starts(self, status: int, headers: Headers) -> Headers:
-        session, renew_after = self.session, self._matcher.renew_after
-        self._renews = (
-            renew_after is not None
-            and status < 400
-            and session.end_reason is None
-            and self._renewals.is_due(session, renew_after)
-        )
+        session = self.session
+        if status >= 400 or session.end_reason is not None:
+            return headers
+        self._renews = self._renewals.is_due(session, self._renew_after)
         return _announced(self._matcher, session, self._scope, headers) if self._renews else headers
 
     def answer_sent(self) -> None:
