@@ -382,7 +382,7 @@ def _with_only(headers: Headers, name: bytes, session_id: str | None) -> Headers
     wanted = [] if session_id is None else [(name, session_id.encode("latin-1"))]
     size = len(name)
     there = [pair for pair in headers if len(pair[0]) == size]
-    if there != wanted:
+    if len(there) != 1 or there[0][0] != name:  # else the only name of this length is the name itself
         there = [pair for pair in there if spelt(pair[0]) == spelt(name)]
     if there == wanted:
         return headers
