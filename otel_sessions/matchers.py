@@ -157,7 +157,8 @@ class HeaderMatcher(IssuingMatcher):
         self.request_header = self.name.encode("latin-1")
 
     def match(self, scope: Scope) -> Match:
-        named = _ids_in(pairs_of(scope), self.request_header)
+        name = self.request_header
+        named = _each_once([value.decode("latin-1") for key, value in pairs_of(scope) if key == name and value])
         return Match(named, _NO) if named else Match((), _YES)  # keywords would cost as much as all the rest
 
     def announce(self, session_id: str, scope: Scope, headers: Headers) -> Headers:  # noqa: ARG002
@@ -331,11 +332,6 @@ def spelt(name: bytes) -> bytes:
     CGI, and so WSGI, replaces a hyphen by an underscore (RFC 3875, section 4.1.18). Some servers replace every mark.
     """
     return name.translate(_SPELT)
-
-
-def _ids_in(headers: Headers, name: bytes) -> tuple[str, ...]:
-    """Return the ids in a request's header, each once, in the order of its lines."""
-    return _each_once([value.decode("latin-1") for key, value in headers if key == name and value])
 
 
 def _each_once(found: list[str]) -> tuple[str, ...]:
