@@ -30,7 +30,8 @@ _REVISION: Final = re.compile(rb"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _OLD_TRANSPORT: Final = re.compile(rb"(^|&)session_?id=", re.IGNORECASE)
 """Messages of MCP's HTTP+SSE transport (revision 2024-11-05) name their session in the query."""
 _MCP_ID: Final = b"mcp-session-id"
-_ASKED: Final = frozenset({_MCP_ID, b"mcp-protocol-version", b"content-type", b"content-encoding"})
+_MCP_ID_SIZE: Final = len(_MCP_ID)
+_ASKED: Final = frozenset({b"mcp-protocol-version", b"content-type", b"content-encoding"})
 _SPELT: Final = b"".join(byte.lower() if byte.isalnum() else b"-" for byte in (bytes([code]) for code in range(256)))
 """Every letter in lower case, every digit, and a hyphen for anything else."""
 _INVALID_REQUEST, _SERVER_ERROR = -32600, -32000
@@ -156,7 +157,8 @@ class HeaderMatcher(IssuingMatcher):
         self.request_header = self.name.encode("latin-1")
 
     def match(self, scope: Scope) -> Match:
-        named = _ids_in(pairs_of(scope), self.request_header)
+        name = self.request_header
+        named = _each_once([value.decode("latin-1") for key, value in pairs_of(scope) if key == name and value])
         return Match(named, _NO) if named else Match((), _YES)  # keywords would cost as much as all the rest
 
     def announce(self, session_id: str, scope: Scope, headers: Headers) -> Headers:  # noqa: ARG002
@@ -245,11 +247,11 @@ class McpMatcher(AdoptingMatcher):
         self.hint = hint
 
     def match(self, scope: Scope) -> Match:
-        said = _first_values(pairs_of(scope))
+        said, ids = _said(pairs_of(scope))
         revision = said.get(b"mcp-protocol-version", b"")
         if revision >= _FIRST_WITHOUT_SESSIONS and _REVISION.fullmatch(revision):
             return Match()
-        named = _ids_in(pairs_of(scope), _MCP_ID) if _MCP_ID in said else ()
+        named = _each_once(ids)
         if scope.get("method") == "POST":
             opens = _opening_of_post(scope, said)
             return Match(named, _NO if named and opens is _YES else opens)
@@ -262,7 +264,7 @@ class McpMatcher(AdoptingMatcher):
 
     def id_in_answer(self, headers: Headers) -> str | None:
         for name, value in headers:
-            if len(name) == len(_MCP_ID) and name.lower() == _MCP_ID:
+            if len(name) == _MCP_ID_SIZE and name.lower() == _MCP_ID:
                 return value.decode("latin-1") or None
         return None
 
@@ -319,7 +321,7 @@ def path_of(scope: Scope) -> str:
 def pairs_of(scope: Scope) -> Headers:
     """Return a request's headers, names in lower case."""
     headers: Headers = scope["headers"]
-    if not isinstance(headers, (list, tuple)):  # ASGI allows any iterable, but the headers are read more than once
+    if not isinstance(headers, list):  # ASGI allows any iterable, but the headers are read more than once
         headers = scope["headers"] = list(headers)
     return headers
 
@@ -332,22 +334,20 @@ def spelt(name: bytes) -> bytes:
     return name.translate(_SPELT)
 
 
-def _ids_in(headers: Headers, name: bytes) -> tuple[str, ...]:
-    """Return the ids in a request's header, each once, in the order of its lines."""
-    return _each_once([value.decode("latin-1") for key, value in headers if key == name and value])
-
-
 def _each_once(found: list[str]) -> tuple[str, ...]:
     return tuple(found) if len(found) < 2 else tuple(dict.fromkeys(found))
 
 
-def _first_values(headers: Headers) -> dict[bytes, bytes]:
-    """Return the first value of each header that MCP's matcher asks for."""
+def _said(headers: Headers) -> tuple[dict[bytes, bytes], list[str]]:
+    """Return the first value of each header that MCP's matcher asks for, and all ids, in one look at the headers."""
     said: dict[bytes, bytes] = {}
+    ids: list[str] = []
     for name, value in headers:
-        if name in _ASKED and name not in said:
-            said[name] = value
-    return said
+        if name in _ASKED:
+            said.setdefault(name, value)
+        elif name == _MCP_ID and value:
+            ids.append(value.decode("latin-1"))
+    return said, ids
 
 
 def _opening_of_post(scope: Scope, said: Mapping[bytes, bytes]) -> Opens:
@@ -375,17 +375,17 @@ def _with_only(headers: Headers, name: bytes, session_id: str | None) -> Headers
 
     Some apps read an underscore or another mark in a header's name as a hyphen. So all spellings are removed.
     """
-    own = None if session_id is None else session_id.encode("latin-1")
+    wanted = [] if session_id is None else [(name, session_id.encode("latin-1"))]
     size = len(name)
     there = [pair for pair in headers if len(pair[0]) == size]
     if len(there) != 1 or there[0][0] != name:  # else the only name of this length is the name itself
         there = [pair for pair in there if spelt(pair[0]) == spelt(name)]
-    if there == ([] if own is None else [(name, own)]):
+    if there == wanted:
         return headers
     others = list(headers)
     for pair in there:
         others.remove(pair)
-    return others if own is None else [*others, (name, own)]
+    return [*others, *wanted]
 
 
 def _answer(error: SessionError, body: bytes, kind: bytes) -> Answer:

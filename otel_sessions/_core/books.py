@@ -88,7 +88,7 @@ class Books:
 
     def __init__(self, limit: int | None) -> None:
         self.limit = limit
-        self.active = self.leased = self.closing = self.reserved = 0
+        self.active = self.closing = self.reserved = 0
         self.peak_active = 0
         self._counts: dict[str, int] = dict.fromkeys(
             [
@@ -122,12 +122,14 @@ class Books:
             self.peak_active = self.active
         self._counts[_CREATED] += 1
 
+    @property
+    def leased(self) -> int:
+        return self._counts[_LEASED] - self._counts[_RELEASED]
+
     def add_leased(self) -> None:
-        self.leased += 1
         self._counts[_LEASED] += 1
 
     def add_released(self) -> None:
-        self.leased -= 1
         self._counts[_RELEASED] += 1
 
     def add_closing(self) -> None:

@@ -24,7 +24,7 @@ else:
 
 DataT = TypeVar("DataT", default=None)
 
-_OPENING: Final = True
+OPENING: Final = True
 """The count of a session that has had its first lease, and no touch. True adds like 1, but is not the same object as 1.
 So the count tells a first lease from a touch without one more attribute, and a touch stays fast."""
 
@@ -91,7 +91,7 @@ class Session(Generic[DataT]):
         "_created",
         "_end",
         "_last",
-        "_pins",
+        "_leases",
         "_shared",
         "client",
         "data",
@@ -112,7 +112,7 @@ class Session(Generic[DataT]):
         self._shared = shared
         self._created = self._last = now
         self._count = 0
-        self._pins = 0
+        self._leases: dict[Any, None] | None = None
         self._bucket: Bucket[Any] | None = None
         self._end: End | None = None
 
@@ -129,11 +129,6 @@ class Session(Generic[DataT]):
         """Note activity without counting it: for a further part of a message that is counted already."""
         self._last = self._shared.clock()
 
-    def _begin_lease(self, now: float) -> None:
-        """Note activity as `touch` does, but count the first lease of an unused session as `_OPENING`."""
-        self._last = now
-        self._count = self._count + 1 if self._count else _OPENING
-
     def fail(self, why: str | BaseException) -> None:
         """Hide the session at once. The next pass that finds the session unleased ends it as `failed`.
 
@@ -141,7 +136,7 @@ class Session(Generic[DataT]):
         """
         if self._end is None:
             self._end = End(failure=why)
-            if not self._pins:
+            if not self._leases:
                 self._file_due()
 
     def registered(self) -> Awaitable[None]:
@@ -158,7 +153,7 @@ class Session(Generic[DataT]):
     def is_stale(self, max_idle_time: float) -> bool:
         """Return whether the session is unleased and has been idle for `max_idle_time` seconds or longer."""
         _, last, now = self._use()
-        return not self._pins and now >= last + max_idle_time
+        return not self._leases and now >= last + max_idle_time
 
     @property
     def state(self) -> SessionState:
@@ -183,7 +178,7 @@ class Session(Generic[DataT]):
     @property
     def idle_for(self) -> float:
         """Seconds since the last activity; 0 while the session is leased. Stands still after the end of the session."""
-        if self._pins:
+        if self._leases:
             return 0.0
         _, last, now = self._use()
         return max(0.0, now - last)
@@ -219,14 +214,7 @@ class Session(Generic[DataT]):
 
     def _is_unused(self) -> bool:
         """Return whether the session has had neither a second lease nor a touch."""
-        return not self._count or self._count is _OPENING
-
-    def _usable(self, now: float) -> bool:
-        """Return whether the session may be handed out. Mostly, its bucket says so without a look at its limits."""
-        bucket = self._bucket
-        if bucket is not None and now < bucket.not_before:
-            return self._end is None
-        return self._due(now, self._shared) is None
+        return not self._count or self._count is OPENING
 
     def _due(self, now: float, limits: Limits) -> EndReason | None:
         """Return why the session is due, or None if it may be handed out: failed before age before idleness."""
@@ -234,9 +222,9 @@ class Session(Generic[DataT]):
             return self._end.reason or EndReason.FAILED
         if now >= self._created + limits.age:
             return EndReason.MAX_AGE
-        if not self._pins and now >= self._last + limits.idle:
+        if not self._leases and now >= self._last + limits.idle:
             return EndReason.IDLE_TIMEOUT
-        if not self._pins and now >= self._last + limits.unused and self._is_unused():
+        if not self._leases and now >= self._last + limits.unused and self._is_unused():
             return EndReason.IDLE_TIMEOUT
         return None
 
@@ -249,7 +237,7 @@ class Session(Generic[DataT]):
         idle = limits.idle
         if limits.unused < idle and self._is_unused():
             idle = limits.unused
-        return min((now if self._pins else self._last) + idle, self._created + limits.age)
+        return min((now if self._leases else self._last) + idle, self._created + limits.age)
 
     def __repr__(self) -> str:
         return f"<Session {fingerprint(self.id)} {self.state}>"

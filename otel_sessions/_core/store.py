@@ -44,6 +44,10 @@ def never_entered(who: str) -> ManagerClosed:
     )
 
 
+def loop_closed() -> ManagerClosed:
+    return ManagerClosed("the session manager is not running: its event loop was closed; enter it again")
+
+
 class Lookup(Protocol[DataT]):
     """Where a session is looked for that may be handed out, if it is not due."""
 
@@ -125,7 +129,7 @@ class Store(Generic[DataT]):
     def require_open_loop(self) -> None:
         """Raise `ManagerClosed` if the loop of the run is closed."""
         if self.home is not None and self.home.is_closed():
-            raise ManagerClosed("the session manager is not running: its event loop was closed; enter it again")
+            raise loop_closed()
 
     def require_vacant(self, session_id: str) -> None:
         """Raise `SessionExists` if a session with this id is live or still closing."""
@@ -142,26 +146,11 @@ class Store(Generic[DataT]):
         self.wheel.file(session, session._deadline(now, shared), now)
         return session
 
-    def use(self, session_id: str | Session[DataT]) -> Session[DataT]:
-        """Touch a session for a lease, and return it. Only who has made a session leases it by itself.
+    def hidden(self, session: str | Session[DataT]) -> Session[DataT]:
+        """Return a session itself, though a fleet may hide it still. Raises `SessionNotFound` if it is not here.
 
-        Raises `ManagerClosed`, and `SessionNotFound` with the reason for which the session is due or was ended.
+        Only who has made a session leases it by itself.
         """
-        if not self.accepting:
-            self.require_accepting()
-        session = self.visible.get(session_id)  # type: ignore[arg-type]  # a session is not found
-        if session is None:
-            session = self._hidden(session_id)
-        now, bucket = self.clock(), session._bucket
-        if session._end is not None or bucket is None or now >= bucket.not_before:  # else the session is not due
-            due = session._due(now, session._shared)
-            if due is not None:
-                raise SessionNotFound(session.id, due)
-        session._begin_lease(now)
-        return session
-
-    def _hidden(self, session: str | Session[DataT]) -> Session[DataT]:
-        """Return a session itself, though a fleet may hide it still. Raises `SessionNotFound` if it is not here."""
         if not isinstance(session, Session):
             raise SessionNotFound(session, self.reason_of(session))
         if session is not self.sessions.get(session.id):

@@ -75,7 +75,7 @@ class Clients(Generic[DataT]):
 
     def first_to_go(self, client: str, now: float) -> Session[DataT] | None:
         """Return a client's unleased session that is due, else its longest idle unleased session, or None."""
-        unleased = (s for s in self._sessions.get(client, ()) if s.end_reason is None and not s._pins)
+        unleased = (s for s in self._sessions.get(client, ()) if s.end_reason is None and not s._leases)
         return min(unleased, key=lambda s: (s._due(now, s._shared) is None, s._last), default=None)
 
     def queue(self, waiter: Waiter) -> None:

@@ -64,7 +64,7 @@ class Closer(Generic[DataT]):
         for reason, sessions in due.items():
             free: list[Session[DataT]] = []
             for session in sessions:
-                holders = self._leases.release_all(session) if session._pins else []
+                holders = self._leases.release_all(session) if session._leases else []
                 if holders or calls:
                     ending = Ending(
                         session=session, reason=reason, cause=cause, batch=batch, holders=holders, calls=calls

@@ -102,13 +102,13 @@ class _Evictable(Generic[DataT]):
             deadline = session._deadline(now, self._limits_of(session))
             if now >= deadline or session._end is not None:
                 past.append(session)
-            elif deadline < self.next_at and not session._pins:
+            elif deadline < self.next_at and not session._leases:
                 self.next_at = deadline
         return past
 
     def add(self, past: list[Session[DataT]]) -> None:
         for session in past:
-            if session.end_reason is None and not session._pins:
+            if session.end_reason is None and not session._leases:
                 heapq.heappush(self._heap, (session._last, len(self._heap), session))
 
     def pop(self, most: int, now: float) -> Due[DataT]:
@@ -116,6 +116,6 @@ class _Evictable(Generic[DataT]):
         due: Due[DataT] = defaultdict(list)
         first = dict.fromkeys(heapq.heappop(self._heap)[2] for _ in range(min(most, len(self._heap))))
         for session in first:
-            if session.end_reason is None and not session._pins and session._due(now, self._limits_of(session)):
+            if session.end_reason is None and not session._leases and session._due(now, self._limits_of(session)):
                 due[session._reason(now, EndReason.EVICTED)].append(session)
         return due

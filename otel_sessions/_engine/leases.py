@@ -7,7 +7,7 @@ leases have to leave, except the holder that ends the session.
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Final, Generic
@@ -18,8 +18,9 @@ from otel_sessions._core.clock import never_failing
 from otel_sessions._core.events import Event
 from otel_sessions._core.exceptions import SessionNotFound
 from otel_sessions._core.ids import fingerprint
-from otel_sessions._core.session import DataT, Session
-from otel_sessions._core.store import Store
+from otel_sessions._core.loops import Home
+from otel_sessions._core.session import OPENING, DataT, Session
+from otel_sessions._core.store import Store, loop_closed
 from otel_sessions._core.words import EndReason
 
 from .quiet import Quiet
@@ -41,28 +42,42 @@ class Leases(Generic[DataT]):
         self._books = store.books
         self._now = never_failing(store.clock)
         self._since: dict[Pin[DataT] | Holder[DataT], float] = {}
-        """When each lease began, the oldest lease first. A pin of an ended session stays until it is left or tidied."""
-        self._dead = 0
-        """The number of pins of ended sessions among them."""
-        self._bound: dict[Session[DataT], list[Holder[DataT]]] = {}
+        """When each lease on a live session began, the oldest lease first."""
         self._leaving: dict[Holder[DataT], Callable[[Holder[DataT]], None]] = {}
         """For each holder that has to leave: the function to call when the holder has left."""
         self._quiet = Quiet()
         self.new_scope: Callable[[], anyio.CancelScope] = anyio.CancelScope
+        self.is_here = self.is_loop_closed = _no
         self.require_here: Final = store.require_here
-        self.require_open_loop: Final = store.require_open_loop
 
-    def enter_loop(self) -> None:
-        """Learn the class of cancel scopes on the running loop: `anyio.CancelScope` looks the loop up every time."""
+    def enter_loop(self, home: Home) -> None:
+        """Serve the running loop. Learn its class of cancel scopes: `anyio.CancelScope` looks it up every time."""
         self.new_scope = type(anyio.CancelScope())
+        self.is_here, self.is_loop_closed = home.is_here, home.is_closed
 
     def acquire(self, lease: "Pin[DataT] | Holder[DataT]", session_id: str | Session[DataT]) -> Session[DataT]:
-        """Lease a session and return it. Raises `ManagerClosed` or `SessionNotFound`."""
-        session = self._store.use(session_id)
-        if not session._pins:
+        """Touch and lease a session, and return it.
+
+        Raises `ManagerClosed`, and `SessionNotFound` with the reason for which the session is due or was ended.
+        """
+        store = self._store
+        if not store.accepting:
+            store.require_accepting()
+        session = store.visible.get(session_id)  # type: ignore[arg-type]  # a session is not found
+        if session is None:
+            session = store.hidden(session_id)
+        now, bucket = store.clock(), session._bucket
+        if session._end is not None or bucket is None or now >= bucket.not_before:  # else the session is not due
+            due = session._due(now, session._shared)
+            if due is not None:
+                raise SessionNotFound(session.id, due)
+        session._last = self._since[lease] = now
+        session._count = session._count + 1 if session._count else OPENING
+        if session._leases:
+            session._leases[lease] = None
+        else:
+            session._leases = {lease: None}
             self._books.add_leased()
-        session._pins += 1
-        self._since[lease] = session._last
         return session
 
     def oldest(self) -> float | None:
@@ -71,26 +86,27 @@ class Leases(Generic[DataT]):
         May be called on any thread.
         """
         try:
-            return _oldest(self._since)
+            return next(iter(self._since.values()), None)
         except RuntimeError:  # the manager's thread has changed the dict meanwhile
-            return _oldest(self._since.copy())
+            return next(iter(self._since.copy().values()), None)
 
     def release(self, lease: "Pin[DataT] | Holder[DataT]", session: Session[DataT]) -> None:
         """Give a lease back. Idle time runs from now on. Nothing happens if the session was ended meanwhile."""
-        since = self._since.pop(lease, None)
-        end = session._end
-        if end is not None and end.reason is not None:
-            if since is not None:
-                self._dead -= 1
+        if self._since.pop(lease, None) is None:
             return
         now = session._last = self._now()
-        session._pins -= 1
-        if session._pins:
+        leases = session._leases
+        assert leases is not None
+        if len(leases) > 1:
+            del leases[lease]
             return
+        session._leases = None
         self._books.add_released()
         if self._quiet.awaited is not None:
             self._quiet.note()
-        if not session._usable(now):
+        bucket = session._bucket
+        may_be_due = session._end is not None or bucket is None or now >= bucket.not_before
+        if may_be_due and session._due(now, session._shared) is not None:
             session._file_due()
 
     async def wait_quiet(self) -> None:
@@ -100,11 +116,6 @@ class Leases(Generic[DataT]):
     def bind(self, holder: "Holder[DataT]", session_id: str | Session[DataT]) -> Session[DataT]:
         """Lease a session and return it. The holder has to leave when the session is ended."""
         session = self.acquire(holder, session_id)
-        holders = self._bound.get(session)
-        if holders is None:
-            self._bound[session] = [holder]
-        else:
-            holders.append(holder)
         outer = _held.get()
         # A holder that was left in another context is still listed in this context.
         _held.set((*[one for one in outer if one.session is not None], holder) if outer else (holder,))
@@ -115,10 +126,6 @@ class Leases(Generic[DataT]):
         held = _held.get()
         if held and held[-1] is holder:
             _held.set(held[:-1])
-        holders = self._bound.pop(session)
-        if len(holders) > 1:
-            holders.remove(holder)
-            self._bound[session] = holders
         try:
             self.release(holder, session)
         finally:
@@ -130,26 +137,17 @@ class Leases(Generic[DataT]):
 
         Return the holders that have to leave: all except the holders of the running task and its ancestors.
         """
-        holders = self._bound.get(session, ())
-        for holder in holders:
-            del self._since[holder]
-        self._dead += session._pins - len(holders)
-        session._pins = 0
+        leases, session._leases = session._leases or {}, None
+        for lease in leases:
+            del self._since[lease]
         self._books.add_released()
         self._quiet.note()
-        if self._dead > len(self._since) // 2:
-            self._tidy(session)
-        return [holder for holder in holders if holder not in _held.get()]
+        held = _held.get()
+        return [lease for lease in leases if isinstance(lease, Holder) and lease not in held]
 
-    def _tidy(self, ending: Session[DataT]) -> None:
-        """Forget the pins of ended sessions, since a pin that is never left would stay for ever.
-
-        This looks at all leases, but only when half of them are forgotten.
-        """
-        for lease in list(self._since):
-            if lease.session is ending or not _is_held(lease):
-                del self._since[lease]
-        self._dead = 0
+    def forget(self) -> None:
+        """Count every lease as given back, since the run is over without its loop."""
+        self._since.clear()
 
     def expel(self, holder: "Holder[DataT]", reason: EndReason, on_left: "Callable[[Holder[DataT]], None]") -> None:
         """Make a holder leave. `on_left(holder)` is called when its block is left, or at once if it is left already."""
@@ -176,7 +174,8 @@ class Pin(Generic[DataT]):
     def __enter__(self) -> Session[DataT]:
         if self._session_id is _ENTERED:
             raise RuntimeError("a pin is entered once; call pin() again")
-        self._leases.require_open_loop()
+        if self._leases.is_loop_closed():
+            raise loop_closed()
         session = self.session = self._leases.acquire(self, self._session_id)
         self._session_id = _ENTERED
         return session
@@ -227,7 +226,8 @@ class Hold(Holder[DataT]):
     def __enter__(self) -> Session[DataT]:
         if self._session_id is _ENTERED:
             raise RuntimeError("a hold is entered once; call hold() again")
-        self._leases.require_open_loop()
+        if self._leases.is_loop_closed():
+            raise loop_closed()
         session = self.session = self._leases.bind(self, self._session_id)
         self._session_id = _ENTERED
         return session
@@ -269,9 +269,11 @@ class Lease(Holder[DataT]):
     async def __aenter__(self) -> Session[DataT]:
         if self._session_id is _ENTERED:
             raise RuntimeError("a lease is entered once; call lease() again")
-        self._leases.require_here()
-        scope = self._scope = self._leases.new_scope()
-        session = self.session = self._leases.bind(self, self._session_id)
+        leases = self._leases
+        if not leases.is_here():
+            leases.require_here()
+        scope = self._scope = leases.new_scope()
+        session = self.session = leases.bind(self, self._session_id)
         self._session_id = _ENTERED
         scope.__enter__()
         return session
@@ -285,7 +287,7 @@ class Lease(Holder[DataT]):
             self._leases.unbind(self, session)
         finally:
             handled = bool(self._scope.__exit__(exc_type, exc, traceback))
-        if self._scope.cancelled_caught:
+        if handled and self._scope.cancelled_caught:
             raise SessionNotFound(session.id, session.end_reason) from None
         return handled
 
@@ -293,12 +295,5 @@ class Lease(Holder[DataT]):
         self._scope.cancel()
 
 
-def _oldest(since: "Mapping[Pin[Any] | Holder[Any], float]") -> float | None:
-    return next((began for lease, began in since.items() if _is_held(lease)), None)
-
-
-def _is_held(lease: Pin[Any] | Holder[Any]) -> bool:
-    """Return whether a lease counts: its session was not ended. A lease that is just being entered has no session."""
-    session = lease.session
-    end = None if session is None else session._end
-    return session is not None and (end is None or end.reason is None)
+def _no() -> bool:
+    return False

@@ -393,6 +393,6 @@ class SessionManager(Directory[DataT]):
     async def _vacate(self, supervisor: Supervisor[DataT], session_id: str) -> None:
         """Free an id: end its session if it is due and unleased. Raises `SessionExists` if the id is in use."""
         session = self._store.sessions.get(session_id)
-        if session is not None and not session._pins and session._due(self._now(), session._shared):
+        if session is not None and not session._leases and session._due(self._now(), session._shared):
             await self._end(supervisor, session)
         self._store.require_vacant(session_id)

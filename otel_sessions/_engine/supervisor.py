@@ -89,7 +89,7 @@ class Supervisor(Generic[DataT]):
     def start(self) -> None:
         home = Home()
         self._store.open(home)
-        self._leases.enter_loop()
+        self._leases.enter_loop(home)
         self._telemetry.open(home, self._store.clock, self._config.cleanup_interval, self._leases.oldest)
         self._ticking.start("otel-sessions supervisor", self._tick, on_end=self._note_tick_end)
         if self._shared is not None:
@@ -145,6 +145,7 @@ class Supervisor(Generic[DataT]):
         self.disowned = self.over = self._asked = self.places.over = True
         self.hooks.forget()
         self.closer.forget()
+        self._leases.forget()
         self._store.write_off()
 
     def _new_id(self) -> str:

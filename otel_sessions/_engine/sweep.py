@@ -103,7 +103,7 @@ class Sweep(Generic[DataT]):
     def end_due_of(self, stride: list[Session[DataT]], now: float, limits_of: LimitsOf[DataT]) -> None:
         """End the sessions that are due under the given limits. An expired session that is leased starts to drain."""
         for session in stride:
-            if session._pins and now >= session._created + session._shared.age:
+            if session._leases and now >= session._created + session._shared.age:
                 self._closer.drain(session, self._cause)
         self.end(_due_of(stride, now, limits_of), now)
 
@@ -126,7 +126,7 @@ class Sweep(Generic[DataT]):
         file = self._store.wheel.file
         for session in stride:
             limits = session._shared
-            if not session._pins and (reason := session._due(now, limits)) is not None:
+            if not session._leases and (reason := session._due(now, limits)) is not None:
                 due[reason].append(session)
             elif now < session._created + limits.age:
                 # Always after now, even if a limit is too small to change the sum: else the pass would find it again.
@@ -139,7 +139,7 @@ class Sweep(Generic[DataT]):
 def _due_of(stride: list[Session[DataT]], now: float, limits_of: LimitsOf[DataT]) -> Due[DataT]:
     due: Due[DataT] = defaultdict(list)
     for session in stride:
-        reason = None if session._pins else session._due(now, limits_of(session))
+        reason = None if session._leases else session._due(now, limits_of(session))
         if reason is not None:
             due[session._reason(now, reason)].append(session)
     return due

@@ -8,6 +8,8 @@ from typing import Final, Self
 from otel_sessions.matchers import Headers
 
 _LINE_ENDS: Final = (b"\n", b"\r")
+_CONTENT_TYPE: Final = b"content-type"
+_SIZE: Final = len(_CONTENT_TYPE)
 _NO_CONTENT: Final = (b":", *_LINE_ENDS)
 
 
@@ -24,7 +26,7 @@ class Events:
         """Return the event stream of an answer with these headers, or None if the answer is not an event stream."""
         kind = b""
         for name, value in headers:
-            if len(name) == len(b"content-type") and name.lower() == b"content-type":
+            if len(name) == _SIZE and name.lower() == _CONTENT_TYPE:
                 kind = value
         if not kind.lower().startswith(b"text/event-stream"):
             return None

@@ -145,7 +145,10 @@ class Exchange:
     def send(self, message: Message) -> Awaitable[None]:
         kind = message["type"]
         if kind == self.starts:
-            return self._send_start(message)
+            answer_sent = self.role.answer_sent
+            if answer_sent is None:
+                return self._send(self._start(message))
+            return self._send_start(message, answer_sent)
         if kind == "http.response.body":
             self._over = not message.get("more_body", False)
             self._note_part(message.get("body") or b"")
@@ -155,10 +158,10 @@ class Exchange:
             self._note_directly(message["way"])
         return self._send(message)
 
-    async def _send_start(self, message: Message) -> None:
+    async def _send_start(self, message: Message, answer_sent: Callable[[], None]) -> None:
         await self._send(self._start(message))
         if not self._has_left:  # servers accept messages that they cannot send any more
-            self.role.answer_sent()
+            answer_sent()
 
     async def refuse(self, error: SessionError, answer: Answer) -> None:
         """End the exchange: with `answer` if the app has not started an answer, else as well as possible.

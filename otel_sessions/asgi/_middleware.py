@@ -47,7 +47,7 @@ from ._exchange import ASGIApp, Exchange, Looking, Receive, Send, exchange_of, l
 from ._hints import HintingMatcher
 from ._leasing import Leasing, run_leased
 from ._repeated import headers_in, match_in
-from ._roles import OPENING, SESSION, Adopting, Asking, Only, Opening, Outside, Renewals, Role, Using
+from ._roles import OPENING, SESSION, Adopting, Asking, Only, Opening, Outside, Renewals, Renewing, Role, Staying
 from ._skipping import Skips, skips
 
 _NO_USER: Final = (
@@ -157,7 +157,7 @@ class SessionLeaseMiddleware:
             return self._app(scope, receive, send)
         if self._fleet is not None and scope.get(FORWARDED) is not False and self._fleet.is_forwarded(scope):
             return self._fleet.take(scope, receive, send, self._serve_forwarded)
-        if self._skips(scope):
+        if self._skips is not None and self._skips(scope):
             return self._pass(scope, exchange_of(scope, receive, send))
         exchange = exchange_of(scope, receive, send, self._stream_idle_timeout)
         match = match_in(scope, self._matcher)
@@ -243,7 +243,10 @@ class SessionLeaseMiddleware:
         if self._adopting is not None:
             return Asking(self._adopting, session, inner)
         assert self._issuing is not None
-        return Using(self._issuing, session, inner, self._renewals)
+        renew_after = self._issuing.renew_after
+        if renew_after is None:
+            return Staying(session)
+        return Renewing(self._issuing, session, inner, self._renewals, renew_after)
 
     def _role_for(self, session: Session[Any], match: Match, inner: Scope) -> Role:
         """Return the role of the exchange that has opened a session."""

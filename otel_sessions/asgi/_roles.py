@@ -45,20 +45,19 @@ class Role(Protocol):
     def stray(self) -> str | None:
         """The id of a session that the app has made and the manager does not have, or None."""
 
+    @property
+    def answer_sent(self) -> Callable[[], None] | None:
+        """Notes that the start of the answer was sent to a client that has not left. None if it makes no difference."""
+
     def answer_starts(self, status: int, headers: Headers) -> Headers:
         """Note the start of the app's answer. Return its headers as the client gets them."""
-
-    def answer_sent(self) -> None:
-        """Note that the start of the answer has been sent, to a client that has not left."""
 
 
 class _Silent:
     """A role for which it does not matter whether the answer reaches the client."""
 
     __slots__ = ()
-
-    def answer_sent(self) -> None:
-        pass
+    answer_sent = None
 
 
 class Outside(_Silent):
@@ -110,28 +109,48 @@ class Only(_Silent):
         return headers
 
 
-class Using:
-    """An exchange in a session whose id the manager has made."""
+class Staying(_Silent):
+    """An exchange in a session whose id the manager has made. The answer is not changed."""
 
+    __slots__ = ("session",)
     closes = False
     stray = None
-    __slots__ = ("_matcher", "_renewals", "_renews", "_scope", "session")
 
-    def __init__(self, matcher: IssuingMatcher, session: Session[Any], scope: Scope, renewals: "Renewals") -> None:
+    def __init__(self, session: Session[Any]) -> None:
         self.session = session
+
+    def answer_starts(self, _status: int, headers: Headers) -> Headers:
+        return headers
+
+
+class Renewing:
+    """An exchange in a session whose id is announced again `renew_after` seconds after it was announced last."""
+
+    __slots__ = ("_matcher", "_renew_after", "_renewals", "_renews", "_scope", "session")
+    closes = False
+    stray = None
+
+    def __init__(
+        self,
+        matcher: IssuingMatcher,
+        session: Session[Any],
+        scope: Scope,
+        renewals: "Renewals",
+        renew_after: float,
+    ) -> None:
+        self.session = session
+        self._renew_after = renew_after
         self._matcher = matcher
         self._scope = scope
         self._renewals = renewals
         self._renews = False
 
     def answer_starts(self, status: int, headers: Headers) -> Headers:
-        session, renew_after = self.session, self._matcher.renew_after
-        if renew_after is None or status >= 400 or session.end_reason is not None:
+        session = self.session
+        if status >= 400 or session.end_reason is not None:
             return headers
-        if not self._renewals.is_due(session, renew_after):
-            return headers
-        self._renews = True
-        return _announced(self._matcher, session, self._scope, headers)
+        self._renews = self._renewals.is_due(session, self._renew_after)
+        return _announced(self._matcher, session, self._scope, headers) if self._renews else headers
 
     def answer_sent(self) -> None:
         if self._renews:

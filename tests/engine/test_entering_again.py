@@ -4,8 +4,9 @@ import asyncio
 import gc
 import logging
 import threading
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from typing import Any
 
 import anyio
@@ -32,6 +33,17 @@ async def live_and_end(manager: SessionManager[None], sessions: int = 1) -> None
     async with manager:
         for number in range(sessions):
             await manager.create_session(str(number))
+
+
+class Data:
+    """What an embedder keeps with a session."""
+
+
+Use = Callable[[SessionManager[Data], str], AbstractContextManager[Session[Data]]]
+
+
+def hold(manager: SessionManager[Data], session_id: str) -> AbstractContextManager[Session[Data]]:
+    return manager.hold(session_id, lambda _: None)
 
 
 class TestEnteringAgain:
@@ -336,6 +348,26 @@ class TestLoopThatIsClosed:
             assert caught.value.entered
         assert [session.end_reason for session in kept] == [EndReason.SHUTDOWN] * 2
         assert manager.get(kept[1].id) is None
+
+    @pytest.mark.parametrize("use", [SessionManager.pin, hold])
+    def test_a_lease_that_is_left_after_its_loop_was_closed_keeps_no_session(self, use: Use) -> None:
+        manager = SessionManager[Data](CONFIG)
+        lease = use(manager, "an id")
+
+        async def main() -> weakref.ref[Data]:
+            await manager.__aenter__()
+            data = Data()
+            await manager.create_session("an id", data=data)
+            lease.__enter__()
+            return weakref.ref(data)
+
+        kept = run_on_a_loop_that_dies(main)
+        with pytest.raises(ManagerClosed):
+            manager.reserve()
+        lease.__exit__(None, None, None)
+        gc.collect()
+
+        assert kept() is None
 
     @pytest.mark.parametrize("kind", ["pin", "hold", "lease", "reserve"])
     def test_a_manager_whose_loop_was_closed_hands_out_no_lease(self, kind: str) -> None:

@@ -36,8 +36,8 @@ def oldest(signals: Signals, manager: str = "default") -> float:
 class Busy(dict[Any, float]):
     """Leases of which one is left whenever another thread has just begun to look at them."""
 
-    def items(self) -> Any:
-        found = iter(super().items())
+    def values(self) -> Any:
+        found = iter(super().values())
         self.popitem()
         return found
 
@@ -120,7 +120,7 @@ class TestOldestLease:
                     manager.pin(f"{number}").__enter__()
                     await manager.close_session(f"{number}")
 
-                assert len(manager._leases._since) <= 3
+                assert len(manager._leases._since) == 1
                 assert oldest(signals) == pytest.approx(0)
             assert not manager._leases._since
 
