@@ -52,7 +52,7 @@ class HintingMatcher:
 
     def own_id(self, session_id: str) -> str:
         """Return an id without the hint of this process, as the manager and the app know the id."""
-        return session_id.removeprefix(self._here())
+        return session_id.removeprefix(self._hint or self._here())
 
     def announce(self, session_id: str, scope: Scope, headers: Headers) -> Headers:
         return self._matcher.announce(self._here() + session_id, scope, headers)
