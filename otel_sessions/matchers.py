@@ -379,13 +379,18 @@ def _with_only(headers: Headers, name: bytes, session_id: str | None) -> Headers
     size = len(name)
     there = [pair for pair in headers if len(pair[0]) == size]
     if len(there) != 1 or there[0][0] != name:  # else the only name of this length is the name itself
-        there = [pair for pair in there if spelt(pair[0]) == spelt(name)]
-    if there == ([] if own is None else [(name, own)]):
-        return headers
-    others = list(headers)
-    for pair in there:
-        others.remove(pair)
+        own_spelt = spelt(name)
+        there = [pair for pair in there if spelt(pair[0]) == own_spelt]
+    if own is not None and len(there) == 1 and there[0][0] == name:
+        return headers if there[0][1] == own else _with_other(headers, there[0], (name, own))
+    others = [pair for pair in headers if pair not in there] if there else headers
     return others if own is None else [*others, (name, own)]
+
+
+def _with_other(headers: Headers, old: tuple[bytes, bytes], new: tuple[bytes, bytes]) -> Headers:
+    others = list(headers)
+    others[others.index(old)] = new
+    return others
 
 
 def _answer(error: SessionError, body: bytes, kind: bytes) -> Answer:
