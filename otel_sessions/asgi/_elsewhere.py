@@ -145,6 +145,8 @@ async def forward(
 class _Kept:
     """A `receive` that keeps what it returns, up to a size."""
 
+    __slots__ = ("_receive", "_size", "is_whole", "messages")
+
     def __init__(self, receive: Receive) -> None:
         self.messages: list[Message] = []
         self.is_whole = True
