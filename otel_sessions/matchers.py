@@ -373,19 +373,19 @@ def _without(headers: Headers, name: bytes) -> list[tuple[bytes, bytes]]:
 def _with_only(headers: Headers, name: bytes, session_id: str | None) -> Headers:
     """Return a request's headers with exactly this value of a header, or without the header if the value is None.
 
-    Some apps read an underscore or another mark in a header's name as a hyphen. So all spellings are removed.
+    All spellings of its name are removed, since some apps read an underscore or another mark as a hyphen.
     """
-    wanted = [] if session_id is None else [(name, session_id.encode("latin-1"))]
-    size = len(name)
+    size, own = len(name), [] if session_id is None else [(name, session_id.encode("latin-1"))]
     there = [pair for pair in headers if len(pair[0]) == size]
     if len(there) != 1 or there[0][0] != name:  # else the only name of this length is the name itself
         there = [pair for pair in there if spelt(pair[0]) == spelt(name)]
-    if there == wanted:
+    if there == own:
         return headers
     others = list(headers)
-    for pair in there:
-        others.remove(pair)
-    return [*others, *wanted]
+    if own and len(there) == 1 and there[0][0] == name:  # then the names keep their order
+        others[others.index(there[0])] = own[0]
+        return others
+    return [*(pair for pair in others if pair not in there), *own]
 
 
 def _answer(error: SessionError, body: bytes, kind: bytes) -> Answer:

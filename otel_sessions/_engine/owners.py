@@ -4,7 +4,7 @@ A fleet is several processes that find each other's sessions. `otel_sessions.fle
 only what stands here. A manager without a fleet asks nothing.
 """
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Awaitable, Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -49,7 +49,7 @@ class Fleet(Protocol):
     async def wait_quiet(self) -> None:
         """Wait until no exchange is being forwarded to another process."""
 
-    async def locate(self, session_id: str) -> Peer | None:
+    def locate(self, session_id: str) -> Awaitable[Peer | None]:
         """Return the other process that an id leads to, or None if the id leads to no process of the fleet.
 
         The process may not have the session any more. Raises `PeerUnavailable` if the answer cannot be known now.

@@ -5,7 +5,7 @@ exchange, the middleware goes on as if its id were unknown, with the body as it 
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 from otel_sessions._core.exceptions import ConfigError, SessionNotFound
 from otel_sessions._engine.manager import SessionManager
@@ -22,7 +22,7 @@ _MOST_MESSAGES: Final = 1024
 FORWARDED: Final = "otel_sessions.fleet.forwarded"
 """In a scope: whether the request says that another process has passed it on, if somebody has looked already."""
 
-Serve = Callable[[str, Scope, Receive, Send], Awaitable[bool]]
+Serve = Callable[[str, Scope, Receive, Send], Awaitable[bool | None]]
 """Serves an exchange in the session of an id. Returns False, and has sent nothing, if the session is not here.
 
 The scope is a copy for this exchange alone, and is changed.
@@ -73,6 +73,11 @@ class Answering(Protocol):
 
     def answer_for(self, manager: SessionManager[Any]) -> None:
         """Answer for this manager from now on."""
+
+
+async def not_here() -> Literal[False]:
+    """Return what `Serve` returns if the session is not here."""
+    return False
 
 
 def tell_part(manager: SessionManager[Any], app: ASGIApp) -> None:
@@ -139,6 +144,8 @@ async def forward(
 
 class _Kept:
     """A `receive` that keeps what it returns, up to a size."""
+
+    __slots__ = ("_receive", "_size", "is_whole", "messages")
 
     def __init__(self, receive: Receive) -> None:
         self.messages: list[Message] = []

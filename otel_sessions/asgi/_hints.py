@@ -5,10 +5,13 @@ and the app know the app's own id, byte for byte. Only clients see the id with i
 """
 
 from collections.abc import Callable
+from typing import Final
 
 from otel_sessions._core.forks import forks
 from otel_sessions._core.ids import hinted
 from otel_sessions.matchers import AdoptingMatcher, Headers, Match, Scope
+
+_new: Final = tuple.__new__  # `Match(...)` costs as much as all that a hint costs
 
 
 class HintingMatcher:
@@ -40,19 +43,16 @@ class HintingMatcher:
         """What ids of this process begin with, once it was asked for."""
 
     def match(self, scope: Scope) -> Match:
-        match = self._matcher.match(scope)
-        ids = match[0]
+        ids, opens = match = self._matcher.match(scope)
         if not ids:
             return match
         hint = self._hint or self._here()
-        if len(ids) == 1:
-            # `Match(...)` would cost as much as all of this.
-            return tuple.__new__(Match, ((ids[0].removeprefix(hint),), match[1]))
-        return match._replace(session_ids=tuple(each.removeprefix(hint) for each in ids))
+        own = (ids[0].removeprefix(hint),) if len(ids) == 1 else tuple(each.removeprefix(hint) for each in ids)
+        return _new(Match, (own, opens))
 
     def own_id(self, session_id: str) -> str:
         """Return an id without the hint of this process, as the manager and the app know the id."""
-        return session_id.removeprefix(self._here())
+        return session_id.removeprefix(self._hint or self._here())
 
     def announce(self, session_id: str, scope: Scope, headers: Headers) -> Headers:
         return self._matcher.announce(self._here() + session_id, scope, headers)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from functools import partial
 from inspect import isasyncgenfunction, iscoroutinefunction
 from types import CoroutineType
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import anyio
 
@@ -42,7 +42,7 @@ from otel_sessions.matchers import (
 
 from ._adoption import Adoption
 from ._client import ClientAddress
-from ._elsewhere import FORWARDED, forward, forwarding_of, hinting, tell_part, tell_whole
+from ._elsewhere import FORWARDED, forward, forwarding_of, hinting, not_here, tell_part, tell_whole
 from ._exchange import ASGIApp, Exchange, Looking, Receive, Send, exchange_of, look_freely, method_of
 from ._hints import HintingMatcher
 from ._leasing import Leasing, run_leased
@@ -155,13 +155,15 @@ class SessionLeaseMiddleware:
             if scope["type"] == "lifespan":
                 tell_whole(self._manager, scope.get("app", self), scope.get("state"))
             return self._app(scope, receive, send)
-        if self._fleet is not None and scope.get(FORWARDED) is not False and self._fleet.is_forwarded(scope):
-            return self._fleet.take(scope, receive, send, self._serve_forwarded)
+        if self._fleet is not None:
+            forwarded = scope.get(FORWARDED)
+            if forwarded or (forwarded is None and self._fleet.is_forwarded(scope)):
+                return self._fleet.take(scope, receive, send, self._serve_forwarded)
         if self._skips is not None and self._skips(scope):
             return self._pass(scope, exchange_of(scope, receive, send))
         exchange = exchange_of(scope, receive, send, self._stream_idle_timeout)
         match = match_in(scope, self._matcher)
-        session = self._live(match, scope) if match.session_ids else None
+        session = self._live(match.session_ids, scope) if match.session_ids else None
         if session is None:
             return self._serve_outside(match, scope, exchange)
         inner = self._inner(scope, session)
@@ -184,25 +186,27 @@ class SessionLeaseMiddleware:
         else:
             await self._pass(scope, exchange)
 
-    async def _serve_forwarded(self, session_id: str, scope: Scope, receive: Receive, send: Send) -> bool:
-        """Serve an exchange that another process has passed on, in the session of an id. Return False without it.
+    def _serve_forwarded(
+        self, session_id: str, scope: Scope, receive: Receive, send: Send
+    ) -> Awaitable[Literal[False] | None]:
+        """Serve an exchange that another process has passed on, in the session of an id. The result is as in `Serve`.
 
         The scope belongs to this exchange alone.
         """
         own = self._adopting.own_id(session_id) if isinstance(self._adopting, HintingMatcher) else session_id
-        session = self._live(Match((own,)), scope)
-        if session is not None:
-            exchange = exchange_of(scope, receive, send, self._stream_idle_timeout)
-            scope[SESSION], scope["headers"] = session, headers_in(scope, self._matcher, session.id)
-            await self._lease(session, self._role_in(session, scope), scope, exchange)
-        return session is not None
+        session = self._live((own,), scope)
+        if session is None:
+            return not_here()
+        exchange = exchange_of(scope, receive, send, self._stream_idle_timeout)
+        scope[SESSION], scope["headers"] = session, headers_in(scope, self._matcher, session.id)
+        return self._lease(session, self._role_in(session, scope), scope, exchange)
 
     # Deciding
 
-    def _live(self, match: Match, scope: Scope) -> Session[Any] | None:
-        """Return the first session that a request names and that is live and belongs to this client, or None."""
+    def _live(self, session_ids: tuple[str, ...], scope: Scope) -> Session[Any] | None:
+        """Return the first of these sessions that is live and belongs to the client of a request, or None."""
         client = self._owner(scope) if self._private else None
-        for session_id in match.session_ids:
+        for session_id in session_ids:
             session = self._manager.get(session_id)
             if session is not None and not (self._private and session.client != client):
                 return session

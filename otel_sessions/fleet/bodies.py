@@ -18,12 +18,8 @@ class Gone(Exception):
     """The client has left."""
 
 
-async def first_part(receive: Receive) -> tuple[bytes, bool]:
-    """Return the first part of a body, and whether this is the whole body. Raises `Gone`."""
-    return _part_in(await receive())
-
-
-def _part_in(message: Message) -> tuple[bytes, bool]:
+def part_in(message: Message) -> tuple[bytes, bool]:
+    """Return a part of a body, and whether it is the last part. Raises `Gone`."""
     if message["type"] == "http.disconnect":
         raise Gone
     return bytes(message.get("body") or b""), not message.get("more_body", False)
@@ -53,7 +49,7 @@ class Body:
                 yield part
             if is_last:
                 break
-            part, is_last = _part_in(await self._message())
+            part, is_last = part_in(await self._message())
         self._whole.set()
 
     def watch_later(self, on_gone: Callable[[], None]) -> None:

@@ -37,6 +37,10 @@ class Crossing:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """Note that the exchange is over. The `with` block does so at its end."""
         self._among.discard(self)
 
     def when_ended(self, close: Callable[[], object]) -> None:

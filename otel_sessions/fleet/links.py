@@ -55,8 +55,9 @@ _MOST_ANSWER: Final = 16_777_216
 _logger = logging.getLogger("otel_sessions")
 
 
+# On Python 3.11, a member of an enum costs as much as a call.
+_ANSWERED, _LEFT = Forwarded.ANSWERED, Forwarded.LEFT
 _UNANSWERED: Final = frozenset({Forwarded.UNAVAILABLE, Forwarded.REFUSED})
-_OVER: Final = frozenset({Forwarded.ANSWERED, Forwarded.LEFT})
 
 
 class _Link:
@@ -185,26 +186,27 @@ class Links:
         Return False, and send nothing, if the session is not there. Raises `PeerUnavailable` if the peer does not
         answer. Nothing was sent then, or the answer stays incomplete.
         """
-        outcome = Forwarded.LEFT  # of an exchange that is broken off
-        link = self._link(peer.address)
+        outcome = _LEFT  # of an exchange that is broken off
+        link = self._links.get(peer.address) or self._link(peer.address)
+        crossing = link.crossings.begin()
         self._under_way += 1
         try:
-            with link.crossings.begin() as crossing:
-                passing = requests.Passing(peer.name, session_id, secrets, time.time(), scope, crossing, receive, send)
-                answer = await (requests if scope["type"] == "http" else sockets).pass_on(link.way, passing)
-                outcome = Forwarded.ANSWERED if answer is None else self._judge(peer, answer)
+            passing = requests.Passing(peer.name, session_id, secrets, time.time(), scope, crossing, receive, send)
+            answer = await (requests if scope["type"] == "http" else sockets).pass_on(link.way, passing)
+            outcome = _ANSWERED if answer is None else self._judge(peer, answer)
         except Gone:
-            outcome = Forwarded.LEFT
+            outcome = _LEFT
         except (UpstreamError, OSError, WebSocketException) as error:
             outcome = self._failed(peer, crossing, error)
         finally:
+            crossing.leave()
             note(outcome)
             self._under_way -= 1
             if self._quiet is not None and not self._under_way:
                 self._quiet.set()
         if outcome in _UNANSWERED:
             raise PeerUnavailable(peer.name, self._patience)
-        return outcome in _OVER
+        return outcome is _ANSWERED or outcome is _LEFT
 
     def _failed(self, peer: Peer, crossing: Crossing, error: Exception) -> Forwarded:
         """Return what became of an exchange that was not answered."""

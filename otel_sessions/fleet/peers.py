@@ -11,6 +11,7 @@ A directory says which processes there are. `Peers` says how they work together,
 """
 
 import asyncio
+import math
 import os
 import ssl
 import time
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
 Secret = str | bytes | os.PathLike[str] | Sequence[str | bytes]
 """One secret, several secrets, or the path of a file with one secret a line. The first secret signs."""
 
+_LOOK_SECONDS: Final = 1.0
+"""How often a file of secrets is looked at, and a provider of spans is looked for. Each look costs time."""
 NEEDS_EXTRA: Final = "peers need the extra `fleet`: pip install 'otel-sessions[fleet]' ({})"
 
 
@@ -100,6 +103,8 @@ class Peers:
         self._given_name = None if name is None else check_name(name)
         self._name = self._given_name or random_name()
         self._secrets = _secrets(secret)
+        self._looks_at = -math.inf
+        """When to look again for what may have changed."""
         self._patience = check_seconds("patience", patience)
         self._tls = tls
         self._links: Links | None = None
@@ -121,7 +126,16 @@ class Peers:
 
     def current_secrets(self) -> Secrets:
         """Return the secrets of the fleet. Their file is looked at once a second at most."""
-        return self._current_secrets()
+        now = time.monotonic()
+        if now >= self._looks_at:
+            self._refresh(now)
+        return self._current
+
+    def _refresh(self, now: float) -> None:
+        """Find the present secrets, and whether spans are made. `now` is in seconds."""
+        self._looks_at = now + _LOOK_SECONDS
+        self._current = self._secrets if isinstance(self._secrets, Secrets) else self._secrets.latest()
+        self._is_traced = self._tracing.is_on
 
     # The run of the manager
 
@@ -150,6 +164,7 @@ class Peers:
     def report(self, reports: Reports) -> None:
         """Report forwarded requests to the manager of the run that has begun."""
         self._tracing = Tracing(reports)
+        self._looks_at = -math.inf
 
     def leave(self) -> None:
         links, self._links = self._links, None
@@ -164,10 +179,10 @@ class Peers:
 
     # Passing on
 
-    async def locate(self, session_id: str) -> Peer | None:
+    def locate(self, session_id: str) -> Awaitable[Peer | None]:
         """Return the other process that the hint of an id names, or None if it names no process of the fleet."""
         name = self._hinted(session_id)
-        return None if name is None else await self._directory.find(name)
+        return _nowhere() if name is None else self._directory.find(name)
 
     async def locate_again(self, session_id: str, wrong: Peer) -> Peer | None:
         """Return another process than `wrong`, from a fresh look, or None."""
@@ -186,19 +201,18 @@ class Peers:
         Return False, and send nothing, if the session is not there. Raises `PeerUnavailable` if the peer does not
         answer, and always on trio. Nothing was sent then, or the answer stays incomplete.
         """
-        links, tracing = self._links, self._tracing
+        links, secrets = self._links, self.current_secrets()
         if links is None:
             raise PeerUnavailable(peer.name, self._patience)
-        if tracing.is_on:
+        if self._is_traced:
             return self._forward_traced(links, peer, session_id, scope, receive, send)
-        return links.pass_on(peer, session_id, self._current_secrets(), scope, receive, send, tracing.count)
+        return links.pass_on(peer, session_id, secrets, scope, receive, send, self._tracing.count)
 
     async def _forward_traced(
         self, links: "Links", peer: Peer, session_id: str, scope: Scope, receive: Receive, send: Send
     ) -> bool:
-        secrets = self._current_secrets()
         with self._tracing.forward(scope, send) as answering:
-            return await links.pass_on(peer, session_id, secrets, scope, receive, answering, answering.note)
+            return await links.pass_on(peer, session_id, self._current, scope, receive, answering, answering.note)
 
     # Taking
 
@@ -209,17 +223,19 @@ class Peers:
 
         If the session is not here, the answer is 421, and the peer looks elsewhere.
         """
-        serving = partial(self._serve_traced, serve) if self._tracing.is_on else serve
-        secrets, now = self._current_secrets(), time.time()
-        return taking.take(self._name, secrets, now, scope, receive, send, serving, self._answer_to)
+        secrets = self.current_secrets()
+        serving = partial(self._serve_traced, serve) if self._is_traced else serve
+        return taking.take(self._name, secrets, time.time(), scope, receive, send, serving, self._answer_to)
 
-    async def _serve_traced(self, serve: Serve, session_id: str, scope: Scope, receive: Receive, send: Send) -> bool:
+    async def _serve_traced(
+        self, serve: Serve, session_id: str, scope: Scope, receive: Receive, send: Send
+    ) -> bool | None:
         with self._tracing.take(scope, send) as (traced, answering):
             return await serve(session_id, traced, receive, answering)
 
     async def _serve_whole(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve an exchange that a peer has passed on by a whole app, whose middleware calls `take`."""
-        await taking.serve_whole(self._current_secrets(), time.time(), scope, receive, send, app)
+        await taking.serve_whole(self.current_secrets(), time.time(), scope, receive, send, app)
 
     # Asking, and being asked, for admin tools
 
@@ -237,7 +253,7 @@ class Peers:
             raise NotAnswered("this process has left the fleet")
         query = questions.query_of(Question(ask), given)
         try:
-            return questions.answer_in(await self._links.put(peer, query, self._current_secrets()))
+            return questions.answer_in(await self._links.put(peer, query, self.current_secrets()))
         except ValueError as error:
             if isinstance(error, ConfigError):
                 raise
@@ -245,16 +261,15 @@ class Peers:
 
     async def take_question(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Take what has the form of a question, and serve nothing else."""
-        secrets, now = self._current_secrets(), time.time()
+        secrets, now = self.current_secrets(), time.time()
         await taking.take(self._name, secrets, now, scope, receive, send, _serve_nothing, self._answer_to)
 
     async def _ask(self, address: str) -> str | None:
-        return None if self._links is None else await self._links.ask(address, self._current_secrets())
+        return None if self._links is None else await self._links.ask(address, self.current_secrets())
 
-    def _current_secrets(self) -> Secrets:
-        if isinstance(self._secrets, Secrets):
-            return self._secrets
-        return self._secrets.current(time.monotonic())
+
+async def _nowhere() -> None:
+    """Find no process."""
 
 
 async def _serve_nothing(_session_id: str, _scope: Scope, _receive: Receive, _send: Send) -> bool:

@@ -31,7 +31,8 @@ def query_of(ask: Ask, given: Mapping[str, object]) -> bytes:
 
 def is_question(scope: Scope) -> bool:
     """Return whether a request has the form of a question, whoever has sent it."""
-    return scope["type"] == "http" and bytes(scope.get("query_string") or b"").startswith(_MARK)
+    query = scope.get("query_string")
+    return query is not None and scope["type"] == "http" and bytes(query).startswith(_MARK)
 
 
 async def answer_to(query: bytes, manager: SessionManager[object]) -> bytes:

@@ -18,13 +18,14 @@ from otel_sessions.asgi._repeated import REPEATED, Repeated, RepeatedAnswer
 from otel_sessions.matchers import Headers, Scope, header, pairs_of
 
 from .addresses import Address
-from .bodies import Body, first_part
+from .bodies import Body, part_in
 from .crossings import Crossing, Why
-from .signing import HEADER, Passage, Proof, Secrets, Word, expiry
+from .signing import HEADER, Passage, Proof, Secrets, Word, expiry, same_expiry
 from .targets import target_of
 from .tracing import is_traced_now, with_trace
 
 _HTTP_1: Final = "1"
+_LEFT: Final = Why.LEFT  # on Python 3.11, a member of an enum costs as much as a call
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,17 +102,18 @@ async def pass_on(way: Way, passing: Passing) -> Other | None:
     """
     crossing, scope, send = passing.crossing, passing.scope, passing.send
     asked = _asked(passing)
-    first, is_whole = (await first_part(passing.receive)) if asked.has_body else (None, True)
+    first, is_whole = part_in(await passing.receive()) if asked.has_body else (None, True)
     leaving: Leaving | None = scope.get(LEAVING)
     body = None if is_whole and leaving is not None else Body(passing.receive, first or b"", is_whole=is_whole)
     sent = first if body is None or is_whole else body.parts()
     call = way.client.repeat(asked.outline, sent, limits=way.limits, seal=asked.seal)
     crossing.when_ended(call.close)
     if leaving is not None:
-        leaving.when_gone(partial(crossing.end, Why.LEFT))
+        leaving.when_gone(partial(crossing.end, _LEFT))
     else:
         assert body is not None
-        body.watch_later(partial(crossing.end, Why.LEFT))
+        body.watch_later(partial(crossing.end, _LEFT))
+    whole = None
     try:
         head = await call.head()
         proof = asked.signed.proof
@@ -128,7 +130,8 @@ async def pass_on(way: Way, passing: Passing) -> Other | None:
             await send({"type": "http.response.body", "body": whole})
         return None
     finally:
-        call.close()
+        if whole is None:  # else the call has closed itself
+            call.close()
         if body is not None:
             await body.rest()
 
@@ -137,58 +140,50 @@ async def pass_on(way: Way, passing: Passing) -> Other | None:
 class _Asked:
     """What a peer is asked, but for the body: `outline`, which has in it what is `signed`.
 
-    `seal` is the end of the head of the owner's answer. The rest is what was signed, by which secrets, and when.
+    `seal` is the end of the head of the owner's answer. `about` is what was signed besides the head, by `secrets`. From
+    `since` until `until`, in seconds since 1970, the signature would be the same.
     """
 
     signed: Signed
     seal: bytes
     outline: Outline
     has_body: bool
-    owner: str
-    session_id: str
-    scheme: object
-    client: object
+    about: tuple[object, ...]
     secrets: Secrets
-    expires: int
+    since: int
+    until: int
 
-    def is_for(self, passing: Passing) -> bool:
+    def is_for(self, passing: Passing, about: tuple[object, ...]) -> bool:
         """Return whether the same would be signed for another exchange with the same head."""
-        scope = passing.scope
-        return (
-            self.session_id == passing.session_id
-            and self.owner == passing.owner
-            and self.secrets is passing.secrets
-            and self.expires == expiry(passing.now)
-            and self.client == scope.get("client")
-            and self.scheme == scope.get("scheme")
-        )
+        return self.since <= passing.now < self.until and self.secrets is passing.secrets and self.about == about
 
 
 def _asked(passing: Passing) -> _Asked:
     """Return what the peer is asked. It is made once for a head that is repeated, but for a trace."""
-    repeated: Repeated | None = passing.scope.get(REPEATED)
+    scope = passing.scope
+    repeated: Repeated | None = scope.get(REPEATED)
+    about = (passing.owner, passing.session_id, scope.get("client"), scope.get("scheme"))
     if repeated is None or is_traced_now():
-        return _made(passing)
+        return _made(passing, about)
     asked = repeated.towards_peer
-    if not isinstance(asked, _Asked) or not asked.is_for(passing):
-        asked = repeated.towards_peer = _made(passing)
+    if not isinstance(asked, _Asked) or not asked.is_for(passing, about):
+        asked = repeated.towards_peer = _made(passing, about)
     return asked
 
 
-def _made(passing: Passing) -> _Asked:
+def _made(passing: Passing, about: tuple[object, ...]) -> _Asked:
     scope, signed = passing.scope, passing.signed()
     headers = [*towards_peer(pairs_of(scope)), (HEADER, signed.value)]
+    since, until = same_expiry(passing.now)
     return _Asked(
         signed=signed,
         seal=b"%b: %b\r\n\r\n" % (HEADER, signed.proof.by_owner),
         outline=Outline(str(scope["method"]).encode("latin-1"), signed.target, headers),
         has_body=_has_body(scope),
-        owner=passing.owner,
-        session_id=passing.session_id,
-        scheme=scope.get("scheme"),
-        client=scope.get("client"),
+        about=about,
         secrets=passing.secrets,
-        expires=expiry(passing.now),
+        since=since,
+        until=until,
     )
 
 

@@ -231,7 +231,7 @@ class StoreFleet(ListeningPeers):
 
     def _refs(self, session_id: str) -> list[str]:
         """Return what the store may know a session by: under the secret that signs, then under the older ones."""
-        return [session_ref(session_id, key) for key in self._current_secrets().keys]
+        return [session_ref(session_id, key) for key in self.current_secrets().keys]
 
     def _blob(self, session: Session[Any]) -> bytes:
         """Return what `describe` says of a session. What is wrong with it must not cost the client the session."""

@@ -119,6 +119,12 @@ def expiry(now: float) -> int:
     return (int(now) + VALID_SECONDS) // _STEP_SECONDS * _STEP_SECONDS
 
 
+def same_expiry(now: float) -> tuple[int, int]:
+    """Return the seconds since 1970 from which on, and before which, signatures expire as one that is made now."""
+    since = expiry(now) - VALID_SECONDS
+    return since, since + _STEP_SECONDS
+
+
 class Secrets:
     """The secrets of a fleet: the first one signs, all of them are accepted. So a secret can be replaced step by step.
 
@@ -150,13 +156,9 @@ class Secrets:
             mac = _mac(keyed, framed)
             if compare_digest(mac, signed):
                 passage = _passage(said)
-                return (passage, Proof(keyed, mac)) if is_valid(passage, now) else None
+                is_valid = passage.hop == 1 and now <= passage.expires
+                return (passage, Proof(keyed, mac)) if is_valid else None
         return None
-
-
-def is_valid(passage: Passage, now: float) -> bool:
-    """Return whether a process takes an exchange that is signed so. `now` is in seconds since 1970."""
-    return passage.hop == 1 and now <= passage.expires
 
 
 def _said(passage: Passage) -> bytes:

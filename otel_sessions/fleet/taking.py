@@ -6,7 +6,7 @@ does the answer for an app that fails: the answer of a server is not signed, and
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Final
 
@@ -18,7 +18,7 @@ from otel_sessions.asgi._repeated import REPEATED, Repeated, RepeatedAnswer
 from otel_sessions.matchers import Headers, Scope, pairs_of
 
 from .questions import ITSELF
-from .signing import ANYONE, HEADER, REFUSED, Passage, Proof, Secrets, Word, is_valid, named
+from .signing import ANYONE, HEADER, REFUSED, Passage, Proof, Secrets, Word, named
 from .targets import target_of
 
 _STARTS: Final = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
@@ -34,11 +34,10 @@ _logger = logging.getLogger("otel_sessions")
 
 def is_forwarded(scope: Scope) -> bool:
     """Return whether a request has the header of a forwarded request, signed or not."""
-    known: bool | None = scope.get(FORWARDED)
-    if known is None:
-        headers = scope["headers"]
-        known = scope[FORWARDED] = HEADER in dict(headers if type(headers) is list else pairs_of(scope))
-    return known
+    for name, _ in pairs_of(scope):  # noqa: SIM110  # a generator costs twice as much
+        if name == HEADER:
+            return True
+    return False
 
 
 def as_of_client(scope: Scope, *, has_header: bool) -> None:
@@ -49,15 +48,16 @@ def as_of_client(scope: Scope, *, has_header: bool) -> None:
 
 
 class _Taken:
-    """What was found in a head that a peer has passed on: what is signed, and the headers as the client sent them."""
+    """What was found in a head that a peer has passed on: what is signed, and what the client sent for a scope."""
 
-    __slots__ = ("_answered", "_unsigned", "headers", "passage", "proof", "secrets")
+    __slots__ = ("_answered", "_unsigned", "as_it_came", "passage", "proof", "secrets")
 
     def __init__(self, secrets: Secrets, passage: Passage, proof: Proof, headers: Headers) -> None:
         self.secrets: Final = secrets
         self.passage: Final = passage
         self.proof: Final = proof
-        self.headers: Final = headers
+        came = {"client": passage.client, "scheme": passage.scheme, "headers": headers, FORWARDED: False}
+        self.as_it_came: Final[Mapping[str, object]] = came
         self._unsigned: RepeatedAnswer | None = None
         self._answered: Headers = []
 
@@ -86,7 +86,7 @@ def _check(secrets: Secrets, now: float, scope: Scope) -> _Taken | None:
     repeated: Repeated | None = scope.get(REPEATED)
     known = None if repeated is None else repeated.taken
     if isinstance(known, _Taken) and known.secrets is secrets:
-        return known if is_valid(known.passage, now) else None
+        return known if now <= known.passage.expires else None
     headers = pairs_of(scope)
     values = [value for key, value in headers if key == HEADER]
     checked = secrets.check(values[0], _method(scope), target_of(scope), now) if len(values) == 1 else None
@@ -135,23 +135,21 @@ def take(
 
 async def _serve_here(taken: _Taken, scope: Scope, receive: Receive, send: Send, serve: Serve) -> None:
     """Serve an exchange as it was where the client's request arrived, if its session is here."""
-    passage = taken.passage
-    client = None if passage.client is None else list(passage.client)
-    came: Scope = {**scope, "client": client, "scheme": passage.scheme, "headers": taken.headers, FORWARDED: False}
+    session_id, came = taken.passage.session_id, {**scope, **taken.as_it_came}
     if _SIGNED in scope:
-        served = await serve(passage.session_id, came, receive, send)
+        is_here = await serve(session_id, came, receive, send) is not False
     else:
         signing = _Signing(taken, scope, receive, send)
         leaving: Leaving | None = scope.get(LEAVING)
         heard = signing.receive if leaving is None else receive
         try:
-            served = await serve(passage.session_id, came, heard, signing.send)
+            is_here = await serve(session_id, came, heard, signing.send) is not False
         except Exception:
             await signing.fail()
             raise
-        if served and not (signing.is_settled or (leaving is not None and leaving.is_gone)):
+        if is_here and not (signing.is_settled or (leaving is not None and leaving.is_gone)):
             await signing.miss()
-    if not served:
+    if not is_here:
         await _disown(taken, scope, send)
 
 
@@ -195,11 +193,10 @@ class _Signing:
     An app that fails before it has answered gets an answer, too. A task that is cancelled sends nothing more.
     """
 
-    __slots__ = ("_proof", "_receive", "_scope", "_send", "_taken", "is_settled")
+    __slots__ = ("_receive", "_scope", "_send", "_taken", "is_settled")
 
     def __init__(self, taken: _Taken, scope: Scope, receive: Receive, send: Send) -> None:
         self._taken = taken
-        self._proof = taken.proof
         self._scope = scope
         self._receive = receive
         self._send = send
@@ -249,12 +246,13 @@ class _Signing:
     async def _accept_denied(self, status: HTTPStatus) -> None:
         """Accept a handshake that is to be closed at once: only so can this server tell the peer that it is refused."""
         self.is_settled = True
-        said = self._proof.answer(Word.OWNER, str(int(status)))
+        said = self._taken.proof.answer(Word.OWNER, str(int(status)))
         await self._send({"type": "websocket.accept", "subprotocol": None, "headers": [(HEADER, said)]})
 
     async def _say(self, status: HTTPStatus) -> None:
         self.is_settled = True
-        await _answer(self._scope, self._send, status, self._proof.answer(Word.OWNER), f"{status.phrase}\n".encode())
+        said = self._taken.proof.answer(Word.OWNER)
+        await _answer(self._scope, self._send, status, said, f"{status.phrase}\n".encode())
 
 
 async def _answer(scope: Scope, send: Send, status: HTTPStatus, said: bytes, body: bytes) -> None:

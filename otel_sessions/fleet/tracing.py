@@ -5,7 +5,6 @@ span, and the headers pass as they are. An error of a provider is logged and cou
 """
 
 import logging
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Final, cast
@@ -41,9 +40,6 @@ from otel_sessions._telemetry.telemetry import under
 from otel_sessions._version import __version__
 from otel_sessions.asgi import Message, Send
 from otel_sessions.matchers import Headers, Scope, pairs_of
-
-_LOOK_SECONDS: Final = 1.0
-"""How often the global provider is asked for, where a manager has no provider of its own: each question costs time."""
 
 _logger = logging.getLogger("otel_sessions")
 
@@ -97,23 +93,16 @@ class Tracing:
 
     def __init__(self, reports: Reports) -> None:
         self._reports: Final = reports
-        self._is_on = False
-        self._looked = -_LOOK_SECONDS
+        self.count: Final = reports.books.add_forwarded
+        """Counts the outcome of a request that was passed on without a span."""
         self._tracer: Tracer = NoOpTracer()
         with self._guarded():
             self._tracer = trace.get_tracer(SCOPE, __version__, reports.tracer_provider, SCHEMA_URL)
 
     @property
     def is_on(self) -> bool:
-        """Whether there is a provider that makes spans. A new global provider is found within a second."""
-        now = time.monotonic()
-        if now - self._looked >= _LOOK_SECONDS:
-            self._looked, self._is_on = now, _is_traced(self._reports)
-        return self._is_on
-
-    def count(self, outcome: Forwarded) -> None:
-        """Count a request that was passed on without a span."""
-        self._reports.books.add_forwarded(outcome)
+        """Whether there is a provider that makes spans. To ask for the global provider costs time."""
+        return _is_traced(self._reports)
 
     @contextmanager
     def forward(self, scope: Scope, send: Send) -> Iterator[Answering]:

@@ -10,6 +10,8 @@ from typing import Any
 
 import anyio
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from otel_sessions import (
     EndReason,
@@ -37,6 +39,8 @@ from tests.virtual import Clock, settle
 
 pytestmark = pytest.mark.anyio
 
+SPELLINGS = (b"mcp-session-id", b"mcp_session_id", b"mcp.session-id")
+SENT = st.tuples(st.sampled_from([*SPELLINGS, b"content-length", b"host"]), st.sampled_from([b"1", b"own", b"other"]))
 CONFIG = SessionConfig(max_sessions=2, cleanup_interval=5, max_idle_time=20, max_session_age=60, drain_timeout=1)
 SSE = (b"content-type", b"text/event-stream; charset=utf-8")
 
@@ -697,3 +701,20 @@ class TestMatchersOfAllKinds:
         self, scope: Scope, match: Match
     ) -> None:
         assert McpMatcher().match(scope) == match
+
+
+@given(sent=st.lists(SENT, max_size=5), session_id=st.sampled_from(["own", None]))
+def test_an_app_gets_exactly_one_id_and_all_other_headers_in_their_order(
+    sent: list[tuple[bytes, bytes]], session_id: str | None
+) -> None:
+    got = McpMatcher().towards_app(sent, session_id)
+    assert [pair for pair in got if pair[0] in SPELLINGS] == [(SPELLINGS[0], b"own")] * (session_id is not None)
+    assert [pair for pair in got if pair[0] not in SPELLINGS] == [pair for pair in sent if pair[0] not in SPELLINGS]
+    assert (got is sent) is (got == sent)
+
+
+def test_an_app_gets_its_id_where_the_client_has_sent_it_with_a_hint() -> None:
+    sent = [(b"host", b"h"), (b"mcp-session-id", b"w1.x"), (b"content-length", b"0")]
+    got = McpMatcher().towards_app(sent, "x")
+    assert got == [(b"host", b"h"), (b"mcp-session-id", b"x"), (b"content-length", b"0")]
+    assert sent[1] == (b"mcp-session-id", b"w1.x")

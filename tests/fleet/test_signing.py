@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_sessions import ConfigError
-from otel_sessions.fleet.signing import HEADER, Passage, Proof, Secrets, Word, expiry
+from otel_sessions.fleet.signing import HEADER, Passage, Proof, Secrets, Word, expiry, same_expiry
 
 OLD, NEW, FOREIGN = b"the old secret of the fleet", b"the new secret of the fleet", b"the secret of another fleet"
 NOW: Final = 1_000.0
@@ -179,3 +179,13 @@ def test_a_signature_is_valid_for_fifty_to_sixty_seconds(now: float) -> None:
     assert now + 50 <= expiry(now) + 1
     assert expiry(now) <= now + 60
     assert expiry(now) % 10 == 0
+
+
+@given(
+    now=st.floats(min_value=0, max_value=4_000_000_000),
+    later=st.floats(min_value=-20, max_value=20),
+)
+def test_a_signature_is_said_to_be_the_same_as_long_as_it_is(now: float, later: float) -> None:
+    since, until = same_expiry(now)
+    other = max(0.0, now + later)
+    assert (since <= other < until) is (expiry(other) == expiry(now))

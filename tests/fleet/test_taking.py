@@ -67,7 +67,7 @@ async def test_the_app_sees_the_exchange_as_it_came_from_the_client() -> None:
         await client.go(process.app)
         (seen,) = process.seen
         assert seen[SESSION].id == session_id
-        assert (seen["client"], seen["scheme"]) == (["192.0.2.7", 4711], "https")
+        assert (seen["client"], seen["scheme"]) == (("192.0.2.7", 4711), "https")
         assert [name for name, _ in seen["headers"]] == [b"x-session-id"]
         assert proof.said_in(client.sent[0]["headers"]) == (Word.OWNER, "")
 
