@@ -280,7 +280,7 @@ class Call:
             connection.close()
             raise CallClosed("the call was closed")
         self._connection = connection
-        connection.ask(self._answer, *self._request.pieces)
+        connection.ask(self._answer, self._request.pieces)
         if self._request.parts is not None:
             self._sender = asyncio.create_task(self._send(connection, self._request.parts))
         return connection.progress(self._limits.head_timeout if self._request.is_sent else None)
@@ -343,7 +343,7 @@ class _Kept:
         now = asyncio.get_running_loop().time()
         while self._kept:
             until, connection = self._kept.pop()
-            if now < until and connection.is_silent:
+            if now < until and connection.may_be_used():
                 return connection
             connection.close()
         return None
