@@ -79,7 +79,9 @@ class Forwarder:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             asked = self._asked(scope)
-            body = await _body(receive, self._rules.max_body) if asked.has_body else None
+            body: Body = None
+            if asked.has_body:
+                body = _body(await receive(), receive, self._rules.max_body)
             await self._pass_on(scope, asked, body, send)
         except (_Gone, CallClosed):
             return
@@ -216,17 +218,17 @@ async def _tell_nobody(send: Send, start: Message) -> None:
         await send(start)
 
 
-async def _body(receive: Receive, most: int | None) -> Body:
-    """Return a request's body: as a whole if it has come as a whole, else in parts.
+def _body(message: Message, receive: Receive, most: int | None) -> Body:
+    """Return a request's body by its first message: as a whole if it has come as a whole, else in parts.
 
     Raises `_Gone` if the client has left, and `Refused` for more than `most` bytes.
     """
-    message = await _next(receive)
+    if message["type"] == "http.disconnect":
+        raise _Gone
     first: bytes = message.get("body", b"")
-    more = bool(message.get("more_body", False))
     if most is not None and len(first) > most:
         raise Refused(*TOO_LARGE)
-    return _body_in_parts(first, receive, most) if more else first
+    return _body_in_parts(first, receive, most) if message.get("more_body", False) else first
 
 
 async def _body_in_parts(first: bytes, receive: Receive, most: int | None) -> AsyncIterator[bytes]:
@@ -236,18 +238,13 @@ async def _body_in_parts(first: bytes, receive: Receive, most: int | None) -> As
             yield part
         if not more:
             return
-        message = await _next(receive)
+        message: Message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _Gone
         part, more = message.get("body", b""), bool(message.get("more_body", False))
         total += len(part)
         if most is not None and total > most:
             raise Refused(*TOO_LARGE)
-
-
-async def _next(receive: Receive) -> Message:
-    message: Message = await receive()
-    if message["type"] == "http.disconnect":
-        raise _Gone
-    return message
 
 
 async def refuse(send: Send, status: HTTPStatus, text: str) -> None:

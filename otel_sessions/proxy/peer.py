@@ -119,4 +119,4 @@ class EndpointMatcher(McpMatcher):
     """MCP at one path of an upstream that may serve more. Only an answer at this path can end a session."""
 
     def ends(self, scope: Scope, status: int) -> bool:
-        return super().ends(scope, status) and peer_of(scope) is not None
+        return McpMatcher.ends(self, scope, status) and peer_of(scope) is not None
