@@ -1,5 +1,6 @@
 """What the names of a head decide, against plain functions that look at each line anew."""
 
+from collections.abc import Callable
 from ipaddress import ip_network
 from typing import Any
 
@@ -158,7 +159,34 @@ heads = st.builds(
 )
 
 
-few_heads = st.sampled_from([written("GET /", ["Host", "X-One"], ["h", value]) for value in ("a", "b", "ab")])
+few_heads = st.sampled_from(
+    [written("GET /", ["Host", name], ["h", value]) for name in ("X-One", "Traceparent") for value in ("a", "b", "ab")]
+)
+TRACED = ["Host", "traceparent", "X-One", "X-Request-Id"]
+traces = [
+    [written("GET /", TRACED, ["h", *values]) for values in each]
+    for each in (
+        [("a", "1", "a"), ("b", "1", "a"), ("c", "1", "a"), ("c", "2", "a"), ("d", "2", "a")],
+        [("a", "1", "a"), ("b", "1", "b"), ("c", "1", "c"), ("d", "1", "c"), ("e", "1", "c"), ("f", "1", "d")],
+        *[
+            [("a", "1", "a"), ("b", "1", "a"), (last, "1", "a"), ("c", "1", "a")]
+            for last in ("", " \t", " b\t", "\xe9")
+        ],
+        *[[("a", "1", "a"), ("b", "1", "a"), (last, "1", "a")] for last in ("\0", "b\rc", "b\nc", "b\r\n c", "\x7f")],
+    )
+]
+"""Heads of which the last ones differ in the same lines, or nearly so."""
+
+
+def each_of(given_raws: list[list[bytes]]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Test each list of heads, besides the lists that are made up."""
+
+    def decorated(test: Callable[..., None]) -> Callable[..., None]:
+        for raws in given_raws:
+            test = example(raws)(test)
+        return test
+
+    return decorated
 
 
 def taken(heads: Heads, raw: bytes) -> tuple[Head, Shaped]:
@@ -211,6 +239,7 @@ def test_heads_that_come_in_pieces_are_read_as_in_one_piece(
 @example([written("GET /", ["Host", "X-One"], ["h", value]) for value in "ab"])
 @example([written(f"GET {start}/", ["Host", "X-One"], ["h", value]) for start, value in (("http://e", "a"), ("", "b"))])
 @example([written("GET /", ["Host", "Cookie", "Cookie"], ["h", *values]) for values in ("aa", "ab", "ba")])
+@each_of(traces)
 def test_a_head_with_other_values_is_read_as_the_first_time(raws: list[bytes]) -> None:
     again = Heads(65536)
 
@@ -219,6 +248,7 @@ def test_a_head_with_other_values_is_read_as_the_first_time(raws: list[bytes]) -
 
 
 @given(few_lines.map(lambda names: ["Host", *names]).flatmap(differing))
+@each_of(traces)
 def test_what_is_known_of_a_head_with_other_values_is_true_of_it(raws: list[bytes]) -> None:
     again, rules = Heads(65536), Rules(trust=Trust(), timeouts=Timeouts(connect_timeout=1, idle_timeout=1))
 
