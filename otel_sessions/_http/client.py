@@ -233,6 +233,11 @@ class Call:
         return body
 
     @property
+    def has_head(self) -> bool:
+        """Whether the head of the answer has come."""
+        return self._answer.head is not None
+
+    @property
     def is_sealed(self) -> bool:
         """Whether the answer has the seal of `Client.repeat`, which is not among the headers then."""
         return self._answer.is_sealed
