@@ -172,6 +172,10 @@ class Call:
     Leaving its `with` block closes it. `close` may come at any time, also while a task waits in `head` or `read`.
     """
 
+    __slots__ = (
+        *("_answer", "_connecting", "_connection", "_is_closed", "_kept", "_limits", "_origin", "_request", "_sender"),
+    )
+
     def __init__(self, origin: Origin, kept: "_Kept", request: Request, limits: CallLimits, seal: bytes = b"") -> None:
         self._origin = origin
         self._kept = kept
@@ -215,9 +219,9 @@ class Call:
         Raises `UpstreamError`; `TimedOut` if the upstream is silent for `idle_timeout` seconds, None for never.
         """
         answer, connection = self._answer, self._connection
-        if connection is not None and not answer.is_readable:
+        if connection is not None and not answer.is_readable():
             await connection.progress(idle_timeout)
-        if not answer.is_readable:
+        if not answer.is_readable():
             raise self._trouble(connection)
         body = answer.take()
         if connection is not None:
@@ -249,9 +253,9 @@ class Call:
         `sink` raises, and `UpstreamError`.
         """
         answer, connection = self._answer, self._connection
-        if connection is not None and not answer.is_readable:
+        if connection is not None and not answer.is_readable():
             await connection.pour(sink)
-        if not answer.is_readable and (connection is None or connection.error is not None):
+        if not answer.is_readable() and (connection is None or connection.error is not None):
             raise self._trouble(connection)
         if answer.buffered:
             sink(answer.take())

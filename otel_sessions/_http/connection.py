@@ -56,9 +56,8 @@ class Wait:
         self._deadline.set(seconds)
         return waiter
 
-    @property
     def is_on(self) -> bool:
-        """Whether a task waits, and nothing has let it go on."""
+        """Return whether a task waits, and nothing has let it go on."""
         return self._waiter is not None and not self._waiter.done()
 
     def limit(self, seconds: float | None) -> None:
@@ -213,12 +212,12 @@ class Connection(asyncio.Protocol):
         answer.feed(data)
         if self._sink is None or not self._is_poured(self._sink, answer):
             self._hold(answer)
-            if answer.is_readable:
+            if answer.is_readable():
                 self._reading.end()
 
     def _is_poured(self, sink: Sink, answer: Answer) -> bool:
         """Give a part of the body to the sink, and return whether no task has to look at the answer."""
-        if answer.whole or answer.buffered > _MOST_AT_ONCE or not self._reading.is_on:
+        if answer.whole or answer.buffered > _MOST_AT_ONCE or not self._reading.is_on():
             return False
         if answer.buffered and not sink(answer.take()):
             self._reading.end()

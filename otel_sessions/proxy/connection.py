@@ -148,7 +148,7 @@ class Connection(asyncio.Protocol):
     def may_go_on(self) -> bool:
         if self._ends or self._exchange is None or self._exchange.is_read:
             return not self._ends
-        left = self._body.left
+        left = self._body.left()
         return left is not None and left <= _MOST_DROPPED and not self._exchange.waits_to_be_asked
 
     def answered(self, *, goes_on: bool) -> None:
@@ -223,7 +223,7 @@ class Connection(asyncio.Protocol):
             self._refuse(fault.status, fault.text)
 
     def _read_head(self) -> None:
-        had_begun = self._heads.has_begun
+        had_begun = self._heads.has_begun()
         taken = self._heads.take(self._pending)
         if taken is not None:
             self._serving.idle.pop(self, None)

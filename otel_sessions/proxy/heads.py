@@ -38,9 +38,8 @@ class Heads:
         self._varying: _Varying | None = None
         self._searched = 0
 
-    @property
     def has_begun(self) -> bool:
-        """Whether a part of the next head has come, and the head was not whole."""
+        """Return whether a part of the next head has come, and the head was not whole."""
         return self._searched > 0
 
     def take(self, pending: bytearray) -> _Read | None:

@@ -88,7 +88,7 @@ class Marked(list[tuple[bytes, bytes]]):
     __slots__ = ("mark",)
 
     def __init__(self, headers: Headers, mark: int | None = None) -> None:
-        super().__init__(headers)
+        list.__init__(self, headers)
         self.mark: Final = hash(tuple(credentials(headers))) if mark is None else mark
 
     def changed(self, changes: Changes) -> "Marked":

@@ -232,7 +232,7 @@ def test_heads_that_come_in_pieces_are_read_as_in_one_piece(
 
     assert read == [read_head(raw) for _, raw in raws]
     assert not pending
-    assert not again.has_begun
+    assert not again.has_begun()
 
 
 @given(few_lines.map(lambda names: ["Host", *names]).flatmap(differing))
