@@ -172,6 +172,10 @@ class Call:
     Leaving its `with` block closes it. `close` may come at any time, also while a task waits in `head` or `read`.
     """
 
+    __slots__ = (
+        *("_answer", "_connecting", "_connection", "_is_closed", "_kept", "_limits", "_origin", "_request", "_sender"),
+    )
+
     def __init__(self, origin: Origin, kept: "_Kept", request: Request, limits: CallLimits, seal: bytes = b"") -> None:
         self._origin = origin
         self._kept = kept
@@ -215,9 +219,9 @@ class Call:
         Raises `UpstreamError`; `TimedOut` if the upstream is silent for `idle_timeout` seconds, None for never.
         """
         answer, connection = self._answer, self._connection
-        if connection is not None and not answer.is_readable:
+        if connection is not None and not answer.is_readable():
             await connection.progress(idle_timeout)
-        if not answer.is_readable:
+        if not answer.is_readable():
             raise self._trouble(connection)
         body = answer.take()
         if connection is not None:
@@ -233,6 +237,11 @@ class Call:
         return body
 
     @property
+    def has_head(self) -> bool:
+        """Whether the head of the answer has come."""
+        return self._answer.head is not None
+
+    @property
     def is_sealed(self) -> bool:
         """Whether the answer has the seal of `Client.repeat`, which is not among the headers then."""
         return self._answer.is_sealed
@@ -244,9 +253,9 @@ class Call:
         `sink` raises, and `UpstreamError`.
         """
         answer, connection = self._answer, self._connection
-        if connection is not None and not answer.is_readable:
+        if connection is not None and not answer.is_readable():
             await connection.pour(sink)
-        if not answer.is_readable and (connection is None or connection.error is not None):
+        if not answer.is_readable() and (connection is None or connection.error is not None):
             raise self._trouble(connection)
         if answer.buffered:
             sink(answer.take())
@@ -280,7 +289,7 @@ class Call:
             connection.close()
             raise CallClosed("the call was closed")
         self._connection = connection
-        connection.ask(self._answer, *self._request.pieces)
+        connection.ask(self._answer, self._request.pieces)
         if self._request.parts is not None:
             self._sender = asyncio.create_task(self._send(connection, self._request.parts))
         return connection.progress(self._limits.head_timeout if self._request.is_sent else None)
@@ -343,7 +352,7 @@ class _Kept:
         now = asyncio.get_running_loop().time()
         while self._kept:
             until, connection = self._kept.pop()
-            if now < until and connection.is_silent:
+            if now < until and connection.may_be_used():
                 return connection
             connection.close()
         return None

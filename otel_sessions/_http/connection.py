@@ -51,13 +51,13 @@ class Wait:
 
     def begin(self, seconds: float | None) -> "asyncio.Future[None]":
         """Return what is awaited until `end`. `late` is called after so many seconds; None for as long as it takes."""
-        self._waiter = self._loop.create_future()
-        self.limit(seconds)
-        return self._waiter
+        self._waiter = waiter = self._loop.create_future()
+        self._seconds = seconds
+        self._deadline.set(seconds)
+        return waiter
 
-    @property
     def is_on(self) -> bool:
-        """Whether a task waits, and nothing has let it go on."""
+        """Return whether a task waits, and nothing has let it go on."""
         return self._waiter is not None and not self._waiter.done()
 
     def limit(self, seconds: float | None) -> None:
@@ -100,7 +100,7 @@ class Connection(asyncio.Protocol):
 
     # What a request does with it
 
-    def ask(self, answer: Answer, *pieces: bytes) -> None:
+    def ask(self, answer: Answer, pieces: tuple[bytes, ...]) -> None:
         """Send a request, or its beginning; from now on `answer` takes what comes."""
         self._answer = answer
         self._write(pieces)
@@ -155,9 +155,8 @@ class Connection(asyncio.Protocol):
         self._answer = None
         return self.error is None and self._transport.get_write_buffer_size() == 0
 
-    @property
-    def is_silent(self) -> bool:
-        """Whether the connection is not over, and the system holds no byte and no end of it that nobody has read."""
+    def may_be_used(self) -> bool:
+        """Return whether it is not over, and the system holds no byte and no end of it that nobody has read."""
         return self.error is None and (sys.platform == "win32" or not self._probe.poll(0))
 
     def fail(self, error: Exception) -> None:
@@ -213,12 +212,12 @@ class Connection(asyncio.Protocol):
         answer.feed(data)
         if self._sink is None or not self._is_poured(self._sink, answer):
             self._hold(answer)
-            if answer.is_readable:
+            if answer.is_readable():
                 self._reading.end()
 
     def _is_poured(self, sink: Sink, answer: Answer) -> bool:
         """Give a part of the body to the sink, and return whether no task has to look at the answer."""
-        if answer.whole or answer.buffered > _MOST_AT_ONCE or not self._reading.is_on:
+        if answer.whole or answer.buffered > _MOST_AT_ONCE or not self._reading.is_on():
             return False
         if answer.buffered and not sink(answer.take()):
             self._reading.end()

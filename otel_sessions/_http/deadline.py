@@ -10,13 +10,15 @@ from collections.abc import Callable
 class Deadline:
     """Calls `expired` once the deadline has passed. A deadline that has passed is no deadline any more."""
 
-    __slots__ = ("_at", "_expired", "_is_closed", "_loop", "_timer")
+    __slots__ = ("_at", "_expired", "_is_closed", "_looks_at", "_loop", "_timer")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, expired: Callable[[], None]) -> None:
         self._loop = loop
         self._expired = expired
         self._at: float | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._looks_at = 0.0
+        """When the timer comes, if there is one."""
         self._is_closed = False
 
     def set(self, seconds: float | None) -> None:
@@ -24,9 +26,9 @@ class Deadline:
         if seconds is None or self._is_closed:
             self._at = None
             return
-        self._at = self._loop.time() + seconds
-        if self._timer is None or self._timer.when() > self._at:
-            self._start(self._at)
+        self._at = at = self._loop.time() + seconds
+        if self._timer is None or at < self._looks_at:
+            self._start(at)
 
     def clear(self) -> None:
         """Have no deadline, as after `set(None)`."""
@@ -43,6 +45,7 @@ class Deadline:
     def _start(self, at: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        self._looks_at = at
         self._timer = self._loop.call_at(at, self._look)
 
     def _look(self) -> None:

@@ -155,9 +155,8 @@ class Answer:
         self._until_close = False
         self._parser: httptools.HttpResponseParser | None = None
 
-    @property
     def is_readable(self) -> bool:
-        """Whether the body goes on or ends here, without more bytes from the upstream."""
+        """Return whether the body goes on or ends here, without more bytes from the upstream."""
         return self.buffered > 0 or self.whole
 
     def feed(self, data: bytes) -> None:

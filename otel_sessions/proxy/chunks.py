@@ -24,9 +24,8 @@ class Body(Protocol):
 
     is_whole: bool
 
-    @property
     def left(self) -> int | None:
-        """How many bytes have still to come; None if that is unknown."""
+        """Return how many bytes have still to come; None if that is unknown."""
         ...
 
     def take(self, pending: bytearray) -> bytes:
@@ -37,11 +36,12 @@ class Body(Protocol):
 class Sized:
     """A body of a length that the head tells."""
 
+    __slots__ = ("_left", "is_whole")
+
     def __init__(self, length: int) -> None:
         self._left = length
         self.is_whole = length == 0
 
-    @property
     def left(self) -> int | None:
         return self._left
 
@@ -60,14 +60,15 @@ class Sized:
 class Chunked:
     """A body in chunks. What is in front of a chunk, or behind it, waits in `pending` until it is there as a whole."""
 
-    left = None
-
     def __init__(self) -> None:
         self.is_whole = False
         self._in_chunk = 0
         self._is_in_chunk = False
         self._is_in_trailers = False
         self._extra = 0
+
+    def left(self) -> int | None:
+        return None
 
     def take(self, pending: bytearray) -> bytes:
         parts: list[bytes] = []

@@ -27,7 +27,8 @@ from otel_sessions.asgi._exchange import method_of
 from . import scopes
 from .chunks import Body, Chunked, Sized
 from .exchange import Exchange
-from .head import END, Again, Head, Malformed, check_beginning
+from .head import Head, Malformed
+from .heads import Heads
 from .measured import note_refused
 from .outgoing import status_line
 from .serving import Serving
@@ -43,10 +44,6 @@ _LEAVING_SECONDS: Final = 2.0
 """How long a client that was refused may take to read it and leave (RFC 9112, 9.6)."""
 _TASK: Final = "otel-sessions request"
 _LATE: Final = (HTTPStatus.REQUEST_TIMEOUT, "the request did not come in time")
-_TOO_LARGE: Final = (
-    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-    "the request's head is larger than this proxy passes on",
-)
 
 
 def _done(loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
@@ -79,8 +76,7 @@ class Connection(asyncio.Protocol):
         self.at_once: Awaitable[None] = _done(self._loop)
         self._state = _AWAITED
         self._pending = bytearray()
-        self._searched = 0
-        self._heads = Again()
+        self._heads = Heads(self._limits.max_header)
         self._exchange: Exchange | None = None
         self._task: asyncio.Task[None] | None = None
         self._body: Body = Sized(0)
@@ -152,7 +148,7 @@ class Connection(asyncio.Protocol):
     def may_go_on(self) -> bool:
         if self._ends or self._exchange is None or self._exchange.is_read:
             return not self._ends
-        left = self._body.left
+        left = self._body.left()
         return left is not None and left <= _MOST_DROPPED and not self._exchange.waits_to_be_asked
 
     def answered(self, *, goes_on: bool) -> None:
@@ -227,32 +223,20 @@ class Connection(asyncio.Protocol):
             self._refuse(fault.status, fault.text)
 
     def _read_head(self) -> None:
-        while self._pending.startswith(b"\r\n"):  # RFC 9112, 2.2
-            del self._pending[:2]
-        if not self._pending:
-            return
-        self._serving.idle.pop(self, None)
-        end = self._pending.find(END, self._searched)
-        size = len(self._pending) if end < 0 else end + len(END)
-        if size > self._limits.max_header:
-            raise Malformed(*_TOO_LARGE)
-        if end < 0:
-            if not self._searched:
+        had_begun = self._heads.has_begun()
+        taken = self._heads.take(self._pending)
+        if taken is not None:
+            self._serving.idle.pop(self, None)
+            self._begin(*taken)
+        elif self._pending:
+            self._serving.idle.pop(self, None)
+            if not had_begun:
                 self._deadline.set(self._limits.head_timeout)
-            self._searched = max(1, size - len(END))  # nothing that ends a head stands at its beginning
-            if self._pending != b"\r":
-                check_beginning(bytes(self._pending))
-            return
-        raw = bytes(self._pending[:size])
-        self._searched = 0
-        head, shaped = self._heads.read(raw)
+
+    def _begin(self, head: Head, shaped: Shaped) -> None:
         if head.is_websocket:
             self._upgrade(head)
             return
-        del self._pending[:size]
-        self._begin(head, shaped)
-
-    def _begin(self, head: Head, shaped: Shaped) -> None:
         self._deadline.clear()
         self._state = _EXCHANGE
         self._exchange = exchange = Exchange(head, self, self._limits.idle_timeout)
@@ -270,7 +254,7 @@ class Connection(asyncio.Protocol):
         if not self._body.is_whole:
             self._take(exchange)
         if not self._body.is_whole:
-            self._read_on(not exchange.is_full and not self._is_due)
+            self._read_on(exchange.has_room() and not self._is_due)
         elif exchange.is_answered and exchange.is_over:
             self._next()
         else:
@@ -281,7 +265,7 @@ class Connection(asyncio.Protocol):
     def _take(self, exchange: Exchange) -> None:
         """Give the exchange a bounded part of what has come of its body."""
         before = len(self._pending)
-        if not before or exchange.is_full:
+        if not before or not exchange.has_room():
             return
         part = self._body.take(self._pending)
         exchange.put(part, is_last=self._body.is_whole)
@@ -303,9 +287,8 @@ class Connection(asyncio.Protocol):
 
     def _upgrade(self, head: Head) -> None:
         """Hand the connection to the protocol of WebSockets, with the handshake and all that is behind it."""
-        size = self._pending.find(END) + len(END)
         lines = [b"GET %s HTTP/1.1\r\n" % head.target, *(b"%s: %s\r\n" % pair for pair in head.headers), b"\r\n"]
-        behind = bytes(self._pending[size:])
+        behind = bytes(self._pending)
         self._deadline.close()
         self._read_no_more()
         self._serving.connections.discard(self)
@@ -346,7 +329,7 @@ class Connection(asyncio.Protocol):
         self._state = _LEAVING
         self._serving.idle.pop(self, None)
         self._pending.clear()
-        self._heads = Again()  # the last head may have a secret in it
+        self._heads = Heads(self._limits.max_header)  # the last head may have a secret in it
         if self._exchange is not None and not self._exchange.is_answered:
             self._exchange.disconnect()
         self._exchange = None

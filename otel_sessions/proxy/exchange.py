@@ -13,7 +13,7 @@ from otel_sessions.asgi._leaving import LEAVING, Leaving
 from otel_sessions.matchers import Headers, Scope
 
 from .head import Head
-from .outgoing import Asked, outgoing
+from .outgoing import outgoing
 
 _MOST_HELD: Final = 65536
 """Bytes of a body that wait for the app; it is read on once the app has taken them."""
@@ -28,14 +28,14 @@ class Stalled(Exception):
 
 def watch(scope: Scope, on_gone: Callable[[], None]) -> None:
     """Call `on_gone` once the client of a request has left, at once if that has happened."""
-    leaving = cast("Leaving | None", scope.get(LEAVING))
+    leaving: Leaving | None = scope.get(LEAVING)
     if leaving is not None:
         leaving.when_gone(on_gone)
 
 
 def is_left(scope: Scope) -> bool:
     """Return whether the client of a request has left."""
-    leaving = cast("Leaving | None", scope.get(LEAVING))
+    leaving: Leaving | None = scope.get(LEAVING)
     return leaving is not None and leaving.is_gone
 
 
@@ -81,38 +81,41 @@ class Carrier(Protocol):
 class Exchange:
     """What the connection puts in with `put` and `disconnect`, the app gets; what the app sends goes to `carrier`."""
 
-    # Most exchanges leave most of these as they are. A default here costs a request nothing.
-    _is_late = False
-    _heard: asyncio.Event | None = None
-    _on_gone: Callable[[], None] | None = None
-    _body: bytes | bytearray = b""
-    _left: int | None = None
-    """Bytes of the answer that were told and are still to come."""
-    _unsent = b""
-    """The head of the answer, until it is written with what comes next; an answer without a body is one write."""
-    _is_chunked = False
-    _has_body = True
-    _goes_on = True
-    _has_told_end = False
-    is_read = False
-    """Whether the request is here as a whole."""
-    is_started = False
-    is_answered = False
-    is_over = False
-    """Whether the app has returned."""
-    is_gone = False
-    """Whether the client has left."""
+    __slots__ = (
+        *("_asked", "_body", "_carrier", "_expects_continue", "_goes_on", "_has_body", "_has_told_end", "_heard"),
+        *("_idle_timeout", "_is_chunked", "_is_late", "_left", "_on_gone", "_unsent"),
+        *("is_answered", "is_gone", "is_over", "is_read", "is_started"),
+    )
 
     def __init__(self, head: Head, carrier: Carrier, idle_timeout: float | None) -> None:
-        self._head = head
-        self._idle_timeout = idle_timeout
+        self.is_read = False
+        """Whether the request is here as a whole."""
+        self.is_started = False
+        self.is_answered = False
+        self.is_over = False
+        """Whether the app has returned."""
+        self.is_gone = False
+        """Whether the client has left."""
+        self._asked = head.asked
         self._carrier = carrier
+        self._idle_timeout = idle_timeout
         self._expects_continue = head.expects_continue
+        self._is_late = False
+        self._heard: asyncio.Event | None = None
+        self._on_gone: Callable[[], None] | None = None
+        self._body: bytes | bytearray = b""
+        self._has_told_end = False
+        self._has_body = True
+        self._left: int | None = None
+        """Bytes of the answer that were told and are still to come."""
+        self._is_chunked = False
+        self._goes_on = True
+        self._unsent = b""
+        """The head of the answer, until it is written with what comes next; an answer without a body is one write."""
 
-    @property
-    def is_full(self) -> bool:
-        """Whether the app has to take some of the body before more is read."""
-        return len(self._body) >= _MOST_HELD
+    def has_room(self) -> bool:
+        """Return whether more of the body may be read before the app takes some of it."""
+        return len(self._body) < _MOST_HELD
 
     @property
     def waits_to_be_asked(self) -> bool:
@@ -252,8 +255,9 @@ class Exchange:
             asyncio.get_running_loop().call_soon(self._flush)
 
     def _start(self, status: int, headers: Headers) -> None:
-        head = self._head
-        asked = Asked(head.method == "HEAD", head.version, head.keeps_alive and self._carrier.may_go_on())
+        asked = self._asked
+        if not self._carrier.may_go_on():
+            asked = asked._replace(may_go_on=False)
         self._unsent, self._has_body, self._left, self._is_chunked, self._goes_on = outgoing(status, headers, asked)
         self.is_started = True
 

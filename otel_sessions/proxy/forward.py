@@ -6,7 +6,7 @@ the answer's head is still awaited; but not where that head may name a new sessi
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Final, NamedTuple
@@ -31,7 +31,7 @@ from otel_sessions.asgi._roles import ENDS
 from otel_sessions.matchers import AdoptingMatcher, Headers, Scope, header, pairs_of
 
 from .body import is_event_stream, pass_events, pass_parts
-from .exchange import Stalled, watch
+from .exchange import Stalled, is_left, watch
 from .headers import end_to_end
 from .leading_back import LeadingBack
 from .peer import Marked, peer_of
@@ -69,6 +69,7 @@ class Forwarder:
 
     def __init__(self, upstream: Upstream, rules: Rules, matcher: AdoptingMatcher | None, close_timeout: float) -> None:
         self._upstream = upstream
+        self._repeat = upstream.client.repeat
         self._rules = rules
         self._matcher = matcher
         self._close_timeout = close_timeout
@@ -79,7 +80,9 @@ class Forwarder:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             asked = self._asked(scope)
-            body = await _body(receive, self._rules.max_body) if asked.has_body else None
+            body: Body = None
+            if asked.has_body:
+                body = _body(await receive(), receive, self._rules.max_body)
             await self._pass_on(scope, asked, body, send)
         except (_Gone, CallClosed):
             return
@@ -91,11 +94,10 @@ class Forwarder:
             await answer(send, *_trouble(error))
 
     async def _pass_on(self, scope: Scope, asked: "_Asked", body: Body, send: Send) -> None:
-        with self._upstream.repeat(asked.outline, body, asked.limits) as call:
-            client = _Client(call, self._close_timeout if _is_opening(scope) else None)
-            watch(scope, client.leave)
+        call = self._repeat(asked.outline, body, limits=asked.limits)
+        try:
+            watch(scope, self._patient(call) if _is_opening(scope) else call.close)
             head = await call.head()
-            client.has_answer()
             self._note(scope, asked, head.status)
             passed, streams = head.found if isinstance(head.found, _Passed) else _passed(head)
             if self._lead_back is not None:
@@ -103,7 +105,7 @@ class Forwarder:
             start: Message = {"type": "http.response.start", "status": head.status, "headers": passed}
             whole = call.rest()
             start[BODY_FOLLOWS] = whole is not None
-            if client.is_gone:
+            if is_left(scope):
                 await _tell_nobody(send, start)
                 return
             await send(start)
@@ -119,6 +121,19 @@ class Forwarder:
                 raise
             except UpstreamError as error:  # the answer has started, and is left incomplete, as it came
                 _trouble(error)
+        finally:
+            call.close()
+
+    def _patient(self, call: Call) -> Callable[[], None]:
+        """Return what closes a call whose client leaves: some time later, if its answer may still name a session."""
+
+        def leave() -> None:
+            if call.has_head:
+                call.close()
+            else:
+                asyncio.get_running_loop().call_later(self._close_timeout, call.close)
+
+        return leave
 
     def _asked(self, scope: Scope) -> "_Asked":
         """Return what the upstream is asked. It is made once for a head that is repeated."""
@@ -187,28 +202,6 @@ def _passed(head: Head) -> _Passed:
     return passed
 
 
-class _Client:
-    """Whether the client of a call is still there. If it leaves, the call is closed.
-
-    With `patience`, the head of an answer is awaited for so many seconds more, because it may name a new session.
-    """
-
-    def __init__(self, call: Call, patience: float | None) -> None:
-        self.is_gone = False
-        self._call = call
-        self._patience = patience
-
-    def leave(self) -> None:
-        self.is_gone = True
-        if self._patience is None:
-            self._call.close()
-        else:
-            asyncio.get_running_loop().call_later(self._patience, self._call.close)
-
-    def has_answer(self) -> None:
-        self._patience = None
-
-
 async def _tell_nobody(send: Send, start: Message) -> None:
     """Show the middleware an answer whose client has left: a cancelled exchange gets no session."""
     with anyio.CancelScope() as left:
@@ -216,17 +209,17 @@ async def _tell_nobody(send: Send, start: Message) -> None:
         await send(start)
 
 
-async def _body(receive: Receive, most: int | None) -> Body:
-    """Return a request's body: as a whole if it has come as a whole, else in parts.
+def _body(message: Message, receive: Receive, most: int | None) -> Body:
+    """Return a request's body by its first message: as a whole if it has come as a whole, else in parts.
 
     Raises `_Gone` if the client has left, and `Refused` for more than `most` bytes.
     """
-    message = await _next(receive)
+    if message["type"] == "http.disconnect":
+        raise _Gone
     first: bytes = message.get("body", b"")
-    more = bool(message.get("more_body", False))
     if most is not None and len(first) > most:
         raise Refused(*TOO_LARGE)
-    return _body_in_parts(first, receive, most) if more else first
+    return _body_in_parts(first, receive, most) if message.get("more_body", False) else first
 
 
 async def _body_in_parts(first: bytes, receive: Receive, most: int | None) -> AsyncIterator[bytes]:
@@ -236,18 +229,13 @@ async def _body_in_parts(first: bytes, receive: Receive, most: int | None) -> As
             yield part
         if not more:
             return
-        message = await _next(receive)
+        message: Message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _Gone
         part, more = message.get("body", b""), bool(message.get("more_body", False))
         total += len(part)
         if most is not None and total > most:
             raise Refused(*TOO_LARGE)
-
-
-async def _next(receive: Receive) -> Message:
-    message: Message = await receive()
-    if message["type"] == "http.disconnect":
-        raise _Gone
-    return message
 
 
 async def refuse(send: Send, status: HTTPStatus, text: str) -> None:

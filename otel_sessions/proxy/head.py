@@ -7,15 +7,14 @@ well, since llhttp takes more versions and codings than RFC 9112 allows. A head 
 import re
 from functools import lru_cache
 from http import HTTPStatus
-from itertools import compress, count
-from operator import ne
 from typing import Final, NamedTuple
 
 import httptools
 
 from otel_sessions.matchers import Headers, spelt
 
-from .shape import KEPT, UNREAD, Shape, Shaped, shape_of, tokens
+from .outgoing import Asked
+from .shape import KEPT, Shape, shape_of, tokens
 
 _LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([^\x00-\x20\x7f]+) ([!-~]+)")
 _VERSION: Final = re.compile(rb"HTTP/[0-9]\.[0-9]")
@@ -27,14 +26,8 @@ _USUAL: Final = frozenset({b"GET", b"POST", b"DELETE", b"OPTIONS", b"PUT", b"HEA
 _CONTROLS: Final = bytes([*range(0x21), 0x7F])
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}")
 _FRAMING: Final = frozenset({b"content-length", b"host", b"transfer-encoding"})
-_LONGEST_AGAIN: Final = 2048
-"""Bytes of a head that a connection keeps. A connection that waits must not hold more."""
 _MOST_LINES: Final = 500
 """How many header lines a head has at most: each costs memory and time, however short it is."""
-_LINKED: Final = frozenset({b"connection", b"proxy-connection", b"transfer-encoding", b"upgrade"})
-"""Names whose values change how llhttp, or the shape, takes other lines."""
-_FEW: Final = 4
-"""How many lines may have another value."""
 END: Final = b"\r\n\r\n"
 """What ends a head."""
 
@@ -52,7 +45,8 @@ class Head(NamedTuple):
     """A request's head. Names of headers are in lower case; `length` is that of the body in bytes, None if chunked.
 
     `target` is the path and the query as the client wrote them. The authority of an absolute target stands in the
-    header `host` instead (RFC 9112, 3.2.2). A named tuple, because a frozen dataclass takes six times as long to make.
+    header `host` instead (RFC 9112, 3.2.2). `asked` is how the client can read an answer. A named tuple, because a
+    frozen dataclass takes six times as long to make.
     """
 
     method: str
@@ -61,7 +55,7 @@ class Head(NamedTuple):
     headers: Headers
     shape: Shape
     length: int | None
-    keeps_alive: bool
+    asked: Asked
     is_websocket: bool
     expects_continue: bool
 
@@ -70,12 +64,12 @@ def read_head(raw: bytes) -> Head:
     """Return the head that `raw` is, up to and with its empty line. Raises `Malformed`."""
     if raw.count(b"\r\n") > _MOST_LINES:
         raise Malformed(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"a request has at most {_MOST_LINES} header lines")
-    line = _read_line(raw[: raw.index(b"\r\n")])
-    headers = _read_headers(raw)
-    return _head(line, headers, shape_of(headers))
+    line = read_line(raw[: raw.index(b"\r\n")])
+    headers = read_headers(raw)
+    return head_of(line, headers, shape_of(headers))
 
 
-def _head(line: tuple[bytes, bytes, str], headers: Headers, shape: Shape) -> Head:
+def head_of(line: tuple[bytes, bytes, str], headers: Headers, shape: Shape) -> Head:
     """Return a head from the parts of its request line, and its headers. Raises `Malformed`."""
     method, target, version = line
     if _is_misspelt(shape):
@@ -90,83 +84,23 @@ def _head(line: tuple[bytes, bytes, str], headers: Headers, shape: Shape) -> Hea
     if target[:1] not in (b"/", b"*"):
         target, headers = _relative(target, headers)
         shape = shape_of(headers)
-    keeps_alive = version == "1.1" and b"close" not in shape.tokens
+    asked = Asked(method == b"HEAD", version, version == "1.1" and b"close" not in shape.tokens)
     expects_continue = version == "1.1" and _says(shape, headers, b"expect", b"100-continue")
-    return Head(
-        method.decode("ascii"), target, version, headers, shape, length, keeps_alive, is_websocket, expects_continue
-    )
-
-
-class Again:
-    """Reads the heads of one connection. A client mostly repeats its last head, byte for byte: it is read once.
-
-    Of a head with other values in a few lines, only these lines are read. A head that is longer than 2 KiB is not kept.
-    """
-
-    __slots__ = ("_raw", "_read")
-
-    def __init__(self) -> None:
-        self._raw = b""
-        self._read: tuple[Head, Shaped] | None = None
-
-    def read(self, raw: bytes) -> tuple[Head, Shaped]:
-        """Return the head that `raw` is, as `read_head` does, and what is known about it. Raises `Malformed`."""
-        if self._read is not None and raw == self._raw:
-            return self._read
-        read = None if self._read is None else _changed(raw, self._raw, *self._read)
-        if read is None:
-            head = read_head(raw)
-            read = head, Shaped(head.headers, head.shape)
-        self._raw, self._read = (raw, read) if len(raw) <= _LONGEST_AGAIN else (b"", None)
-        return read
-
-
-def _changed(raw: bytes, before: bytes, last: Head, shaped: Shaped) -> tuple[Head, Shaped] | None:
-    """Return the head if it is the last one with other values in a few lines. None if `read_head` has to see it."""
-    lines, known = raw.split(b"\r\n"), before.split(b"\r\n")
-    changed = list(compress(count(), map(ne, lines, known))) if len(lines) == len(known) else [0]
-    if changed[0] == 0 or len(changed) > _FEW or lines[0].find(last.target) != len(last.method) + 1:
-        return None  # the target is another one, or it is absolute, and Host stands somewhere else
-    old = [last.headers[at - 1] for at in changed]
-    if not all(map(_has_value, [lines[at] for at in changed], [name for name, _ in old])):
-        return None
-    try:
-        new = _read_headers(b"\r\n".join([lines[0], *[lines[at] for at in changed], b"", b""]))
-        changes = dict(zip(old, new, strict=True))
-        headers = list(last.headers)
-        for at, pair in zip(changed, new, strict=True):
-            headers[at - 1] = pair
-        if all(name in UNREAD and len(last.shape.at[name]) == 1 for name, _ in old):
-            return _with_headers(last, headers), shaped.changed(headers, changes)
-        return _head(_read_line(lines[0]), headers, last.shape), Shaped(headers, last.shape)
-    except Malformed:  # that is for `read_head` to say
-        return None
-
-
-def _with_headers(head: Head, headers: Headers) -> Head:
-    """Return a head with other headers, as `_replace` does at a multiple of the cost."""
-    method, target, version, _, shape, length, keeps_alive, is_websocket, expects_continue = head
-    return Head(method, target, version, headers, shape, length, keeps_alive, is_websocket, expects_continue)
-
-
-def _has_value(line: bytes, name: bytes) -> bool:
-    """Return whether a line has this name, and a value that changes nothing about how llhttp reads other lines."""
-    size = len(name)
-    return line[: size + 1].lower() == name + b":" and name not in _LINKED
+    return Head(method.decode("ascii"), target, version, headers, shape, length, asked, is_websocket, expects_continue)
 
 
 def check_beginning(raw: bytes) -> None:
     """Look at a head that is not whole yet. Raises `Malformed` if no head begins like this."""
     line, ended, _ = raw.partition(b"\r\n")
     if ended:
-        _read_line(line)
+        read_line(line)
     elif not _BEGINNING.match(raw):
         raise Malformed(HTTPStatus.BAD_REQUEST, "this is no request of HTTP/1.1")
     if raw.count(b"\n") != raw.count(b"\r\n"):
         raise Malformed(HTTPStatus.BAD_REQUEST, "a line ends in CR and LF")
 
 
-def _read_line(line: bytes) -> tuple[bytes, bytes, str]:
+def read_line(line: bytes) -> tuple[bytes, bytes, str]:
     method, _, rest = line.partition(b" ")
     target, _, protocol = rest.partition(b" ")
     # What the pattern says, at a part of its cost.
@@ -200,7 +134,7 @@ class _Reader:
         self.is_whole = True
 
 
-def _read_headers(raw: bytes) -> Headers:
+def read_headers(raw: bytes) -> Headers:
     reader = _Reader()
     try:
         httptools.HttpRequestParser(reader).feed_data(raw)

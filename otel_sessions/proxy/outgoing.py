@@ -55,7 +55,8 @@ class Outgoing(NamedTuple):
 class _Written(NamedTuple):
     """How an answer last went out, and to what."""
 
-    asked: tuple[int, Asked]
+    status: int
+    asked: Asked
     outgoing: Outgoing
 
 
@@ -64,9 +65,13 @@ def outgoing(status: int, headers: Headers, asked: Asked) -> Outgoing:
     if not isinstance(headers, RepeatedAnswer):
         return _outgoing(status, headers, asked)
     written = headers.written
-    if not isinstance(written, _Written) or written.asked != (status, asked):
-        headers.written = written = _Written((status, asked), _outgoing(status, headers, asked))
-    return written.outgoing
+    if isinstance(written, _Written):
+        of_status, of_asked, made = written  # a field by its name would cost as much as a call
+        if of_status == status and of_asked == asked:
+            return made
+    made = _outgoing(status, headers, asked)
+    headers.written = _Written(status, asked, made)
+    return made
 
 
 def _outgoing(status: int, headers: Headers, asked: Asked) -> Outgoing:

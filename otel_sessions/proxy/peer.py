@@ -88,7 +88,7 @@ class Marked(list[tuple[bytes, bytes]]):
     __slots__ = ("mark",)
 
     def __init__(self, headers: Headers, mark: int | None = None) -> None:
-        super().__init__(headers)
+        list.__init__(self, headers)
         self.mark: Final = hash(tuple(credentials(headers))) if mark is None else mark
 
     def changed(self, changes: Changes) -> "Marked":
@@ -119,4 +119,4 @@ class EndpointMatcher(McpMatcher):
     """MCP at one path of an upstream that may serve more. Only an answer at this path can end a session."""
 
     def ends(self, scope: Scope, status: int) -> bool:
-        return super().ends(scope, status) and peer_of(scope) is not None
+        return McpMatcher.ends(self, scope, status) and peer_of(scope) is not None

@@ -70,7 +70,7 @@ class Shaped(Repeated):
     __slots__ = ("headers", "like", "line", "outgoing", "refusal", "rewritten", "rewritten_like", "shape")
 
     def __init__(self, headers: Headers, shape: Shape) -> None:
-        super().__init__()
+        Repeated.__init__(self)  # what `super` costs, each request with a trace of its own would pay
         self.headers: Final = headers
         self.shape: Final = shape
         self.refusal: tuple[()] | tuple[tuple[HTTPStatus, str] | None] = ()

@@ -46,25 +46,22 @@ class Upstream:
         """The `Host` by which the server knows itself."""
         self.path: Final = quote(parts.path.rstrip("/"), safe=_SAFE).encode("ascii")
         path = None if self.unix is None else str(self.unix)
-        self._client = Client(Origin(host=self.hostname, port=self.port, path=path, tls=self.tls, options=WATCHFUL))
+        origin = Origin(host=self.hostname, port=self.port, path=path, tls=self.tls, options=WATCHFUL)
+        self.client: Final = Client(origin)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        self._client.close()
+        self.client.close()
 
     def outline(self, method: bytes, target: bytes, headers: Headers) -> Outline:
-        """Return the outline of a request, for `repeat`."""
+        """Return the outline of a request, for `client.repeat`."""
         return Outline(method, self.path + target, list(headers))
 
     def call(self, method: bytes, target: bytes, headers: Headers, body: Body, timeouts: Timeouts) -> Call:
         """Return a call of `target`, a path with its query, which goes out as it is written."""
-        return self.repeat(self.outline(method, target, headers), body, limits_of(timeouts))
-
-    def repeat(self, outline: Outline, body: Body, limits: CallLimits) -> Call:
-        """Return a call of a request whose outline is checked already, as `call` does."""
-        return self._client.repeat(outline, body, limits=limits)
+        return self.client.repeat(self.outline(method, target, headers), body, limits=limits_of(timeouts))
 
 
 def limits_of(timeouts: Timeouts) -> CallLimits:

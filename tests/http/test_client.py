@@ -133,6 +133,18 @@ class TestAnswers:
             assert [*overs, call.is_over] == [False, True]
             assert await call.read(None) == b""
 
+    async def test_a_call_has_a_head_once_a_final_one_has_come(self, upstream: Upstream, client: Client) -> None:
+        with client.call(b"GET", b"/", [(b"Host", b"a")], limits=PATIENT) as call:
+            heading = asyncio.ensure_future(call.head())
+            peer = await upstream.peer()
+            await peer.heard()
+            await peer.says(b"HTTP/1.1 103 Hints\r\n\r\n")
+            await settle()
+            had_head = call.has_head
+            await peer.says(OK + b"Content-Length: 0\r\n\r\n")
+            await heading
+            assert [had_head, call.has_head] == [False, True]
+
     @pytest.mark.parametrize("interim", [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Hints\r\nLink: a\r\n\r\n"])
     async def test_heads_before_the_final_one_are_skipped(
         self, upstream: Upstream, client: Client, interim: bytes

@@ -114,7 +114,7 @@ def test_a_coding_that_is_not_exactly_chunked_is_refused(coding: str) -> None:
 
 def test_http_1_0_knows_no_chunks_and_needs_no_host_and_closes() -> None:
     assert status_of("POST / HTTP/1.0", "Host: h", "Transfer-Encoding: chunked") == 400
-    assert not head("GET / HTTP/1.0", "Connection: keep-alive").keeps_alive
+    assert not head("GET / HTTP/1.0", "Connection: keep-alive").asked.may_go_on
 
 
 def test_http_1_1_needs_one_host() -> None:

@@ -1,5 +1,6 @@
 """What the names of a head decide, against plain functions that look at each line anew."""
 
+from collections.abc import Callable
 from ipaddress import ip_network
 from typing import Any
 
@@ -8,8 +9,9 @@ from hypothesis import strategies as st
 
 from otel_sessions._http.hops import HOP_BY_HOP
 from otel_sessions.matchers import Headers, McpMatcher, spelt
-from otel_sessions.proxy.head import Again, Malformed, read_head
+from otel_sessions.proxy.head import Head, Malformed, read_head
 from otel_sessions.proxy.headers import Trust, end_to_end, towards_upstream
+from otel_sessions.proxy.heads import Heads
 from otel_sessions.proxy.rules import TARGET, Rules, Timeouts
 from otel_sessions.proxy.shape import SHAPED, Shaped, shape_in, shape_of, shaped_in
 
@@ -157,6 +159,43 @@ heads = st.builds(
 )
 
 
+few_heads = st.sampled_from(
+    [written("GET /", ["Host", name], ["h", value]) for name in ("X-One", "Traceparent") for value in ("a", "b", "ab")]
+)
+TRACED = ["Host", "traceparent", "X-One", "X-Request-Id"]
+traces = [
+    [written("GET /", TRACED, ["h", *values]) for values in each]
+    for each in (
+        [("a", "1", "a"), ("b", "1", "a"), ("c", "1", "a"), ("c", "2", "a"), ("d", "2", "a")],
+        [("a", "1", "a"), ("b", "1", "b"), ("c", "1", "c"), ("d", "1", "c"), ("e", "1", "c"), ("f", "1", "d")],
+        *[
+            [("a", "1", "a"), ("b", "1", "a"), (last, "1", "a"), ("c", "1", "a")]
+            for last in ("", " \t", " b\t", "\xe9")
+        ],
+        *[[("a", "1", "a"), ("b", "1", "a"), (last, "1", "a")] for last in ("\0", "b\rc", "b\nc", "b\r\n c", "\x7f")],
+    )
+]
+"""Heads of which the last ones differ in the same lines, or nearly so."""
+
+
+def each_of(given_raws: list[list[bytes]]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Test each list of heads, besides the lists that are made up."""
+
+    def decorated(test: Callable[..., None]) -> Callable[..., None]:
+        for raws in given_raws:
+            test = example(raws)(test)
+        return test
+
+    return decorated
+
+
+def taken(heads: Heads, raw: bytes) -> tuple[Head, Shaped]:
+    """Return a head that comes as a whole."""
+    found = heads.take(bytearray(raw))
+    assert found is not None
+    return found
+
+
 def outcome(read: object, raw: bytes) -> object:
     assert callable(read)
     try:
@@ -169,30 +208,53 @@ def outcome(read: object, raw: bytes) -> object:
     st.lists(heads, max_size=3).flatmap(lambda few: st.lists(st.sampled_from(few), max_size=8) if few else st.just([]))
 )
 def test_a_head_that_is_repeated_is_read_as_the_first_time(raws: list[bytes]) -> None:
-    again = Again()
+    again = Heads(65536)
 
     for raw in raws:
-        assert outcome(lambda raw: again.read(raw)[0], raw) == outcome(read_head, raw)
+        assert outcome(lambda raw: taken(again, raw)[0], raw) == outcome(read_head, raw)
+
+
+@given(
+    st.lists(st.sampled_from([b"", b"\r\n"]).flatmap(lambda before: st.tuples(st.just(before), few_heads)), max_size=6),
+    st.data(),
+)
+def test_heads_that_come_in_pieces_are_read_as_in_one_piece(
+    raws: list[tuple[bytes, bytes]], data: st.DataObject
+) -> None:
+    pieces, again, pending, read = b"".join(before + raw for before, raw in raws), Heads(65536), bytearray(), []
+
+    while pieces:
+        size = data.draw(st.integers(1, len(pieces)))
+        pending += pieces[:size]
+        pieces = pieces[size:]
+        while found := again.take(pending):
+            read.append(found[0])
+
+    assert read == [read_head(raw) for _, raw in raws]
+    assert not pending
+    assert not again.has_begun()
 
 
 @given(few_lines.map(lambda names: ["Host", *names]).flatmap(differing))
 @example([written("GET /", ["Host", "X-One"], ["h", value]) for value in "ab"])
 @example([written(f"GET {start}/", ["Host", "X-One"], ["h", value]) for start, value in (("http://e", "a"), ("", "b"))])
 @example([written("GET /", ["Host", "Cookie", "Cookie"], ["h", *values]) for values in ("aa", "ab", "ba")])
+@each_of(traces)
 def test_a_head_with_other_values_is_read_as_the_first_time(raws: list[bytes]) -> None:
-    again = Again()
+    again = Heads(65536)
 
     for raw in raws:
-        assert outcome(lambda raw: again.read(raw)[0], raw) == outcome(read_head, raw)
+        assert outcome(lambda raw: taken(again, raw)[0], raw) == outcome(read_head, raw)
 
 
 @given(few_lines.map(lambda names: ["Host", *names]).flatmap(differing))
+@each_of(traces)
 def test_what_is_known_of_a_head_with_other_values_is_true_of_it(raws: list[bytes]) -> None:
-    again, rules = Again(), Rules(trust=Trust(), timeouts=Timeouts(connect_timeout=1, idle_timeout=1))
+    again, rules = Heads(65536), Rules(trust=Trust(), timeouts=Timeouts(connect_timeout=1, idle_timeout=1))
 
     for raw in raws:
         try:
-            head, shaped = again.read(raw)
+            head, shaped = taken(again, raw)
         except Malformed:
             continue
         scope: dict[str, Any] = {"type": "http", "client": ("10.0.0.5", 1), "method": head.method, TARGET: head.target}
@@ -212,11 +274,11 @@ def test_what_is_known_of_a_head_with_other_values_is_true_of_it(raws: list[byte
 @example([written("GET /", ["Host", "Cookie", "Mcp-Session-Id"], ["h", value, "w1.a"]) for value in "abc"], [*"aba"])
 def test_what_is_known_of_rewritten_headers_is_true_of_them(raws: list[bytes], ids: list[str | None]) -> None:
     """As the middleware rewrites the headers of a head whose id has a hint."""
-    again, matcher = Again(), McpMatcher()
+    again, matcher = Heads(65536), McpMatcher()
 
     for raw, session_id in zip(raws, ids, strict=False):
         try:
-            head, shaped = again.read(raw)
+            head, shaped = taken(again, raw)
         except Malformed:
             continue
         rewritten = matcher.towards_app(head.headers, session_id)
