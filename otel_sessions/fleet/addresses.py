@@ -63,10 +63,10 @@ def read_address(text: str) -> Address:
         return Address(text=text, socket=text[len(_UNIX) :])
     try:
         parts = urlsplit(text)
-        host, port = parts.hostname, parts.port
+        host, port = parts.hostname or "", parts.port
     except ValueError:
         raise wrong from None
-    if parts.scheme not in _SCHEMES or not is_host(host or "") or port == 0 or any(mark in text for mark in "@?#"):
+    if parts.scheme not in _SCHEMES or not is_host(host) or port == 0 or any(mark in text for mark in "@?#"):
         raise wrong
     return Address(
         text=text,

@@ -119,6 +119,8 @@ class Forwarder:
                 raise
             except UpstreamError as error:  # the answer has started, and is left incomplete, as it came
                 _trouble(error)
+            except (Refused, Stalled):
+                return  # so is the answer to a body that turns out wrong behind the head of its answer
 
     def _asked(self, scope: Scope) -> "_Asked":
         """Return what the upstream is asked. It is made once for a head that is repeated."""
