@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from websockets.sync.client import connect
 
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 from .several import SERVERS, WORKERS, asked, books, opened, sockets_in, workers_under
 
@@ -37,7 +37,7 @@ def test_a_websocket_and_a_mounted_app_are_reached_through_every_worker(tmp_path
         for _ in range(8):
             assert asked(f"{url}/inside/items/a", headers=headers).json() == made
             there = f"ws{url.removeprefix('http')}/inside/echo"
-            with connect(there, additional_headers=headers, proxy=None) as socket:
+            with connect(there, additional_headers=headers, proxy=None, open_timeout=PATIENCE) as socket:
                 assert socket.recv() == f'{{"process":{made["process"]}}}'
                 socket.send("hello")
                 assert socket.recv() == "hello"

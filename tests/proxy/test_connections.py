@@ -15,14 +15,17 @@ import pytest
 
 from tests.processes import HOST, free_port, running, until_answers
 from tests.processes import Running as Process
-from tests.waiting import PATIENCE, until
+from tests.waiting import NEVER, PATIENCE, until
 
 from .conftest import PATIENT, Origin, start_proxy
+from .readers import Reading, read_slowly
 from .recorder import Recorder, statuses, talk
 
 pytestmark = pytest.mark.processes
 
 LARGE = 16 * 1024 * 1024
+IDLE = 3
+"""Seconds: the deadline of clients and upstreams that are idle, where a test waits for it."""
 ANSWERS = {"/large": b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % LARGE + bytes(LARGE)}
 ASK = b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n"
 INITIALIZE = b"POST /mcp HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: 10000\r\n\r\n"
@@ -30,7 +33,7 @@ INITIALIZE = b"POST /mcp HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r
 
 @dataclass(frozen=True, kw_only=True)
 class Running:
-    """A proxy with small timeouts."""
+    """A proxy."""
 
     port: int
     process: Process
@@ -61,13 +64,28 @@ class Running:
         until(is_open, lambda still: not still)
 
 
-@pytest.fixture(scope="module", params=["uvloop", "asyncio"])
-def hasty(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+@contextlib.contextmanager
+def running_with(folder: Path, *flags: str) -> Iterator[Running]:
     upstream = Recorder(ANSWERS)
-    flags = ("--loop", request.param, "--head-timeout", "1", "--idle-timeout", "3", "--max-sessions", "2")
-    with start_proxy(tmp_path_factory.mktemp("hasty"), upstream.url, *flags) as proxy:
+    with start_proxy(folder, upstream.url, *flags) as proxy:
         yield Running(port=int(proxy.url.rsplit(":", 1)[1]), process=proxy.process)
     upstream.close()
+
+
+@pytest.fixture(scope="module", params=["uvloop", "asyncio"])
+def hasty(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A proxy that leaves a client early that does not go on with its request. Its upstream may take its time."""
+    flags = ("--loop", request.param, "--head-timeout", "1", "--idle-timeout", NEVER, "--max-sessions", "2")
+    with running_with(tmp_path_factory.mktemp("hasty"), *flags) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module", params=["uvloop", "asyncio"])
+def impatient(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A proxy that leaves everybody early who is idle, the upstream too."""
+    flags = ("--loop", request.param, "--head-timeout", NEVER, "--idle-timeout", str(IDLE))
+    with running_with(tmp_path_factory.mktemp("impatient"), *flags) as proxy:
+        yield proxy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,9 +156,6 @@ def drip(client: socket.socket, part: bytes, most: int = 10_000) -> bytes:
         ([ASK, b"GET"], [200, 408]),
         ([ASK, ASK[:-2]], [200, 408]),
         ([ASK + b"G"], [200, 408]),
-        ([b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nab"], [408]),
-        ([b"POST /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nab"], [408]),
-        ([b"POST /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"], [408]),
         ([b"POST /../x HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nab"], [400]),
         ([b"POST /../x HTTP/1.1\r\nHost: h\r\nContent-Length: 400000\r\n\r\nab"], [400]),
         ([b"NONSENSE\r\n\r\n"], [400]),
@@ -152,6 +167,17 @@ def test_a_client_that_says_no_more_is_left_by_the_deadline(
     hasty: Running, parts: list[bytes], answers: list[int]
 ) -> None:
     assert statuses(hasty.said(*parts)) == answers
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        b"Content-Length: 4\r\n\r\nab",
+        *(b"Transfer-Encoding: chunked\r\n\r\n" + part for part in (b"3\r\nab", b"0\r\n")),
+    ],
+)
+def test_a_client_that_sends_no_more_of_a_body_is_left_by_the_deadline(impatient: Running, part: bytes) -> None:
+    assert statuses(impatient.said(b"POST /x HTTP/1.1\r\nHost: h\r\n" + part)) == [408]
 
 
 @pytest.mark.parametrize(
@@ -191,24 +217,24 @@ def test_an_opening_that_drips_is_refused_while_its_body_is_looked_at(
 
 @pytest.mark.parametrize("close", [b"", b"Connection: close\r\n"])
 @pytest.mark.parametrize("leaves", [False, True])
-def test_a_client_that_does_not_read_its_answer_is_left(hasty: Running, close: bytes, leaves: bool) -> None:
-    with connected(hasty) as client:
+def test_a_client_that_does_not_read_its_answer_is_left(impatient: Running, close: bytes, leaves: bool) -> None:
+    with connected(impatient) as client:
         client.sendall(b"GET /large HTTP/1.1\r\nHost: h\r\n%s\r\n" % close)
         if leaves:
             client.shutdown(socket.SHUT_WR)
 
-        hasty.until_closed(client)
+        impatient.until_closed(client)
 
 
-def test_a_client_that_reads_slowly_gets_all_of_its_answer(hasty: Running) -> None:
-    got = 0
-    with connected(hasty) as client:
-        client.sendall(b"GET /large HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
-        while more := client.recv(1024 * 1024):
-            got += len(more)
-            time.sleep(0.3)  # longer in all than any of its deadlines
+def test_a_client_that_reads_slowly_gets_all_of_its_answer(impatient: Running) -> None:
+    """It takes longer in all than any of its deadlines."""
 
-    assert got > LARGE
+    def read() -> Reading:
+        with connected(impatient) as client:
+            client.sendall(b"GET /large HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+            return read_slowly(client, 1024 * 1024, lambda _: 0.3)
+
+    assert until(read, lambda reading: reading.longest < IDLE / 2).size > LARGE
 
 
 def test_half_sent_openings_hold_no_place_past_the_limit(hasty: Running) -> None:
@@ -322,8 +348,10 @@ class TestCaps:
             until_answers(f"http://{HOST}:{health}/healthz", process)
             began = time.monotonic()
             with contextlib.ExitStack() as silent:
+                process.pause()  # so that it meets all of them at once
                 for _ in range(70):
                     silent.enter_context(socket.create_connection((HOST, front), PATIENCE))
+                process.resume()
                 for _ in range(10):
                     assert (
                         httpx2.get(f"http://{HOST}:{health}/healthz", trust_env=False, timeout=PATIENCE).status_code

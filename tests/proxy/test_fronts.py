@@ -180,7 +180,7 @@ def test_a_client_that_leaves_its_stream_at_the_front_is_noticed_at_the_back(cha
 
 def test_a_websocket_passes_and_so_does_the_code_of_its_close(chain: StartChain, origin: Origin) -> None:
     async def story(port: int) -> None:
-        async with connect(f"ws://{HOST}:{port}/echo", proxy=None) as client:
+        async with connect(f"ws://{HOST}:{port}/echo", proxy=None, open_timeout=PATIENCE) as client:
             for message in ("text: ä", b"\x00\xff", "x" * MIB):
                 await client.send(message)
                 assert await client.recv() == message
