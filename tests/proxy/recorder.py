@@ -120,6 +120,17 @@ def talk(port: int, *parts: bytes, seconds: float = PATIENCE) -> bytes:
         return said
 
 
+def heard(connection: socket.socket, end: bytes) -> bytes:
+    """Return what comes, up to the part that brings these bytes."""
+    connection.settimeout(PATIENCE)
+    said = b""
+    while end not in said:
+        more = connection.recv(65536)
+        assert more, said
+        said += more
+    return said
+
+
 def statuses(said: bytes) -> list[int]:
     """Return the statuses of all answers in what was said."""
     return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d\d\d) ", said)]

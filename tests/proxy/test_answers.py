@@ -9,7 +9,7 @@ from tests.processes import HOST
 from tests.waiting import PATIENCE
 
 from .conftest import start_proxy
-from .recorder import Recorder, statuses, talk
+from .recorder import Recorder, heard, statuses, talk
 
 pytestmark = pytest.mark.processes
 
@@ -83,16 +83,6 @@ def before(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         with start_proxy(tmp_path_factory.mktemp("before"), url, "--loop", request.param) as proxy:
             upstream.settimeout(PATIENCE)
             yield int(proxy.url.rsplit(":", 1)[1]), upstream
-
-
-def heard(connection: socket.socket, end: bytes) -> bytes:
-    connection.settimeout(PATIENCE)
-    said = b""
-    while end not in said:
-        more = connection.recv(65536)
-        assert more, said
-        said += more
-    return said
 
 
 def test_an_answer_that_comes_before_the_body_has_ended_reaches_its_client_at_once(

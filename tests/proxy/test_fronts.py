@@ -19,7 +19,7 @@ from tests.waiting import PATIENCE, until
 
 from .conftest import Origin, Proxy, start_proxy
 from .fronts import FRONTS, address, program, started
-from .recorder import Recorder, Seen, statuses
+from .recorder import Recorder, Seen, heard, statuses
 
 pytestmark = pytest.mark.processes
 
@@ -86,16 +86,6 @@ def asked(port: int, path: str, sender: str = HOST, **headers: str) -> bytes:
         said = b""
         while more := connection.recv(65536):
             said += more
-    return said
-
-
-def heard(connection: socket.socket, end: bytes) -> bytes:
-    """Return what comes up to some bytes."""
-    said = b""
-    while end not in said:
-        more = connection.recv(65536)
-        assert more, said
-        said += more
     return said
 
 
