@@ -1,7 +1,7 @@
 """Waiting for what other tasks and other processes bring about."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 import anyio
@@ -22,6 +22,13 @@ def until(read: Callable[[], ValueT], wanted: Callable[[ValueT], bool], seconds:
             pytest.fail(f"after {seconds:g} s it was still {value!r}")
         time.sleep(0.1)
     return value
+
+
+async def until_succeeds(attempt: Callable[[], Awaitable[bool]]) -> None:
+    """Repeat an attempt until it returns True. A machine that stands still for a moment may spoil some."""
+    with anyio.fail_after(PATIENCE):
+        while not await attempt():
+            pass
 
 
 async def until_happened(happened: Callable[[], bool]) -> None:
