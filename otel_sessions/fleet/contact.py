@@ -24,9 +24,6 @@ _STOOD_STILL: Final = 2
 _MOST_REASONS: Final = 8
 """Reasons of one silence that are logged. A server may say something new each time."""
 
-_FELL_SILENT: Final = "the store of the fleet does not answer: %s"
-_STILL_SILENT: Final = "the store of the fleet is still silent: %s"
-
 _logger = logging.getLogger("otel_sessions")
 
 
@@ -79,8 +76,14 @@ class Contact:
             return
         self._reasons.add(why)
         unexpected = None if failure is None or isinstance(failure, StoreUnavailable) else failure
-        says = _STILL_SILENT if was_silent else _FELL_SILENT
-        _logger.warning(says, why, exc_info=unexpected, extra=Event.STORE_SILENT.extra)
+        _logger.warning(
+            "the store of the fleet is still silent: %s"
+            if was_silent
+            else "the store of the fleet does not answer: %s",
+            why,
+            exc_info=unexpected,
+            extra=Event.STORE_SILENT.extra,
+        )
 
     def _answers(self, key: str) -> None:
         if key in self._silent:
