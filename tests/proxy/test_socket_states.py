@@ -295,7 +295,11 @@ class TestClientsThatSayWhatIsWrong:
 
         on_virtual_time(story)
 
-    @pytest.mark.parametrize("wrong", [BAD_TEXT.serialize(mask=True), UNKNOWN, b"\x81\x01a"])
+    @pytest.mark.parametrize(
+        "wrong",
+        [BAD_TEXT.serialize(mask=True), UNKNOWN, b"\x81\x01a"],
+        ids=["a bad text", "an unknown frame", "an unmasked frame"],
+    )
     def test_messages_right_in_front_of_an_error_arrive(self, wrong: bytes) -> None:
         async def story() -> None:
             assert await received_of([Frame(Opcode.TEXT, b"before").serialize(mask=True) + wrong]) == ["before"]
