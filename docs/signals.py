@@ -75,9 +75,19 @@ def log_lines(*folders: str) -> Iterator[tuple[str, str, str]]:
             ):
                 if node.func.attr not in _LEVELS:
                     raise ValueError(f"{path.name}:{node.lineno}: a line is written by one of {_LEVELS}")
-                said = node.args[0]
-                text = said.value if isinstance(said, ast.Constant) else "%s"
-                yield f"`{_event_of(node, path)}`", node.func.attr.upper(), f"`{text}`"
+                for text in _texts_of(node.args[0]):
+                    yield f"`{_event_of(node, path)}`", node.func.attr.upper(), f"`{text}`"
+
+
+def _texts_of(said: ast.expr) -> list[object]:
+    """Return what a line may say: one text, or one of two, or anything."""
+    match said:
+        case ast.Constant(value=text):
+            return [text]
+        case ast.IfExp(body=one, orelse=other):
+            return [*_texts_of(one), *_texts_of(other)]
+        case _:
+            return ["%s"]
 
 
 def _event_of(call: ast.Call, path: Path) -> str:

@@ -133,6 +133,17 @@ def refuse(now: float) -> NoReturn:
     raise OSError("no time today")
 
 
+class CountingClock:
+    """A clock that shows how often it was read: a second later each time."""
+
+    def __init__(self) -> None:
+        self.readings = 0
+
+    def __call__(self) -> float:
+        self.readings += 1
+        return float(self.readings)
+
+
 class StoreFleet:
     """A fleet with one cap, whose store is the test: it moves the grant, hides sessions, and answers or does not."""
 

@@ -195,7 +195,7 @@ def until_listens(port: int, process: Running) -> None:
 def until_answers(url: str, process: Running, *, status: int = 200) -> None:
     """Wait until a URL answers as it should."""
     end = time.monotonic() + PATIENCE
-    with httpx2.Client(trust_env=False) as http:
+    with httpx2.Client(trust_env=False, timeout=PATIENCE) as http:
         while time.monotonic() < end:
             if process.process.poll() is not None:
                 break

@@ -1,7 +1,7 @@
-"""Waiting for what other processes bring about, in real time."""
+"""Waiting for what other tasks and other processes bring about."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 import anyio
@@ -15,7 +15,7 @@ NEVER: Final = "600"
 
 
 def until(read: Callable[[], ValueT], wanted: Callable[[ValueT], bool], seconds: float = PATIENCE) -> ValueT:
-    """Read until the value is as wanted, and return it. Fail with the last one."""
+    """Read until the value is as wanted, and return it, in real time. Fail with the last one."""
     end = time.monotonic() + seconds
     while not wanted(value := read()):
         if time.monotonic() > end:
@@ -24,8 +24,15 @@ def until(read: Callable[[], ValueT], wanted: Callable[[ValueT], bool], seconds:
     return value
 
 
+async def until_succeeds(attempt: Callable[[], Awaitable[bool]]) -> None:
+    """Repeat an attempt until it returns True. A machine that stands still for a moment may spoil some."""
+    with anyio.fail_after(PATIENCE):
+        while not await attempt():
+            pass
+
+
 async def until_happened(happened: Callable[[], bool]) -> None:
-    """Wait until something has happened. What runs on the loop goes on meanwhile."""
+    """Wait until something has happened, in real or in virtual time. What runs on the loop goes on meanwhile."""
     with anyio.fail_after(PATIENCE):
         while True:
             if happened():

@@ -1,5 +1,7 @@
 """IP addresses as servers, proxies and headers write them, and the client of a request behind proxies.
 
+Settings also name hosts: `is_host` says whether a server can be there.
+
 All code that reads an address uses this parser. If a text is not an address, the result is None; nothing is raised,
 because clients choose the text of a header. No name is looked up.
 """
@@ -24,6 +26,10 @@ _PREFIX: Final = re.compile(r"[0-9]{1,3}", re.ASCII)
 _LONGEST_KEPT: Final = 64
 """Characters of a text whose address is kept: longer texts would fill memory."""
 _LAST_PORT: Final = 65535
+_NAME: Final = re.compile(r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?", re.ASCII)
+"""The name of a host (RFC 1035, section 2.3.4), with the underscores of containers' names."""
+_LONGEST_NAME: Final = 254
+"""Characters of a name, with the dot at its end."""
 _MAPPED_BITS: Final = 96
 """The number of leading bits that all mapped IPv4 addresses share (RFC 4291, section 2.5.5.2)."""
 _CLIENT_BITS: Final = 64
@@ -84,6 +90,22 @@ def is_address(text: str) -> bool:
     bits = 128 if ":" in address else 32
     found = _v6(address) if ":" in address else _v4(address)
     return found is not None and bool(_PREFIX.fullmatch(prefix)) and int(prefix) <= bits
+
+
+def is_host(text: str) -> bool:
+    """Return whether a server can be at this host: an IPv6 address without brackets, or a name that the DNS can have.
+
+    A name beyond ASCII is looked up as RFC 3490 (IDNA) writes it. A name that is only digits and dots counts.
+    """
+    if ":" in text:
+        return _v6(text) is not None
+    if len(text) > _LONGEST_NAME:
+        return False
+    try:
+        name = text.encode("idna").decode("ascii")
+    except UnicodeError:
+        return False
+    return len(name) <= _LONGEST_NAME and _NAME.fullmatch(name) is not None
 
 
 def names_address(text: str) -> bool:

@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
 from otel_sessions._core.options import Expected, Kind, NotTaken, text
+from otel_sessions._http.addresses import is_host
 
 Address = tuple[str, int] | Path
 """Where a server listens: a host and a port of TCP, or the path of a Unix socket."""
@@ -41,7 +42,7 @@ def _address(text: str) -> tuple[str, int]:
     host, _, number = text.rpartition(":")
     name = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     is_clear = name is not host or ":" not in host  # in ::1:8080 the port may be part of the address
-    if not name or not is_clear or not _is_decimal(number) or int(number) > _LAST_PORT:
+    if not is_clear or not is_host(name) or not _is_decimal(number) or int(number) > _LAST_PORT:
         raise ValueError
     return name, int(number)
 
@@ -62,7 +63,7 @@ def _origin(text: str) -> str:
     if not text.startswith(("http://", "https://")):
         raise Expected("a URL that starts with http:// or https://")
     parts = urlsplit(text)
-    if not parts.hostname or parts.port == 0 or any(mark in text for mark in "@?#"):
+    if not is_host(parts.hostname or "") or parts.port == 0 or any(mark in text for mark in "@?#"):
         raise ValueError
     return text
 

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from otel_sessions._core.exceptions import ConfigError
 from otel_sessions._engine.owners import Peer
+from otel_sessions._http.addresses import is_host
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,32}", re.ASCII)
 _UNIX: Final = "unix:"
@@ -62,10 +63,10 @@ def read_address(text: str) -> Address:
         return Address(text=text, socket=text[len(_UNIX) :])
     try:
         parts = urlsplit(text)
-        host, port = parts.hostname, parts.port
+        host, port = parts.hostname or "", parts.port
     except ValueError:
         raise wrong from None
-    if parts.scheme not in _SCHEMES or not host or port == 0 or any(mark in text for mark in "@?#"):
+    if parts.scheme not in _SCHEMES or not is_host(host) or port == 0 or any(mark in text for mark in "@?#"):
         raise wrong
     return Address(
         text=text,

@@ -76,14 +76,14 @@ class Contact:
             return
         self._reasons.add(why)
         unexpected = None if failure is None or isinstance(failure, StoreUnavailable) else failure
-        if was_silent:
-            _logger.warning(
-                "the store of the fleet is still silent: %s", why, exc_info=unexpected, extra=Event.STORE_SILENT.extra
-            )
-        else:
-            _logger.warning(
-                "the store of the fleet does not answer: %s", why, exc_info=unexpected, extra=Event.STORE_SILENT.extra
-            )
+        _logger.warning(
+            "the store of the fleet is still silent: %s"
+            if was_silent
+            else "the store of the fleet does not answer: %s",
+            why,
+            exc_info=unexpected,
+            extra=Event.STORE_SILENT.extra,
+        )
 
     def _answers(self, key: str) -> None:
         if key in self._silent:

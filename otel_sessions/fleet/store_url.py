@@ -3,15 +3,18 @@
 What always holds: no text of this module shows a user name or a password, not even the text of an error.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import unquote
 
 from otel_sessions._core.exceptions import ConfigError
+from otel_sessions._http.addresses import is_host
 
 _SCHEMES: Final = {"valkey": False, "redis": False, "valkeys": True, "rediss": True}
 """Whether a scheme means TLS."""
+_NUMBER: Final = re.compile(r"[0-9]{1,9}", re.ASCII)
 _PORTS: Final = range(1, 65536)
 _STORE_PORT: Final = 6379
 _SENTINEL_PORT: Final = 26379
@@ -94,15 +97,15 @@ def _server(text: str, default: int) -> Server:
     if not colon or text.endswith("]"):
         host, port = text, str(default)
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not host or any(letter in host for letter in "[] @"):
+    if not is_host(host):
         raise _wrong("a host is missing or wrong")
-    if not (port.isascii() and port.isdigit() and int(port) in _PORTS):
+    if not (_NUMBER.fullmatch(port) and int(port) in _PORTS):
         raise _wrong("a port is a number from 1 to 65535")
     return Server(host=host, port=int(port))
 
 
 def _database(text: str) -> int:
-    if text and not (text.isascii() and text.isdigit()):
+    if text and not _NUMBER.fullmatch(text):
         raise _wrong("the path is the number of a database")
     return int(text or 0)
 

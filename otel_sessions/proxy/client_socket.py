@@ -102,8 +102,14 @@ class WebSocket(WebSocketsSansIOProtocol):
         return self.writable.is_set() and not waits and not self.transport.is_closing()
 
     def _read(self, part: bytes) -> None:
-        super().data_received(part)
+        """Read a slice. The messages in front of a malformed frame count, wherever the bytes were cut."""
+        self.conn.receive_data(part)
+        self.handle_events()
+        if self.conn.parser_exc is not None and not self.close_sent:
+            self.handle_parser_exception()
         self._flush()
+        if self.conn.handshake_exc is not None and not self.handshake_initiated:
+            self.transport.close()  # `websockets` has refused a handshake that it cannot read
 
     def _has_read(self) -> None:
         if self.transport.is_closing():
@@ -168,7 +174,8 @@ class WebSocket(WebSocketsSansIOProtocol):
         try:
             text = data.decode()
         except UnicodeDecodeError:
-            self.conn.send_close(1007)
+            if self.conn.close_sent is None:  # else a close was right behind the message
+                self.conn.send_close(1007)
             self.handle_parser_exception()
             return
         self.queue.put_nowait({"type": "websocket.receive", "text": text})

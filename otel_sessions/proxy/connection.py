@@ -17,6 +17,7 @@ import asyncio
 import select
 import sys
 from collections.abc import Awaitable
+from contextlib import suppress
 from enum import Enum, auto
 from http import HTTPStatus
 from typing import Final, cast
@@ -320,7 +321,8 @@ class Connection(asyncio.Protocol):
             return
         self._watch_writing()
         if self.transport.can_write_eof():
-            self.transport.write_eof()
+            with suppress(OSError):  # the client is gone, which the loop has not heard yet
+                self.transport.write_eof()
             self._read_on(True)
         else:
             self.transport.close()

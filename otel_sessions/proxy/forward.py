@@ -121,6 +121,8 @@ class Forwarder:
                 raise
             except UpstreamError as error:  # the answer has started, and is left incomplete, as it came
                 _trouble(error)
+            except (Refused, Stalled):
+                return  # so is the answer to a body that turns out wrong behind the head of its answer
         finally:
             call.close()
 

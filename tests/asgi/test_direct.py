@@ -1,21 +1,20 @@
 """Parts of a stream that come past `send`, outside any task: they are used and noted like all others. asyncio only."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import anyio
 import pytest
 
-from otel_sessions import Session, SessionConfig, SessionManager
+from otel_sessions import Session, SessionManager
 from otel_sessions.asgi import Message, Receive, Scope, Send, SessionLeaseMiddleware
 from otel_sessions.asgi._direct import DIRECT, direct
 from tests.exchanges import Client, http
-from tests.virtual import BACKENDS, Clock
+from tests.virtual import BACKENDS
 
 pytestmark = pytest.mark.anyio
 
-CONFIG = SessionConfig(max_sessions=200, cleanup_interval=50, max_idle_time=1000, drain_timeout=1)
 START: Message = {
     "type": "http.response.start",
     "status": 200,
@@ -29,17 +28,6 @@ COMMENT = b": ping\n\n"
 @pytest.fixture
 def anyio_backend() -> tuple[str, dict[str, Any]]:
     return "asyncio", BACKENDS["asyncio"]()
-
-
-@pytest.fixture
-async def manager(clock: Clock) -> AsyncIterator[SessionManager[None]]:
-    async with SessionManager(CONFIG, clock=clock) as manager:
-        yield manager
-
-
-@pytest.fixture
-async def session(manager: SessionManager[None]) -> Session[None]:
-    return await manager.create_session("s")
 
 
 class DirectClient(Client):

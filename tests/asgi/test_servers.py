@@ -9,6 +9,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from tests.processes import HOST, free_port, running, until_listens
+from tests.waiting import PATIENCE
 
 pytestmark = [pytest.mark.processes, pytest.mark.no_cover]
 
@@ -26,17 +27,22 @@ def test_a_session_lasts_over_requests_and_ends_with_the_server(server: str, tmp
     port = free_port()
     command = [sys.executable, "-m", *(word.format(port=port) for word in SERVERS[server])]
 
-    with running("server", command, tmp_path) as process, httpx2.Client(trust_env=False, timeout=10.0) as http:
+    with running("server", command, tmp_path) as process, httpx2.Client(trust_env=False, timeout=PATIENCE) as http:
         until_listens(port, process)
         first = http.get(f"http://{HOST}:{port}/")
         told = {"x-session-id": first.headers["x-session-id"]}
         second = http.get(f"http://{HOST}:{port}/", headers=told)
         unknown = http.get(f"http://{HOST}:{port}/", headers={"x-session-id": "unknown"})
-        with connect(f"ws://{HOST}:{port}/", additional_headers=told, proxy=None) as socket:
+        with connect(f"ws://{HOST}:{port}/", additional_headers=told, proxy=None, open_timeout=PATIENCE) as socket:
             socket.send("message")
-            said = socket.recv(10.0)
+            said = socket.recv(PATIENCE)
         with pytest.raises(InvalidStatus) as refused:
-            connect(f"ws://{HOST}:{port}/", additional_headers={"x-session-id": "unknown"}, proxy=None)
+            connect(
+                f"ws://{HOST}:{port}/",
+                additional_headers={"x-session-id": "unknown"},
+                proxy=None,
+                open_timeout=PATIENCE,
+            )
         process.terminate()
 
     assert (first.text, second.text, said) == ("1", "2", "message of 4")

@@ -1,6 +1,5 @@
 """Streams: what in them is a use of a session, when a silent one ends, and cookies that are sent again."""
 
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
@@ -9,29 +8,16 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from otel_sessions import ConfigError, Session, SessionConfig, SessionManager
+from otel_sessions import ConfigError, Session, SessionManager
 from otel_sessions.asgi import ASGIApp, Message, Receive, Scope, Send, SessionLeaseMiddleware, session_of
 from otel_sessions.asgi._events import Events
 from otel_sessions.matchers import CookieMatcher, HeaderMatcher, McpMatcher, SessionMatcher
 from tests.exchanges import Client, http, http_body, initializing
-from tests.virtual import Clock
 
 pytestmark = pytest.mark.anyio
 
-CONFIG = SessionConfig(max_sessions=200, cleanup_interval=50, max_idle_time=1000, drain_timeout=1)
 EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
 LAST: Message = {"type": "http.response.body", "body": b"", "more_body": False}
-
-
-@pytest.fixture
-async def manager(clock: Clock) -> AsyncIterator[SessionManager[None]]:
-    async with SessionManager(CONFIG, clock=clock) as manager:
-        yield manager
-
-
-@pytest.fixture
-async def session(manager: SessionManager[None]) -> Session[None]:
-    return await manager.create_session("s")
 
 
 class Saying:

@@ -15,6 +15,7 @@ from otel_sessions.demo.result.history import History, State
 from otel_sessions.demo.result.live import say, showing, sum_up
 from otel_sessions.demo.result.verdict import judge
 from otel_sessions.demo.result.view import View, binned, meter, sparkline
+from tests.screens import Screen
 
 from .histories import ALONE, CLIENTS, GOOD, LEAKING, OVER
 
@@ -121,7 +122,7 @@ class TestView:
     def test_every_figure_of_the_books_in_a_view_is_of_one_moment(
         self, state: State, drawn_by: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        said = drawn(state, 100, 60) if drawn_by == "view" else shown(Output(is_terminal=False), monkeypatch, state)
+        said = drawn(state, 100, 60) if drawn_by == "view" else shown(Screen(is_terminal=False), monkeypatch, state)
         ours, twin = table_of(said)
 
         assert (ours["created"], twin["created"]) == (14, 60)
@@ -192,23 +193,7 @@ class TestView:
         assert "burst: 8 of 16 cl… 15 s left" in drawn(RUNNING, width=28)
 
 
-class Output(io.StringIO):
-    """What stdout may be: a terminal or a pipe, in some encoding."""
-
-    def __init__(self, *, is_terminal: bool, encoding: str = "utf-8") -> None:
-        super().__init__()
-        self._is_terminal = is_terminal
-        self._encoding = encoding
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        return self._encoding
-
-    def isatty(self) -> bool:
-        return self._is_terminal
-
-
-def shown(output: Output, monkeypatch: pytest.MonkeyPatch, state: State = OVER, **environ: str) -> str:
+def shown(output: Screen, monkeypatch: pytest.MonkeyPatch, state: State = OVER, **environ: str) -> str:
     """Return what a run writes to stdout."""
     for name in ("NO_COLOR", "FORCE_COLOR", "COLORTERM", "COLUMNS", "LINES"):
         monkeypatch.delenv(name, raising=False)
@@ -223,7 +208,7 @@ def shown(output: Output, monkeypatch: pytest.MonkeyPatch, state: State = OVER, 
 
 class TestWhereItIsShown:
     def test_a_terminal_gets_a_screen_of_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        screen, _, after = shown(Output(is_terminal=True), monkeypatch).partition("\x1b[?1049l")
+        screen, _, after = shown(Screen(is_terminal=True), monkeypatch).partition("\x1b[?1049l")
 
         assert screen.startswith("\x1b[?1049h")
         assert "burst: 8 of 16 clients" in screen
@@ -232,16 +217,16 @@ class TestWhereItIsShown:
     @pytest.mark.parametrize(
         ("output", "environ"),
         [
-            (Output(is_terminal=False), {}),
-            (Output(is_terminal=False), {"FORCE_COLOR": "1"}),
-            (Output(is_terminal=True), {"TERM": "dumb"}),
-            (Output(is_terminal=True, encoding="ascii"), {}),
+            (Screen(is_terminal=False), {}),
+            (Screen(is_terminal=False), {"FORCE_COLOR": "1"}),
+            (Screen(is_terminal=True), {"TERM": "dumb"}),
+            (Screen(is_terminal=True, encoding="ascii"), {}),
         ],
         ids=["pipe", "pipe and colour forced", "dumb", "ascii"],
     )
     @pytest.mark.parametrize("state", [OVER, ALONE], ids=["both", "alone"])
     def test_anything_else_gets_plain_lines_of_less_than_80_columns(
-        self, output: Output, environ: dict[str, str], state: State, monkeypatch: pytest.MonkeyPatch
+        self, output: Screen, environ: dict[str, str], state: State, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         said = shown(output, monkeypatch, state, **environ)
 
@@ -251,14 +236,14 @@ class TestWhereItIsShown:
         assert max(map(len, said.splitlines())) < 80
 
     def test_what_stdout_has_no_characters_for_is_escaped(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        output = Output(is_terminal=False, encoding="ascii")
+        output = Screen(is_terminal=False, encoding="ascii")
         monkeypatch.setattr("sys.stdout", output)
         say("in /tmp/\u00e9")
 
         assert output.getvalue() == "in /tmp/\\xe9\n"
 
     def test_plain_lines_come_now_and_then(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        output = Output(is_terminal=False)
+        output = Screen(is_terminal=False)
         monkeypatch.setattr("sys.stdout", output)
         with showing(20.0, twin=True) as show:
             for tenths in range(200):

@@ -21,7 +21,7 @@ from otel_sessions import (
     SessionNotFound,
     SessionState,
 )
-from tests.doubles import Ends, Request, SlowHook
+from tests.doubles import CountingClock, Ends, Request, SlowHook
 from tests.virtual import BACKENDS, Clock, settle
 
 pytestmark = pytest.mark.anyio
@@ -196,25 +196,19 @@ class TestHolding:
                 assert pinned is session
 
     async def test_entering_and_leaving_read_the_clock_once_each(self) -> None:
-        readings = 0
-
-        def clock() -> float:
-            nonlocal readings
-            readings += 1
-            return float(readings)
-
+        clock = CountingClock()
         async with SessionManager(clock=clock) as manager:
             session = await manager.create_session()
-            before = readings
+            before = clock.readings
             with manager.pin(session.id):
-                assert readings == before + 1
-            assert readings == before + 2
+                assert clock.readings == before + 1
+            assert clock.readings == before + 2
             with manager.hold(session.id, print):
-                assert readings == before + 3
-            assert readings == before + 4
+                assert clock.readings == before + 3
+            assert clock.readings == before + 4
             async with manager.lease(session.id):
-                assert readings == before + 5
-            assert readings == before + 6
+                assert clock.readings == before + 5
+            assert clock.readings == before + 6
 
     @pytest.mark.parametrize("while_entering", [True, False])
     async def test_a_clock_that_raises_leaves_no_lease_behind(self, while_entering: bool) -> None:

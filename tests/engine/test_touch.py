@@ -6,6 +6,7 @@ import anyio
 import pytest
 
 from otel_sessions import EndReason, Session, SessionConfig, SessionManager
+from tests.doubles import CountingClock
 from tests.virtual import Clock
 
 pytestmark = pytest.mark.anyio
@@ -126,15 +127,9 @@ async def test_touch_of_an_unknown_id_is_none_inside_the_block_before_it_and_aft
 
 
 async def test_touch_reads_the_clock_once() -> None:
-    readings = 0
-
-    def clock() -> float:
-        nonlocal readings
-        readings += 1
-        return float(readings)
-
+    clock = CountingClock()
     async with SessionManager(clock=clock) as manager:
         session = await manager.create_session()
-        before = readings
+        before = clock.readings
         manager.touch(session.id)
-        assert readings == before + 1
+        assert clock.readings == before + 1

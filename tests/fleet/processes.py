@@ -137,15 +137,6 @@ async def create(process: Process, number: int) -> list[Session[None]]:
     return [await process.manager.create_session() for _ in range(number)]
 
 
-async def until(happened: Callable[[], bool]) -> None:
-    """Let virtual time pass until something has happened."""
-    for _ in range(20_000):
-        if happened():
-            return
-        await anyio.sleep(0.01)
-    raise AssertionError("it did not happen in 200 seconds")
-
-
 def books(server: Server) -> Counter[str]:
     """Return what the store has counted in all shards, with `active` for the records."""
     total = Counter[str]()

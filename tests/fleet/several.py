@@ -1,8 +1,11 @@
 """Workers that share a port, under the servers that start workers, and what tests ask them."""
 
 import contextlib
+import os
+import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +55,42 @@ def workers_under(
 
 def sockets_in(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.sock"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Killed:
+    """A worker that was killed: its process, the clients of all workers, and the sockets before and after."""
+
+    url: str
+    victim: int
+    clients: list[tuple[dict[str, str], dict[str, Any]]]
+    before: list[Path]
+    after: list[Path]
+
+    @property
+    def lost(self) -> list[dict[str, Any]]:
+        """What the clients of the victim were told of their sessions."""
+        return [made for _, made in self.clients if made["process"] == self.victim]
+
+    def check_the_others(self) -> None:
+        """Each client of the victim has a new session elsewhere, and all others have theirs."""
+        for headers, made in self.clients:
+            answer = asked(f"{self.url}/items/a", headers=headers)
+            if made["process"] == self.victim:
+                assert answer.json()["process"] != self.victim
+                assert "set-cookie" in answer.headers
+            else:
+                assert answer.json() == made
+
+
+def killed_one(url: str, folder: Path) -> Killed:
+    """Kill the worker of the first of twelve clients, and wait until another worker has started in its place."""
+    clients = [opened(url) for _ in range(12)]
+    victim: int = clients[0][1]["process"]
+    before = sockets_in(folder / "workers")
+    os.kill(victim, signal.SIGKILL)
+    after = until(lambda: sockets_in(folder / "workers"), lambda now: len(now) == WORKERS and now != before)
+    return Killed(url=url, victim=victim, clients=clients, before=before, after=after)
 
 
 def asked(url: str, method: str = "GET", **settings: Any) -> httpx2.Response:

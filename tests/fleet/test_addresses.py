@@ -64,6 +64,7 @@ def test_an_address_is_a_url_or_a_unix_socket(text: str, address: dict[str, obje
     [
         *("", "10.0.0.7:9001", "ftp://10.0.0.7", "http://", "http://x:0", "http://x:70000", "http://x:y", "unix:"),
         *("http://a b", "http://a@b", "http://a/?b", "http://a/#b", "http://[::1", "http://ä", "http://a\n"),
+        *("http://a..b", "http://" + "a" * 64, 'http://a"b', "http://*"),
     ],
 )
 def test_what_is_no_address_is_refused(text: str) -> None:

@@ -11,6 +11,7 @@ from websockets.exceptions import InvalidStatus
 
 from otel_sessions.asgi import ASGIApp, Receive, Send
 from otel_sessions.matchers import HeaderMatcher
+from tests.waiting import PATIENCE
 
 from .apps import Process, fleet_of, free_socket, served
 
@@ -133,7 +134,7 @@ async def test_an_app_that_is_cancelled_does_not_lose_its_session() -> None:
 
 async def refused(process: Process, path: str, session: dict[str, str]) -> int:
     with pytest.raises(InvalidStatus) as refusal:
-        await connect(f"ws{process.url[4:]}{path}", additional_headers=session, proxy=None)
+        await connect(f"ws{process.url[4:]}{path}", additional_headers=session, proxy=None, open_timeout=PATIENCE)
     return refusal.value.response.status_code
 
 

@@ -15,6 +15,7 @@ from otel_sessions._telemetry import signals as table
 from otel_sessions.asgi import ASGIApp, Receive, Send
 from otel_sessions.matchers import HeaderMatcher
 from tests.signals import Signals, context_of
+from tests.waiting import PATIENCE
 
 from .apps import Fleet, Process, fleet_of, free_socket, served, url_of
 
@@ -235,7 +236,9 @@ class TestSpans:
     async def test_a_websocket_is_a_get_with_the_status_of_its_handshake(self, signals: Signals) -> None:
         async with reporting(signals) as fleet:
             headers = {"x-session-id": await opened(fleet["w1"])}
-            async with connect(f"ws{fleet['w2'].url[4:]}/", additional_headers=headers, proxy=None) as socket:
+            async with connect(
+                f"ws{fleet['w2'].url[4:]}/", additional_headers=headers, proxy=None, open_timeout=PATIENCE
+            ) as socket:
                 await socket.wait_closed()
 
         for span in spans(signals):

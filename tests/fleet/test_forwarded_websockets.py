@@ -10,6 +10,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from otel_sessions import Peer
 from otel_sessions.asgi import SESSION, ASGIApp, Receive, Send
 from otel_sessions.matchers import HeaderMatcher
+from tests.waiting import PATIENCE
 
 from .apps import HOST, Process, fleet_of, free_socket, served, url_of
 
@@ -52,7 +53,13 @@ async def opened(process: Process) -> str:
 
 def socket_to(process: Process, session_id: str, path: str = "/", **settings: Any) -> connect:
     headers = {"x-session-id": session_id}
-    return connect(f"ws{process.url.removeprefix('http')}{path}", additional_headers=headers, proxy=None, **settings)
+    return connect(
+        f"ws{process.url.removeprefix('http')}{path}",
+        additional_headers=headers,
+        proxy=None,
+        **settings,
+        open_timeout=PATIENCE,
+    )
 
 
 async def closed(socket: ClientConnection) -> tuple[int | None, str | None]:

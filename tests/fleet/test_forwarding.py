@@ -16,7 +16,7 @@ from otel_sessions.asgi._leaving import LEAVING
 from otel_sessions.asgi._repeated import REPEATED, Repeated
 from otel_sessions.matchers import CookieMatcher, HeaderMatcher, McpMatcher
 from tests.exchanges import INITIALIZE, Client, http, http_body
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, until_succeeds
 
 from .apps import HOST, Process, fleet_of, free_socket, replace, served, url_of
 
@@ -270,15 +270,19 @@ async def test_an_owner_that_gives_a_sign_of_life_may_take_its_time() -> None:
 
     async with fleet_of(slow, HeaderMatcher, patience=1.0) as fleet:
         session_id = await opened(fleet["w1"])
-        asking = asyncio.create_task(asked(fleet["w2"], session_id, path="/slow"))
-        await asyncio.sleep(2.5)  # two signs of life
-        assert not asking.done()
-        asked_again.set()
-        assert (await asking).text == "w1"
+
+        async def takes_its_time() -> bool:
+            asked_again.clear()
+            asking = asyncio.create_task(asked(fleet["w2"], session_id, path="/slow"))
+            await asyncio.wait([asking], timeout=2.5)  # two signs of life
+            asked_again.set()
+            return (await asking).text == "w1"
+
+        await until_succeeds(takes_its_time)
 
 
 async def test_a_sign_of_life_may_be_anything_that_is_said() -> None:
-    said = asyncio.Event()
+    said = asyncio.Queue[None]()
 
     async def mutter(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -286,7 +290,7 @@ async def test_a_sign_of_life_may_be_anything_that_is_said() -> None:
             await reader.read()
         else:
             writer.write(b"no HTTP at all\r\n\r\n")
-            said.set()
+            said.put_nowait(None)
         writer.close()
 
     server = await asyncio.start_server(mutter, HOST, 0)
@@ -294,12 +298,18 @@ async def test_a_sign_of_life_may_be_anything_that_is_said() -> None:
         url = f"http://{HOST}:{server.sockets[0].getsockname()[1]}"
         async with fleet_of(telling, HeaderMatcher, addresses={"w1": url}, patience=1.0) as fleet:
             session_id = await opened(fleet["w1"])
-            asking = asyncio.create_task(asked(fleet["w2"], session_id, path="/slow"))
-            await said.wait()
-            said.clear()
-            await said.wait()  # it was believed, and so it was asked once more
-            assert not asking.done()
-            asking.cancel()
+
+            async def is_believed() -> bool:
+                asking = asyncio.create_task(asked(fleet["w2"], session_id, path="/slow"))
+                first, second = (asyncio.create_task(said.get()) for _ in range(2))
+                await asyncio.wait([asking, second], return_when=asyncio.FIRST_COMPLETED)
+                was_asked_once_more = second.done() and not asking.done()
+                for task in (asking, first, second):
+                    task.cancel()
+                await asyncio.gather(asking, first, second, return_exceptions=True)
+                return was_asked_once_more
+
+            await until_succeeds(is_believed)
 
 
 async def test_an_owner_that_breaks_off_before_it_answers_is_503() -> None:
@@ -550,8 +560,16 @@ async def test_any_word_of_an_owner_is_a_sign_of_life(last_words: bytes) -> None
     async with server:
         url = f"http://{HOST}:{server.sockets[0].getsockname()[1]}"
         async with fleet_of(telling, HeaderMatcher, addresses={"w1": url}, patience=0.05) as fleet:
-            assert (await asked(fleet["w2"], await opened(fleet["w1"]))).status_code == 503
-            assert questions >= 3
+            session_id = await opened(fleet["w1"])
+
+            async def is_asked_until_it_ends() -> bool:
+                nonlocal questions
+                questions = 0
+                go_on.clear()
+                assert (await asked(fleet["w2"], session_id)).status_code == 503
+                return questions >= 3
+
+            await until_succeeds(is_asked_until_it_ends)
 
 
 async def test_the_ways_to_peers_and_the_warnings_are_bounded(

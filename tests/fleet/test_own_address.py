@@ -1,6 +1,7 @@
 """The address that a process of a fleet with a store chooses for itself: wrong ones, and the life of its listener."""
 
 import contextlib
+import errno
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -98,14 +99,19 @@ def test_a_folder_that_others_may_open_is_refused_at_once(folder: Path) -> None:
 def test_without_a_folder_the_sockets_are_in_the_folder_for_running_programs(
     monkeypatch: pytest.MonkeyPatch, variable: str | None, expected: str
 ) -> None:
-    made: list[Path] = []
+    wanted: list[Path] = []
+
+    def refuse(path: Path, **_: object) -> None:
+        wanted.append(path)
+        raise PermissionError(errno.EACCES, "it is not ours")
+
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
-    monkeypatch.setattr(Path, "mkdir", lambda path, **_: made.append(path))
+    monkeypatch.setattr(Path, "mkdir", refuse)
     if variable is not None:
         monkeypatch.setenv("XDG_RUNTIME_DIR", variable)
-    with pytest.raises(ConfigError, match="cannot be used"):  # nothing was made
+    with pytest.raises(ConfigError, match="cannot be used"):
         fleet(NOWHERE, address="auto")
-    assert made == [Path(expected)]
+    assert wanted == [Path(expected)]
 
 
 async def test_each_process_has_a_private_socket_of_its_own_for_as_long_as_it_runs(

@@ -7,8 +7,9 @@ from otel_sessions import Here, Peer, PeerUnavailable, StoreUnavailable
 from otel_sessions._core.ids import hinted
 from otel_sessions._core.words import LookupOutcome
 from otel_sessions.fleet.members import Members
-from tests.fleet.processes import KEYS, LEASE, SECRET, Process, create, new_process, process, until
+from tests.fleet.processes import KEYS, LEASE, SECRET, Process, create, new_process, process
 from tests.fleet.valkey import Server
+from tests.waiting import until_happened
 
 pytestmark = pytest.mark.anyio
 
@@ -114,7 +115,7 @@ async def test_the_session_of_a_process_that_is_gone_leads_nowhere(server: Serve
             assert await other.manager.locate("upstream-1") == peer(one)
             one.wire.is_cut = True
         await anyio.sleep(LEASE)
-        await until(lambda: other.fleet.state().living == 1)
+        await until_happened(lambda: other.fleet.state().living == 1)
 
         assert await other.manager.locate("upstream-2") is None
 

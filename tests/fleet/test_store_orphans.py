@@ -6,8 +6,9 @@ import pytest
 from otel_sessions import SessionConfig
 from otel_sessions._core.words import OrphanOutcome
 from otel_sessions.fleet import Orphan
-from tests.fleet.processes import KEYS, LEASE, Orphans, balance, books, create, process, until
+from tests.fleet.processes import KEYS, LEASE, Orphans, balance, books, create, process
 from tests.fleet.valkey import Server
+from tests.waiting import until_happened
 
 pytestmark = pytest.mark.anyio
 
@@ -119,7 +120,7 @@ async def test_a_survivor_that_dies_amid_its_hooks_leaves_them_to_the_next(serve
         async with process(server, on_orphan=first) as survivor, process(server) as dead:
             await create(dead, 2)
             other.wire.is_cut = dead.wire.is_cut = True
-            await until(lambda: bool(first.seen))
+            await until_happened(lambda: bool(first.seen))
             survivor.wire.is_cut = True
             other.wire.is_cut = False
         await anyio.sleep(5 * LEASE)
@@ -139,7 +140,7 @@ async def test_an_orphan_that_was_settled_too_late_is_counted_as_another_s(serve
         async with process(server) as dead:
             await create(dead, 1)
             other.wire.is_cut = dead.wire.is_cut = True
-            await until(lambda: bool(orphans.seen))
+            await until_happened(lambda: bool(orphans.seen))
             survivor.wire.broken = "settle"
             other.wire.is_cut = False
             await anyio.sleep(4 * LEASE)
@@ -162,7 +163,7 @@ async def test_an_orphan_whose_epoch_is_buried_is_counted_as_another_s(server: S
         async with process(server) as dead:
             await create(dead, 1)
             other.wire.is_cut = dead.wire.is_cut = True
-            await until(lambda: bool(orphans.seen))
+            await until_happened(lambda: bool(orphans.seen))
             other.wire.is_cut = False
             await anyio.sleep(1)
             for shard in range(2):  # as if another claimer had been quicker

@@ -22,10 +22,10 @@ from tests.fleet.processes import (
     new_process,
     process,
     store_time,
-    until,
 )
 from tests.fleet.valkey import Server
 from tests.virtual import Clock, VirtualLoop, settle
+from tests.waiting import until_happened
 
 pytestmark = pytest.mark.anyio
 
@@ -260,7 +260,7 @@ def test_after_a_loop_that_died_amid_a_call_the_manager_runs_again(server: Serve
         one[0].clock.follow_running_loop()
         async with one[0].manager:
             await create(one[0], 1)
-            await until(lambda: books(server)["orphaned"] > 0 and books(server)["active"] == 1)
+            await until_happened(lambda: books(server)["orphaned"] > 0 and books(server)["active"] == 1)
 
     for story in (die, live):
         loop = VirtualLoop()

@@ -44,6 +44,12 @@ def test_sentinels_have_a_default_port_of_their_own() -> None:
         ("valkey://u:secret@a:x", "a port"),
         ("valkey://u:secret@a:\u0661", "a port"),
         ("valkey://u:secret@a/x", "a database"),
+        ("valkey://u:secret@a:" + "1" * 5000, "a port"),
+        ("valkey://u:secret@a/" + "1" * 5000, "a database"),
+        ("valkey://u:secret@a/\u0661", "a database"),
+        ("valkey://u:secret@a..b", "a host is missing"),
+        ("valkey://u:secret@" + "\xe4" * 80, "a host is missing"),
+        ("valkey://u:secret@[::g]", "a host is missing"),
     ],
 )
 def test_a_wrong_url_is_named_without_its_credentials(url: str, why: str) -> None:

@@ -1,7 +1,5 @@
 """Workers that share a port, one cap and a real store: each has a listener of its own, under every server."""
 
-import os
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +11,7 @@ from tests.waiting import until
 
 from .real import books as stored
 from .servers import Program
-from .several import SERVERS, WORKERS, asked, books, opened, sockets_in, workers_under
+from .several import SERVERS, asked, books, killed_one, opened, sockets_in, workers_under
 
 pytestmark = pytest.mark.processes
 
@@ -53,22 +51,12 @@ def test_a_request_at_any_worker_is_served_by_the_worker_that_has_its_session(
 
 def test_sessions_of_a_killed_worker_are_ended_by_others_and_its_socket_goes(valkey: Program, tmp_path: Path) -> None:
     with members_under("uvicorn", tmp_path, valkey, lease=SHORT) as (url, _):
-        clients = [opened(url) for _ in range(12)]
-        victim = clients[0][1]["process"]
-        lost = [made["hint"] for _, made in clients if made["process"] == victim]
-        before = sockets_in(tmp_path / "workers")
-        os.kill(victim, signal.SIGKILL)
-        after = until(lambda: sockets_in(tmp_path / "workers"), lambda now: len(now) == WORKERS and now != before)
-        assert {path.stem for path in before} - {path.stem for path in after} == set(lost)
+        killed = killed_one(url, tmp_path)
+        lost = [made["hint"] for made in killed.lost]
+        assert {path.stem for path in killed.before} - {path.stem for path in killed.after} == set(lost)
         until(lambda: stored(valkey), lambda found: found["orphaned"] == len(lost))
         ended = [line.split() for line in (tmp_path / "orphans").read_text().splitlines()]
         assert sorted({session_id.partition(".")[0] for _, session_id in ended}) == sorted(set(lost))
         assert len({session_id for _, session_id in ended}) == len(lost)
-        assert str(victim) not in {process for process, _ in ended}
-        for headers, made in clients:
-            answer = asked(f"{url}/items/a", headers=headers)
-            if made["process"] == victim:
-                assert answer.json()["process"] != victim
-                assert "set-cookie" in answer.headers
-            else:
-                assert answer.json() == made
+        assert str(killed.victim) not in {process for process, _ in ended}
+        killed.check_the_others()

@@ -22,7 +22,7 @@ from tests.fleet.member import fleet
 from tests.fleet.processes import books
 from tests.fleet.servers import Program
 from tests.fleet.valkey import Server
-from tests.waiting import until_happened
+from tests.waiting import PATIENCE, until_happened
 
 pytestmark = [
     pytest.mark.anyio,
@@ -177,7 +177,7 @@ async def test_a_request_at_the_wrong_process_is_answered_by_the_owner(valkey: P
         managers[1],
         served(apps[0], sockets[0]) as one,
         served(apps[1], sockets[1]) as other,
-        httpx2.AsyncClient() as client,
+        httpx2.AsyncClient(timeout=PATIENCE) as client,
     ):
         first = await client.get(one)
         second = await client.get(other, headers={"cookie": first.headers["set-cookie"].partition(";")[0]})

@@ -1,15 +1,14 @@
 """Workers that share a port: each of them finds every session, under the servers that start workers."""
 
-import os
 import signal
 from pathlib import Path
 
 import pytest
 from websockets.sync.client import connect
 
-from tests.waiting import until
+from tests.waiting import PATIENCE
 
-from .several import SERVERS, WORKERS, asked, books, opened, sockets_in, workers_under
+from .several import SERVERS, asked, books, killed_one, opened, sockets_in, workers_under
 
 pytestmark = pytest.mark.processes
 
@@ -37,7 +36,7 @@ def test_a_websocket_and_a_mounted_app_are_reached_through_every_worker(tmp_path
         for _ in range(8):
             assert asked(f"{url}/inside/items/a", headers=headers).json() == made
             there = f"ws{url.removeprefix('http')}/inside/echo"
-            with connect(there, additional_headers=headers, proxy=None) as socket:
+            with connect(there, additional_headers=headers, proxy=None, open_timeout=PATIENCE) as socket:
                 assert socket.recv() == f'{{"process":{made["process"]}}}'
                 socket.send("hello")
                 assert socket.recv() == "hello"
@@ -45,18 +44,7 @@ def test_a_websocket_and_a_mounted_app_are_reached_through_every_worker(tmp_path
 
 def test_sessions_of_a_killed_worker_are_gone_and_its_socket_goes_with_the_next_start(tmp_path: Path) -> None:
     with workers_under("uvicorn", tmp_path) as (url, _):
-        clients = [opened(url) for _ in range(12)]
-        victim = clients[0][1]["process"]
-        before = sockets_in(tmp_path / "workers")
-        os.kill(victim, signal.SIGKILL)
-        until(lambda: sockets_in(tmp_path / "workers"), lambda now: len(now) == WORKERS and now != before)
-        for headers, made in clients:
-            answer = asked(f"{url}/items/a", headers=headers)
-            if made["process"] == victim:
-                assert answer.json()["process"] != victim
-                assert "set-cookie" in answer.headers
-            else:
-                assert answer.json() == made
+        killed_one(url, tmp_path).check_the_others()
 
 
 def test_workers_that_end_in_order_leave_no_socket(tmp_path: Path) -> None:

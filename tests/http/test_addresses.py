@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from otel_sessions import ConfigError
-from otel_sessions._http.addresses import client_name, is_address, read_address, read_network
+from otel_sessions._http.addresses import client_name, is_address, is_host, read_address, read_network
 from otel_sessions.asgi import client_address
 
 PROXIES = ["10.0.0.0/8", "2001:db8:ffff::/48"]
@@ -239,3 +239,28 @@ class TestClientsOfRequests:
         assert one == same != other
         assert hash(one) == hash(same)
         assert pickle.loads(pickle.dumps(one)) == one  # noqa: S301  # made here
+
+
+class TestHosts:
+    """At which hosts a server can be."""
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            *("h", "127.0.0.1", "::1", "::", "2001:db8::1", "fe80::1%eth0", "gateway", "a.b.c", "a.b.", "my_app_1"),
+            *("xn--bcher-kva.example", "bücher.example", "a" * 63, ".".join(["a" * 63] * 3)),
+        ],
+    )
+    def test_addresses_and_names_are_hosts(self, text: str) -> None:
+        assert is_host(text)
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            *("", ".", "a..b", ".a", "a b", "a\tb", "a\0b", 'a"b', "a/b", "a@b", "*", "[::1]", "::g", "1:2", "a:80"),
+            *("a" * 64, "ä" * 80, "ä..b", ".".join(["a" * 63] * 5), "a" * 100_000, "\ud800"),
+        ],
+        ids=lambda text: repr(text)[:30],
+    )
+    def test_what_no_server_can_have_is_no_host(self, text: str) -> None:
+        assert not is_host(text)

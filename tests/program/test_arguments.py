@@ -7,6 +7,8 @@ import pytest
 from otel_sessions._core.options import NotTaken
 from otel_sessions._program.arguments import LISTENER, PLAIN_ADDRESS_OR_OFF, SERVER
 
+NO_HOSTS = ["a b", "a..b", "a" * 64, "ä" * 80, "[v1.x y]", 'a"b']
+
 
 @pytest.mark.parametrize(
     ("text", "address"),
@@ -21,7 +23,9 @@ def test_a_listener_is_a_host_and_a_port_or_a_path(text: str, address: object) -
     assert LISTENER.take_text(text) == address
 
 
-@pytest.mark.parametrize("text", ["unix:", "unix: ", "unix:/a\0b", "::1", "8080", "h:99999", "/run/a"])
+@pytest.mark.parametrize(
+    "text", ["unix:", "unix: ", "unix:/a\0b", "::1", "8080", "h:99999", "/run/a", *(f"{host}:80" for host in NO_HOSTS)]
+)
 def test_what_is_no_listener_is_refused(text: str) -> None:
     with pytest.raises(NotTaken, match=r"^takes (HOST:PORT or unix:PATH|a path after unix:)"):
         LISTENER.take_text(text)
@@ -47,6 +51,10 @@ def test_a_server_is_a_url_or_a_path(text: str) -> None:
         ("/run/a", "takes a URL that starts with http:// or https://, or unix:PATH"),
         ("http+unix://a", "takes a URL that starts with http:// or https://, or unix:PATH"),
         ("http://ada:secret@h", "takes a URL with only a scheme, a host, a port and a path, or unix:PATH"),
+        *(
+            (f"http://{host}", "takes a URL with only a scheme, a host, a port and a path, or unix:PATH")
+            for host in NO_HOSTS
+        ),
     ],
 )
 def test_what_is_no_server_is_refused_without_repeating_it(text: str, says: str) -> None:

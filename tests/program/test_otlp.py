@@ -12,6 +12,7 @@ from otel_sessions._program.exporters import require_exporters
 from otel_sessions._program.otlp import LostTelemetry
 from otel_sessions.cli import main
 from tests.processes import clean_environ, killed_late
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.no_cover
 
@@ -215,7 +216,7 @@ def test_no_program_starts_with_an_endpoint_that_means_another_host(command: lis
         [sys.executable, "-m", f"otel_sessions.{module}", *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
         env={**clean_environ(), "OTEL_EXPORTER_OTLP_ENDPOINT": "http://ada:123/s3cret@collector"},
     )

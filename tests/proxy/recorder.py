@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.processes import HOST
+from tests.waiting import PATIENCE
 
 OK: Final = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
@@ -108,7 +109,7 @@ def _read(handler: socketserver.StreamRequestHandler) -> Seen | None:
     return Seen(line=line.rstrip("\r\n"), headers=headers, body=body)
 
 
-def talk(port: int, *parts: bytes, seconds: float = 20) -> bytes:
+def talk(port: int, *parts: bytes, seconds: float = PATIENCE) -> bytes:
     """Send bytes as they are, each part in a segment of its own, and return all that is said until the other closes."""
     with socket.create_connection((HOST, port), seconds) as connection:
         said = b""
@@ -117,6 +118,17 @@ def talk(port: int, *parts: bytes, seconds: float = 20) -> bytes:
         while more := connection.recv(65536):
             said += more
         return said
+
+
+def heard(connection: socket.socket, end: bytes) -> bytes:
+    """Return what comes, up to the part that brings these bytes."""
+    connection.settimeout(PATIENCE)
+    said = b""
+    while end not in said:
+        more = connection.recv(65536)
+        assert more, said
+        said += more
+    return said
 
 
 def statuses(said: bytes) -> list[int]:

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.processes import HOST
+from tests.waiting import PATIENCE
 
 from .conftest import start_proxy
-from .recorder import Recorder, statuses, talk
+from .recorder import Recorder, heard, statuses, talk
 
 pytestmark = pytest.mark.processes
 
@@ -80,25 +81,15 @@ def before(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     with socket.create_server((HOST, 0)) as upstream:
         url = f"http://{HOST}:{upstream.getsockname()[1]}"
         with start_proxy(tmp_path_factory.mktemp("before"), url, "--loop", request.param) as proxy:
-            upstream.settimeout(20)
+            upstream.settimeout(PATIENCE)
             yield int(proxy.url.rsplit(":", 1)[1]), upstream
-
-
-def heard(connection: socket.socket, end: bytes) -> bytes:
-    connection.settimeout(20)
-    said = b""
-    while end not in said:
-        more = connection.recv(65536)
-        assert more, said
-        said += more
-    return said
 
 
 def test_an_answer_that_comes_before_the_body_has_ended_reaches_its_client_at_once(
     before: Before,
 ) -> None:
     port, upstream = before
-    with socket.create_connection((HOST, port), 20) as client:
+    with socket.create_connection((HOST, port), PATIENCE) as client:
         client.sendall(b"POST /large HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 1000)
         with upstream.accept()[0] as behind:
             heard(behind, b"\r\n\r\n")
@@ -113,7 +104,7 @@ def test_a_request_that_meets_a_closing_connection_is_sent_once_more_if_it_may_b
 ) -> None:
     port, upstream = before
     request = method + b" /x HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n"
-    with socket.create_connection((HOST, port), 20) as client:
+    with socket.create_connection((HOST, port), PATIENCE) as client:
         client.sendall(b"GET /first HTTP/1.1\r\nHost: h\r\n\r\n")
         with upstream.accept()[0] as kept:
             heard(kept, b"\r\n\r\n")

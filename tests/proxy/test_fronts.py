@@ -19,7 +19,7 @@ from tests.waiting import PATIENCE, until
 
 from .conftest import Origin, Proxy, start_proxy
 from .fronts import FRONTS, address, program, started
-from .recorder import Recorder, Seen, statuses
+from .recorder import Recorder, Seen, heard, statuses
 
 pytestmark = pytest.mark.processes
 
@@ -86,16 +86,6 @@ def asked(port: int, path: str, sender: str = HOST, **headers: str) -> bytes:
         said = b""
         while more := connection.recv(65536):
             said += more
-    return said
-
-
-def heard(connection: socket.socket, end: bytes) -> bytes:
-    """Return what comes up to some bytes."""
-    said = b""
-    while end not in said:
-        more = connection.recv(65536)
-        assert more, said
-        said += more
     return said
 
 
@@ -180,7 +170,7 @@ def test_a_client_that_leaves_its_stream_at_the_front_is_noticed_at_the_back(cha
 
 def test_a_websocket_passes_and_so_does_the_code_of_its_close(chain: StartChain, origin: Origin) -> None:
     async def story(port: int) -> None:
-        async with connect(f"ws://{HOST}:{port}/echo", proxy=None) as client:
+        async with connect(f"ws://{HOST}:{port}/echo", proxy=None, open_timeout=PATIENCE) as client:
             for message in ("text: ä", b"\x00\xff", "x" * MIB):
                 await client.send(message)
                 assert await client.recv() == message

@@ -270,7 +270,7 @@ def answers(path: Path, process: Running) -> bool:
 
 
 async def echo_once(proxy: Proxy) -> str | bytes:
-    async with connect(f"{proxy.url.replace('http', 'ws')}/echo", proxy=None) as client:
+    async with connect(f"{proxy.url.replace('http', 'ws')}/echo", proxy=None, open_timeout=PATIENCE) as client:
         await client.send("hello")
         return await client.recv()
 
@@ -296,7 +296,10 @@ class TestUnixSocketUpstreams:
         location = b"HTTP/1.1 302 Found\r\nlocation: http://localhost/there\r\ncontent-length: 0\r\n\r\n"
         upstream = Recorder({"/here": location}, folder / "u")
         flags = ("--loop", loop, "--rewrite-host", "--allow-host", "app.example")
-        with start_proxy(tmp_path, upstream.url, *flags) as proxy, httpx2.Client(trust_env=False) as http:
+        with (
+            start_proxy(tmp_path, upstream.url, *flags) as proxy,
+            httpx2.Client(trust_env=False, timeout=PATIENCE) as http,
+        ):
             answer = http.get(f"{proxy.url}/here", headers={"host": "app.example"}, timeout=PATIENCE)
         upstream.close()
 
@@ -307,7 +310,7 @@ class TestUnixSocketUpstreams:
     @on_both_loops
     def test_an_upstream_whose_path_is_not_there_is_a_502(self, folder: Path, tmp_path: Path, loop: str) -> None:
         with start_proxy(tmp_path, f"unix:{folder / 'no'}", "--loop", loop) as proxy:
-            with httpx2.Client(trust_env=False) as http:
+            with httpx2.Client(trust_env=False, timeout=PATIENCE) as http:
                 gone = http.get(f"{proxy.url}/x", timeout=PATIENCE)
             upstream = Recorder({"/x": OK}, folder / "no")
             until_answers(f"{proxy.url}/x", proxy.process)

@@ -68,7 +68,7 @@ class Server:
     url: str
 
     def sessions(self) -> int:
-        count: int = httpx2.get(f"{self.url}/sessions", trust_env=False).json()["sessions"]
+        count: int = httpx2.get(f"{self.url}/sessions", trust_env=False, timeout=PATIENCE).json()["sessions"]
         return count
 
 

@@ -98,7 +98,7 @@ def test_an_event_stream_and_a_websocket_pass_through_the_wrong_proxy(origin: Or
         with http.stream("GET", f"{fleet['w2'].url}/events", headers={"cookie": cookie}) as stream:
             assert next(stream.iter_lines()) == "id: 1"
         url = f"ws{fleet['w2'].url.removeprefix('http')}/echo"
-        with connect(url, additional_headers={"cookie": cookie}, proxy=None) as socket:
+        with connect(url, additional_headers={"cookie": cookie}, proxy=None, open_timeout=PATIENCE) as socket:
             assert isinstance(socket, ClientConnection)
             socket.send("x" * 100_000)
             assert socket.recv() == "x" * 100_000
@@ -124,7 +124,10 @@ def test_peers_pass_on_over_tls_and_take_nothing_without_it(origin: Origin, tmp_
         http.cookies.clear()
         assert "set-cookie" not in http.get(f"{fleet['w2'].url}/a", headers={"cookie": cookie}).headers
         with connect(
-            f"ws{fleet['w2'].url.removeprefix('http')}/echo", additional_headers={"cookie": cookie}, proxy=None
+            f"ws{fleet['w2'].url.removeprefix('http')}/echo",
+            additional_headers={"cookie": cookie},
+            proxy=None,
+            open_timeout=PATIENCE,
         ) as socket:
             socket.send("hello")
             assert socket.recv() == "hello"
@@ -161,7 +164,7 @@ def test_the_address_of_peers_takes_only_what_they_sign(
     answer = http.post(f"{private}/mcp", content=INITIALIZE, headers={**MCP, "mcp-session-id": session_id, **headers})
     assert answer.status_code == 403
     with pytest.raises(InvalidStatus) as refused:
-        connect(f"ws{private.removeprefix('http')}/echo", additional_headers=headers, proxy=None)
+        connect(f"ws{private.removeprefix('http')}/echo", additional_headers=headers, proxy=None, open_timeout=PATIENCE)
     assert refused.value.response.status_code == 403
 
 

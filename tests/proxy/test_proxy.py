@@ -21,6 +21,7 @@ from otel_sessions._program.sockets import listen
 from otel_sessions.proxy import Peer, Proxy, Settings, Trust
 from otel_sessions.proxy.options import PROXY_OPTIONS
 from tests.exchanges import INITIALIZE
+from tests.waiting import PATIENCE
 
 from .conftest import Origin
 
@@ -42,7 +43,7 @@ def settings(origin: Origin, **values: typing.Any) -> Settings:
 
 async def initialize(proxy: Proxy) -> httpx2.Response:
     host, port = proxy.address
-    async with httpx2.AsyncClient(trust_env=False) as http:
+    async with httpx2.AsyncClient(trust_env=False, timeout=PATIENCE) as http:
         return await http.post(
             f"http://{host}:{port}/mcp", content=INITIALIZE, headers={"content-type": "application/json"}
         )
@@ -115,7 +116,7 @@ class TestInABlock:
         host, port = health.getsockname()[:2]
         async with Proxy(settings(origin), listener=listener, health=health) as proxy:
             assert proxy.address == listener.getsockname()[:2]
-            async with httpx2.AsyncClient(trust_env=False) as http:
+            async with httpx2.AsyncClient(trust_env=False, timeout=PATIENCE) as http:
                 said = (await http.get(f"http://{host}:{port}/healthz")).json()
         assert said == {"status": "ok", "active": 0, "created": 0}
         assert listener.fileno() == health.fileno() == -1

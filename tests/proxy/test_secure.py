@@ -26,6 +26,7 @@ from tests.waiting import NEVER, PATIENCE, until
 
 from .certificates import Files, issued, trusting, written
 from .conftest import Origin, Proxy, start_proxy
+from .readers import Reading, read_slowly
 from .recorder import Recorder, statuses
 
 pytestmark = [pytest.mark.processes, pytest.mark.no_cover]
@@ -33,6 +34,8 @@ pytestmark = [pytest.mark.processes, pytest.mark.no_cover]
 AUTHORITY = trustme.CA()
 TRUSTING = trusting(AUTHORITY)
 LARGE = 16 * 1024 * 1024
+IDLE = 5
+"""Seconds: the deadline of clients and upstreams that are idle, where a test waits for it."""
 ASK = b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n"
 ANSWERS = {"/large": b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % LARGE + bytes(LARGE)}
 LAST = b"GET /large HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
@@ -103,7 +106,7 @@ def hasty(request: pytest.FixtureRequest, origin: Origin, tmp_path_factory: pyte
 @pytest.fixture(scope="module", params=["uvloop", "asyncio"])
 def stuck(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     """A proxy that leaves a client early that takes nothing."""
-    upstream, flags = Recorder(ANSWERS), ("--loop", request.param, "--head-timeout", NEVER, "--idle-timeout", "5")
+    upstream, flags = Recorder(ANSWERS), ("--loop", request.param, "--head-timeout", NEVER, "--idle-timeout", str(IDLE))
     with fronted(tmp_path_factory.mktemp("stuck"), upstream.url, *flags) as front:
         yield front
         assert "Traceback" not in front.proxy.process.said()
@@ -135,7 +138,7 @@ class TestWhatPasses:
     def test_websockets_pass(self, front: Front) -> None:
         async def story() -> None:
             url = front.url.replace("https", "wss")
-            async with connect(f"{url}/echo", ssl=TRUSTING, proxy=None, max_size=None) as client:
+            async with connect(f"{url}/echo", ssl=TRUSTING, proxy=None, max_size=None, open_timeout=PATIENCE) as client:
                 for message in ("hello", b"x" * 1_000_000):
                     await client.send(message)
                     assert await client.recv() == message
@@ -277,15 +280,13 @@ class TestEndOfAConnection:
 
     def test_a_client_that_reads_slowly_gets_all_of_its_answer(self, stuck: Front) -> None:
         """For longer than any deadline, most of it after the proxy has written everything."""
-        got, ends = 0, time.monotonic() + 8
-        with stuck.client() as client:
-            client.sendall(LAST)
-            while part := client.recv(65536):
-                got += len(part)
-                if got > LARGE - 1_000_000 and time.monotonic() < ends:
-                    time.sleep(0.5)
 
-        assert got > LARGE
+        def read() -> Reading:
+            with stuck.client() as client:
+                client.sendall(LAST)
+                return read_slowly(client, 65536, lambda size: 0.5 if size > LARGE - 1_000_000 else 0.0)
+
+        assert until(read, lambda reading: reading.longest < IDLE / 2).size > LARGE
 
 
 def answers(http: httpx2.Client, front: Front) -> bool:
@@ -448,7 +449,7 @@ class TestUpstreamBehindTLS:
         authority.issue_cert(HOST).private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
 
         async def echo_once(proxy: Proxy) -> str | bytes:
-            async with connect(f"{proxy.url.replace('http', 'ws')}/echo", proxy=None) as client:
+            async with connect(f"{proxy.url.replace('http', 'ws')}/echo", proxy=None, open_timeout=PATIENCE) as client:
                 await client.send("hello")
                 return await client.recv()
 

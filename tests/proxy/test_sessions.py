@@ -65,7 +65,9 @@ class TestLives:
     ) -> None:
         with start() as proxy:
             session_id = initialize(proxy, http).headers["mcp-session-id"]
-            httpx2.delete(f"{origin.url}/mcp", headers={"mcp-session-id": session_id}, trust_env=False)
+            httpx2.delete(
+                f"{origin.url}/mcp", headers={"mcp-session-id": session_id}, trust_env=False, timeout=PATIENCE
+            )
             gone = use(proxy, http, session_id)
 
             assert gone.json() == {"error": "the origin knows no such session"}
@@ -75,9 +77,10 @@ class TestLives:
         self, start: StartProxy, http: httpx2.Client, origin: Origin
     ) -> None:
         with start(*QUICK) as proxy:
-            initialize(proxy, http, **AS_ADA)
-            assert origin.counts()["sessions"] == 1
+            before = origin.counts()["farewells"]
+            assert initialize(proxy, http, **AS_ADA).status_code == 200
 
+            origin.until("farewells", before + 1)
             origin.until_none("sessions")
             proxy.until_active(0)
             assert "of ada" not in proxy.process.said()
@@ -161,7 +164,7 @@ class TestLives:
         assert "the upstream answered 401 to the DELETE for a session" in proxy.process.said()
         assert proxy.process.said().count("Traceback") == 1
         as_ada = {"mcp-session-id": session_id, **AS_ADA}
-        assert httpx2.delete(f"{origin.url}/mcp", headers=as_ada, trust_env=False).status_code == 204
+        assert httpx2.delete(f"{origin.url}/mcp", headers=as_ada, trust_env=False, timeout=PATIENCE).status_code == 204
 
     def test_the_upstream_is_told_once_and_not_when_it_knows(
         self, start: StartProxy, http: httpx2.Client, origin: Origin
@@ -170,7 +173,7 @@ class TestLives:
             before = origin.counts()["farewells"]
             session_id = initialize(proxy, http).headers["mcp-session-id"]
             use(proxy, http, session_id, "DELETE")
-            httpx2.delete(f"{origin.url}/mcp", headers={"mcp-session-id": "x"}, trust_env=False)
+            httpx2.delete(f"{origin.url}/mcp", headers={"mcp-session-id": "x"}, trust_env=False, timeout=PATIENCE)
 
         assert origin.counts()["farewells"] == before + 2
 
@@ -284,7 +287,7 @@ class TestWhatOpensNothing:
     def test_what_skip_names_is_served_at_the_cap(self, start: StartProxy, http: httpx2.Client) -> None:
         flags = ("--matcher", "cookie", "--max-sessions", "1", "--close-timeout", "0.3")
         with start(*flags, "--skip", "/health/*", "--skip", "/favicon.ico") as proxy:
-            first, second = (httpx2.get(f"{proxy.url}/asked", trust_env=False) for _ in range(2))
+            first, second = (httpx2.get(f"{proxy.url}/asked", trust_env=False, timeout=PATIENCE) for _ in range(2))
             skipped = [http.get(f"{proxy.url}{path}") for path in ("/health/live", "/favicon.ico")]
 
             assert [first.status_code, second.status_code] == [200, 503]
@@ -326,7 +329,9 @@ class TestWhatTheUpstreamSeesOfIds:
         with start("--matcher", kind, "--owner-header", "x-user", "--trusted-proxy", "127.0.0.1") as proxy:
             ids = {}
             for user in ("ada", "eve"):
-                told = httpx2.get(f"{proxy.url}/asked", headers={"x-user": user}, trust_env=False).headers
+                told = httpx2.get(
+                    f"{proxy.url}/asked", headers={"x-user": user}, trust_env=False, timeout=PATIENCE
+                ).headers
                 ids[user] = told.get("x-id") or told["set-cookie"].split(";")[0].removeprefix("id=")
             head = f"GET /asked HTTP/1.0\r\nHost: h\r\nX-User: eve\r\n{said.format(**ids)}\r\n"
             host, port = proxy.url.removeprefix("http://").split(":")
@@ -427,7 +432,7 @@ class TestOwners:
         with start("--matcher", kind) as proxy:
             first = http.get(f"{proxy.url}/asked")
             told = first.headers[name]
-            with httpx2.Client(trust_env=False) as again:
+            with httpx2.Client(trust_env=False, timeout=PATIENCE) as again:
                 headers = {"cookie": told.split(";")[0]} if name == "set-cookie" else {name: told}
                 second = again.get(f"{proxy.url}/asked", headers=headers)
 
@@ -478,7 +483,7 @@ class TestEnd:
             origin.until("held", 1)
             proxy.process.process.send_signal(signal.SIGTERM)
             proxy.until_it_shuts_down()
-            health = httpx2.get(f"{proxy.health}/healthz", trust_env=False)
+            health = httpx2.get(f"{proxy.health}/healthz", trust_env=False, timeout=PATIENCE)
             origin.release()
 
             assert health.status_code == 503

@@ -52,9 +52,9 @@ def listening(
 
 
 def opened(url: str) -> str:
-    session_id: str = httpx2.post(f"{url}/mcp", headers=JSON, content=INITIALIZE, trust_env=False).headers[
-        "mcp-session-id"
-    ]
+    session_id: str = httpx2.post(
+        f"{url}/mcp", headers=JSON, content=INITIALIZE, trust_env=False, timeout=PATIENCE
+    ).headers["mcp-session-id"]
     return session_id
 
 
@@ -136,7 +136,7 @@ def test_a_second_signal_that_is_no_hangup_ends_it_at_once(
 
             assert proxy.process.end() == 128 + second
     origin.until_none("streams")
-    httpx2.delete(f"{origin.url}/mcp", headers={"mcp-session-id": session_id}, trust_env=False)
+    httpx2.delete(f"{origin.url}/mcp", headers={"mcp-session-id": session_id}, trust_env=False, timeout=PATIENCE)
 
 
 @PROGRAMS

@@ -255,6 +255,90 @@ class TestDeadlinesTowardsTheUpstream:
         on_virtual_time(story)
 
 
+BAD_TEXT = Frame(Opcode.TEXT, b"\x03\xe8")
+UNKNOWN = b"\x83\x80" + bytes(4)
+"""A frame with an opcode that means nothing."""
+SAID = [
+    *(frame.serialize(mask=True) for frame in (*FRAMES, BAD_TEXT, Frame(Opcode.BINARY, bytes(300)))),
+    *(UNKNOWN, b"\x81\x01a", b"\x00\x80" + bytes(4)),
+]
+"""What a client may say: frames, and frames that are malformed, unmasked, or go on with no message."""
+
+
+async def received_of(parts: list[bytes]) -> list[str | bytes]:
+    """Return what an app receives of a client that says this, and then leaves."""
+    app = App()
+    wire = await to_a_client(app)
+    speaking = asyncio.create_task(wire.says(parts))
+    await asyncio.sleep(1)
+    if not wire.is_closing():
+        await wire.ends()
+        wire.close()
+    await asyncio.sleep(1)
+    await speaking
+    assert app.left is not None
+    return app.received
+
+
+class TestClientsThatSayWhatIsWrong:
+    """Clients whose frames or handshake are malformed."""
+
+    @settings(deadline=None, max_examples=100)
+    @given(said=st.lists(st.sampled_from(SAID), max_size=8).map(b"".join), data=st.data())
+    def test_what_comes_before_an_error_arrives_wherever_the_bytes_are_cut(
+        self, said: bytes, data: st.DataObject
+    ) -> None:
+        at = data.draw(st.lists(st.integers(1, max(1, len(said))), max_size=8))
+
+        async def story() -> None:
+            assert await received_of(cut(said, at)) == await received_of([said])
+
+        on_virtual_time(story)
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [BAD_TEXT.serialize(mask=True), UNKNOWN, b"\x81\x01a"],
+        ids=["a bad text", "an unknown frame", "an unmasked frame"],
+    )
+    def test_messages_right_in_front_of_an_error_arrive(self, wrong: bytes) -> None:
+        async def story() -> None:
+            assert await received_of([Frame(Opcode.TEXT, b"before").serialize(mask=True) + wrong]) == ["before"]
+
+        on_virtual_time(story)
+
+    def test_a_close_right_behind_a_bad_text_ends_the_connection(self) -> None:
+        async def story() -> None:
+            app = App()
+            wire = await to_a_client(app)
+            await wire.says([bytes_of([BAD_TEXT, GOODBYE], mask=True)])
+            await asyncio.sleep(1)
+
+            assert (app.received, wire.is_closing()) == ([], True)
+            assert app.left is not None
+
+        on_virtual_time(story)
+
+    @pytest.mark.parametrize(
+        "lines",
+        [
+            b"".join(b"X-%d: a\r\n" % number for number in range(200)),
+            b"X: %b\r\n" % (b"a" * 9000),
+            b"Sec-WebSocket-Protocol: \xe4\r\n",
+        ],
+        ids=["many lines", "a long line", "a bad list"],
+    )
+    def test_a_handshake_that_is_refused_closes_the_connection(self, lines: bytes) -> None:
+        async def story() -> None:
+            wire = Wire(Server(App(), Limits(idle_timeout=IDLE), 1, drain_nothing)._upgrade())
+            await wire.says([HANDSHAKE[:-2] + lines + b"\r\n"])
+            await asyncio.sleep(1)
+
+            assert wire.written.startswith(b"HTTP/1.1 4")
+            assert wire.is_closing()
+
+        on_virtual_time(story)
+
+
 def pong_to(wire: Wire) -> bytes:
     """Return a client's answer to the last ping."""
     assert bytes(wire.written[-6:-4]) == b"\x89\x04"

@@ -10,7 +10,7 @@ import pytest
 from tests.exchanges import INITIALIZE
 from tests.fleet.servers import Program
 from tests.processes import HOST, free_port, running_module, until_answers
-from tests.waiting import NEVER
+from tests.waiting import NEVER, PATIENCE
 
 from .conftest import Origin, Proxy, start_proxy
 from .several import MCP, asked, hint_of, opened, start_workers, used, workers_of
@@ -101,7 +101,7 @@ def test_a_signal_ends_workers_at_once_that_wait_for_their_store(store: Program,
     variables = {**variables_of(store, "auto", lease=NEVER), "TMPDIR": str(tmp_path)}
     with running_module("cli", tmp_path, "proxy", *flags, **variables) as process:
         until_answers(f"http://{health}/healthz", process, status=503)
-        assert httpx2.get(f"http://{health}/healthz", trust_env=False).json()["status"] == "starting"
+        assert httpx2.get(f"http://{health}/healthz", trust_env=False, timeout=PATIENCE).json()["status"] == "starting"
         assert process.terminate() == 0
         assert "listening on" not in process.said()
 

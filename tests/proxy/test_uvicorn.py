@@ -12,6 +12,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from uvicorn.server import ServerState
 from websockets.asyncio.connection import Connection as UpstreamConnection
 from websockets.asyncio.messages import Assembler
+from websockets.server import ServerProtocol
 
 from otel_sessions.proxy._uvicorn import REFUSED_HANDSHAKE, Server, quieten
 from otel_sessions.proxy.connection import Connection
@@ -38,7 +39,7 @@ async def nothing() -> None:
         (uvicorn.Server, "handle_exit", ["self", "sig", "frame"]),
         (WebSocketsSansIOProtocol, "connection_made", ["self", "transport"]),
         (WebSocketsSansIOProtocol, "connection_lost", ["self", "exc"]),
-        (WebSocketsSansIOProtocol, "data_received", ["self", "data"]),
+        (WebSocketsSansIOProtocol, "handle_events", ["self"]),
         (WebSocketsSansIOProtocol, "eof_received", ["self"]),
         (WebSocketsSansIOProtocol, "pause_writing", ["self"]),
         (WebSocketsSansIOProtocol, "resume_writing", ["self"]),
@@ -108,6 +109,10 @@ def test_a_method_that_is_overridden_or_called_is_there(kind: type, name: str, p
         (WebSocketsSansIOProtocol, "self.writable", "send"),
         (WebSocketsSansIOProtocol, "self.curr_msg_data_type", "handle_text"),
         (WebSocketsSansIOProtocol, "self.conn", "__init__"),
+        (WebSocketsSansIOProtocol, "self.conn.receive_data(", "data_received"),
+        (WebSocketsSansIOProtocol, "self.conn.parser_exc", "data_received"),
+        (WebSocketsSansIOProtocol, "self.handshake_initiated", "handle_connect"),
+        (ServerProtocol, "self.handshake_exc", "parse"),
         (WebSocketsSansIOProtocol, "self.loop", "__init__"),
         (WebSocketsSansIOProtocol, "self.send_keepalive_ping", "schedule_ping"),
         (WebSocketsSansIOProtocol, "self.keepalive_timeout", "send_keepalive_ping"),

@@ -26,7 +26,7 @@ KIB = 1024
 
 def echo(proxy: Proxy, **settings: Any) -> connect:
     url = proxy.url.replace("http://", "ws://")
-    return connect(f"{url}/echo", proxy=None, max_size=None, **settings)
+    return connect(f"{url}/echo", proxy=None, max_size=None, **settings, open_timeout=PATIENCE)
 
 
 def run(story: Coroutine[Any, Any, None]) -> None:

@@ -66,7 +66,7 @@ def test_cookies_and_websockets_find_their_session(origin: Origin, tmp_path: Pat
         for cookie in cookies * 3:
             assert "set-cookie" not in asked("GET", f"{proxy.url}/a", headers={"cookie": cookie}).headers
             url = f"ws{proxy.url.removeprefix('http')}/echo"
-            with connect(url, additional_headers={"cookie": cookie}, proxy=None) as socket:
+            with connect(url, additional_headers={"cookie": cookie}, proxy=None, open_timeout=PATIENCE) as socket:
                 socket.send("hello")
                 assert socket.recv() == "hello"
         assert books(proxy) == (12, 12)

@@ -9,6 +9,7 @@ from typing import Any
 import httpx2
 
 from tests.processes import Running
+from tests.waiting import PATIENCE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ class Stack:
 
     def ask(self, path: str, **parameters: str | float) -> Any:
         """Return what Prometheus answers."""
-        answer = httpx2.get(f"{self.prometheus}/api/v1/{path}", params=parameters, trust_env=False, timeout=30)
+        answer = httpx2.get(f"{self.prometheus}/api/v1/{path}", params=parameters, trust_env=False, timeout=PATIENCE)
         assert answer.is_success, answer.text
         return answer.json()["data"]
 
@@ -86,14 +87,14 @@ class Stack:
 
     def trace(self, trace_id: str) -> list[dict[str, Any]]:
         """Return the spans of a trace that Jaeger has; none if it has none."""
-        answer = httpx2.get(f"{self.jaeger}/api/traces/{trace_id}", trust_env=False)
+        answer = httpx2.get(f"{self.jaeger}/api/traces/{trace_id}", trust_env=False, timeout=PATIENCE)
         if answer.status_code == httpx2.codes.NOT_FOUND:
             return []
         traces: list[dict[str, Any]] = answer.raise_for_status().json()["data"]
         return [span for trace in traces for span in trace["spans"]]
 
     def search_traces(self, **parameters: str | int) -> list[dict[str, Any]]:
-        answer = httpx2.get(f"{self.jaeger}/api/traces", params=parameters, trust_env=False)
+        answer = httpx2.get(f"{self.jaeger}/api/traces", params=parameters, trust_env=False, timeout=PATIENCE)
         traces: list[dict[str, Any]] = answer.raise_for_status().json()["data"]
         return traces
 
@@ -105,7 +106,9 @@ class Stack:
             "end": int(end * 1e9),
             "limit": 200,
         }
-        answer = httpx2.get(f"{self.loki}/loki/api/v1/query_range", params=parameters, trust_env=False, timeout=30)
+        answer = httpx2.get(
+            f"{self.loki}/loki/api/v1/query_range", params=parameters, trust_env=False, timeout=PATIENCE
+        )
         assert answer.is_success, answer.text
         return [line for stream in answer.json()["data"]["result"] for _, line, *_ in stream["values"]]
 

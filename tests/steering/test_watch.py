@@ -1,6 +1,5 @@
 """The live view: what it shows, what a pipe gets, and what it says when the API is gone."""
 
-import io
 import json
 from collections.abc import Callable
 from typing import Any
@@ -12,23 +11,8 @@ from otel_sessions._steering.api import Api, Refused
 from otel_sessions._steering.target import Target
 from otel_sessions._steering.watch import Watched, watch, watch_as_json
 from otel_sessions._steering.written import session_row, sparkline
+from tests.screens import Screen
 from tests.steering.conftest import TOKEN, Command, Served
-
-
-class Screen(io.StringIO):
-    """A terminal, or a pipe if `is_terminal` is False."""
-
-    def __init__(self, *, is_terminal: bool = True, encoding: str = "utf-8") -> None:
-        super().__init__()
-        self._is_terminal = is_terminal
-        self._encoding = encoding
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        return self._encoding
-
-    def isatty(self) -> bool:
-        return self._is_terminal
 
 
 @pytest.fixture(autouse=True)
