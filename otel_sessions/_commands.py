@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from . import ConfigError, EndReason, __version__
 from ._core.options import text
@@ -45,6 +45,13 @@ _CLOSED_PIPE = 128 + 13
 _REASONS = [reason.value for reason in EndReason]
 _SO = "(default: %(default)s)"
 _SECONDS = "(seconds; default: %(default)g)"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong with the arguments. The usage of the proxy alone would fill a screen."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"otel-sessions: {message}; see {self.prog} --help\n")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -160,7 +167,7 @@ def _fail(error: object, status: int) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="otel-sessions",
         description="Keep the sessions of a proxy bounded and accounted for, and watch them in OpenTelemetry.",
     )

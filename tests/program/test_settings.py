@@ -560,6 +560,33 @@ class TestHelp:
         assert said.startswith("usage: otel-sessions")
         assert "-h, --help" in said
 
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (["sesions"], "argument command: invalid choice: 'sesions' (choose from "),
+            (["proxy", "--max-sessions", "ten"], "argument --max-sessions: takes a whole number of at least 1"),
+            (
+                ["proxy", "--max-sessions"],
+                "argument --max-sessions: expected one argument; see otel-sessions proxy --help",
+            ),
+            (["proxy", "--max-sess", "5"], "unrecognized arguments: --max-sess 5; see otel-sessions --help"),
+            (["load"], "the following arguments are required: --target; see otel-sessions load --help"),
+            (["export", "show"], "the following arguments are required: FILE; see otel-sessions export show --help"),
+            (["stats", "--interval", "0"], "argument --interval: takes a positive"),
+        ],
+        ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+    )
+    def test_wrong_arguments_are_told_of_in_one_line(
+        self, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.raises(SystemExit, match="2"):
+            main(arguments)
+
+        line = capsys.readouterr().err
+        assert line.count("\n") == 1
+        assert line.startswith(f"otel-sessions: {said}")
+        assert line.endswith(" --help\n")
+
     def test_the_page_of_settings_is_what_the_options_say(self) -> None:
         assert (ROOT / "docs/reference/settings.md").read_text(encoding="utf-8") == page(TABLES)
 
