@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 from . import ConfigError, EndReason, __version__
 from ._core.options import text
 from ._program.arguments import ORIGIN, argument, count, port, positive, whole
-from ._program.logs import complain
+from ._program.logs import complain, fill_closed_streams
 from ._steering.flags import add_commands
 from .proxy.settings import add_arguments
 
@@ -56,6 +56,7 @@ class _Parser(argparse.ArgumentParser):
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command and return its exit status. Wrong arguments leave by `SystemExit`, with status 2."""
+    fill_closed_streams()
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.command is None:
