@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 from . import ConfigError, EndReason, __version__
 from ._core.options import text
 from ._program.arguments import ORIGIN, argument, count, port, positive, whole
-from ._program.logs import complain, fill_closed_streams
+from ._program.logs import complain
 from ._steering.flags import add_commands
 from .proxy.settings import add_arguments
 
@@ -42,6 +42,8 @@ _OF_TWO_PROXIES = {
 """What `demo` takes only without `--fleet`."""
 _CLOSED_PIPE = 128 + 13
 """128 and the number of SIGPIPE."""
+_STDERR = 2
+"""The number of the last standard stream."""
 _REASONS = [reason.value for reason in EndReason]
 _SO = "(default: %(default)s)"
 _SECONDS = "(seconds; default: %(default)g)"
@@ -56,13 +58,23 @@ class _Parser(argparse.ArgumentParser):
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command and return its exit status. Wrong arguments leave by `SystemExit`, with status 2."""
-    fill_closed_streams()
+    _fill_closed_streams()
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.command is None:
         options.helped.print_help(sys.stderr)
         parser.exit(2)
     return _start(options)
+
+
+def _fill_closed_streams() -> None:
+    """Open the null device in place of each standard stream that is closed. Else a socket would get its number."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        pass
+    os.close(descriptor)
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - for good
 
 
 def _start(options: argparse.Namespace) -> int:

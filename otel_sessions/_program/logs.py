@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import sys
 from datetime import UTC, datetime
 from typing import Final
@@ -25,8 +24,6 @@ class _JsonLines(logging.Formatter):
         return json.dumps(said)
 
 
-_STDERR: Final = 2
-"""The number of the last standard stream."""
 _FORMATS: Final = {
     "text": logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"),
     "json": _JsonLines(),
@@ -46,16 +43,6 @@ def log_to_stderr(log_format: str = "text", *, shown: int = logging.INFO) -> Non
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     logging.getLogger("coredis").setLevel(logging.CRITICAL)
-
-
-def fill_closed_streams() -> None:
-    """Open the null device in place of each standard stream that is closed. Else a socket would get its number."""
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
-        pass
-    os.close(descriptor)
-    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - for good
 
 
 def complain(text: object) -> None:
