@@ -1,13 +1,12 @@
 """A session manager for proxies. Memory is bounded, every session is counted, and OpenTelemetry shows its whole life.
 
-A public name is imported on first use. So the command can handle Ctrl-C before it loads a heavy module.
+A public name is imported on first use. So the command can handle Ctrl-C before it loads a heavy module, as `typing` is.
 """
-
-from typing import TYPE_CHECKING, Final
 
 from ._lazy import lazily
 from ._version import __version__
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ._core.config import SessionConfig
     from ._core.exceptions import (
@@ -84,7 +83,7 @@ __all__ = [
     "read_records",
 ]
 
-_NAMES: Final = {
+_NAMES = {
     "_engine.ending": ("CloseHook",),
     "_engine.hooks": ("SessionSink",),
     "_engine.admission": ("Reservation",),
@@ -127,7 +126,7 @@ _NAMES: Final = {
         "Trigger",
     ),
 }
-_HOMES: Final = {name: module for module, names in _NAMES.items() for name in names}
+_HOMES = {name: module for module, names in _NAMES.items() for name in names}
 
 __getattr__ = lazily(__name__, _HOMES)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from . import ConfigError, EndReason, __version__
 from ._core.options import text
@@ -42,19 +42,39 @@ _OF_TWO_PROXIES = {
 """What `demo` takes only without `--fleet`."""
 _CLOSED_PIPE = 128 + 13
 """128 and the number of SIGPIPE."""
+_STDERR = 2
+"""The number of the last standard stream."""
 _REASONS = [reason.value for reason in EndReason]
 _SO = "(default: %(default)s)"
 _SECONDS = "(seconds; default: %(default)g)"
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong with the arguments. The usage of the proxy alone would fill a screen."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"otel-sessions: {message}; see {self.prog} --help\n")
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run a command and return its exit status. Wrong arguments leave by `SystemExit`, with status 2."""
+    _fill_closed_streams()
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.command is None:
         options.helped.print_help(sys.stderr)
         parser.exit(2)
     return _start(options)
+
+
+def _fill_closed_streams() -> None:
+    """Open the null device in place of each standard stream that is closed. Else a socket would get its number."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        pass
+    os.close(descriptor)
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - for good
 
 
 def _start(options: argparse.Namespace) -> int:
@@ -160,7 +180,7 @@ def _fail(error: object, status: int) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="otel-sessions",
         description="Keep the sessions of a proxy bounded and accounted for, and watch them in OpenTelemetry.",
     )

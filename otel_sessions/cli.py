@@ -1,11 +1,16 @@
 """The command `otel-sessions`, also as `python -m otel_sessions`.
 
 From the first line on, Ctrl-C ends the command with status 130 and no traceback. So this module imports nothing, and
-the package nothing heavy, before the handler is in place.
+the package nothing heavy, not even `typing`, before the handler is in place.
 """
 
+from __future__ import annotations
+
 import sys
-from collections.abc import Sequence
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -210,12 +210,18 @@ SESSION_OPTIONS: Final = tuple(
 
 
 def read_file(path: str | os.PathLike[str]) -> dict[str, object]:
-    """Return the content of a TOML file. Raises `ConfigError` if it is not TOML, `OSError` if it cannot be read."""
+    """Return the content of a TOML file. Raises `ConfigError` if it is not TOML, `OSError` if it cannot be read.
+
+    A byte order mark, which some editors write, does not count.
+    """
     with open(path, "rb") as file:
-        try:
-            return tomllib.load(file)
-        except ValueError as error:
-            raise ConfigError(f"{os.fspath(path)} is not TOML: {error}") from error
+        content = file.read()
+    try:
+        return tomllib.loads(content.decode("utf-8-sig"))
+    except RecursionError:
+        raise ConfigError(f"{os.fspath(path)} is not TOML: its values are nested too deeply") from None
+    except ValueError as error:
+        raise ConfigError(f"{os.fspath(path)} is not TOML: {error}") from error
 
 
 def no_table(name: str, value: object) -> str:

@@ -48,8 +48,8 @@ def _shown(value: object) -> str:
 
 
 def _plain(value: object) -> str:
-    """Return a text as it is, or its repr if the text is blank."""
-    return value if isinstance(value, str) and value.strip() else _shown(value)
+    """Return a text as it is, or its repr if the text is blank or would not print as one line."""
+    return value if isinstance(value, str) and value.strip() and value.isprintable() else _shown(value)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -224,10 +224,13 @@ def number(
 
 
 def text(takes: str, convert: Callable[[str], V], *, may_be_off: bool = False, secret: bool = False) -> Kind[V]:
-    """Return the kind of a text that is not blank. `convert` raises `ValueError` for a wrong text."""
+    """Return the kind of a text that is not blank. `convert` raises `ValueError` for a wrong text.
+
+    A text with a NUL is wrong: TOML allows it, but no path, host or header has one.
+    """
 
     def of_text(value: object) -> V:
-        if not isinstance(value, str) or not value.strip():
+        if not isinstance(value, str) or not value.strip() or "\0" in value:
             raise ValueError
         return convert(value)
 

@@ -7,8 +7,9 @@ Wrong words, wrong addresses and missing packages are refused before a program s
 import os
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
+from math import inf
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -43,13 +44,24 @@ _GRPC_PORT: Final = 4317
 _HOST_VARIABLE: Final = "OTEL_EXPORTER_PROMETHEUS_HOST"
 _PORT_VARIABLE: Final = "OTEL_EXPORTER_PROMETHEUS_PORT"
 _PORTS: Final = range(1, 65536)
+_BATCHES: Final = ("SCHEDULE_DELAY", "MAX_QUEUE_SIZE", "MAX_EXPORT_BATCH_SIZE", "EXPORT_TIMEOUT")
+_WHOLE: Final = tuple(f"OTEL_{kind}_{name}" for kind in ("BSP", "BLRP") for name in _BATCHES)
+_POSITIVE: Final = (
+    "OTEL_METRIC_EXPORT_INTERVAL",
+    "OTEL_METRIC_EXPORT_TIMEOUT",
+    "OTEL_EXPORTER_OTLP_TIMEOUT",
+    *(f"OTEL_EXPORTER_OTLP_{signal}_TIMEOUT" for signal in MODULES),
+)
+"""Variables that take numbers. Of most wrong values, the SDK says nothing that people see, and takes its default."""
 _CREDENTIALS: Final = re.compile(r"^([a-z][a-z0-9+.-]*://)?.*@", re.IGNORECASE)
 """Up to the last @, since an endpoint is often wrong because its password has a slash."""
 
 
 def require_exporters(environ: Mapping[str, str] = os.environ) -> None:
     """Raise `ImportError` if an exporter is not installed, `ConfigError` if a variable of the export is wrong."""
-    for signal, word in asked(environ).items():
+    if signals := asked(environ):
+        _require_numbers(environ)
+    for signal, word in signals.items():
         if word == OTLP:
             _require_endpoint(signal, environ)
             import_module(_otlp_module(signal, environ))
@@ -194,6 +206,22 @@ def _says_grpc(signal: str, environ: Mapping[str, str]) -> bool:
 def _usual_protocol(endpoint: str) -> str:
     """Return the protocol that collectors usually speak on the port of an endpoint."""
     return _GRPC if urlsplit(as_url(endpoint)).port == _GRPC_PORT else "http/protobuf"
+
+
+def _require_numbers(environ: Mapping[str, str]) -> None:
+    """Raise `ConfigError`, which names the variable, if a number is wrong. An empty variable counts as unset."""
+    for names, expected, read in ((_WHOLE, "a whole number above 0", int), (_POSITIVE, "a positive number", float)):
+        for name in names:
+            value = environ.get(name, "").strip()
+            if value and not _is_positive(value, read):
+                raise ConfigError(f"{name} takes {expected}, not {value!r}")
+
+
+def _is_positive(value: str, read: Callable[[str], float]) -> bool:
+    try:
+        return 0 < read(value) < inf
+    except ValueError:
+        return False
 
 
 def _require_endpoint(signal: str, environ: Mapping[str, str]) -> None:

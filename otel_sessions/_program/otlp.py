@@ -20,6 +20,8 @@ from urllib.parse import urlsplit
 
 from opentelemetry import metrics, trace
 
+from otel_sessions import ConfigError
+
 from . import exporters
 from .exporters import MODULES, OTLP, as_url
 
@@ -49,7 +51,8 @@ def exporting(service_name: str, *, worker: int | None = None) -> Iterator[None]
 
     `service_name` is the name of the service unless the environment sets a name. `worker` is the number of this process
     if it is one of several that share their environment: the number ends the name of its instance, and Prometheus
-    scrapes all of them together. Raises `ConfigError` if Prometheus is to scrape an address on which nobody can listen.
+    scrapes all of them together. Raises `ConfigError` if Prometheus is to scrape an address on which nobody can listen,
+    or if the SDK refuses a variable.
     """
     setups: dict[str, Callable[[Resource], Callable[[], None]]] = {
         "METRICS": partial(_export_metrics, is_one_of_several=worker is not None),
@@ -61,16 +64,29 @@ def exporting(service_name: str, *, worker: int | None = None) -> Iterator[None]
         yield
         return
     for name, value in _DEFAULTS.items():
-        os.environ.setdefault(name, value)
+        os.environ[name] = os.environ.get(name, "").strip() or value
     endpoints = {signal: exporters.endpoint(signal, os.environ) for signal, word in signals.items() if word == OTLP}
     logging.getLogger("opentelemetry").addHandler(LostTelemetry(endpoints))
     logging.getLogger("opentelemetry").propagate = False
-    resource = _resource(service_name, worker)
-    shutdowns = [setups[signal](resource) for signal in signals]
+    shutdowns: list[Callable[[], None]] = []
     try:
+        with _setting_up():
+            resource = _resource(service_name, worker)
+            shutdowns.extend(setups[signal](resource) for signal in signals)
         yield
     finally:
         _shut_down(shutdowns)
+
+
+@contextmanager
+def _setting_up() -> Iterator[None]:
+    """Turn what the SDK raises about a variable into a `ConfigError`."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"the export cannot be set up: {error}; check the variables OTEL_*") from error
 
 
 def _export_metrics(resource: "Resource", *, is_one_of_several: bool) -> Callable[[], None]:

@@ -18,6 +18,7 @@ from otel_sessions._core.exceptions import ConfigError
 
 from .arguments import UNIX, Address
 from .flags import naming
+from .signals import interruptible
 
 _BACKLOG: Final = 2048
 _PROBES: Final = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
@@ -104,7 +105,13 @@ def address_of(listener: socket.socket) -> Address:
 def _listen_on_port(address: tuple[str, int], *, shared: bool = False) -> socket.socket:
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
-    listener = socket.create_server(address, family=family, backlog=_BACKLOG, dualstack_ipv6=both, reuse_port=shared)
+    try:
+        found = interruptible(lambda: socket.getaddrinfo(*address, family, socket.SOCK_STREAM))
+    except UnicodeError:
+        raise OSError("a part of the host's name is empty or too long") from None
+    listener = socket.create_server(
+        found[0][4], family=family, backlog=_BACKLOG, dualstack_ipv6=both, reuse_port=shared
+    )
     for option in WATCHFUL:  # accepted connections inherit these options
         listener.setsockopt(*option)
     # asyncio sets TCP_NODELAY only on sockets that it makes. Without it, a body waits 40 ms for an acknowledgement.

@@ -13,6 +13,8 @@ from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import quote, urlencode, urlsplit
 
+from otel_sessions._program.signals import interruptible
+
 from .target import Target
 
 NOT_DONE: Final = 1
@@ -109,9 +111,7 @@ class Api:
         sent = None if body is None else json.dumps(body)
         connection = self._connection()
         try:
-            connection.request(method, parts.path + target, sent, headers)
-            answer = connection.getresponse()
-            return answer.status, answer.headers, answer.read(_MOST_BYTES)
+            return interruptible(lambda: _answer(connection, method, parts.path + target, sent, headers))
         except ssl.SSLError as error:
             raise Refused(f"{self.url}: no TLS: {_of_tls(error)}", NO_ANSWER) from error
         except TimeoutError as error:
@@ -156,6 +156,14 @@ class Api:
         if status in (HTTPStatus.FORBIDDEN, HTTPStatus.MISDIRECTED_REQUEST):
             return Refused(f"{self.url}: {detail}", NOT_ALLOWED)
         return Refused(f"{self.url}: {detail}", is_missing=status == HTTPStatus.NOT_FOUND)
+
+
+def _answer(
+    connection: http.client.HTTPConnection, method: str, target: str, body: str | None, headers: Mapping[str, str]
+) -> tuple[int, http.client.HTTPMessage, bytes]:
+    connection.request(method, target, body, headers)
+    answer = connection.getresponse()
+    return answer.status, answer.headers, answer.read(_MOST_BYTES)
 
 
 def unreached_in(answer: Mapping[str, Any]) -> dict[str, str]:

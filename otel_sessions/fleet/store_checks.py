@@ -5,18 +5,20 @@ is a part of something larger. All other findings are advice, since the fleet al
 """
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from coredis import Redis
 from coredis.exceptions import AuthorizationError, UnknownCommandError
 
+from .store_errors import is_too_old
+
 Facts: TypeAlias = Mapping[str, str]
 """Fields of INFO and CONFIG, by name."""
 
 _SECTIONS: Final = ("server", "memory", "persistence", "replication")
-_SETTINGS: Final = ["maxmemory-policy", "min-replicas-to-write", "save"]
+_SETTINGS: Final = ("maxmemory-policy", "min-replicas-to-write", "save")
 _OLDEST: Final = {"Valkey": 8, "Redis": 7}
 """The oldest major version that the fleet is tested with."""
 
@@ -95,13 +97,28 @@ def _unreadable(facts: Facts) -> str | None:
 
 
 async def read_facts(client: Redis[bytes]) -> Facts:
-    """Return what a server tells of itself. What its user may not read is missing. Raises what coredis raises."""
+    """Return what a server tells of itself. What its user may not read is missing. Raises what coredis raises.
+
+    Each call asks for one thing: before Redis 7, INFO takes one section, and CONFIG GET one name.
+    """
     facts: dict[str, str] = {}
-    with contextlib.suppress(AuthorizationError, UnknownCommandError):
-        facts.update(_named(await client.info(*_SECTIONS)))
-    with contextlib.suppress(AuthorizationError, UnknownCommandError):
-        facts.update(_named(await client.config_get(_SETTINGS)))
+    with _may_be_hidden():
+        for section in _SECTIONS:
+            facts.update(_named(await client.info(section)))
+    with _may_be_hidden():
+        for setting in _SETTINGS:
+            facts.update(_named(await client.config_get([setting])))
     return facts
+
+
+@contextlib.contextmanager
+def _may_be_hidden() -> Iterator[None]:
+    """Allow a server to forbid a command, or not to know it. A client that it is too old for cannot ask anything."""
+    try:
+        yield
+    except (AuthorizationError, UnknownCommandError) as error:
+        if is_too_old(error):
+            raise
 
 
 def _named(fields: Mapping[Any, object]) -> dict[str, str]:

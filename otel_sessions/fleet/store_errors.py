@@ -103,6 +103,11 @@ def is_wrong_setting(error: BaseException) -> bool:
     return _meaning(error).lasts
 
 
+def is_too_old(error: BaseException) -> bool:
+    """Return whether the server does not know the first command of every client."""
+    return _known(error) is _TOO_OLD
+
+
 def explain_certificate(error: ssl.SSLCertVerificationError) -> str:
     """Return one line for people: why the certificate of a server is refused, and what to do."""
     why = error.verify_message.rstrip(".")

@@ -183,9 +183,10 @@ class ValkeyStore:
         self.refusal = None
         if refusals:
             self._refuse(refusals[0])
+            return False
         for verdict in verdicts:
             self._advise(verdict)
-        return not refusals
+        return True
 
     def _advise(self, verdict: Verdict) -> None:
         for text in self._new(verdict.warnings):

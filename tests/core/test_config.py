@@ -388,13 +388,19 @@ class TestFromAFile:
         with pytest.raises(ConfigError, match=r"settings\.toml: session takes a table, \[session\], not "):
             SessionConfig.from_toml(write(text))
 
-    @pytest.mark.parametrize("content", [b"[session", b"max_sessions: 5", b"\xff\xfe[session]"])
+    @pytest.mark.parametrize("content", [b"[session", b"max_sessions: 5", b"\xff\xfe[session]", b"x = " + b"[" * 9999])
     def test_a_file_that_is_not_toml_is_an_error_that_names_it(self, tmp_path: Path, content: bytes) -> None:
         path = tmp_path / "settings.toml"
         path.write_bytes(content)
 
         with pytest.raises(ConfigError, match=rf"^{re.escape(os.fspath(path))} is not TOML: "):
             SessionConfig.from_toml(path)
+
+    def test_a_byte_order_mark_at_the_start_of_a_file_does_not_count(self, tmp_path: Path) -> None:
+        path = tmp_path / "settings.toml"
+        path.write_bytes(b"\xef\xbb\xbf[session]\r\nmax_sessions = 5\r\n")
+
+        assert SessionConfig.from_toml(path).max_sessions == 5
 
     def test_a_file_that_is_not_there_is_an_os_error(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError):

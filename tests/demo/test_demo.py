@@ -93,7 +93,7 @@ class TestBeforeAnythingStarts:
         with pytest.raises(SystemExit, match="2"):
             main(["demo", *arguments])
 
-        assert f"{arguments[0]}: takes {takes}, not {arguments[1]}\n" in capsys.readouterr().err
+        assert f"{arguments[0]}: takes {takes}, not {arguments[1]}; see" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         "arguments",

@@ -1,6 +1,8 @@
 """What how-to pages say besides their programs: names and numbers, and what happens beside the MCP SDK's own limits."""
 
 import re
+import shlex
+from collections.abc import Iterator
 from typing import Any
 
 import httpx2
@@ -11,6 +13,7 @@ from mcp.server.streamable_http_manager import DEFAULT_MAX_SESSIONS, DEFAULT_SES
 from starlette.applications import Starlette
 
 from otel_sessions import EndReason, SessionConfig, SessionManager
+from otel_sessions._commands import _parser
 from otel_sessions._core.config import SESSION_OPTIONS
 from otel_sessions.asgi import EndInApp, SessionLeaseMiddleware, lifespan
 from otel_sessions.matchers import AdoptingMatcher, IssuingMatcher, McpMatcher
@@ -25,6 +28,27 @@ def test_the_page_on_grafana_names_every_alert() -> None:
     groups = yaml.safe_load((ROOT / "grafana" / "alerts.yaml").read_text())["groups"]
     alerts = [rule["alert"] for group in groups for rule in group["rules"]]
     assert re.findall(r"^\| `(OtelSessions\w+)` \|", PAGES["how-to/grafana"], re.MULTILINE) == alerts
+
+
+def shell_lines() -> Iterator[str]:
+    """Yield what the pages tell people to type, each with its continued lines."""
+    for text in texts().values():
+        for block in re.findall(r"^```(?:sh|console)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+            yield from re.sub(r"\\\n\s*", "", block).splitlines()
+
+
+def test_a_question_mark_in_a_command_is_quoted() -> None:
+    marked = [line for line in shell_lines() if "?" in line]
+    assert any("/v1/sessions?client=" in line for line in marked)
+    assert [line for line in marked if "?" in re.sub(r"'[^']*'|#.*", "", line)] == []  # zsh looks for files
+
+
+def test_every_command_of_ours_in_the_pages_has_arguments_that_it_takes() -> None:
+    words = [shlex.split(line.removeprefix("$ "), comments=True) for line in shell_lines() if "$(" not in line]
+    ours = [each[each.index("otel-sessions") + 1 :] for each in words if "otel-sessions" in each and "|" not in each]
+    assert len(ours) > 15
+    for arguments in ours:
+        _parser().parse_args(arguments)
 
 
 def test_every_page_is_in_the_list() -> None:

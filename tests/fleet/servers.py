@@ -170,16 +170,45 @@ class _Saying(socketserver.BaseRequestHandler):
                 self.request.sendall(self.text)
 
 
-@contextlib.contextmanager
-def answering(text: bytes) -> Iterator[str]:
+class _Redis6(socketserver.BaseRequestHandler):
+    """Answers as Redis 6.2.14 does: INFO takes one section, and CONFIG GET one name."""
+
+    def handle(self) -> None:
+        with contextlib.suppress(OSError):
+            while command := self.request.recv(4096):
+                self.request.sendall(self._answer(*command.split(b"\r\n")[2::2]))
+
+    @staticmethod
+    def _answer(command: bytes, *words: bytes) -> bytes:
+        if command == b"HELLO":
+            return b"%3\r\n+version\r\n+6.2.14\r\n+proto\r\n:3\r\n+id\r\n:1\r\n"
+        if command == b"INFO" and len(words) == 1:
+            return b"$32\r\n# Server\r\nredis_version:6.2.14\r\n\r\n"
+        if command == b"CONFIG" and len(words) == 2:
+            return b"%0\r\n"
+        return b"+PONG\r\n" if command == b"PING" else b"-ERR syntax error\r\n"
+
+
+def answering(text: bytes) -> contextlib.AbstractContextManager[str]:
     """Run a server that always says this. Yields its URL."""
-    handler = type("Saying", (_Saying,), {"text": text})
+    return _served(type("Saying", (_Saying,), {"text": text}))
+
+
+def redis_6() -> contextlib.AbstractContextManager[str]:
+    """Run a server that says what Redis 6.2 says to a client that connects. Yields its URL."""
+    return _served(_Redis6)
+
+
+@contextlib.contextmanager
+def _served(handler: type[socketserver.BaseRequestHandler]) -> Iterator[str]:
     with socketserver.ThreadingTCPServer((HOST, 0), handler) as server:
         serving = threading.Thread(target=server.serve_forever, args=(0.05,))
         serving.start()
-        yield f"valkey://{HOST}:{server.server_address[1]}"
-        server.shutdown()
-        serving.join()
+        try:
+            yield f"valkey://{HOST}:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            serving.join()
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from tests.fleet.servers import (
     answering,
     cluster,
     program,
+    redis_6,
     redis_program,
     sentinels,
     tls_by,
@@ -156,9 +157,16 @@ class TestCredentials:
         assert text == "the server is in protected mode, which refuses other machines; set a password there"
 
 
-async def test_a_server_that_is_too_old_for_its_client_is_refused() -> None:
+async def test_a_server_that_is_too_old_for_its_client_is_refused(caplog: pytest.LogCaptureFixture) -> None:
     with answering(b"-ERR unknown command `HELLO`, with args beginning with: `3`\r\n") as url:
         assert await complaint(url) == "the store is too old; a fleet needs Valkey 8, Redis 7 or newer"
+    assert "settings" not in caplog.text
+
+
+async def test_a_server_whose_info_takes_one_section_is_asked_for_its_version(caplog: pytest.LogCaptureFixture) -> None:
+    with redis_6() as url:
+        assert await complaint(url) == "the store is Redis 6.2.14; a fleet needs Valkey 8, Redis 7 or newer"
+    assert "settings" not in caplog.text
 
 
 @KINDS

@@ -80,6 +80,28 @@ def test_what_no_exporter_understands_is_refused_by_its_name(variable: str, valu
     assert str(refused.value) == f"{variable} {error}"
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "expected"),
+    [
+        ("OTEL_METRIC_EXPORT_INTERVAL", "abc", "a positive number"),
+        ("OTEL_METRIC_EXPORT_TIMEOUT", "0", "a positive number"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s", "a positive number"),
+        ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "nan", "a positive number"),
+        ("OTEL_EXPORTER_OTLP_LOGS_TIMEOUT", "inf", "a positive number"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "-4", "a whole number above 0"),
+        ("OTEL_BLRP_SCHEDULE_DELAY", "1.5", "a whole number above 0"),
+    ],
+)
+def test_a_number_that_the_sdk_would_replace_in_silence_is_refused(variable: str, value: str, expected: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        require_exporters({"OTEL_TRACES_EXPORTER": "console", variable: value})
+
+    assert str(refused.value) == f"{variable} takes {expected}, not {value!r}"
+    require_exporters({variable: value})  # nothing is exported
+    require_exporters({"OTEL_TRACES_EXPORTER": "console", variable: " "})
+    require_exporters({"OTEL_TRACES_EXPORTER": "console", variable: "2000"})
+
+
 def test_prometheus_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.prometheus", None)
 
@@ -143,3 +165,35 @@ def test_a_program_that_cannot_be_scraped_says_so_in_one_line(command: list[str]
 
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended.stderr
     assert ended.stderr.startswith(f"otel-sessions: {said}")
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"OTEL_BSP_MAX_QUEUE_SIZE": "4"},  # less than a batch
+        {"OTEL_ATTRIBUTE_COUNT_LIMIT": "many"},
+    ],
+    ids=str,
+)
+def test_a_variable_that_the_sdk_refuses_ends_a_program_in_one_line(wrong: dict[str, str]) -> None:
+    ended = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "otel_sessions.cli",
+            "proxy",
+            "--upstream",
+            "http://127.0.0.1:9",
+            "--listen",
+            f"{HOST}:0",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+        env={**clean_environ(), "OTEL_TRACES_EXPORTER": "otlp", "OTEL_METRICS_EXPORTER": "none", **wrong},
+    )
+
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended.stderr
+    assert ended.stderr.startswith("otel-sessions: the export cannot be set up: ")

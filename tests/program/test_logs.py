@@ -49,6 +49,19 @@ def test_a_line_of_text_has_its_time_its_level_and_who_says_it(
     assert (day.count("-"), time.count(":")) == (2, 2)
 
 
+@pytest.mark.parametrize("name", ["coredis", "coredis.pool"])
+def test_what_the_client_of_a_store_says_is_left_out(
+    name: str, start: Start, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exporter = Exporter()
+    start()
+    logging.getLogger().addHandler(exporter)
+    logging.getLogger(name).info("Retry attempt 1")
+    logging.getLogger(name).error("Connection attempt failed unexpectedly!")
+
+    assert (capsys.readouterr().err, exporter.messages) == ("", [])
+
+
 def test_a_line_of_json_has_the_same_and_the_traceback(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
     start("json")
     LOGGER.info("well")

@@ -4,6 +4,7 @@ import argparse
 import errno
 import os
 import re
+import signal
 import subprocess
 import sys
 import warnings
@@ -317,7 +318,10 @@ class TestWrongValues:
         for text in wrong:
             with pytest.raises(SystemExit, match="2"):
                 main(["demo", f"{flag}={text}"])
-            assert f"argument {flag}: takes {takes}, not {text}\n" in capsys.readouterr().err
+            assert (
+                f"argument {flag}: takes {takes}, not {text}; see otel-sessions demo --help\n"
+                in capsys.readouterr().err
+            )
 
     def test_right_numbers_in_the_flags_of_the_demo_are_taken(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -397,6 +401,14 @@ class TestFiles:
     def test_what_is_unknown_in_a_file_is_refused_and_named(self, told: Tell, file: str, says: str) -> None:
         with pytest.raises(ConfigError, match=rf"^--config .*proxy\.toml.*{re.escape(says)}"):
             told("--upstream", URL, file=file)
+
+    @pytest.mark.parametrize(
+        "key", ["upstream", "listen", "tls_cert", "export", "skip", "owner_header", "matcher", "allow_host", "loop"]
+    )
+    def test_a_text_with_a_nul_is_refused_in_one_line(self, told: Tell, key: str) -> None:
+        with pytest.raises(ConfigError, match=rf"^--config .*proxy\.toml: {key} takes .*$") as refused:
+            told(file=f'[proxy]\n{key} = "unix:/a\\u0000b"')
+        assert "\0" not in str(refused.value)
 
     def test_tables_of_other_parts_of_the_program_may_stand_there_empty(self, told: Tell) -> None:
         assert told("--upstream", URL, file="[admin]\n[fleet]\n").sessions == SessionConfig()
@@ -560,6 +572,33 @@ class TestHelp:
         assert said.startswith("usage: otel-sessions")
         assert "-h, --help" in said
 
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (["sesions"], "argument command: invalid choice: 'sesions' (choose from "),
+            (["proxy", "--max-sessions", "ten"], "argument --max-sessions: takes a whole number of at least 1"),
+            (
+                ["proxy", "--max-sessions"],
+                "argument --max-sessions: expected one argument; see otel-sessions proxy --help",
+            ),
+            (["proxy", "--max-sess", "5"], "unrecognized arguments: --max-sess 5; see otel-sessions --help"),
+            (["load"], "the following arguments are required: --target; see otel-sessions load --help"),
+            (["export", "show"], "the following arguments are required: FILE; see otel-sessions export show --help"),
+            (["stats", "--interval", "0"], "argument --interval: takes a positive"),
+        ],
+        ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+    )
+    def test_wrong_arguments_are_told_of_in_one_line(
+        self, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.raises(SystemExit, match="2"):
+            main(arguments)
+
+        line = capsys.readouterr().err
+        assert line.count("\n") == 1
+        assert line.startswith(f"otel-sessions: {said}")
+        assert line.endswith(" --help\n")
+
     def test_the_page_of_settings_is_what_the_options_say(self) -> None:
         assert (ROOT / "docs/reference/settings.md").read_text(encoding="utf-8") == page(TABLES)
 
@@ -574,24 +613,39 @@ class TestTheCommand:
 
     def test_nothing_heavy_is_imported_before_ctrl_c_is_handled(self) -> None:
         program = "import otel_sessions.cli, sys; print(*sys.modules)"
-        said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+        bare = [sys.executable, "-S", "-c", program]  # without what an environment loads at the start of all programs
+        said = subprocess.run(bare, capture_output=True, text=True, check=True, cwd=ROOT)
 
         loaded = {name.partition(".")[0] for name in said.stdout.split()}
         heavy = {
             "anyio",
             "argparse",
             "asyncio",
+            "collections",
+            "contextlib",
             "httptools",
             "httpx2",
             "logging",
             "opentelemetry",
             "ssl",
             "tomllib",
+            "typing",
             "uvicorn",
         }
         assert loaded & heavy == set()
         ours = {name for name in said.stdout.split() if name.startswith("otel_sessions")}
         assert ours == {"otel_sessions", "otel_sessions._lazy", "otel_sessions._version", "otel_sessions.cli"}
+
+    def test_closed_streams_leave_the_status_and_the_sockets_as_they_are(self) -> None:
+        command = f"exec {sys.executable} -m otel_sessions.cli proxy --upstream {URL} --listen 127.0.0.1:0"
+        assert subprocess.call(["sh", "-c", f"{command} --max-sessions 0 <&- >&- 2>&-"], cwd=ROOT) == 2
+
+        proxy = subprocess.Popen(["sh", "-c", f"{command} <&- >&-"], stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        assert proxy.stderr is not None
+        assert "listening on" in proxy.stderr.readline()
+        proxy.send_signal(signal.SIGINT)
+        assert proxy.communicate(timeout=PATIENCE)[1] == ""
+        assert proxy.returncode == 0
 
     def test_ctrl_c_while_it_still_imports_prints_a_line_and_no_traceback(self) -> None:
         interrupted = """

@@ -2,9 +2,11 @@
 
 import errno
 import os
+import signal
 import socket
 import stat
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,6 +14,8 @@ import pytest
 
 from otel_sessions import ConfigError
 from otel_sessions._program.sockets import address_of, listen, listen_as, written
+from otel_sessions.cli import main
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -143,3 +147,50 @@ class TestUnix:
             listen_as("--listen", Path(path))
         assert Path("file").read_text() == "kept"
         assert Path("link").is_symlink()
+
+
+@pytest.mark.parametrize("host", ["a..b", f"{'a' * 64}.example", ".example"])
+def test_a_name_that_no_host_can_have_is_named_with_its_flag(host: str) -> None:
+    with pytest.raises(ConfigError, match=r"^--listen .*:80: a part of the host's name is empty or too long$"):
+        listen_as("--listen", (host, 80))
+
+
+@pytest.fixture
+def interrupted_resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A resolver that never answers, and a Ctrl-C as soon as it is asked."""
+    asked, left = threading.Event(), threading.Event()
+
+    def resolve(*_: object, **__: object) -> None:
+        asked.set()
+        assert left.wait(PATIENCE)
+        raise OSError
+
+    def interrupt() -> None:
+        if asked.wait(PATIENCE):
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    pressing = threading.Thread(target=interrupt)
+    pressing.start()
+    yield
+    left.set()
+    pressing.join()
+    signal.signal(signal.SIGINT, usual)
+
+
+@pytest.mark.usefixtures("interrupted_resolver")
+@pytest.mark.parametrize(
+    "start",
+    [
+        lambda: main(["proxy", "--upstream", "http://127.0.0.1:9", "--listen", "slow.example:80"]),
+        lambda: main(["stats", "--admin", "http://slow.example:80"]),
+    ],
+    ids=["proxy", "stats"],
+)
+def test_ctrl_c_does_not_wait_for_the_resolver(
+    start: Callable[[], int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("logging.basicConfig", lambda **_: None)  # it would stay for the tests after this
+    assert start() == 130
+    assert capsys.readouterr().err == "otel-sessions: interrupted; everything is stopped\n"
