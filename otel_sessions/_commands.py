@@ -68,13 +68,15 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _fill_closed_streams() -> None:
-    """Open the null device in place of each standard stream that is closed. Else a socket would get its number."""
+    """Open the null device in place of each standard stream that is closed. Else a socket would get its number.
+
+    `sys.stdout` stays None if it is closed: commands that are there to print then say so.
+    """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
         pass
     os.close(descriptor)
-    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - for good
+    if sys.stderr is None:
+        sys.stderr = open(_STDERR, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - for good
 
 
 def _start(options: argparse.Namespace) -> int:
@@ -148,6 +150,8 @@ def _demo_fleet(options: argparse.Namespace) -> int:
 def _export_show(options: argparse.Namespace) -> int:
     from .sinks._table import show
 
+    if sys.stdout is None:
+        return _fail("the table cannot be written: stdout is closed", 1)
     try:
         unreadable = show(options.files, sys.stdout, reasons=options.reason or _REASONS, client=options.client or "")
         sys.stdout.flush()

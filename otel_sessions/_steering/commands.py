@@ -148,6 +148,8 @@ _COMMANDS: Final[Mapping[str, Callable[[Api, argparse.Namespace], int]]] = {
 
 def run(command: str, options: argparse.Namespace) -> int:
     """Run a command, and turn what goes wrong into its exit status."""
+    if sys.stdout is None:  # before anything is ended
+        return _fail("stdout cannot be written to: it is closed")
     try:
         status = _COMMANDS[command](Api(target.read(options, os.environ)), options)
         sys.stdout.flush()

@@ -640,6 +640,10 @@ class TestTheCommand:
         command = f"exec {sys.executable} -m otel_sessions.cli proxy --upstream {URL} --listen 127.0.0.1:0"
         assert subprocess.call(["sh", "-c", f"{command} --max-sessions 0 <&- >&- 2>&-"], cwd=ROOT) == 2
 
+        show = f"exec {sys.executable} -m otel_sessions.cli export show - >&-"
+        table = subprocess.run(["sh", "-c", show], stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=ROOT)
+        assert (table.returncode, table.stderr) == (1, "otel-sessions: the table cannot be written: stdout is closed\n")
+
         proxy = subprocess.Popen(["sh", "-c", f"{command} <&- >&-"], stderr=subprocess.PIPE, text=True, cwd=ROOT)
         assert proxy.stderr is not None
         assert "listening on" in proxy.stderr.readline()

@@ -225,3 +225,13 @@ def test_a_wrong_file_has_status_2_and_is_named(content: str | None, says: str, 
         file.write_text(content)
     assert main(["stats", "--config", str(file)]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_a_closed_stdout_is_told_of_before_anything_is_asked(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as closed:
+        closed.setattr("sys.stdout", None)
+        status = main(["close", "--client", "ada", "--admin", "127.0.0.1:9"])
+
+    assert (status, capsys.readouterr().err) == (1, "otel-sessions: stdout cannot be written to: it is closed\n")
