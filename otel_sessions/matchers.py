@@ -8,19 +8,23 @@ own matcher subclasses one of them, and inherits the usual behaviour of the meth
 import json
 import math
 import re
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from http import HTTPStatus
-from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 from ._core import exceptions
 from ._core.exceptions import ConfigError, SessionError, SessionNotFound, TooManySessions
 from ._http import cookies, set_cookie
+from ._http.headers import Headers as Headers
+from ._http.headers import Scope as Scope
+from ._http.headers import header as header
+from ._http.headers import headers_of as headers_of
+from ._http.headers import pairs_of as pairs_of
+from ._http.headers import path_of as path_of
+from ._http.headers import spelt as spelt
 from ._http.json_rpc import calls
-
-Scope = MutableMapping[str, Any]
-Headers = Sequence[tuple[bytes, bytes]]
 
 MOST_LOOKED_AT: Final = 8192
 """The largest part of a request's body, in bytes, that a matcher may ask for."""
@@ -32,8 +36,6 @@ _OLD_TRANSPORT: Final = re.compile(rb"(^|&)session_?id=", re.IGNORECASE)
 _MCP_ID: Final = b"mcp-session-id"
 _MCP_ID_SIZE: Final = len(_MCP_ID)
 _ASKED: Final = frozenset({b"mcp-protocol-version", b"content-type", b"content-encoding"})
-_SPELT: Final = b"".join(byte.lower() if byte.isalnum() else b"-" for byte in (bytes([code]) for code in range(256)))
-"""Every letter in lower case, every digit, and a hyphen for anything else."""
 _INVALID_REQUEST, _SERVER_ERROR = -32600, -32000
 """JSON-RPC 2.0, section 5.1. The SDKs of MCP answer -32600 for an unknown session."""
 
@@ -292,46 +294,6 @@ class McpMatcher(AdoptingMatcher):
             said |= {"data": {"end_reason": error.reason}} if error.reason else {}
         body = {"jsonrpc": "2.0", "id": None, "error": said}
         return _answer(error, json.dumps(body, separators=(",", ":")).encode(), b"application/json")
-
-
-def header(scope: Scope, name: bytes) -> str | None:
-    """Return the first value of a request's header, or None if the request has no such header."""
-    for key, value in pairs_of(scope):
-        if key == name:
-            return value.decode("latin-1")
-    return None
-
-
-def headers_of(scope: Scope, name: bytes) -> list[str]:
-    """Return every value of a request's header."""
-    return [value.decode("latin-1") for key, value in pairs_of(scope) if key == name]
-
-
-def path_of(scope: Scope) -> str:
-    """Return a request's path as the routes of the app see it: without the mount (`root_path`), and at least `/`.
-
-    Some servers leave the mount out of `path`. Then the path is returned as it is.
-    """
-    path, mount = str(scope.get("path", "")), str(scope.get("root_path") or "").rstrip("/")
-    if mount and (path == mount or path.startswith(mount + "/")):
-        path = path[len(mount) :]
-    return path or "/"
-
-
-def pairs_of(scope: Scope) -> Headers:
-    """Return a request's headers, names in lower case."""
-    headers: Headers = scope["headers"]
-    if not isinstance(headers, list):  # ASGI allows any iterable, but the headers are read more than once
-        headers = scope["headers"] = list(headers)
-    return headers
-
-
-def spelt(name: bytes) -> bytes:
-    """Return a header's name as an app may read it: in lower case, and with a hyphen for each mark.
-
-    CGI, and so WSGI, replaces a hyphen by an underscore (RFC 3875, section 4.1.18). Some servers replace every mark.
-    """
-    return name.translate(_SPELT)
 
 
 def _each_once(found: list[str]) -> tuple[str, ...]:
