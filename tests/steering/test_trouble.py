@@ -29,8 +29,15 @@ def test_with_no_proxy_there_the_status_is_3(capsys: Output) -> None:
 
 
 def test_a_host_that_does_not_exist_has_status_3(capsys: Output) -> None:
-    assert main(["stats", "--admin", f"{'a' * 64}.invalid:1"]) == 3
+    assert main(["stats", "--admin", "nobody.invalid:1"]) == 3
     assert "nothing answers there" in capsys.readouterr().err
+
+
+def test_a_host_that_cannot_exist_has_status_2(capsys: Output) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["stats", "--admin", f"{'a' * 64}.invalid:1"])
+    assert left.value.code == 2
+    assert "takes HOST:PORT, or a URL" in capsys.readouterr().err
 
 
 def test_no_token_and_a_wrong_token_have_status_4(served: Served, capsys: Output, tmp_path: Path) -> None:
