@@ -114,7 +114,7 @@ def pipeline(board: dashboard.Dashboard) -> None:
             "Into the collector and on",
             "What the collector took in and sent on: points, spans and lines, its own too. The curves should agree.",
             A_SECOND,
-            *flows(partial(flow, by="instance", where=HERE, silent=SILENT), receiver_accepted="in", exporter_sent="on"),
+            *flows(partial(flow, by="instance", where=HERE, gone=SILENT), receiver_accepted="in", exporter_sent="on"),
             decimals=1,
         )
     )

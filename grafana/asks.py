@@ -27,9 +27,9 @@ SECONDS: Final = "scalar(count_over_time(vector(1)[$window:1s]))"
 def silent(series: str) -> str:
     """Return who has not been heard of for more than two of its own exports, or 5 s where it exports more often.
 
-    An export takes a while to arrive: so 5 s. How often an instance exports, its samples of a quarter of an hour say: A
-    was the last one ago and F the first one, and they are N intervals apart. `A > 2 * (F - A) / N` is what is asked
-    here, without asking for A twice. Of a single sample nothing follows, so its instance has 450 s.
+    An export takes a while to arrive: so 5 s. How often an instance exports, its samples say. Within a quarter of an
+    hour, the last sample is A seconds old and the first one F, with N intervals between them. `A > 2 * (F - A) / N` is
+    what is asked here, without asking for A twice. Of a single sample nothing follows, so its instance has 450 s.
     """
     told = f"timestamp({series})[15m:2s]"
     heard = f"max by ({EACH}) (timestamp({series}) or max_over_time({told}))"
@@ -44,14 +44,14 @@ SILENT: Final = silent(EXPORTED)
 """The instances that are gone, as far as one can know."""
 
 
-def there(expression: str, silent: str = SILENT) -> str:
+def there(expression: str, gone: str = SILENT) -> str:
     """Return an expression of series without those of instances that are gone."""
-    return f"({expression} unless on ({EACH}) {silent})"
+    return f"({expression} unless on ({EACH}) {gone})"
 
 
-def latest(metric: str, where: str = MANAGER, silent: str = SILENT) -> str:
+def latest(metric: str, where: str = MANAGER, gone: str = SILENT) -> str:
     """Return each series' last value within the window, of the instances that are there."""
-    return there(f"last_over_time({metric}{{{where}}}[$window])", silent)
+    return there(f"last_over_time({metric}{{{where}}}[$window])", gone)
 
 
 def risen(series: str, window: str) -> str:
@@ -78,9 +78,9 @@ def rate(metric: str, by: str, where: str = MANAGER) -> str:
     return f"{recently(metric, by, where)} / {SECONDS}"
 
 
-def flow(metric: str, by: str, where: str, silent: str = SILENT) -> str:
+def flow(metric: str, by: str, where: str, gone: str = SILENT) -> str:
     """Return how much a counter that never rests rises a second: what it was when it was first seen says nothing."""
-    return f"sum by ({by}) {there(f'rate({metric}{{{where}}}[$window])', silent)}"
+    return f"sum by ({by}) {there(f'rate({metric}{{{where}}}[$window])', gone)}"
 
 
 def happened(metric: str, by: str, where: str = MANAGER) -> str:

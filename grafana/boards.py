@@ -93,7 +93,7 @@ def alerts(*instances: str) -> dashboard.AnnotationQuery:
 
 def died() -> dashboard.AnnotationQuery:
     """Return marks where an instance that had sessions was gone. A shutdown in order leaves no session."""
-    had = f"sum by ({EACH}) (last_over_time(otel_sessions_session_active{{{PROCESS}}}[$window])) > 0"
+    had = f"sum by ({EACH}) (last_over_time(otel_sessions_session_active{{{PROCESS}}}[15m])) > 0"
     text = "It was killed with its sessions, or its telemetry is lost."
     return _mark("Died", "purple", f"({had}) and on ({EACH}) {SILENT}", "{{instance}} died or fell silent", text)
 

@@ -343,11 +343,11 @@ def _with_only(headers: Headers, name: bytes, session_id: str | None) -> Headers
         there = [pair for pair in there if spelt(pair[0]) == spelt(name)]
     if there == own:
         return headers
-    others = list(headers)
     if own and len(there) == 1 and there[0][0] == name:  # then the names keep their order
+        others = list(headers)
         others[others.index(there[0])] = own[0]
         return others
-    return [*(pair for pair in others if pair not in there), *own]
+    return [*(pair for pair in headers if len(pair[0]) != size or spelt(pair[0]) != spelt(name)), *own]
 
 
 def _answer(error: SessionError, body: bytes, kind: bytes) -> Answer:

@@ -24,11 +24,16 @@ def until(read: Callable[[], ValueT], wanted: Callable[[ValueT], bool], seconds:
     return value
 
 
+ATTEMPTS: Final = 5
+
+
 async def until_succeeds(attempt: Callable[[], Awaitable[bool]]) -> None:
-    """Repeat an attempt until it returns True. A machine that stands still for a moment may spoil some."""
+    """Make an attempt until it returns True, a few times at most. A machine that stands still may spoil some."""
     with anyio.fail_after(PATIENCE):
-        while not await attempt():
-            pass
+        for _ in range(ATTEMPTS):
+            if await attempt():
+                return
+    pytest.fail(f"none of {ATTEMPTS} attempts succeeded")
 
 
 async def until_happened(happened: Callable[[], bool]) -> None:

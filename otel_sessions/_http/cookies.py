@@ -5,12 +5,12 @@ server might read under this name, whatever surrounds or encodes the name. So no
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-Headers = Sequence[tuple[bytes, bytes]]
+from .headers import Headers
 
 _SPACE: Final = b" \t"
 _BORDERS: Final = re.compile(rb"[,\s]+")

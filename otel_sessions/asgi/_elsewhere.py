@@ -24,6 +24,7 @@ FORWARDED: Final = "otel_sessions.fleet.forwarded"
 
 Serve = Callable[[str, Scope, Receive, Send], Awaitable[bool | None]]
 """Serves an exchange in the session of an id. Returns False, and has sent nothing, if the session is not here.
+Any other value means that the exchange was served.
 
 The scope is a copy for this exchange alone, and is changed.
 """

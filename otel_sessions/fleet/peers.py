@@ -125,7 +125,7 @@ class Peers:
         self._links, self._is_entered = None, False
 
     def current_secrets(self) -> Secrets:
-        """Return the secrets of the fleet. Their file is looked at once a second at most."""
+        """Return the secrets of the fleet. Once a second at most, look at their file, and whether spans are made."""
         now = time.monotonic()
         if now >= self._looks_at:
             self._refresh(now)
@@ -205,14 +205,21 @@ class Peers:
         if links is None:
             raise PeerUnavailable(peer.name, self._patience)
         if self._is_traced:
-            return self._forward_traced(links, peer, session_id, scope, receive, send)
+            return self._forward_traced(links, secrets, peer, session_id, scope, receive, send)
         return links.pass_on(peer, session_id, secrets, scope, receive, send, self._tracing.count)
 
     async def _forward_traced(
-        self, links: "Links", peer: Peer, session_id: str, scope: Scope, receive: Receive, send: Send
+        self,
+        links: "Links",
+        secrets: Secrets,
+        peer: Peer,
+        session_id: str,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
     ) -> bool:
         with self._tracing.forward(scope, send) as answering:
-            return await links.pass_on(peer, session_id, self._current, scope, receive, answering, answering.note)
+            return await links.pass_on(peer, session_id, secrets, scope, receive, answering, answering.note)
 
     # Taking
 

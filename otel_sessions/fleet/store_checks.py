@@ -17,7 +17,6 @@ from .store_errors import is_too_old
 Facts: TypeAlias = Mapping[str, str]
 """Fields of INFO and CONFIG, by name."""
 
-_SECTIONS: Final = ("server", "memory", "persistence", "replication")
 _SETTINGS: Final = ("maxmemory-policy", "min-replicas-to-write", "save")
 _OLDEST: Final = {"Valkey": 8, "Redis": 7}
 """The oldest major version that the fleet is tested with."""
@@ -99,12 +98,11 @@ def _unreadable(facts: Facts) -> str | None:
 async def read_facts(client: Redis[bytes]) -> Facts:
     """Return what a server tells of itself. What its user may not read is missing. Raises what coredis raises.
 
-    Each call asks for one thing: before Redis 7, INFO takes one section, and CONFIG GET one name.
+    The calls ask as old servers understand it: before Redis 7, INFO takes no list of sections, and CONFIG GET one name.
     """
     facts: dict[str, str] = {}
     with _may_be_hidden():
-        for section in _SECTIONS:
-            facts.update(_named(await client.info(section)))
+        facts.update(_named(await client.info()))
     with _may_be_hidden():
         for setting in _SETTINGS:
             facts.update(_named(await client.config_get([setting])))
@@ -113,7 +111,10 @@ async def read_facts(client: Redis[bytes]) -> Facts:
 
 @contextlib.contextmanager
 def _may_be_hidden() -> Iterator[None]:
-    """Allow a server to forbid a command, or not to know it. A client that it is too old for cannot ask anything."""
+    """Allow a server to forbid a command, or not to know it.
+
+    Raise if the server is too old for the client: nothing else can be asked then.
+    """
     try:
         yield
     except (AuthorizationError, UnknownCommandError) as error:

@@ -39,6 +39,7 @@ from otel_sessions._telemetry.signals import (
 from otel_sessions._telemetry.telemetry import under
 from otel_sessions._version import __version__
 from otel_sessions.asgi import Message, Send
+from otel_sessions.asgi._repeated import REPEATED
 from otel_sessions.matchers import Headers, Scope, pairs_of
 
 _logger = logging.getLogger("otel_sessions")
@@ -132,7 +133,7 @@ class Tracing:
             return
         with self._span(TAKE_SPAN, SpanKind.SERVER, scope) as span:
             error = ""
-            traced = {**scope, "headers": with_trace(pairs_of(scope))}
+            traced = {**scope, "headers": with_trace(pairs_of(scope)), REPEATED: None}  # each request has its own span
             try:
                 yield traced, answering
             except BaseException as raised:

@@ -718,3 +718,23 @@ def test_an_app_gets_its_id_where_the_client_has_sent_it_with_a_hint() -> None:
     got = McpMatcher().towards_app(sent, "x")
     assert got == [(b"host", b"h"), (b"mcp-session-id", b"x"), (b"content-length", b"0")]
     assert sent[1] == (b"mcp-session-id", b"w1.x")
+
+
+class Compared(bytes):
+    """A header's value that counts how often it is compared."""
+
+    times = 0
+    __hash__ = bytes.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        Compared.times += 1
+        return bytes(self) == other
+
+
+def test_many_spellings_of_an_ids_name_cost_no_more_than_one_look_at_each() -> None:
+    lines = 3000
+    headers = [(b"mcp_session_id", Compared(b"%d" % number)) for number in range(lines)]
+    for own in (None, "own"):
+        Compared.times = 0
+        assert McpMatcher().towards_app(headers, own) == ([] if own is None else [(b"mcp-session-id", b"own")])
+        assert Compared.times <= lines

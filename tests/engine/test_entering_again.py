@@ -369,6 +369,23 @@ class TestLoopThatIsClosed:
 
         assert kept() is None
 
+    @pytest.mark.parametrize("use", [SessionManager.pin, hold])
+    def test_a_session_whose_loop_was_closed_under_its_lease_is_leased_no_more(self, use: Use) -> None:
+        manager = SessionManager[Data](CONFIG)
+
+        async def main() -> Session[Data]:
+            await manager.__aenter__()
+            session = await manager.create_session("an id", data=Data())
+            use(manager, "an id").__enter__()
+            return session
+
+        session = run_on_a_loop_that_dies(main)
+        assert not session.is_stale(0)
+        with pytest.raises(ManagerClosed):
+            manager.reserve()
+
+        assert session.is_stale(0)
+
     @pytest.mark.parametrize("kind", ["pin", "hold", "lease", "reserve"])
     def test_a_manager_whose_loop_was_closed_hands_out_no_lease(self, kind: str) -> None:
         manager = lost(SessionManager(CONFIG))

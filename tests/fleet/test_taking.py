@@ -15,6 +15,7 @@ from otel_sessions.fleet.signing import HEADER, Passage, Proof, Secrets, Word
 from otel_sessions.fleet.targets import target_of
 from otel_sessions.matchers import HeaderMatcher
 from tests.exchanges import Client, http
+from tests.signals import Signals
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
 SECRET = b"a secret of the whole fleet"
@@ -23,10 +24,12 @@ SECRET = b"a secret of the whole fleet"
 class Process:
     """A process `w1`, whose app notes the scopes that it sees."""
 
-    def __init__(self) -> None:
+    def __init__(self, **settings: Any) -> None:
         self.seen: list[Any] = []
         peers = {"w1": "http://127.0.0.1:1", "w2": "http://127.0.0.1:2"}
-        self.manager: SessionManager[Any] = SessionManager(fleet=StaticPeers(peers, name="w1", secret=SECRET))
+        self.manager: SessionManager[Any] = SessionManager(
+            fleet=StaticPeers(peers, name="w1", secret=SECRET), **settings
+        )
         self.app = SessionLeaseMiddleware(self._serve, self.manager, HeaderMatcher(), skip=["/skipped"])
 
     async def _serve(self, scope: Any, receive: Receive, send: Send) -> None:
@@ -302,6 +305,18 @@ async def test_headers_that_an_app_gives_again_are_signed_once() -> None:
         seen.append(client.sent[0]["headers"])
         assert seen[-1] == [*given, (HEADER, proof.answer(Word.OWNER))]
     assert seen[0] is seen[1]
+
+
+async def test_a_head_that_is_repeated_goes_on_under_a_span_of_its_own_each_time(signals: Signals) -> None:
+    process, repeated, expires = Process(tracer_provider=signals.tracer_provider), Repeated(), int(time.time()) + 60
+    async with process.manager:
+        session_id = await process.opened()
+        for _ in range(3):
+            client, _ = passed_on(session_id, expires=expires)
+            client.scope[REPEATED] = repeated
+            await client.go(process.app)
+            assert client.status == 200
+    assert len({dict(scope["headers"])[b"traceparent"] for scope in process.seen}) == 3
 
 
 class Server:

@@ -119,12 +119,12 @@ def test_what_happened_until_the_death_is_counted_and_nothing_after_it(told: Tol
             assert max(found[name]) <= instance.exports[-1] + 5 * MINUTE, name
 
 
-def gone(told: Told, what: str, value: float | None = None) -> dict[str, tuple[float, float]]:
+def gone(told: Told, what: str, value: float | None = None, *, window: str = "5m") -> dict[str, tuple[float, float]]:
     """Return when a query that tells of the dead has called which instance gone, by a value or at all: from, to."""
     query = SAYING[what]
     found = {
         name: [when - told.death for when, number in points.items() if value in (None, number)]
-        for name, points in told.points(query).items()
+        for name, points in told.points(query, window=window).items()
     }
     return {name: (min(moments), max(moments)) for name, moments in found.items() if moments}
 
@@ -149,5 +149,6 @@ def test_the_figures_call_exactly_the_dead_instances_gone(told: Told, what: str,
     assert gone(told, what, value) == DEAD
 
 
-def test_a_mark_says_when_an_instance_died_for_as_long_as_the_window_lasts(told: Told) -> None:
-    assert gone(told, "sessions: annotation Died ") == {name: (since, 299) for name, (since, _) in DEAD.items()}
+@pytest.mark.parametrize("window", ["1m", "5m"])
+def test_a_mark_says_when_an_instance_died_whatever_the_window_is(told: Told, window: str) -> None:
+    assert gone(told, "sessions: annotation Died ", window=window) == DEAD
