@@ -53,7 +53,8 @@ class _Parser(argparse.ArgumentParser):
     """Says in one line what is wrong with the arguments. The usage of the proxy alone would fill a screen."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"otel-sessions: {message}; see {self.prog} --help\n")
+        said = message if message.isprintable() else repr(message)
+        self.exit(2, f"otel-sessions: {said}; see {self.prog} --help\n")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -152,6 +153,8 @@ def _export_show(options: argparse.Namespace) -> int:
 
     if sys.stdout is None:
         return _fail("the table cannot be written: stdout is closed", 1)
+    if sys.stdin is None and "-" in options.files:
+        return _fail("the records cannot be read: stdin is closed", 2)
     try:
         unreadable = show(options.files, sys.stdout, reasons=options.reason or _REASONS, client=options.client or "")
         sys.stdout.flush()

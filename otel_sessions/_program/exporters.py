@@ -7,7 +7,7 @@ Wrong words, wrong addresses and missing packages are refused before a program s
 import os
 import re
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
@@ -45,24 +45,25 @@ _HOST_VARIABLE: Final = "OTEL_EXPORTER_PROMETHEUS_HOST"
 _PORT_VARIABLE: Final = "OTEL_EXPORTER_PROMETHEUS_PORT"
 _PORTS: Final = range(1, 65536)
 _BATCHES: Final = ("SCHEDULE_DELAY", "MAX_QUEUE_SIZE", "MAX_EXPORT_BATCH_SIZE", "EXPORT_TIMEOUT")
-_WHOLE: Final = tuple(f"OTEL_{kind}_{name}" for kind in ("BSP", "BLRP") for name in _BATCHES)
-_POSITIVE: Final = (
-    "OTEL_METRIC_EXPORT_INTERVAL",
-    "OTEL_METRIC_EXPORT_TIMEOUT",
-    "OTEL_EXPORTER_OTLP_TIMEOUT",
-    *(f"OTEL_EXPORTER_OTLP_{signal}_TIMEOUT" for signal in MODULES),
-)
-"""Variables that take numbers. Of most wrong values, the SDK says nothing that people see, and takes its default."""
+_WHOLE: Final = {
+    "TRACES": [f"OTEL_BSP_{name}" for name in _BATCHES],
+    "LOGS": [f"OTEL_BLRP_{name}" for name in _BATCHES],
+}
+"""Variables of a signal that take whole numbers. Of most wrong values the SDK only logs that it takes its default."""
+_POSITIVE: Final = {"METRICS": ["OTEL_METRIC_EXPORT_INTERVAL", "OTEL_METRIC_EXPORT_TIMEOUT"]}
+"""Variables of a signal that take numbers, besides those of OTLP."""
 _CREDENTIALS: Final = re.compile(r"^([a-z][a-z0-9+.-]*://)?.*@", re.IGNORECASE)
 """Up to the last @, since an endpoint is often wrong because its password has a slash."""
 
 
 def require_exporters(environ: Mapping[str, str] = os.environ) -> None:
     """Raise `ImportError` if an exporter is not installed, `ConfigError` if a variable of the export is wrong."""
-    if signals := asked(environ):
-        _require_numbers(environ)
-    for signal, word in signals.items():
+    for signal, word in asked(environ).items():
+        _require_numbers(_WHOLE.get(signal, ()), "a whole number above 0", int, environ)
+        _require_numbers(_POSITIVE.get(signal, ()), "a positive number", float, environ)
         if word == OTLP:
+            timeouts = ("OTEL_EXPORTER_OTLP_TIMEOUT", f"OTEL_EXPORTER_OTLP_{signal}_TIMEOUT")
+            _require_numbers(timeouts, "a positive number", float, environ)
             _require_endpoint(signal, environ)
             import_module(_otlp_module(signal, environ))
         elif word == PROMETHEUS:
@@ -208,13 +209,14 @@ def _usual_protocol(endpoint: str) -> str:
     return _GRPC if urlsplit(as_url(endpoint)).port == _GRPC_PORT else "http/protobuf"
 
 
-def _require_numbers(environ: Mapping[str, str]) -> None:
+def _require_numbers(
+    names: Iterable[str], expected: str, read: Callable[[str], float], environ: Mapping[str, str]
+) -> None:
     """Raise `ConfigError`, which names the variable, if a number is wrong. An empty variable counts as unset."""
-    for names, expected, read in ((_WHOLE, "a whole number above 0", int), (_POSITIVE, "a positive number", float)):
-        for name in names:
-            value = environ.get(name, "").strip()
-            if value and not _is_positive(value, read):
-                raise ConfigError(f"{name} takes {expected}, not {value!r}")
+    for name in names:
+        value = environ.get(name, "").strip()
+        if value and not _is_positive(value, read):
+            raise ConfigError(f"{name} takes {expected}, not {value!r}")
 
 
 def _is_positive(value: str, read: Callable[[str], float]) -> bool:

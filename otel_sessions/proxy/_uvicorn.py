@@ -133,7 +133,7 @@ class Server(uvicorn.Server):
         for left in list(self._serving.connections):
             cast("Connection | WebSocket", left).transport.abort()
 
-    def _upgrade(self) -> asyncio.Protocol:
+    def _upgrade(self) -> "WebSocket":
         from .client_socket import WebSocket
 
         return WebSocket(self.config, self.server_state, self._serving.limits)

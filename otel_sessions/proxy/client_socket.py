@@ -38,6 +38,13 @@ class WebSocket(WebSocketsSansIOProtocol):
         self._deadline = Deadline(self.loop, self._expired)
         self._unwritten = 0
 
+    def begin(self, head: bytes) -> None:
+        """Read the client's handshake, which is a whole head. What comes behind the head waits for the app's answer."""
+        self._read(head)
+        if not self.handshake_initiated:
+            self.transport.close()  # `websockets` has refused a handshake that it cannot read
+        self._has_read()
+
     def data_received(self, data: bytes) -> None:
         self._may_be_there = True
         self._slices.waiting.extend(data)
@@ -91,25 +98,24 @@ class WebSocket(WebSocketsSansIOProtocol):
 
     async def send(self, message: ASGISendEvent) -> None:
         await super().send(message)
-        if message["type"] == "websocket.close":
+        if message["type"] in ("websocket.accept", "websocket.close"):
             self._slices.go_on_soon()
 
     # Frames, in slices
 
     def _takes_more(self) -> bool:
-        """Return whether the app has taken all messages, and the client what is written."""
+        """Return whether the app has accepted, and taken all messages, and the client what is written."""
         waits = not self.queue.empty() and not self.close_sent
-        return self.writable.is_set() and not waits and not self.transport.is_closing()
+        is_open = self.handshake_complete and not self.transport.is_closing()
+        return is_open and self.writable.is_set() and not waits
 
     def _read(self, part: bytes) -> None:
         """Read a slice. The messages in front of a malformed frame count, wherever the bytes were cut."""
         self.conn.receive_data(part)
         self.handle_events()
-        if self.conn.parser_exc is not None and not self.close_sent:
+        if self.conn.parser_exc is not None and not self.transport.is_closing():
             self.handle_parser_exception()
         self._flush()
-        if self.conn.handshake_exc is not None and not self.handshake_initiated:
-            self.transport.close()  # `websockets` has refused a handshake that it cannot read
 
     def _has_read(self) -> None:
         if self.transport.is_closing():

@@ -296,7 +296,9 @@ class Connection(asyncio.Protocol):
         protocol = self._serving.upgrade()
         self.transport.set_protocol(protocol)
         protocol.connection_made(self.transport)
-        protocol.data_received(b"".join([*lines, behind]))
+        protocol.begin(b"".join(lines))
+        if behind:
+            protocol.data_received(behind)
 
     # Ends
 

@@ -94,8 +94,7 @@ class Forwarder:
             await answer(send, *_trouble(error))
 
     async def _pass_on(self, scope: Scope, asked: "_Asked", body: Body, send: Send) -> None:
-        call = self._repeat(asked.outline, body, limits=asked.limits)
-        try:
+        with self._repeat(asked.outline, body, limits=asked.limits) as call:
             watch(scope, self._patient(call) if _is_opening(scope) else call.close)
             head = await call.head()
             self._note(scope, asked, head.status)
@@ -123,8 +122,6 @@ class Forwarder:
                 _trouble(error)
             except (Refused, Stalled):
                 return  # so is the answer to a body that turns out wrong behind the head of its answer
-        finally:
-            call.close()
 
     def _patient(self, call: Call) -> Callable[[], None]:
         """Return what closes a call whose client leaves: some time later, if its answer may still name a session."""

@@ -101,6 +101,7 @@ def check_beginning(raw: bytes) -> None:
 
 
 def read_line(line: bytes) -> tuple[bytes, bytes, str]:
+    """Return the method, the target and the version of a request line. Raises `Malformed`."""
     method, _, rest = line.partition(b" ")
     target, _, protocol = rest.partition(b" ")
     # What the pattern says, at a part of its cost.
@@ -135,6 +136,7 @@ class _Reader:
 
 
 def read_headers(raw: bytes) -> Headers:
+    """Return the headers of a whole head, as llhttp reads them. Raises `Malformed`."""
     reader = _Reader()
     try:
         httptools.HttpRequestParser(reader).feed_data(raw)

@@ -15,7 +15,7 @@ from .head import END, Head, Malformed, check_beginning, head_of, read_head, rea
 from .shape import UNREAD, Shaped
 
 _LONGEST_AGAIN: Final = 2048
-"""Bytes of a head that a connection keeps. A connection that waits must not hold more."""
+"""Bytes of a head that a connection keeps, and of what is around its values. A connection that waits holds no more."""
 _LINKED: Final = frozenset({b"connection", b"proxy-connection", b"transfer-encoding", b"upgrade"})
 """Names whose values change how llhttp, or the shape, takes other lines."""
 _FEW: Final = 4
@@ -56,7 +56,7 @@ class Heads:
         return self._find(pending) if pending else None
 
     def _varies(self, pending: bytearray, last: _Read) -> bool:
-        """Take note of the next head if it differs from the last one as that from the one before, else return False."""
+        """Take note of the next head if only those lines differ that differed last time. Return whether it was read."""
         found = None if self._varying is None else self._varying.values_in(pending)
         if self._varying is None or found is None or found[0] > min(self._most, _LONGEST_AGAIN):
             return False
@@ -91,7 +91,8 @@ class Heads:
         if len(raw) > _LONGEST_AGAIN:
             self._raw, self._last, self._varying = b"", None, None
         else:
-            self._raw, (self._last, self._varying) = raw, changed
+            self._raw, (self._last, varying) = raw, changed
+            self._varying = varying if 2 * len(raw) <= _LONGEST_AGAIN else None
         return changed[0]
 
 

@@ -3,9 +3,12 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from otel_sessions.asgi import ASGIApp
+
+if TYPE_CHECKING:
+    from .client_socket import WebSocket
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,7 +42,7 @@ class Serving:
 
     app: ASGIApp
     limits: Limits
-    upgrade: Callable[[], asyncio.Protocol]
+    upgrade: "Callable[[], WebSocket]"
     connections: set[object] = field(default_factory=set)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     idle: dict[Idle, None] = field(default_factory=dict)

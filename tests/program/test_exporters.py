@@ -81,25 +81,33 @@ def test_what_no_exporter_understands_is_refused_by_its_name(variable: str, valu
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "expected"),
+    ("signal", "word", "variable", "value", "expected"),
     [
-        ("OTEL_METRIC_EXPORT_INTERVAL", "abc", "a positive number"),
-        ("OTEL_METRIC_EXPORT_TIMEOUT", "0", "a positive number"),
-        ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s", "a positive number"),
-        ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "nan", "a positive number"),
-        ("OTEL_EXPORTER_OTLP_LOGS_TIMEOUT", "inf", "a positive number"),
-        ("OTEL_BSP_MAX_QUEUE_SIZE", "-4", "a whole number above 0"),
-        ("OTEL_BLRP_SCHEDULE_DELAY", "1.5", "a whole number above 0"),
+        ("METRICS", "console", "OTEL_METRIC_EXPORT_INTERVAL", "abc", "a positive number"),
+        ("METRICS", "otlp", "OTEL_METRIC_EXPORT_TIMEOUT", "0", "a positive number"),
+        ("METRICS", "otlp", "OTEL_EXPORTER_OTLP_TIMEOUT", "10s", "a positive number"),
+        ("TRACES", "otlp", "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "nan", "a positive number"),
+        ("LOGS", "otlp", "OTEL_EXPORTER_OTLP_LOGS_TIMEOUT", "inf", "a positive number"),
+        ("TRACES", "console", "OTEL_BSP_MAX_QUEUE_SIZE", "-4", "a whole number above 0"),
+        ("LOGS", "otlp", "OTEL_BLRP_SCHEDULE_DELAY", "1.5", "a whole number above 0"),
     ],
 )
-def test_a_number_that_the_sdk_would_replace_in_silence_is_refused(variable: str, value: str, expected: str) -> None:
+def test_a_number_that_the_sdk_would_replace_in_silence_is_refused(
+    signal: str, word: str, variable: str, value: str, expected: str
+) -> None:
+    exporter = f"OTEL_{signal}_EXPORTER"
     with pytest.raises(ConfigError) as refused:
-        require_exporters({"OTEL_TRACES_EXPORTER": "console", variable: value})
+        require_exporters({exporter: word, variable: value})
 
     assert str(refused.value) == f"{variable} takes {expected}, not {value!r}"
-    require_exporters({variable: value})  # nothing is exported
-    require_exporters({"OTEL_TRACES_EXPORTER": "console", variable: " "})
-    require_exporters({"OTEL_TRACES_EXPORTER": "console", variable: "2000"})
+    require_exporters({exporter: "none", variable: value})
+    require_exporters({exporter: word, variable: " "})
+    require_exporters({exporter: word, variable: "2000"})
+
+
+def test_the_numbers_of_a_signal_that_is_not_exported_are_nobodys_concern() -> None:
+    others = {"OTEL_BSP_MAX_QUEUE_SIZE": "x", "OTEL_BLRP_SCHEDULE_DELAY": "x", "OTEL_EXPORTER_OTLP_TIMEOUT": "x"}
+    require_exporters({"OTEL_METRICS_EXPORTER": "console", **others})
 
 
 def test_prometheus_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

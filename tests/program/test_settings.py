@@ -582,6 +582,7 @@ class TestHelp:
                 "argument --max-sessions: expected one argument; see otel-sessions proxy --help",
             ),
             (["proxy", "--max-sess", "5"], "unrecognized arguments: --max-sess 5; see otel-sessions --help"),
+            (["proxy", "--max-sess\n\x1b"], r"'unrecognized arguments: --max-sess\n\x1b'; see"),
             (["load"], "the following arguments are required: --target; see otel-sessions load --help"),
             (["export", "show"], "the following arguments are required: FILE; see otel-sessions export show --help"),
             (["stats", "--interval", "0"], "argument --interval: takes a positive"),
@@ -638,11 +639,24 @@ class TestTheCommand:
 
     def test_closed_streams_leave_the_status_and_the_sockets_as_they_are(self) -> None:
         command = f"exec {sys.executable} -m otel_sessions.cli proxy --upstream {URL} --listen 127.0.0.1:0"
-        assert subprocess.call(["sh", "-c", f"{command} --max-sessions 0 <&- >&- 2>&-"], cwd=ROOT) == 2
+        assert (
+            subprocess.call(["sh", "-c", f"{command} --max-sessions 0 <&- >&- 2>&-"], cwd=ROOT, timeout=PATIENCE) == 2
+        )
 
-        show = f"exec {sys.executable} -m otel_sessions.cli export show - >&-"
-        table = subprocess.run(["sh", "-c", show], stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=ROOT)
-        assert (table.returncode, table.stderr) == (1, "otel-sessions: the table cannot be written: stdout is closed\n")
+        show = f"exec {sys.executable} -m otel_sessions.cli export show -"
+        for closed, status, said in (
+            (">&-", 1, "the table cannot be written: stdout is closed"),
+            ("<&-", 2, "the records cannot be read: stdin is closed"),
+        ):
+            table = subprocess.run(
+                ["sh", "-c", f"{show} {closed}"],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                cwd=ROOT,
+                timeout=PATIENCE,
+            )
+            assert (table.returncode, table.stderr) == (status, f"otel-sessions: {said}\n")
 
         proxy = subprocess.Popen(["sh", "-c", f"{command} <&- >&-"], stderr=subprocess.PIPE, text=True, cwd=ROOT)
         assert proxy.stderr is not None

@@ -14,6 +14,7 @@ from websockets.uri import parse_uri
 
 from otel_sessions.asgi import Message, Receive, Scope, Send
 from otel_sessions.proxy._uvicorn import Server
+from otel_sessions.proxy.connection import Connection
 from otel_sessions.proxy.serving import Limits
 from otel_sessions.proxy.upstream_socket import UpstreamSocket
 from tests.virtual import VirtualLoop
@@ -108,14 +109,26 @@ class App:
         self.left = message
 
 
+async def refuse(_scope: Scope, receive: Receive, _send: Send) -> None:
+    """An app that ends without an answer."""
+    await receive()
+
+
 async def drain_nothing() -> None:
     """Leave nothing to wait for."""
 
 
+def begun(app: App, head: bytes = HANDSHAKE) -> Wire:
+    """Return what the proxy's side of a client's WebSocket writes to, once it was given the handshake."""
+    socket = Server(app, Limits(idle_timeout=IDLE), 1, drain_nothing)._upgrade()
+    wire = Wire(socket)
+    socket.begin(head)
+    return wire
+
+
 async def to_a_client(app: App) -> Wire:
     """Return what the proxy's side of a client's WebSocket writes to, once its handshake is over."""
-    wire = Wire(Server(app, Limits(idle_timeout=IDLE), 1, drain_nothing)._upgrade())
-    await wire.says([HANDSHAKE])
+    wire = begun(app)
     while b"\r\n\r\n" not in wire.written:  # noqa: ASYNC110  # nothing tells
         await asyncio.sleep(0)
     return wire
@@ -318,6 +331,34 @@ class TestClientsThatSayWhatIsWrong:
 
         on_virtual_time(story)
 
+    @pytest.mark.parametrize("frame", SAID, ids=range(len(SAID)))  # a mask is random
+    @pytest.mark.parametrize("accepts", [True, False])
+    def test_what_comes_right_behind_the_handshake_waits_until_the_app_answers(
+        self, frame: bytes, accepts: bool
+    ) -> None:
+        async def story() -> None:
+            app = App() if accepts else refuse
+            wire = Wire(Connection(Server(app, Limits(idle_timeout=IDLE), 1, drain_nothing)._serving))
+            await wire.says([HANDSHAKE + frame + GOODBYE.serialize(mask=True)])
+            await asyncio.sleep(1)
+
+            assert wire.written.startswith(b"HTTP/1.1 101" if accepts else b"HTTP/1.1 500")
+            assert wire.is_closing()
+            if isinstance(app, App):
+                assert app.left is not None
+
+        on_virtual_time(story)
+
+    def test_a_malformed_frame_ends_at_once_what_the_app_has_closed(self) -> None:
+        async def story() -> None:
+            wire = await to_a_client(App({"type": "websocket.close", "code": 4001}))
+            await wire.says([UNKNOWN])
+            await asyncio.sleep(0)
+
+            assert wire.is_closing()
+
+        on_virtual_time(story)
+
     @pytest.mark.parametrize(
         "lines",
         [
@@ -329,8 +370,7 @@ class TestClientsThatSayWhatIsWrong:
     )
     def test_a_handshake_that_is_refused_closes_the_connection(self, lines: bytes) -> None:
         async def story() -> None:
-            wire = Wire(Server(App(), Limits(idle_timeout=IDLE), 1, drain_nothing)._upgrade())
-            await wire.says([HANDSHAKE[:-2] + lines + b"\r\n"])
+            wire = begun(App(), HANDSHAKE[:-2] + lines + b"\r\n")
             await asyncio.sleep(1)
 
             assert wire.written.startswith(b"HTTP/1.1 4")

@@ -12,7 +12,6 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from uvicorn.server import ServerState
 from websockets.asyncio.connection import Connection as UpstreamConnection
 from websockets.asyncio.messages import Assembler
-from websockets.server import ServerProtocol
 
 from otel_sessions.proxy._uvicorn import REFUSED_HANDSHAKE, Server, quieten
 from otel_sessions.proxy.connection import Connection
@@ -112,7 +111,6 @@ def test_a_method_that_is_overridden_or_called_is_there(kind: type, name: str, p
         (WebSocketsSansIOProtocol, "self.conn.receive_data(", "data_received"),
         (WebSocketsSansIOProtocol, "self.conn.parser_exc", "data_received"),
         (WebSocketsSansIOProtocol, "self.handshake_initiated", "handle_connect"),
-        (ServerProtocol, "self.handshake_exc", "parse"),
         (WebSocketsSansIOProtocol, "self.loop", "__init__"),
         (WebSocketsSansIOProtocol, "self.send_keepalive_ping", "schedule_ping"),
         (WebSocketsSansIOProtocol, "self.keepalive_timeout", "send_keepalive_ping"),

@@ -59,6 +59,10 @@ class Wire(asyncio.Transport):
     def resume_reading(self) -> None:
         self._goes_on.set()
 
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        assert isinstance(protocol, asyncio.Protocol)
+        self.protocol = protocol
+
     def can_write_eof(self) -> bool:
         return True
 
