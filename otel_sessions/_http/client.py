@@ -173,15 +173,7 @@ class Call:
     """
 
     __slots__ = (
-        "_answer",
-        "_connecting",
-        "_connection",
-        "_is_closed",
-        "_kept",
-        "_limits",
-        "_origin",
-        "_request",
-        "_sender",
+        *("_answer", "_connecting", "_connection", "_is_closed", "_kept", "_limits", "_origin", "_request", "_sender"),
     )
 
     def __init__(self, origin: Origin, kept: "_Kept", request: Request, limits: CallLimits, seal: bytes = b"") -> None:

@@ -171,7 +171,7 @@ class _Saying(socketserver.BaseRequestHandler):
 
 
 class _Redis6(socketserver.BaseRequestHandler):
-    """Answers as Redis 6.2.14 does: INFO takes one section, and CONFIG GET one name."""
+    """Answers as Redis 6.2.14 does: INFO takes one section at most, and CONFIG GET one name."""
 
     def handle(self) -> None:
         with contextlib.suppress(OSError):
@@ -182,7 +182,7 @@ class _Redis6(socketserver.BaseRequestHandler):
     def _answer(command: bytes, *words: bytes) -> bytes:
         if command == b"HELLO":
             return b"%3\r\n+version\r\n+6.2.14\r\n+proto\r\n:3\r\n+id\r\n:1\r\n"
-        if command == b"INFO" and len(words) == 1:
+        if command == b"INFO" and len(words) <= 1:
             return b"$32\r\n# Server\r\nredis_version:6.2.14\r\n\r\n"
         if command == b"CONFIG" and len(words) == 2:
             return b"%0\r\n"
