@@ -147,9 +147,8 @@ class Leases(Generic[DataT]):
 
     def forget(self) -> None:
         """Count every lease as given back, since the run is over without its loop."""
-        for lease in self._since:
-            if lease.session is not None:
-                lease.session._leases = None
+        for session in [lease.session for lease in self._since if lease.session is not None]:
+            session._leases = None
         self._since.clear()
 
     def expel(self, holder: "Holder[DataT]", reason: EndReason, on_left: "Callable[[Holder[DataT]], None]") -> None:
