@@ -77,7 +77,7 @@ def _fill_closed_streams() -> None:
         pass
     os.close(descriptor)
     if sys.stderr is None:
-        sys.stderr = open(_STDERR, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - for good
+        sys.stderr = open(_STDERR, "w", encoding="utf-8", closefd=False)  # noqa: SIM115  # open until the process ends
 
 
 def _start(options: argparse.Namespace) -> int:

@@ -639,9 +639,8 @@ class TestTheCommand:
 
     def test_closed_streams_leave_the_status_and_the_sockets_as_they_are(self) -> None:
         command = f"exec {sys.executable} -m otel_sessions.cli proxy --upstream {URL} --listen 127.0.0.1:0"
-        assert (
-            subprocess.call(["sh", "-c", f"{command} --max-sessions 0 <&- >&- 2>&-"], cwd=ROOT, timeout=PATIENCE) == 2
-        )
+        wrong = ["sh", "-c", f"{command} --max-sessions 0 <&- >&- 2>&-"]
+        assert subprocess.call(wrong, cwd=ROOT, timeout=PATIENCE) == 2
 
         show = f"exec {sys.executable} -m otel_sessions.cli export show -"
         for closed, status, said in (
